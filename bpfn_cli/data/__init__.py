@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Formats, datasets, preparation and loaders. Nothing here prints."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Work shared out to processes, and folders that one process writes at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
+
+from bpfn_cli.errors import BusyError, OutOfMemoryError, printable
+from bpfn_cli.files import disk_errors
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int
+) -> Iterator[Result]:
+    """`function` of every item, in order, whatever the number of processes. An error ends the work.
+
+    Args:
+        function: of the top level of a module, so that other processes can find it.
+
+    Raises: OutOfMemoryError: a worker process was killed.
+    """
+    if min(processes, len(items)) <= 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(items)), context, _follow_parent)
+    try:
+        yield from pool.map(function, items)
+    except BrokenProcessPool as error:
+        raise OutOfMemoryError(
+            "a worker process was killed, for want of memory perhaps; repeat with fewer processes "
+            "(what is finished is kept)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: leave interrupts to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of an existing folder; the system frees it when this process ends, however it ends.
+
+    Raises: BusyError: another process holds it.
+    """
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"{printable(folder)}: another process writes there; wait for it to end, then repeat"
+            ) from error
+        except OSError:
+            pass  # a file system without locks; every file is whole and the same whoever writes it
+        yield
+    finally:
+        os.close(descriptor)

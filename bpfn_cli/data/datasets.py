@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""One protocol for the datasets that train and test a network, and the readers behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bpfn_cli.data.arrays import read_points
+from bpfn_cli.data.kitti import evaluation_scenes, kitti_camera
+from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, scene_names
+from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS
+from bpfn_cli.errors import DataError, UsageError, printable
+from bpfn_cli.files import disk_errors, sha256_of
+from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Camera, Scene
+
+MAX_DEPTH_M = 35.0
+KITTI_GROUND_M = -1.4  # points below it in both clouds are ground
+
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "test": "val"}
+_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+_DISK_AXES = np.array([-1, 1, -1], dtype=np.float32)  # x right, y up, z negative forward
+
+
+class SceneDataset(Protocol):
+    """Scenes of one split of one dataset, in sorted order of their names."""
+
+    @property
+    def kind(self) -> str:
+        """flyingthings3d, kitti or synthetic."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the scenes, or their splits."""
+
+    @property
+    def split(self) -> str:
+        """As it was asked for."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the scenes."""
+
+    def __len__(self) -> int:
+        """How many scenes."""
+
+    def load(self, index: int) -> Scene:
+        """Read one scene. Raises: DataError: missing or damaged. DiskError: not permitted."""
+
+
+@dataclass(frozen=True)
+class FlyingThings3DScenes:
+    """FlyingThings3D as HPLFlowNet prepared it, or scenes written like it.
+
+    Source: HPLFlowNet, CVPR 2019, non-occluded points; both clouds within 35 m.
+    """
+
+    kind: str
+    root: Path
+    split: str
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> Scene:
+        """See `SceneDataset`. Rows of pc1 and pc2 correspond."""
+        folder = self.root / _SPLIT_FOLDERS[self.split] / self.names[index]
+        pc1, pc2 = (cloud * _DISK_AXES for cloud in _read_pair(folder))
+        return _scene(folder, pc1, pc2, _is_near(pc1, pc2), FLYINGTHINGS3D_CAMERA)
+
+
+@dataclass(frozen=True)
+class KittiScenes:
+    """KITTI Scene Flow 2015, non-occluded points without ground, both clouds within 35 m.
+
+    Source: HPLFlowNet, CVPR 2019.
+    """
+
+    kind: str
+    root: Path
+    split: str
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> Scene:
+        """See `SceneDataset`. Rows of pc1 and pc2 correspond."""
+        name = self.names[index]
+        pc1, pc2 = _read_pair(self.root / name)
+        ground = (pc1[:, 1] < KITTI_GROUND_M) & (pc2[:, 1] < KITTI_GROUND_M)
+        return _scene(self.root / name, pc1, pc2, ~ground & _is_near(pc1, pc2), kitti_camera(int(name)))
+
+
+def open_dataset(path: Path, split: str) -> SceneDataset:
+    """The scenes of one split; the kind is told by what lies in `path`.
+
+    Args:
+        path: the dataset, a subset, or the folder that holds the dataset under its usual name.
+        split: FlyingThings3D and synthetic: train, val, or test (the field tests on the `val` folder).
+            KITTI: test (those of the 142 evaluation scenes that are there) or all.
+    Raises:
+        UsageError: no such split.
+        DataError: no dataset, no scenes, names that cannot be, or a damaged `subset.json`.
+        DiskError: not permitted.
+    """
+    layout = find_layout(path)
+    dataset = _kitti(layout, split) if layout.kind == "kitti" else _flyingthings3d(layout, split)
+    if not dataset.names:
+        raise DataError(f"{printable(layout.root)}: no {split} scenes; check the path")
+    return dataset
+
+
+def describe(dataset: SceneDataset) -> str:
+    """One line for people: kind, number of scenes, how they were chosen, where they lie."""
+    count = f"{len(dataset):,}"
+    if dataset.kind == "kitti":
+        evaluation = len(evaluation_scenes())
+        if dataset.split == "test":
+            of_all = "" if len(dataset) == evaluation else f"of the {evaluation} "
+            count = f"{count} {of_all}evaluation"
+        return f"kitti, {count} scenes in {printable(dataset.root)}"
+    manifest = find_layout(dataset.root).manifest
+    chosen = ""
+    if manifest and (dataset.split == "train" or manifest.task.options.val_fraction is not None):
+        chosen = f" ({manifest.task.options.label(_SPLIT_FOLDERS[dataset.split])})"
+    return (
+        f"{dataset.kind}, {count} {_SPLIT_WORDS[dataset.split]} scenes{chosen} in {printable(dataset.root)}"
+    )
+
+
+def data_identity(path: Path) -> dict[str, Any]:
+    """What a run records about the data it saw; looks at names and sizes, reads no scene.
+
+    Returns: kind (subset or the kind itself), source_kind, path, train_scenes, val_scenes; of a subset
+        fraction, method and seed, else None; sha256 of `subset.json`, or of all file names and sizes.
+    Raises: as `open_dataset`; DataError also for missing files.
+    """
+    layout = find_layout(path)
+    scenes = _all_scenes(layout)
+    options = layout.manifest.task.options if layout.manifest else None
+    with disk_errors(layout.root):
+        if layout.manifest:
+            sha256 = sha256_of(layout.root / MANIFEST)
+        else:
+            sha256 = fingerprint(file_sizes(layout.root, scenes))
+    return {
+        "kind": "subset" if options else layout.kind,
+        "source_kind": layout.kind,
+        "path": str(path),
+        "train_scenes": len(scenes.get("train", ())),
+        "val_scenes": len(scenes.get("val", scenes.get("", ()))),
+        "fraction": options.fraction if options else None,
+        "method": options.method if options else None,
+        "seed": options.seed if options else None,
+        "sha256": sha256,
+    }
+
+
+def check_pair(scene: Path, pc1: np.ndarray, pc2: np.ndarray) -> None:
+    """Raises: DataError: rows of the two clouds cannot correspond."""
+    if len(pc1) != len(pc2):
+        raise DataError(
+            f"{printable(scene)}: pc1 has {len(pc1)} points and pc2 {len(pc2)}, "
+            "but their rows must correspond; prepare it again"
+        )
+
+
+def _flyingthings3d(layout: Layout, split: str) -> FlyingThings3DScenes:
+    if split not in _SPLIT_FOLDERS:
+        raise UsageError(f"split {printable(split)}: {layout.kind} has train, val and test")
+    names = scene_names(layout, _SPLIT_FOLDERS[split])
+    return FlyingThings3DScenes(layout.kind, layout.root, split, names)
+
+
+def _kitti(layout: Layout, split: str) -> KittiScenes:
+    if split not in {"test", "all"}:
+        raise UsageError(
+            f"split {printable(split)}: KITTI is for testing; use test (the evaluation scenes) or all"
+        )
+    names = scene_names(layout)
+    if split == "test":
+        evaluation = set(evaluation_scenes())
+        names = tuple(name for name in names if int(name) in evaluation)
+    return KittiScenes("kitti", layout.root, split, names)
+
+
+def _all_scenes(layout: Layout) -> dict[str, tuple[str, ...]]:
+    if layout.kind == "kitti":
+        return {"": scene_names(layout)}
+    promised = layout.manifest.files if layout.manifest else {}
+    splits = [split for split in SPLITS if promised.get(split) or (layout.root / split).is_dir()]
+    return {split: scene_names(layout, split) for split in splits}
+
+
+def _read_pair(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    pc1, pc2 = (read_points(folder / cloud) for cloud in CLOUDS)
+    check_pair(folder, pc1, pc2)
+    return pc1, pc2
+
+
+def _is_near(pc1: np.ndarray, pc2: np.ndarray) -> np.ndarray:
+    return (pc1[:, 2] < MAX_DEPTH_M) & (pc2[:, 2] < MAX_DEPTH_M)
+
+
+def _scene(folder: Path, pc1: np.ndarray, pc2: np.ndarray, keep: np.ndarray, camera: Camera) -> Scene:
+    if not keep.any():
+        raise DataError(
+            f"{printable(folder)}: none of {len(keep)} points is left after the cuts "
+            f"({MAX_DEPTH_M:g} m, and the ground of KITTI); are the axes those of the format?"
+        )
+    return Scene(folder.name, pc1[keep], pc2[keep], pc2[keep] - pc1[keep], camera)

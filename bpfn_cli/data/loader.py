@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""From scenes to batches. Every random draw is a function of (seed, epoch, scene name) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from bpfn_cli.config import settings
+from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.structures import FlowBatch, Scene
+
+Range = Annotated[float, Field(ge=0, le=100)]
+
+
+@settings
+class AugmentSettings:
+    """Random changes of a training sample, as in the published training.
+
+    scale: per axis, 1 +- this. rotation_degrees: about the vertical axis, +- this. shift_m: of both clouds, per axis.
+    shift2_m: of the second cloud alone, per axis. jitter_m: standard deviation of noise on each coordinate.
+    """
+
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    shift_m: Range = 1.0
+    shift2_m: Range = 0.3
+    jitter_m: Range = 0.0
+
+
+_EMPTY = np.empty((0, 3), np.float32)
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # pc1, pc2, flow: (points, 3) float32
+
+
+def keyed_generator(*key: int | str) -> np.random.Generator:
+    """A random generator that is a function of `key` on every machine and in every process."""
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Sample:
+    """Draw `points` of each cloud, independently, without replacement (with, where a cloud has fewer)."""
+    chosen1 = _draw(len(scene.pc1), points, generator)
+    chosen2 = _draw(len(scene.pc2), points, generator)
+    return scene.pc1[chosen1], scene.pc2[chosen2], scene.flow[chosen1]
+
+
+def augment(sample: Sample, options: AugmentSettings, generator: np.random.Generator) -> Sample:
+    """Scale, turn and shift both clouds, shift the second once more; the flow follows.
+
+    Source: released training of HPLFlowNet and PointPWC-Net.
+    """
+    pc1, pc2, flow = sample
+    scale = generator.uniform(1 - options.scale, 1 + options.scale, 3)
+    angle = np.deg2rad(generator.uniform(-options.rotation_degrees, options.rotation_degrees))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turn = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+    matrix = np.diag(scale) @ turn.T
+    shift = generator.uniform(-options.shift_m, options.shift_m, 3)
+    shift2 = generator.uniform(-options.shift2_m, options.shift2_m, 3)
+
+    def moved(cloud: np.ndarray) -> np.ndarray:
+        return cloud @ matrix + shift
+
+    start, end, target = moved(pc1), moved(pc1 + flow) + shift2, moved(pc2) + shift2
+    flow = end - start
+    if options.jitter_m:
+        start = start + generator.normal(0, options.jitter_m, start.shape)
+        target = target + generator.normal(0, options.jitter_m, target.shape)
+    return start.astype(np.float32), target.astype(np.float32), flow.astype(np.float32)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch takes `count` scenes."""
+    return keyed_generator("order", seed, epoch).permutation(count).tolist()
+
+
+def training_batches(
+    dataset: SceneDataset,
+    indices: Sequence[int],
+    *,
+    points: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augmentation: AugmentSettings | None,
+    workers: int = 0,
+) -> Iterator[FlowBatch]:
+    """One epoch of shuffled, sampled, augmented batches of the scenes `indices`; the last may be short.
+
+    The batches do not depend on `workers`.
+    """
+    order = [indices[i] for i in epoch_order(len(indices), seed, epoch)]
+    samples = _KeyedSamples(dataset, points, seed, epoch, augmentation)
+    return _batches(samples, order, batch_size, workers)
+
+
+def evaluation_batches(
+    dataset: SceneDataset, indices: Sequence[int], *, points: int, batch_size: int, seed: int, workers: int = 0
+) -> Iterator[FlowBatch]:
+    """Batches in order, sampled with `seed` and not augmented: the same at every call."""
+    return _batches(_KeyedSamples(dataset, points, seed, None, None), list(indices), batch_size, workers)
+
+
+class _KeyedSamples(torch.utils.data.Dataset):
+    def __init__(
+        self,
+        dataset: SceneDataset,
+        points: int,
+        seed: int,
+        epoch: int | None,
+        augmentation: AugmentSettings | None,
+    ):
+        self.dataset, self.points, self.seed, self.epoch = dataset, points, seed, epoch
+        self.augmentation = augmentation
+
+    def __getitem__(self, index: int) -> tuple[Sample, Scene]:
+        scene = self.dataset.load(index)
+        generator = keyed_generator("sample", self.seed, "evaluation" if self.epoch is None else self.epoch, scene.name)
+        sample = sample_points(scene, self.points, generator)
+        if self.augmentation is not None:
+            sample = augment(sample, self.augmentation, generator)
+        return sample, replace(scene, pc1=_EMPTY, pc2=_EMPTY, flow=_EMPTY, valid=None)
+
+
+def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers: int) -> Iterator[FlowBatch]:
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    loader = torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=parts,  # type: ignore[arg-type]
+        collate_fn=_collate,
+        num_workers=workers,
+        generator=torch.Generator(),  # the default one would draw from the main generator
+    )
+    return iter(loader)
+
+
+def _collate(items: list[tuple[Sample, Scene]]) -> FlowBatch:
+    clouds = [torch.from_numpy(np.stack(parts)) for parts in zip(*(sample for sample, _ in items), strict=True)]
+    scenes = [scene for _, scene in items]
+    return FlowBatch(*clouds, tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes))
+
+
+def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray:
+    if points <= count:
+        return generator.choice(count, points, replace=False, shuffle=False)
+    return generator.choice(count, points, replace=True)

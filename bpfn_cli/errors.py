@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Mistakes a user can fix. Each is one line: the file or key, what is wrong, what to do."""
+
+from __future__ import annotations
+
+
+class BpfnError(Exception):
+    """Base of every error that is shown as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BpfnError):
+    """A command line or a recipe that cannot be carried out."""
+
+    exit_code = 2
+
+
+class DataError(BpfnError):
+    """A data file that is missing, damaged or not what it should be."""
+
+    exit_code = 3
+
+
+class ShapeError(DataError):
+    """Points whose shape, number or values no point operation can work on."""
+
+
+class CheckpointError(BpfnError):
+    """Weights that are damaged, unsafe or of another architecture."""
+
+    exit_code = 4
+
+
+class DiskError(BpfnError):
+    """A file or folder that cannot be written: full disk, permission, wrong kind of path."""
+
+    exit_code = 5
+
+
+class BusyError(BpfnError):
+    """Another process works on the same folder."""
+
+    exit_code = 6
+
+
+class NonFiniteError(BpfnError):
+    """Training or prediction produced NaN or infinity."""
+
+    exit_code = 7
+
+
+class OutOfMemoryError(BpfnError):
+    """The work does not fit in memory."""
+
+    exit_code = 8
+
+
+def printable(text: object) -> str:
+    """`text` with control characters escaped, so that a hostile file name cannot drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Writing files so that a kill or a full disk leaves the old content or the new one, never a half."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bpfn_cli.errors import DiskError, printable
+
+TEMPORARY_PREFIX = ".bpfn-tmp-"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step: temporary file beside it, fsync, rename, fsync folder.
+
+    Raises: DiskError: the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    with disk_errors(path):
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                os.fchmod(stream.fileno(), 0o666 & ~_umask())
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused (they are not JSON)."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents; return it. Raises: DiskError: it is a file, or not permitted."""
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no permission to write", str(path))
+    return path
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside `path` durable, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about `path` into a one-line DiskError."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"{printable(error.filename or path)}: {explain(error)}") from error
+
+
+def explain(error: OSError) -> str:
+    """What to do about an error of the file system, in half a line."""
+    advice = {
+        errno.ENOSPC: "no space left on the disk (or no inodes: `df -i`); free some, then repeat the command",
+        errno.EDQUOT: "disk quota reached; free some space, then repeat the command",
+        errno.EACCES: "no permission; choose another path or change its mode",
+        errno.EPERM: "no permission; choose another path or change its mode",
+        errno.EROFS: "read-only file system; choose another path",
+        errno.EEXIST: "is a file where a folder is needed; choose another path",
+        errno.ENOTDIR: "a file stands where a folder is needed; choose another path",
+        errno.EISDIR: "is a folder where a file is needed; choose another path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    }
+    return advice.get(error.errno or 0, error.strerror or str(error))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""Measure a network and the two baselines on a dataset: same points, same metrics, the same figures twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.loader import evaluation_batches
+from bpfn_cli.errors import NonFiniteError, printable
+from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.ops import gather, knn
+from bpfn_cli.structures import FlowBatch
+
+MODEL, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "zero_flow", "nearest_neighbor"
+
+Predictor = Callable[[FlowBatch], Tensor]
+
+
+def zero_flow(batch: FlowBatch) -> Tensor:
+    """The flow of a world that stands still."""
+    return torch.zeros_like(batch.pc1)
+
+
+def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
+    """From each point to the nearest one of the second cloud."""
+    nearest = knn(batch.pc1, batch.pc2, 1)
+    return gather(batch.pc2, nearest).squeeze(2) - batch.pc1
+
+
+def network_flow(model: BiPointFlowNet, device: torch.device | str = "cpu") -> Predictor:
+    """The finest flow of a network, which is put in evaluation mode."""
+    model.eval()
+
+    def predict(batch: FlowBatch) -> Tensor:
+        with torch.no_grad():
+            return model(batch.pc1.to(device), batch.pc2.to(device)).flows[0].cpu()
+
+    return predict
+
+
+BASELINES: dict[str, Predictor] = {ZERO_FLOW: zero_flow, NEAREST_NEIGHBOR: nearest_neighbor_flow}
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """One scene's metrics by predictor."""
+
+    name: str
+    metrics: dict[str, SceneFlowMetrics]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over scenes by predictor, and what they are means of."""
+
+    means: dict[str, SceneFlowMetrics]
+    scenes: tuple[SceneResult, ...]
+
+
+def evaluate(
+    predictors: dict[str, Predictor],
+    dataset: SceneDataset,
+    *,
+    points: int,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Metrics of every predictor on the scenes of a dataset (all, or those of `indices`).
+
+    Each scene is sampled to `points` points of each cloud by a generator keyed by `seed` and its name.
+    Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN; names the scene.
+    """
+    chosen = range(len(dataset)) if indices is None else indices
+    means = {name: MeanMetrics() for name in predictors}
+    scenes = []
+    batches = evaluation_batches(dataset, list(chosen), points=points, batch_size=1, seed=seed)
+    for done, batch in enumerate(batches, start=1):
+        result = {}
+        for name, predict in predictors.items():
+            try:
+                result[name] = _measure(predict(batch), batch)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
+            means[name].add(result[name])
+        scenes.append(SceneResult(batch.names[0], result))
+        if progress is not None:
+            progress(done, len(chosen))
+    return Evaluation({name: mean.result() for name, mean in means.items()}, tuple(scenes))
+
+
+def _measure(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
+    return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0])
+
+
+def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | float | None]]:
+    """Rows for a result file: `name` and the six metrics."""
+    return [{"name": name, **metrics} for name, metrics in means.items()]
+
+
+def relative_gain(means: dict[str, SceneFlowMetrics]) -> float:
+    """By how much, as a fraction, the model's EPE3D is below that of the better baseline."""
+    best: float = min(means[name].epe3d for name in BASELINES)
+    return 1 - means[MODEL].epe3d / best
+
+

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""EPE3D and its friends. Per-point errors in, means over points of a scene out, then means over scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bpfn_cli.errors import NonFiniteError, ShapeError
+from bpfn_cli.structures import Camera
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Points = np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class SceneFlowMetrics(Mapping[str, "float | None"]):
+    """The six metrics, as attributes and as a mapping. The 2D ones are None where there is no camera.
+
+    Attributes:
+        epe3d: mean end-point error, metres.
+        acc3d_strict: share of points with an error below 0.05 m or 5 % (Acc3DS).
+        acc3d_relax: share of points with an error below 0.1 m or 10 % (Acc3DR).
+        outliers3d: share of points with an error above 0.3 m or 10 %.
+        epe2d: mean error in the image, pixels.
+        acc2d: share of points with an error in the image below 3 px or 5 %.
+    """
+
+    epe3d: float
+    acc3d_strict: float
+    acc3d_relax: float
+    outliers3d: float
+    epe2d: float | None = None
+    acc2d: float | None = None
+
+    def __getitem__(self, name: str) -> float | None:
+        if name not in METRIC_NAMES:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(METRIC_NAMES)
+
+    def __len__(self) -> int:
+        return len(METRIC_NAMES)
+
+
+METRIC_NAMES: tuple[str, ...] = tuple(f.name for f in fields(SceneFlowMetrics))
+
+
+def scene_flow_metrics(
+    pred: Points, gt: Points, pc1: Points, camera: Camera | None = None, mask: Points | None = None
+) -> SceneFlowMetrics:
+    """The metrics of one scene, or the mean over the scenes of a batch.
+
+    Args:
+        pred, gt: (N, 3) or (B, N, 3) metres, flow at `pc1`; arrays or tensors.
+        pc1: the same shape, metres, x left, y up, z forward.
+        camera: projects to pixels for the 2D metrics; None leaves them out.
+        mask: (N,) or (B, N) bool, True where a point counts; None: everywhere.
+    Raises: ShapeError: shapes differ, or a scene has no point that counts.
+        NonFiniteError: `pred` or `gt` is NaN or infinite at a point that counts.
+    Source: HPLFlowNet, CVPR 2019; FlowNet3D, CVPR 2019.
+    """
+    pred, gt, pc1 = _array(pred), _array(gt), _array(pc1)
+    if not pred.shape == gt.shape == pc1.shape or pred.ndim not in (2, 3) or pred.shape[-1] != 3:
+        raise ShapeError(
+            f"metrics need three arrays of one shape (N, 3) or (B, N, 3), got {pred.shape}, {gt.shape}, {pc1.shape}"
+        )
+    counts = np.ones(pred.shape[:-1], bool) if mask is None else _array(mask).astype(bool)
+    if counts.shape != pred.shape[:-1]:
+        raise ShapeError(f"mask of shape {counts.shape} for points of shape {pred.shape}")
+    if pred.ndim == 2:
+        return _one_scene(pred[counts], gt[counts], pc1[counts], camera)
+    mean = MeanMetrics()
+    for scene, counted in enumerate(counts):
+        mean.add(_one_scene(pred[scene][counted], gt[scene][counted], pc1[scene][counted], camera))
+    return mean.result()
+
+
+def project(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Pixels (N, 2) of points (N, 3) metres."""
+    depth = points[:, 2] + camera.tz
+    u = (points[:, 0] * camera.focal + camera.cx * points[:, 2] + camera.tx) / depth
+    v = (points[:, 1] * camera.focal + camera.cy * points[:, 2] + camera.ty) / depth
+    return np.stack([u, v], axis=1)
+
+
+class MeanMetrics:
+    """Sums metrics over scenes and divides once."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(len(METRIC_NAMES))
+        self.counts = np.zeros(len(METRIC_NAMES), int)
+
+    def add(self, scene: SceneFlowMetrics) -> None:
+        for index, value in enumerate(scene.values()):
+            if value is not None:
+                self.sums[index] += value
+                self.counts[index] += 1
+
+    def result(self) -> SceneFlowMetrics:
+        """Raises: ShapeError: no scene was added, or the 2D metrics of some scenes are missing."""
+        scenes = int(self.counts[0])
+        if not scenes:
+            raise ShapeError("no scene to average metrics over")
+        if not set(self.counts.tolist()) <= {0, scenes}:
+            raise ShapeError("some scenes have a camera and others have none: evaluate them apart")
+        return SceneFlowMetrics(
+            *(float(total / scenes) if count else None for total, count in zip(self.sums, self.counts, strict=True))  # type: ignore[arg-type]
+        )
+
+
+def _one_scene(pred: np.ndarray, gt: np.ndarray, pc1: np.ndarray, camera: Camera | None) -> SceneFlowMetrics:
+    if not len(pred):
+        raise ShapeError("a scene has no point to measure")
+    for name, values in (("prediction", pred), ("true flow", gt)):
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        if bad:
+            raise NonFiniteError(f"the {name} is NaN or infinite at {bad} of {len(values)} points")
+    error = np.linalg.norm(pred - gt, axis=1)
+    relative = error / (np.linalg.norm(gt, axis=1) + 1e-4)
+    in_3d = (
+        error.mean(),
+        ((error < 0.05) | (relative < 0.05)).mean(),
+        ((error < 0.1) | (relative < 0.1)).mean(),
+        ((error > 0.3) | (relative > 0.1)).mean(),
+    )
+    return SceneFlowMetrics(*map(float, in_3d), *(_in_2d(pred, gt, pc1, camera) if camera else (None, None)))
+
+
+def _in_2d(pred: np.ndarray, gt: np.ndarray, pc1: np.ndarray, camera: Camera) -> tuple[float, float]:
+    start, true_end, end = (project(points, camera) for points in (pc1, pc1 + gt, pc1 + pred))
+    error = np.linalg.norm(end - true_end, axis=1)
+    relative = error / (np.linalg.norm(true_end - start, axis=1) + 1e-5)
+    return float(error.mean()), float(((error < 3) | (relative < 0.05)).mean())
+
+
+def _array(values: Points) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    return values.astype(np.float64) if values.dtype != bool else values

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+"""The network, its variants, its checkpoints."""
+
+from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.models.build import build_model
+from bpfn_cli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from bpfn_cli.models.slim import initialize_from
+from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
+
+__all__ = [
+    "BASELINE",
+    "VARIANTS",
+    "BiPointFlowNet",
+    "Checkpoint",
+    "Level",
+    "Variant",
+    "build_model",
+    "initialize_from",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+    "slim",
+    "variant_named",
+]

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Bi-PointFlowNet: scene flow, coarse to fine, with features passed both ways between the clouds.
+
+Source: Cheng & Ko, Bi-PointFlowNet: Bidirectional Learning for Point Cloud Based Scene Flow Estimation, ECCV 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bpfn_cli.models.layers import (
+    BidirectionalFlowEmbedding,
+    BottleneckBlock,
+    FlowEstimator,
+    PointConv,
+    PointwiseBlock,
+    apply_linear,
+)
+from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.ops import build_pyramid, interpolate, is_plain, knn, warp
+from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
+from bpfn_cli.structures import LEVELS, CloudPyramid, FlowPyramid, PointPyramid
+
+
+class BiPointFlowNet(nn.Module):
+    """The network of a `Variant`.
+
+    Attributes:
+        variant: its sizes.
+        num_points: points per cloud it is meant for (what it was trained with); any number from
+            `variant.least_points` on can be given.
+    """
+
+    def __init__(self, variant: Variant, num_points: int = 8192):
+        super().__init__()
+        self.variant = variant
+        self.num_points = num_points
+        levels, bn = variant.levels, variant.bn
+
+        def block(inputs: int, outputs: int) -> nn.Module:
+            if variant.bottleneck:
+                return BottleneckBlock(inputs, outputs, bn, variant.bottleneck)
+            return PointwiseBlock(inputs, outputs, bn)
+
+        def down(level: int) -> PointConv:
+            inputs, this = levels[level - 1].expanded, levels[level]
+            return PointConv(inputs, this.width, this.c_mid, bn, norm=bn, separable=variant.separable)
+
+        self.level0 = block(3, levels[0].width)
+        self.level0_1 = block(levels[0].width, levels[0].width)
+        self.level0_2 = block(levels[0].width, levels[0].expanded)
+        self.level1 = down(1)
+        self.level1_0 = block(levels[1].width, levels[1].width)
+        self.level1_1 = block(levels[1].width, levels[1].expanded)
+        self.level2 = down(2)
+        self.level2_0 = block(levels[2].width, levels[2].width)
+        self.level2_1 = block(levels[2].width, levels[2].expanded)
+        self.level3 = down(3)
+        self.level3_0 = block(levels[3].width, levels[3].width)
+        self.level3_1 = block(levels[3].width, levels[3].expanded)
+        self.level4 = down(4)
+
+        self.deconv4_3 = PointwiseBlock(levels[4].width, levels[3].context, bn)
+        self.deconv3_2 = PointwiseBlock(levels[3].embedding, levels[2].context, bn)
+        self.deconv2_1 = PointwiseBlock(levels[2].embedding, levels[1].context, bn)
+        self.deconv1_0 = PointwiseBlock(levels[1].embedding, levels[0].context, bn)
+
+        for l, level in enumerate(levels[:LEVELS]):
+            from_coarser = ESTIMATOR_FEATURES if l < LEVELS - 1 else 0
+            inputs = level.width + from_coarser + level.embedding
+            embedding = BidirectionalFlowEmbedding(level.width + level.context, level.embedding, bn)
+            self.add_module(f"cross{l}", embedding)
+            self.add_module(f"flow{l}", FlowEstimator(inputs, level.c_mid, bn, variant.separable))
+
+    @property
+    def pyramid_shape(self) -> PyramidShape:
+        """What `build_pyramid` needs to know; equal for all named variants, so they can share pyramids."""
+        variant = self.variant
+        return PyramidShape(variant.reductions, variant.encoder_neighbors, variant.estimator_neighbors)
+
+    def forward(
+        self,
+        pc1: Tensor,
+        pc2: Tensor,
+        features1: Tensor | None = None,
+        features2: Tensor | None = None,
+        pyramid: PointPyramid | None = None,
+    ) -> FlowPyramid:
+        """Estimate the flow from `pc1` to `pc2` at four levels.
+
+        Args:
+            pc1, pc2: (B, N, 3) metres.
+            features1, features2: (B, N, 3) input features; the coordinates by default, as in every
+                published training.
+            pyramid: geometry of these clouds if known (`output.pyramid` of another network).
+        Raises: ShapeError: not such clouds, too few points, or points that are not finite.
+        """
+        if pyramid is None:
+            check_clouds(pc1, pc2, self.variant.least_points)
+            pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
+        features = torch.cat([pc1 if features1 is None else features1, pc2 if features2 is None else features2])
+        encoded = self._encode(pyramid.stacked, features)
+        return self._decode(pyramid, encoded)
+
+    def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
+        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
+        siamese = self._siamese
+        encoded = [siamese(self.level0_1, siamese(self.level0, features))]
+        stages = (
+            (self.level0_2, self.level1, self.level1_0),
+            (self.level1_1, self.level2, self.level2_0),
+            (self.level2_1, self.level3, self.level3_0),
+            (self.level3_1, self.level4, None),
+        )
+        for level, (expand, downsample, refine) in enumerate(stages, start=1):
+            expanded = siamese(expand, encoded[-1])
+            points, finer = stacked.points[level], stacked.points[level - 1]
+            x = siamese(downsample, points, finer, expanded, stacked.down_neighbors[level])
+            encoded.append(x if refine is None else siamese(refine, x))
+        return encoded
+
+    def _decode(self, pyramid: PointPyramid, encoded: list[Tensor]) -> FlowPyramid:
+        source, target = pyramid.source, pyramid.target
+        contexts = (self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3)
+        coarse, flow, estimated = encoded[4], None, None
+        levels: list[_LevelOutput] = []
+        for l in reversed(range(LEVELS)):
+            pc1, pc2 = source.points[l], target.points[l]
+            context = self._upsampled_context(contexts[l], pyramid.stacked, l, coarse)
+            features1, features2 = torch.cat([encoded[l], context], dim=-1).chunk(2)
+            estimator_input = [encoded[l].chunk(2)[0]]
+            if flow is not None and estimated is not None:
+                up = (source.up_neighbors[l], source.up_weights[l])
+                flow = interpolate(flow, *up)
+                pc2 = warp(pc1, pc2, flow)
+                estimator_input.append(interpolate(estimated, *up))
+            k = self.variant.embedding_neighbors
+            cross: BidirectionalFlowEmbedding = getattr(self, f"cross{l}")
+            bfe = cross(pc1, pc2, features1, features2, knn(pc1, pc2, k), knn(pc2, pc1, k))
+            estimator: FlowEstimator = getattr(self, f"flow{l}")
+            estimated, correction = estimator(
+                pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), source.self_neighbors[l]
+            )
+            flow = correction if flow is None else flow + correction
+            levels.insert(0, _LevelOutput(flow, *bfe, estimated))
+            coarse = torch.cat(bfe[:2])
+        return FlowPyramid(
+            flows=[level.flow for level in levels],
+            sample_indices1=source.sample_indices,
+            sample_indices2=target.sample_indices,
+            bfe_source=[level.source for level in levels],
+            bfe_target=[level.target for level in levels],
+            bfe_embedding=[level.embedding for level in levels],
+            estimator_features=[level.estimated for level in levels],
+            pyramid=pyramid,
+        )
+
+    def _upsampled_context(
+        self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor
+    ) -> Tensor:
+        """`block` of the features of level + 1, at the points of `level`."""
+        neighbors, weights = stacked.up_neighbors[level], stacked.up_weights[level]
+        if is_plain():
+            return self._siamese(block, interpolate(coarse, neighbors, weights))
+        # The weights sum to one, so the linear map may come first, where there are fewer points.
+        return self._siamese(block.finish, interpolate(apply_linear(block.linear, coarse), neighbors, weights))
+
+    def _siamese(self, block: Callable[..., Tensor], *stacked: Tensor) -> Tensor:
+        """Apply `block` to both clouds: in one batch, or one after the other where batch statistics are taken."""
+        if not (is_plain() or (self.variant.bn and self.training)):
+            return block(*stacked)
+        halves = [x.chunk(2) for x in stacked]
+        return torch.cat([block(*(half[cloud] for half in halves)) for cloud in (0, 1)])
+
+
+@dataclass(frozen=True)
+class _LevelOutput:
+    flow: Tensor
+    source: Tensor
+    target: Tensor
+    embedding: Tensor
+    estimated: Tensor

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""Weights on disk: our own files, and published-style `.pth` state dicts. No file can run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import bpfn_cli
+from bpfn_cli.errors import CheckpointError, printable
+from bpfn_cli.files import write_atomic
+from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.models.infer import infer_variant
+from bpfn_cli.models.variants import Level, Variant
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+LARGEST_FILE = 4 << 30  # bytes; the largest network of ours is 32 MB, a training checkpoint 100 MB
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        variant: sizes of the network.
+        num_points: points per cloud it was trained with.
+        state: name -> tensor, names without `module.`.
+        metadata: what the writer said about it; empty for foreign files.
+        notes: what a user should be told about how it was read.
+    """
+
+    variant: Variant
+    num_points: int
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) -> None:
+    """Write weights, variant and `metadata` (JSON-able) to one safetensors file, atomically.
+
+    Raises: DiskError: it cannot be written; what was at `path` is still there.
+    """
+    write_atomic(Path(path), checkpoint_bytes(model, metadata))
+
+
+def checkpoint_bytes(model: BiPointFlowNet, metadata: Mapping[str, Any]) -> bytes:
+    """The bytes of a checkpoint file; the same for the same weights and metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    about = json.dumps(
+        {
+            "format": FORMAT,
+            "bpfn": bpfn_cli.__version__,
+            "torch": torch.__version__,
+            "variant": asdict(model.variant),
+            "num_points": model.num_points,
+            "metadata": dict(metadata),
+        },
+        sort_keys=True,
+    )
+    return safetensors.torch.save(state, {"bpfn": about, "sha256": _digest(state, about)})
+
+
+def load_checkpoint(path: str | Path) -> BiPointFlowNet:
+    """The network of a checkpoint file, in evaluation mode; its variant is worked out from the file.
+
+    Args:
+        path: a file written by `save_checkpoint`, or a `.pth` state dict as published (also with `module.`,
+            or below a key such as `state_dict`).
+    Raises: CheckpointError: missing, damaged, unsafe, of another architecture, or with NaN weights.
+    """
+    return build_from(read_checkpoint(path))
+
+
+def build_from(checkpoint: Checkpoint) -> BiPointFlowNet:
+    """The network of a checkpoint that was read, in evaluation mode."""
+    model = BiPointFlowNet(checkpoint.variant, checkpoint.num_points)
+    model.load_state_dict(checkpoint.state)
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and check a checkpoint file without building the network. Raises: as `load_checkpoint`."""
+    path = Path(path)
+    name = printable(path)
+    content = _read_bytes(path, name)
+    if path.suffix == SUFFIX:
+        state, about = _read_own(content, name)
+        variant, num_points = _variant_of(about, name), int(about["num_points"])
+        checkpoint = Checkpoint(variant, num_points, state, dict(about["metadata"]))
+    else:
+        state, notes = _strip_prefix(_read_foreign(path, content, name))
+        _check_tensors(state, name)
+        variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
+        checkpoint = Checkpoint(variant, 8192, state, {}, notes)
+    _check_tensors(checkpoint.state, name)
+    _check_names(checkpoint, name)
+    _check_finite(checkpoint.state, name)
+    return checkpoint
+
+
+def _read_bytes(path: Path, name: str) -> bytes:
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{name}: is a folder; give the checkpoint file inside it")
+        if not path.is_file():
+            raise CheckpointError(f"{name}: no such checkpoint file; `bpfn train` or `bpfn slim` writes one")
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise CheckpointError(f"{name}: {size / 2**30:.1f} GiB is too large for a checkpoint of this network")
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{name}: {error.strerror}; check its path and permissions") from None
+    if not content:
+        raise CheckpointError(f"{name}: empty file; fetch or write it again")
+    if content[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{name}: a web page, not a checkpoint; download the file itself")
+    return content
+
+
+def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        state = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        stored = header["__metadata__"]
+        about = json.loads(stored["bpfn"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{name}: damaged, or not a checkpoint of bpfn; restore or write it again") from None
+    if stored.get("sha256") != _digest(state, stored["bpfn"]):
+        raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{name}: format {about.get('format')}, this bpfn reads {FORMAT}; update bpfn")
+    return state, about
+
+
+def _variant_of(about: dict[str, Any], name: str) -> Variant:
+    try:
+        fields = dict(about["variant"])
+        levels = tuple(Level(**level) for level in fields.pop("levels"))
+        return Variant(levels=levels, **fields)  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{name}: its variant was written by another version of bpfn; update bpfn") from None
+
+
+def _digest(state: Mapping[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for key in sorted(state):
+        tensor = state[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _read_foreign(path: Path, content: bytes, name: str) -> dict[str, Tensor]:
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        raise CheckpointError(f"{name}: not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set; unset it")
+    _check_archive(path, content, name)
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            loaded = torch.load(str(path), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{name}: {_explain_refusal(error)}") from None
+    except Exception:  # torch answers damage with many kinds of exception
+        raise CheckpointError(f"{name}: damaged, or not a PyTorch checkpoint; fetch it again") from None
+    for key in _STATE_KEYS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{name}: holds no state dict (a mapping of names to tensors); save model.state_dict()")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _check_archive(path: Path, content: bytes, name: str) -> None:
+    """Refuse an archive that could expand, before anything is unpacked."""
+    if not content.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        raise CheckpointError(f"{name}: damaged archive; fetch it again") from None
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(f"{name}: a compressed archive, which torch.save never writes; refused unopened")
+    if sum(member.file_size for member in members) > len(content):
+        raise CheckpointError(f"{name}: its members claim more bytes than the file has; refused unopened")
+
+
+def _harmless_globals() -> list[Any]:
+    """Classes that old training scripts leave in checkpoints beside the weights and that cannot run code."""
+    import argparse
+
+    import numpy as np
+    from numpy.core import multiarray  # type: ignore[attr-defined]
+
+    return [argparse.Namespace, np.dtype, multiarray.scalar, *(type(np.dtype(kind)) for kind in "fdilqb?")]
+
+
+def _explain_refusal(error: Exception) -> str:
+    found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error))
+    if found:
+        return f"refused: it asks to run {printable(found[1])}, which weights do not need; save model.state_dict() alone"
+    return "refused or damaged: not a plain file of tensors; save model.state_dict() alone"
+
+
+def _strip_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    prefix = "module."
+    if not all(key.startswith(prefix) for key in state):
+        return state, ()
+    return {key[len(prefix) :]: tensor for key, tensor in state.items()}, ("the prefix `module.` was removed",)
+
+
+def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:
+    """Refuse tensors whose values are not all in the file, before any value is touched."""
+    for key, tensor in state.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{name}: {printable(key)} is not an ordinary tensor (sparse, meta or expanded)")
+
+
+def _check_names(checkpoint: Checkpoint, name: str) -> None:
+    with torch.device("meta"):
+        expected = BiPointFlowNet(checkpoint.variant).state_dict()
+    state = checkpoint.state
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        example = printable((missing or unexpected)[0])
+        raise CheckpointError(
+            f"{name}: not a Bi-PointFlowNet: {len(missing)} names missing and {len(unexpected)} unexpected, "
+            f"first {example}"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != state[key].shape:
+            raise CheckpointError(
+                f"{name}: {key} has shape {tuple(state[key].shape)}, {checkpoint.variant.name} needs {tuple(tensor.shape)}"
+            )
+
+
+def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name}: {key} holds NaN or infinite weights; use an earlier checkpoint")

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: MIT
+"""The building blocks of Bi-PointFlowNet. Names of parameters are those of the published checkpoint.
+
+Each block computes the same function in two ways: `*_plain`, operation by operation as published (the reference,
+and what MACs are counted on), and `*_fast`, with the linear maps moved to where there are fewest points.
+All take and return (B, N, C).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
+from bpfn_cli.ops import gather, is_plain
+
+LEAKY_SLOPE = 0.1
+LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
+WEIGHTNET_HIDDEN = 8
+
+
+def activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, LEAKY_SLOPE)
+
+
+def matrix(layer: nn.Module) -> Tensor:
+    """The (out, in) matrix of a linear layer or 1x1 convolution."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.flatten(1)
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer or 1x1 convolution to the last dimension of `x`."""
+    return F.linear(x, matrix(layer), layer.bias)  # type: ignore[arg-type]
+
+
+def apply_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
+    """Apply a batch norm module to the last dimension of `x`; None does nothing."""
+    if norm is None:
+        return x
+    rows = x.flatten(0, -2)
+    if isinstance(norm, nn.BatchNorm2d):
+        rows = rows[:, :, None, None]
+    return norm(rows).reshape(x.shape)
+
+
+def fold_norm(weight: Tensor, bias: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Merge a batch norm in evaluation mode into the linear map before it."""
+    if norm is None:
+        return weight, bias
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias  # type: ignore[operator]
+
+
+class PointwiseBlock(nn.Module):
+    """1x1 convolution with bias, optional batch norm, LeakyReLU: `composed_module`."""
+
+    def __init__(self, inputs: int, outputs: int, bn: bool, dimensions: int = 1):
+        super().__init__()
+        convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if dimensions == 1 else (nn.Conv2d, nn.BatchNorm2d)
+        layers: list[nn.Module] = [convolution(inputs, outputs, 1)]
+        layers += [norm(outputs)] if bn else []
+        self.composed_module = nn.Sequential(*layers, nn.LeakyReLU(LEAKY_SLOPE))
+
+    @property
+    def linear(self) -> nn.Module:
+        return self.composed_module[0]
+
+    @property
+    def norm(self) -> nn.Module | None:
+        return self.composed_module[1] if len(self.composed_module) == 3 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_plain():
+            return self.composed_module(x.transpose(1, 2)).transpose(1, 2)
+        return self.finish(apply_linear(self.linear, x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the linear map: batch norm and activation."""
+        return activate(apply_norm(self.norm, x))
+
+
+class BottleneckBlock(nn.Module):
+    """Two pointwise blocks with `outputs / factor` channels in between, in place of one."""
+
+    def __init__(self, inputs: int, outputs: int, bn: bool, factor: int):
+        super().__init__()
+        hidden = max(1, outputs // factor)
+        self.reduce = PointwiseBlock(inputs, hidden, bn)
+        self.expand = PointwiseBlock(hidden, outputs, bn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expand(self.reduce(x))
+
+
+class WeightNet(nn.Module):
+    """Offsets to c_mid weights: three 1x1 convolutions with ReLU.
+
+    The published checkpoint carries `mlp_bns` even where batch norm is off: kept, not applied.
+    """
+
+    def __init__(self, c_mid: int, bn: bool):
+        super().__init__()
+        widths = (3, WEIGHTNET_HIDDEN, WEIGHTNET_HIDDEN, c_mid)
+        self.bn = bn
+        self.mlp_convs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.mlp_bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+
+    def forward(self, offsets: Tensor) -> Tensor:
+        """(B, N, k, 3) metres to (B, N, k, c_mid)."""
+        if is_plain():
+            x = offsets.permute(0, 3, 2, 1)
+            for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
+                # A function, not a module: the published MACs leave it out.
+                x = F.relu(norm(convolution(x)) if self.bn else convolution(x))
+            return x.permute(0, 3, 2, 1)
+        x = offsets
+        for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
+            x = F.relu(apply_norm(norm if self.bn else None, apply_linear(convolution, x)))
+        return x
+
+
+class PointConv(nn.Module):
+    """Convolution over neighbors with weights that are a function of their offsets.
+
+    Source: PointConv, CVPR 2019; MODEL: aggregate `[offset, feature]^T WeightNet(offset)`, then a linear map.
+    """
+
+    def __init__(self, inputs: int, outputs: int, c_mid: int, bn: bool, norm: bool, separable: bool):
+        """`bn` is for the WeightNet, `norm` for the output."""
+        super().__init__()
+        self.weightnet = WeightNet(c_mid, bn)
+        self.c_mid = c_mid
+        self.separable = separable
+        if separable:
+            self.conv = nn.Conv2d(inputs + 3, inputs + 3, 1, groups=inputs + 3)
+            self.pointwise = nn.Conv2d(inputs + 3, outputs // c_mid, 1)
+        else:
+            self.linear = nn.Linear(c_mid * (inputs + 3), outputs)
+        self.bn_linear = nn.BatchNorm1d(outputs) if norm else None
+        self.relu = nn.LeakyReLU(LEAKY_SLOPE)
+
+    def forward(self, queries: Tensor, points: Tensor, features: Tensor, neighbors: Tensor) -> Tensor:
+        """Features (B, M, C) at `points` (B, M, 3) to features at `queries` (B, N, 3).
+
+        Args:
+            neighbors: (B, N, k) indices into `points`.
+        Returns: (B, N, outputs).
+        """
+        offsets = gather(points, neighbors) - queries[:, :, None]
+        weights = self.weightnet(offsets)
+        grouped = torch.cat([offsets, gather(features, neighbors)], dim=-1)
+        aggregate = grouped.transpose(2, 3) @ weights  # (B, N, C + 3, c_mid)
+        mix = self._mix_plain if is_plain() else self._mix_fast
+        x = apply_norm(self.bn_linear, mix(aggregate))
+        return self.relu(x)
+
+    def _mix_plain(self, aggregate: Tensor) -> Tensor:
+        if not self.separable:
+            return self.linear(aggregate.flatten(2))
+        x = self.pointwise(self.conv(aggregate.permute(0, 2, 3, 1)))
+        return x.permute(0, 3, 1, 2).flatten(2)
+
+    def _mix_fast(self, aggregate: Tensor) -> Tensor:
+        if not self.separable:
+            return apply_linear(self.linear, aggregate.flatten(2))
+        scale, shift = self.conv.weight.flatten(), self.conv.bias
+        x = matrix(self.pointwise) @ torch.addcmul(shift[:, None], aggregate, scale[:, None])  # type: ignore[index]
+        return (x + self.pointwise.bias[:, None]).flatten(2)  # type: ignore[index]
+
+
+class BidirectionalFlowEmbedding(nn.Module):
+    """Bidirectional flow embedding: features pass to the other cloud, both ways, then into one embedding."""
+
+    def __init__(self, inputs: int, width: int, bn: bool):
+        super().__init__()
+        self.cross_t11 = nn.Conv1d(inputs, width, 1)
+        self.cross_t22 = nn.Conv1d(inputs, width, 1)
+        self.pos1 = nn.Conv2d(3, width, 1)
+        self.bias1 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
+        self.bn1 = nn.BatchNorm2d(width) if bn else None
+        self.mlp1 = nn.ModuleList([PointwiseBlock(width, width, bn, dimensions=2)])
+        self.cross_t1 = nn.Conv1d(width, width, 1)
+        self.cross_t2 = nn.Conv1d(width, width, 1)
+        self.pos2 = nn.Conv2d(3, width, 1)
+        self.bias2 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
+        self.bn2 = nn.BatchNorm2d(width) if bn else None
+        self.mlp2 = nn.ModuleList([PointwiseBlock(width, width, bn, dimensions=2)])
+        self.relu = nn.LeakyReLU(LEAKY_SLOPE)
+
+    def forward(
+        self, pc1: Tensor, pc2: Tensor, features1: Tensor, features2: Tensor, forth: Tensor, back: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bidirectional features of source and target points, and the embedding at the source points.
+
+        Args:
+            pc1, pc2: (B, N, 3), (B, M, 3) metres; pc2 warped towards pc1.
+            features1, features2: (B, N, C), (B, M, C).
+            forth: (B, N, k) neighbors in pc2 of the points of pc1. back: (B, M, k) the other way.
+        Returns: (B, N, width), (B, M, width), (B, N, width).
+        """
+        correlate, linear = (
+            (self._correlate_plain, _apply_conv1d) if is_plain() else (self._correlate_fast, apply_linear)
+        )
+        first, second = (self.pos1, self.bn1, self.mlp1[0]), (self.pos2, self.bn2, self.mlp2[0])
+        to_source = correlate(
+            pc1, pc2, linear(self.cross_t11, features1), linear(self.cross_t22, features2), forth, *first
+        )
+        to_target = correlate(
+            pc2, pc1, linear(self.cross_t11, features2), linear(self.cross_t22, features1), back, *first
+        )
+        source, target = linear(self.cross_t1, to_source), linear(self.cross_t2, to_target)
+        return source, target, correlate(pc1, pc2, source, target, forth, *second)
+
+    def _correlate_plain(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        own: Tensor,
+        other: Tensor,
+        neighbors: Tensor,
+        position: nn.Module,
+        norm: nn.Module | None,
+        block: PointwiseBlock,
+    ) -> Tensor:
+        """max_j MLP(LeakyReLU(norm(other_j + own_i + position(q_j - p_i)))) over the neighbors j of query i."""
+        offsets = gather(points, neighbors) - queries[:, :, None]
+        x = position(offsets.permute(0, 3, 2, 1))
+        x = x + gather(other, neighbors).permute(0, 3, 2, 1) + own.transpose(1, 2)[:, :, None]
+        x = block.composed_module(self.relu(norm(x) if norm is not None else x))
+        return x.amax(dim=2).transpose(1, 2)
+
+    def _correlate_fast(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        own: Tensor,
+        other: Tensor,
+        neighbors: Tensor,
+        position: nn.Module,
+        norm: nn.Module | None,
+        block: PointwiseBlock,
+    ) -> Tensor:
+        """The same: `position` is linear, so it is applied to points; max comes before bias and activation."""
+        center = points.mean(dim=1, keepdim=True)  # keeps the two parts of each offset small
+        own = own + position.bias - F.linear(queries - center, matrix(position))  # type: ignore[operator]
+        other = other + F.linear(points - center, matrix(position))
+        x = gather(other, neighbors) + own[:, :, None]
+        x = activate(apply_norm(norm, x))
+        if block.norm is not None and self.training:  # batch statistics are those of all neighbors
+            return block.finish(apply_linear(block.linear, x)).amax(dim=2)
+        weight, bias = fold_norm(matrix(block.linear), block.linear.bias, block.norm)  # type: ignore[arg-type]
+        return activate(F.linear(x, weight).amax(dim=2) + bias)
+
+
+def _apply_conv1d(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a Conv1d module as it is, so that MACs counted on modules see the call."""
+    return layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+class FlowEstimator(nn.Module):
+    """Features and embedding of the source points to a flow."""
+
+    def __init__(self, inputs: int, c_mid: int, bn: bool, separable: bool):
+        super().__init__()
+        self.pointconv_list = nn.ModuleList(
+            PointConv(width, ESTIMATOR_WIDTH, c_mid, bn, norm=True, separable=separable)
+            for width in (inputs, ESTIMATOR_WIDTH)
+        )
+        self.mlp_convs = nn.ModuleList(
+            [
+                PointwiseBlock(ESTIMATOR_WIDTH, ESTIMATOR_WIDTH, bn),
+                PointwiseBlock(ESTIMATOR_WIDTH, ESTIMATOR_FEATURES, bn),
+            ]
+        )
+        self.fc = nn.Conv1d(ESTIMATOR_FEATURES, 3, 1)
+
+    def forward(self, points: Tensor, features: Tensor, neighbors: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, 3) metres, (B, N, C), (B, N, k) to estimator features (B, N, 64) and flow (B, N, 3) metres."""
+        for convolution in self.pointconv_list:
+            features = convolution(points, points, features, neighbors)
+        for block in self.mlp_convs:
+            features = block(features)
+        linear = _apply_conv1d if is_plain() else apply_linear
+        return features, linear(self.fc, features).clamp(-LARGEST_FLOW, LARGEST_FLOW)

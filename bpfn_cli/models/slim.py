@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Initialize a small network from a large one by slicing its weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bpfn_cli.errors import UsageError
+from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH, Variant
+
+OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """Names of the tensors that were copied whole, cut, and left as they were initialized."""
+
+    copied: tuple[str, ...]
+    sliced: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceReport:
+    """Overwrite the student's weights with the first channels of the teacher's, in place.
+
+    Inputs that are concatenations are cut part by part, and PointConv's linear map, flattened as
+    channel * c_mid + w, is cut in both factors: a prefix of it would mix channels.
+    What the teacher does not have, in kind, stays as initialized.
+    Raises: UsageError: the student is wider than the teacher somewhere.
+    """
+    source, state = teacher.state_dict(), student.state_dict()
+    copied, sliced, fresh = [], [], []
+    for name, own in state.items():
+        if name not in source or not _is_slice(name, student.variant, teacher.variant):
+            fresh.append(name)
+        elif source[name].shape == own.shape:
+            state[name] = source[name].clone()
+            copied.append(name)
+        else:
+            state[name] = _slice(name, source[name], own, student.variant, teacher.variant)
+            sliced.append(name)
+    student.load_state_dict(state)
+    return SliceReport(tuple(copied), tuple(sliced), tuple(fresh))
+
+
+def _is_slice(name: str, student: Variant, teacher: Variant) -> bool:
+    """False where the numbers mean something else: a separable map groups its outputs by c_mid."""
+    if not re.search(r"\.(pointwise|conv)\.", name):
+        return True
+    return _c_mid(name, student) == _c_mid(name, teacher)
+
+
+def _slice(name: str, weight: Tensor, own: Tensor, student: Variant, teacher: Variant) -> Tensor:
+    if own.dim() != weight.dim() or any(a > b for a, b in zip(own.shape, weight.shape, strict=True)):
+        raise UsageError(
+            f"{name}: the student's {tuple(own.shape)} cannot be cut from the teacher's {tuple(weight.shape)}; "
+            "choose a larger teacher or a smaller student"
+        )
+    parts, teacher_parts = input_parts(name, student), input_parts(name, teacher)
+    if ".conv." in name:  # depthwise: its outputs are the layer's inputs
+        return _cut(weight, 0, parts, teacher_parts)
+    weight = weight[: own.shape[0]]
+    if weight.dim() == 1:
+        return weight.clone()
+    if name.endswith(".linear.weight"):
+        small, large = _c_mid(name, student), _c_mid(name, teacher)
+        by_channel = weight.unflatten(1, (-1, large))
+        return _cut(by_channel, 1, parts, teacher_parts)[:, :, :small].flatten(1)
+    return _cut(weight, 1, parts or [own.shape[1]], teacher_parts or [weight.shape[1]])
+
+
+def _cut(weight: Tensor, dimension: int, parts: list[int], teacher_parts: list[int]) -> Tensor:
+    """The first channels of each part of a dimension."""
+    pieces = weight.split(teacher_parts, dimension)
+    cut = [piece.narrow(dimension, 0, size) for piece, size in zip(pieces, parts, strict=True)]
+    return torch.cat(cut, dimension)
+
+
+def input_parts(name: str, variant: Variant) -> list[int]:
+    """Widths of the parts that are concatenated to the input of a parameter's layer; empty: a single part."""
+    levels = variant.levels
+    if found := re.match(r"cross(\d)\.cross_t(11|22)\.", name):
+        level = levels[int(found[1])]
+        return [level.width, level.context]
+    if found := re.match(r"flow(\d)\.pointconv_list\.(\d)\.(linear|pointwise|conv)\.", name):
+        index, level = int(found[1]), levels[int(found[1])]
+        if found[2] == "1":
+            return [OFFSET_CHANNELS, ESTIMATOR_WIDTH]
+        coarser = [ESTIMATOR_FEATURES] if index < 3 else []
+        return [OFFSET_CHANNELS, level.width, *coarser, level.embedding]
+    if found := re.match(r"level(\d)\.(linear|pointwise|conv)\.", name):
+        return [OFFSET_CHANNELS, levels[int(found[1]) - 1].expanded]
+    return []
+
+
+def _c_mid(name: str, variant: Variant) -> int:
+    found = re.match(r"(?:level|flow)(\d)", name)
+    if found is None:
+        raise AssertionError(f"{name} belongs to no level")
+    return variant.levels[int(found[1])].c_mid
+

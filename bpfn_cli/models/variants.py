@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""Sizes of the network as data. A variant is a value; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bpfn_cli.errors import UsageError
+
+ESTIMATOR_WIDTH = 128  # PointConvs and first Conv1d of a flow estimator
+ESTIMATOR_FEATURES = 64  # what a flow estimator hands to the next finer one
+
+
+@dataclass(frozen=True)
+class Level:
+    """Sizes of one pyramid level.
+
+    Attributes:
+        reduction: points of the level above for one of this level.
+        width: encoder features F_l.
+        expanded: width of the 1x1 block that leads to the next level; 0 at the coarsest.
+        context: width of the features that arrive from the next coarser level; 0 at the coarsest.
+        embedding: width of the bidirectional flow embedding; 0 at the coarsest.
+        c_mid: WeightNet outputs of `level{l}` and `flow{l}`.
+    """
+
+    reduction: int
+    width: int
+    expanded: int
+    context: int
+    embedding: int
+    c_mid: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A whole network: five levels, finest first, and what holds for all of them.
+
+    Attributes:
+        bn: batch norm in all 1x1 blocks, WeightNets, embeddings and encoder PointConvs.
+        separable: PointConv's linear map is a depthwise and a pointwise one.
+        bottleneck: 0, or the factor by which the 1x1 encoder blocks narrow in between.
+        encoder_neighbors, embedding_neighbors, estimator_neighbors: k of the three neighbor searches.
+    """
+
+    name: str
+    levels: tuple[Level, Level, Level, Level, Level]
+    bn: bool = False
+    separable: bool = False
+    bottleneck: int = 0
+    encoder_neighbors: int = 16
+    embedding_neighbors: int = 32
+    estimator_neighbors: int = 9
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        return tuple(level.reduction for level in self.levels[1:])
+
+    @property
+    def least_points(self) -> int:
+        """Fewest points a cloud may have, so that the coarsest embedding still finds its neighbors."""
+        above_coarsest = self.reductions[:-1]
+        points = self.embedding_neighbors
+        for reduction in above_coarsest:
+            points *= reduction
+        return points
+
+
+# Cheng & Ko, ECCV 2022. Level 0 has no PointConv in the encoder; its c_mid is that of flow0.
+BASELINE = Variant(
+    name="baseline",
+    levels=(
+        Level(reduction=1, width=32, expanded=64, context=32, embedding=32, c_mid=16),
+        Level(reduction=4, width=64, expanded=128, context=32, embedding=64, c_mid=16),
+        Level(reduction=4, width=128, expanded=256, context=64, embedding=128, c_mid=16),
+        Level(reduction=2, width=256, expanded=512, context=64, embedding=256, c_mid=16),
+        Level(reduction=4, width=256, expanded=0, context=0, embedding=0, c_mid=16),
+    ),
+)
+
+
+def slim(
+    base: Variant,
+    name: str,
+    *,
+    width: float | None = None,
+    c_mid: int | Sequence[int] | None = None,
+    bn: bool | None = None,
+    separable: bool | None = None,
+    bottleneck: int | None = None,
+) -> Variant:
+    """Return `base` with some sizes changed; what is None stays as it is.
+
+    Args:
+        width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
+        c_mid: one number, or five (levels 0 to 4).
+        bottleneck: narrowing factor of the 1x1 encoder blocks, 0 for none.
+    Raises: UsageError: a size that no network can have.
+    """
+    levels = base.levels
+    if width is not None:
+        if not 0 < width <= 4:
+            raise UsageError(f"--width {width}: give a factor above 0, at most 4, such as 0.5")
+        levels = tuple(_widen(level, width) for level in levels)  # type: ignore[assignment]
+    if c_mid is not None:
+        values = [c_mid] * 5 if isinstance(c_mid, int) else list(c_mid)
+        if len(values) != 5 or not all(1 <= value <= 64 for value in values):
+            given = ",".join(map(str, values))
+            raise UsageError(f"--c-mid {given}: give one number, or five (levels 0 to 4), each 1 to 64")
+        levels = tuple(replace(level, c_mid=value) for level, value in zip(levels, values, strict=True))  # type: ignore[assignment]
+    if bottleneck is not None and not 0 <= bottleneck <= 16:
+        raise UsageError(f"--bottleneck {bottleneck}: give a factor of 2 to 16, or 0 for none")
+    variant = Variant(
+        name=name,
+        levels=levels,
+        bn=base.bn if bn is None else bn,
+        separable=base.separable if separable is None else separable,
+        bottleneck=base.bottleneck if bottleneck is None else bottleneck,
+        encoder_neighbors=base.encoder_neighbors,
+        embedding_neighbors=base.embedding_neighbors,
+        estimator_neighbors=base.estimator_neighbors,
+    )
+    _check_separable(variant)
+    return variant
+
+
+def _widen(level: Level, factor: float) -> Level:
+    def scaled(width: int) -> int:
+        return max(1, round(width * factor)) if width else 0
+
+    return replace(
+        level, width=scaled(level.width), expanded=scaled(level.expanded), embedding=scaled(level.embedding)
+    )
+
+
+def _check_separable(variant: Variant) -> None:
+    if not variant.separable:
+        return
+    for index, level in enumerate(variant.levels):
+        outputs = [ESTIMATOR_WIDTH] if index < 4 else []
+        outputs += [level.width] if index else []
+        if any(output % level.c_mid for output in outputs):
+            raise UsageError(
+                f"--separable: c_mid {level.c_mid} of level {index} must divide its widths {outputs}; choose another"
+            )
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        BASELINE,
+        # Report 1: encoder, embedding and level-4 widths halved, batch norm on.
+        slim(BASELINE, "half", width=0.5, bn=True),
+        # Report 6: depthwise and pointwise maps instead of PointConv's linear one.
+        slim(BASELINE, "declinear", separable=True),
+        # Report 6: fewer WeightNet outputs.
+        slim(BASELINE, "weightnet8", c_mid=8),
+        slim(BASELINE, "weightnet4", c_mid=4),
+        # Report 6's text says 8 at the fine and 4 at the coarse levels; only the reverse gives its printed sizes.
+        slim(BASELINE, "weightnet48", c_mid=(4, 4, 4, 8, 8)),
+        # `half` with 1x1 encoder blocks that narrow to a quarter of their output in between.
+        slim(BASELINE, "half_bottleneck", width=0.5, bn=True, bottleneck=4),
+    )
+}
+
+
+def variant_named(name: str) -> Variant:
+    """The variant called `name`. Raises: UsageError with the nearest name."""
+    if name not in VARIANTS:
+        import difflib
+
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else ""
+        raise UsageError(f"unknown variant {name!r}: {hint} Known: {', '.join(VARIANTS)}".replace(":  ", ": "))
+    return VARIANTS[name]

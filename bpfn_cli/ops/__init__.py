@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT
+"""Pure functions on point sets. The plain torch version of each is the reference; faster ones stand behind it."""
+
+from bpfn_cli.ops.backend import is_plain, plain_path
+from bpfn_cli.ops.interpolation import gather, interpolate, inverse_distance_weights, upsample, warp
+from bpfn_cli.ops.neighbors import knn
+from bpfn_cli.ops.pyramid import build_pyramid, level_sizes
+from bpfn_cli.ops.sampling import farthest_point_sample
+
+__all__ = [
+    "build_pyramid",
+    "farthest_point_sample",
+    "gather",
+    "interpolate",
+    "inverse_distance_weights",
+    "is_plain",
+    "knn",
+    "level_sizes",
+    "plain_path",
+    "upsample",
+    "warp",
+]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""The point pyramid: all geometry of a pair of clouds that depends on coordinates alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bpfn_cli.errors import ShapeError
+from bpfn_cli.ops.backend import is_plain
+from bpfn_cli.ops.interpolation import gather, inverse_distance_weights
+from bpfn_cli.ops.neighbors import knn
+from bpfn_cli.ops.sampling import farthest_point_sample
+from bpfn_cli.structures import CloudPyramid, PointPyramid
+
+
+@dataclass(frozen=True)
+class PyramidShape:
+    """How the clouds shrink and how many neighbors each operation looks at.
+
+    Attributes:
+        reductions: points of level l-1 for one of level l, l = 1..4.
+        down_neighbors: of a sampled point, in the level above it.
+        self_neighbors: of a source point in its own level.
+    """
+
+    reductions: tuple[int, ...]
+    down_neighbors: int
+    self_neighbors: int
+
+
+def level_sizes(points: int, reductions: tuple[int, ...]) -> tuple[int, ...]:
+    """Points at levels 0, 1, ...: 8192, 2048, 512, 256, 64 for 8192 points and reductions (4, 4, 2, 4)."""
+    sizes = [points]
+    for reduction in reductions:
+        sizes.append(sizes[-1] // reduction)
+    return tuple(sizes)
+
+
+def build_pyramid(pc1: Tensor, pc2: Tensor, shape: PyramidShape) -> PointPyramid:
+    """Sample both clouds and find all their un-warped neighbors.
+
+    Args:
+        pc1, pc2: (B, N, 3) metres, finite, the same N.
+    Raises: ShapeError: a level would have fewer points than its neighbor search needs.
+    """
+    batch = pc1.shape[0]
+    stacked = _sample(torch.cat([pc1, pc2]), shape)
+    source, target = _half(stacked, slice(0, batch)), _half(stacked, slice(batch, None))
+    flow_levels = range(len(shape.reductions))
+    self_neighbors = {l: knn(source.points[l], source.points[l], shape.self_neighbors) for l in flow_levels}
+    return PointPyramid(stacked, replace(source, self_neighbors=self_neighbors), target)
+
+
+def _sample(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
+    sizes = level_sizes(cloud.shape[1], shape.reductions)
+    points, sample_indices, down, up, weights = {0: cloud}, {}, {}, {}, {}
+    for level, size in enumerate(sizes[1:], start=1):
+        finer = points[level - 1]
+        if level == 1 or is_plain():
+            sample_indices[level] = farthest_point_sample(finer, size)
+            points[level] = gather(finer, sample_indices[level])
+        else:  # a farthest point sample of a farthest point sample is its beginning
+            sample_indices[level] = torch.arange(size, device=cloud.device).expand(len(cloud), -1)
+            points[level] = finer[:, :size]
+        down[level] = knn(points[level], finer, shape.down_neighbors)
+        up[level - 1] = knn(finer, points[level], 3)
+        weights[level - 1] = inverse_distance_weights(finer, points[level], up[level - 1])
+    return CloudPyramid(points, sample_indices, down, up, weights, self_neighbors={})
+
+
+def _half(stacked: CloudPyramid, part: slice) -> CloudPyramid:
+    def cut(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+        return {level: tensor[part] for level, tensor in tensors.items()}
+
+    return CloudPyramid(
+        points=cut(stacked.points),
+        sample_indices=cut(stacked.sample_indices),
+        down_neighbors=cut(stacked.down_neighbors),
+        up_neighbors=cut(stacked.up_neighbors),
+        up_weights=cut(stacked.up_weights),
+        self_neighbors={},
+    )
+
+
+def check_clouds(pc1: Tensor, pc2: Tensor, least_points: int) -> None:
+    """Refuse clouds the network cannot take, before anything is computed.
+
+    Raises: ShapeError: not (B, N, 3) floats of one shape, fewer than `least_points`, or not finite.
+    """
+    for name, cloud in (("pc1", pc1), ("pc2", pc2)):
+        if cloud.dim() != 3 or cloud.shape[-1] != 3 or not cloud.is_floating_point():
+            raise ShapeError(f"{name}: expected floats of shape (B, N, 3), got {cloud.dtype} {tuple(cloud.shape)}")
+        if cloud.shape[1] < least_points:
+            raise ShapeError(f"{name}: {cloud.shape[1]} points, but the network needs at least {least_points}")
+        if cloud.device.type != "meta" and not bool(torch.isfinite(cloud).all()):
+            bad = int((~torch.isfinite(cloud)).any(-1).sum())
+            raise ShapeError(f"{name}: {bad} points are NaN or infinite; remove them first")
+    if pc1.shape != pc2.shape:
+        raise ShapeError(f"pc1 {tuple(pc1.shape)} and pc2 {tuple(pc2.shape)} must have one shape; sample them alike")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Farthest point sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bpfn_cli.errors import ShapeError
+from bpfn_cli.ops.backend import is_plain
+
+
+def farthest_point_sample(points: Tensor, count: int) -> Tensor:
+    """Choose `count` points, each the farthest from those chosen before it; the first is index 0.
+
+    Distances are float32 and the lowest index wins a tie, so the result is the same in every backend, and
+    a longer sample starts with the shorter one.
+
+    Args:
+        points: (B, N, 3), any unit, finite.
+        count: 1 <= count <= N.
+    Returns: (B, count) int64 indices.
+    Raises: ShapeError: count out of range.
+    Source: PointNet++, NeurIPS 2017, section 3.2.
+    """
+    if not 1 <= count <= points.shape[1]:
+        raise ShapeError(f"cannot draw {count} farthest points from {points.shape[1]}: give more points")
+    return _farthest_point_sample(points.detach(), count)
+
+
+@torch.library.custom_op("bpfn::farthest_point_sample", mutates_args=())
+def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
+    if is_plain() or points.device.type != "cpu":
+        return sample_with_torch(points, count)
+    return sample_with_numpy(points, count)
+
+
+@_farthest_point_sample.register_fake
+def _(points: Tensor, count: int) -> Tensor:
+    return points.new_empty(points.shape[0], count, dtype=torch.int64)
+
+
+def sample_with_torch(points: Tensor, count: int) -> Tensor:
+    """`farthest_point_sample` in plain torch, on any device: the reference."""
+    points = points.float()
+    batch, number, _ = points.shape
+    rows = torch.arange(batch, device=points.device)
+    chosen = torch.zeros(batch, count, dtype=torch.int64, device=points.device)
+    nearest = torch.full((batch, number), torch.inf, device=points.device)
+    for step in range(1, count):
+        offset = points - points[rows, chosen[:, step - 1]][:, None]
+        square = offset * offset
+        distance = square[..., 0] + square[..., 1] + square[..., 2]
+        nearest = torch.minimum(nearest, distance)
+        chosen[:, step] = nearest.argmax(dim=1)
+    return chosen
+
+
+def sample_with_numpy(points: Tensor, count: int) -> Tensor:
+    """`farthest_point_sample` on CPU: coordinates apart, buffers reused, one cloud after the other."""
+    clouds = np.ascontiguousarray(points.float().numpy().transpose(0, 2, 1))
+    chosen = np.zeros((len(clouds), count), dtype=np.int64)
+    number = clouds.shape[2]
+    distance, square = np.empty(number, np.float32), np.empty(number, np.float32)
+    for (x, y, z), indices in zip(clouds, chosen, strict=True):
+        nearest = np.full(number, np.inf, np.float32)
+        last = 0
+        for step in range(1, count):
+            np.subtract(x, x[last], out=distance)
+            np.multiply(distance, distance, out=distance)
+            np.subtract(y, y[last], out=square)
+            np.multiply(square, square, out=square)
+            np.add(distance, square, out=distance)
+            np.subtract(z, z[last], out=square)
+            np.multiply(square, square, out=square)
+            np.add(distance, square, out=distance)
+            np.minimum(nearest, distance, out=nearest)
+            last = int(nearest.argmax())
+            indices[step] = last
+    return torch.from_numpy(chosen)

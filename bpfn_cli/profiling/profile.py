@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""Parameters and MACs of a network, without running it on data.
+
+The published operations are counted, so the plain path runs: on the meta device (shapes only) for module MACs, on the
+CPU for fvcore, whose tracer turns sizes into tensors that the meta device refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bpfn_cli.models import BiPointFlowNet, build_model
+from bpfn_cli.models.checkpoint import checkpoint_bytes
+from bpfn_cli.models.variants import Variant
+from bpfn_cli.ops import plain_path
+from bpfn_cli.structures import FlowPyramid
+
+
+@dataclass(frozen=True)
+class LevelProfile:
+    """One pyramid level: the layers whose name carries its number (`deconv4_3` belongs to level 3)."""
+
+    level: int
+    points: int
+    parameters: int
+    module_macs: int
+    operator_macs: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs for one pair of clouds, batch 1.
+
+    Attributes:
+        points: per cloud.
+        parameters: all of them; unused_parameters: those no forward pass reads (in the published checkpoint too).
+        module_macs: the convention of the published tables. Over every call of a convolution or linear module, its
+            multiply-accumulates plus one per output element with bias; plus one per output element of ReLU and
+            LeakyReLU modules. Matrix products outside modules are not counted.
+        operator_macs: fvcore's count of every operator, the aggregation product of PointConv included.
+            Never to be compared with `module_macs`.
+        checkpoint_bytes: size of the file that is deployed.
+        uncounted: operators fvcore met and could not count, with how often.
+    """
+
+    variant: str
+    points: int
+    parameters: int
+    unused_parameters: int
+    module_macs: int
+    operator_macs: int
+    checkpoint_bytes: int
+    levels: tuple[LevelProfile, ...]
+    uncounted: dict[str, int]
+
+
+def profile_model(variant: Variant, points: int = 8192) -> Profile:
+    """Count the parameters and MACs of a variant at `points` points per cloud.
+
+    Raises: UsageError: fewer points than the variant needs.
+    """
+    counts = count_modules(variant, points)
+    deployed = build_model(variant, points).eval()
+    with plain_path():
+        operator_macs, uncounted = _operator_macs(deployed)
+    return Profile(
+        variant=variant.name,
+        points=points,
+        parameters=counts.parameters.total(),
+        unused_parameters=counts.unused_parameters,
+        module_macs=counts.macs.total(),
+        operator_macs=operator_macs.total(),
+        checkpoint_bytes=len(checkpoint_bytes(deployed, {})),
+        levels=tuple(
+            LevelProfile(level, size, counts.parameters[level], counts.macs[level], operator_macs[level])
+            for level, size in enumerate(counts.points)
+        ),
+        uncounted=uncounted,
+    )
+
+
+@dataclass(frozen=True)
+class ModuleCounts:
+    """Points, parameters and module MACs by level, and the number of unused parameters."""
+
+    points: tuple[int, ...]
+    parameters: Counter[int]
+    macs: Counter[int]
+    unused_parameters: int
+
+
+def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
+    """The part of `profile_model` that runs no network and takes a fraction of a second."""
+    with torch.device("meta"):
+        model = build_model(variant, points).eval()
+        clouds = torch.empty(1, points, 3), torch.empty(1, points, 3)
+    with plain_path():
+        macs, output = _module_macs(model, clouds)
+    parameters = Counter[int]()
+    for name, parameter in model.named_parameters():
+        parameters[level_of(name)] += parameter.numel()
+    sizes = (points, *(indices.shape[1] for indices in output.sample_indices1.values()))
+    return ModuleCounts(sizes, parameters, macs, _unused_parameters(model, output.flows[0]))
+
+
+def level_of(name: str) -> int:
+    """The pyramid level of a layer, from its name: `level1_0.*` is 1, `deconv3_2.*` is 2, `cross0.*` is 0."""
+    found = re.match(r"deconv\d_(\d)|(?:level|cross|flow)(\d)", name)
+    if found is None:
+        raise AssertionError(f"{name} belongs to no level")
+    return int(found[1] or found[2])
+
+
+def macs_of_call(module: nn.Module, output: Tensor) -> int:
+    """Multiply-accumulates of one call of a leaf module, in the published convention; 0 for other kinds."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        per_output = module.weight[0].numel() + (module.bias is not None)
+        return output.numel() * per_output
+    return output.numel() if isinstance(module, nn.ReLU | nn.LeakyReLU) else 0
+
+
+def _module_macs(model: BiPointFlowNet, clouds: tuple[Tensor, Tensor]) -> tuple[Counter[int], FlowPyramid]:
+    macs = Counter[int]()
+    handles = []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+
+            def count(module: nn.Module, _: Any, output: Tensor, level: int = level_of(name)) -> None:
+                macs[level] += macs_of_call(module, output)
+
+            handles.append(module.register_forward_hook(count))
+    output = model(*clouds)
+    for handle in handles:
+        handle.remove()
+    return macs, output
+
+
+def _unused_parameters(model: BiPointFlowNet, flow: Tensor) -> int:
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(flow.sum(), parameters, allow_unused=True)
+    return sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+
+
+def _operator_macs(model: BiPointFlowNet) -> tuple[Counter[int], dict[str, int]]:
+    from fvcore.nn import FlopCountAnalysis
+
+    clouds = torch.rand(2, 1, model.num_points, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    with _quiet(), torch.no_grad():
+        analysis = FlopCountAnalysis(_Flow(model), clouds)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        # Neighbor search and sampling compare; they are listed as uncounted rather than given a made-up number.
+        by_module = analysis.by_module()
+        uncounted = {name: int(count) for name, count in sorted(analysis.unsupported_ops().items())}
+    macs = Counter[int]()
+    for name, _ in model.named_children():
+        macs[level_of(name)] += int(by_module[f"model.{name}"])
+    return macs, uncounted
+
+
+class _Flow(nn.Module):
+    """The network as fvcore wants it: tensors in, one tensor out."""
+
+    def __init__(self, model: BiPointFlowNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pc1: Tensor, pc2: Tensor) -> Tensor:
+        return self.model(pc1, pc2).flows[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracer's warnings about Python control flow, which depends on sizes alone here."""
+    import warnings
+
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""Reading what runs left on disk: `run.json` and `evaluations/*.json`, without trusting either."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import disk_errors
+
+LARGEST_FILE = 1 << 20  # bytes; a real result file has a few thousand
+RUN_FILE = "run.json"
+TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
+
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Positive = Annotated[int, Field(ge=1, le=1 << 53)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class TrainingData(_Schema):
+    """What a run was trained on."""
+
+    source_kind: Name
+    train_scenes: Count
+    fraction: Annotated[float, Field(gt=0, le=1)] | None
+
+
+class Teacher(_Schema):
+    """Whom a student learned from; `run` is None for a checkpoint from elsewhere."""
+
+    run: Name | None
+    variant: Name
+
+
+class Complexity(_Schema):
+    """The size of a network: elements, module-convention MACs of one pair, bytes."""
+
+    parameters: Positive
+    unused_parameters: Count
+    module_macs: Count
+    checkpoint_bytes: Count
+
+
+class RunRecord(_Schema):
+    """The keys of `run.json` that a report uses."""
+
+    format: Literal[1]
+    state: Literal["running", "finished", "interrupted", "failed"]
+    reason: Annotated[str, Field(max_length=4096)] | None
+    role: Literal["teacher", "student"]
+    variant: Name
+    method: Name
+    seed: int
+    points: Positive
+    epochs: Count
+    epochs_done: Count
+    train_seconds: Amount | None
+    data: TrainingData
+    teacher: Teacher | None
+    complexity: Complexity | None
+    started: datetime
+
+
+class Dataset(_Schema):
+    """The scenes an evaluation used."""
+
+    kind: Name
+    split: Name
+    scenes: Positive
+    sha256: Name
+
+
+class Checkpoint(_Schema):
+    """The weights an evaluation used."""
+
+    which: Name
+    sha256: Name
+
+
+class MetricRow(_Schema):
+    """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera."""
+
+    name: Literal["model", "zero_flow", "nearest_neighbor"]
+    epe3d: Amount
+    acc3d_strict: Share
+    acc3d_relax: Share
+    outliers3d: Share
+    epe2d: Amount | None
+    acc2d: Share | None
+
+
+class Evaluation(_Schema):
+    """One `evaluations/*.json`: the network and the baselines on one dataset."""
+
+    format: Literal[1]
+    dataset: Dataset
+    points: Positive
+    seed: int
+    checkpoint: Checkpoint
+    rows: tuple[MetricRow, ...]
+
+    @model_validator(mode="after")
+    def _one_row_each(self) -> Evaluation:
+        names = [row.name for row in self.rows]
+        if names.count("model") != 1 or len(set(names)) != len(names):
+            raise ValueError("needs one row `model` and at most one of each baseline")
+        return self
+
+    def row(self, name: str) -> MetricRow | None:
+        """The metrics of `name`, or None where it was not measured."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def model(self) -> MetricRow:
+        return next(row for row in self.rows if row.name == "model")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; `name` is the folder's name, which a user may have changed."""
+
+    name: str
+    record: RunRecord
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def complete(self) -> bool:
+        return self.record.state == "finished"
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All runs of a folder, oldest first, and one line for each thing that could not be read."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+    problems: tuple[str, ...]
+
+
+S = TypeVar("S", bound=_Schema)
+
+
+def read_runs(folder: Path) -> RunResults:
+    """Read every run inside `folder`, or `folder` itself if it is a run. A missing folder has no runs.
+
+    Raises: DataError: `folder` is a file. DiskError: it cannot be listed.
+    """
+    problems: list[str] = []
+    runs = []
+    for path in _run_folders(folder, problems):
+        try:
+            record = _read(path / RUN_FILE, RunRecord, "the run is left out: repeat it or delete its folder")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        runs.append(Run(path.absolute().name, record, _evaluations(path / "evaluations", problems)))
+    return RunResults(folder, tuple(sorted(runs, key=_by_start)), tuple(problems))
+
+
+def _by_start(run: Run) -> tuple[datetime, str]:
+    started = run.record.started
+    return started if started.tzinfo else started.replace(tzinfo=timezone.utc), run.name
+
+
+def _run_folders(folder: Path, problems: list[str]) -> list[Path]:
+    with disk_errors(folder):
+        if not folder.exists():
+            return []
+        if not folder.is_dir():
+            raise DataError(f"{printable(folder)}: is a file; name the folder that holds the runs")
+        if (folder / RUN_FILE).exists():
+            return [folder]
+        children = [child for child in folder.iterdir() if not child.name.startswith(".")]
+    found: dict[tuple[int, int], Path] = {}
+    # A link such as `latest` is counted only where it leads out of the folder: real folders come first.
+    for child in sorted(children, key=lambda path: (path.is_symlink(), path.name)):
+        try:
+            status = child.stat()
+            is_run = stat.S_ISDIR(status.st_mode) and _looks_like_a_run(child, problems)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems.append(f"{printable(child)}: cannot be read ({error.strerror}); left out")
+            continue
+        if is_run:
+            found.setdefault((status.st_dev, status.st_ino), child)
+    return list(found.values())
+
+
+def _looks_like_a_run(folder: Path, problems: list[str]) -> bool:
+    names = {child.name for child in folder.iterdir()}
+    if RUN_FILE not in names and names.intersection(TRACES_OF_A_RUN):
+        problems.append(
+            f"{printable(folder / RUN_FILE)}: is missing; the run is left out: repeat it or delete it"
+        )
+    return RUN_FILE in names
+
+
+def _evaluations(folder: Path, problems: list[str]) -> tuple[Evaluation, ...]:
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        problems.append(f"{printable(folder)}: cannot be read ({error.strerror}); its results are left out")
+        return ()
+    found = []
+    for path in paths:
+        try:
+            found.append(_read(path, Evaluation, "this evaluation is left out: repeat it with `bpfn eval`"))
+        except DataError as error:
+            problems.append(str(error))
+    return tuple(found)
+
+
+def _read(path: Path, schema: type[S], advice: str) -> S:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{printable(path)}: is not a regular file; {advice}")
+        if status.st_size > LARGEST_FILE:
+            raise DataError(f"{printable(path)}: {status.st_size} bytes are no result file; {advice}")
+        return schema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror}); {advice}") from error
+    except ValidationError as error:
+        raise DataError(f"{printable(path)}: {_explain(error)}; {advice}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return printable(f"{key}: {first['msg']}{more}" if key else f"{first['msg']}{more}")

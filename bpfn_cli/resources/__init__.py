@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Facts shipped as files: read with importlib.resources."""

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""What travels between the layers: a camera, a scene, a batch, the point pyramid and the flow pyramid.
+
+Everything is in metres, in the frame x left, y up, z forward; layout (B, N, C).
+Importable without torch: tensors are only named here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LEVELS = 4  # levels with a flow; the encoder has one more below them
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera for the 2D metrics: `u = (focal X + cx Z + tx) / (Z + tz)`, the same for v with y.
+
+    Attributes: focal, cx, cy in pixels; (tx, ty, tz): last column of the projection matrix.
+        `focal` is negative because x points left and y up.
+    """
+
+    focal: float
+    cx: float
+    cy: float
+    tx: float = 0.0
+    ty: float = 0.0
+    tz: float = 0.0
+
+
+FLYINGTHINGS3D_CAMERA = Camera(focal=-1050.0, cx=479.5, cy=269.5)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One pair of clouds with its true flow.
+
+    Attributes:
+        name: unique inside its dataset.
+        pc1, pc2: (N, 3), (M, 3) float32 metres.
+        flow: (N, 3) float32 metres, from pc1.
+        camera: for the 2D metrics; None where no image stands behind the cloud.
+        valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
+    """
+
+    name: str
+    pc1: np.ndarray
+    pc2: np.ndarray
+    flow: np.ndarray
+    camera: Camera | None = None
+    valid: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """A batch of sampled scenes. pc1, pc2, flow: (B, N, 3) metres; names, cameras: one a sample."""
+
+    pc1: Tensor
+    pc2: Tensor
+    flow: Tensor
+    names: tuple[str, ...]
+    cameras: tuple[Camera | None, ...] = ()
+
+    def to(self, device: torch.device | str) -> FlowBatch:
+        """The same batch on another device."""
+        return replace(self, pc1=self.pc1.to(device), pc2=self.pc2.to(device), flow=self.flow.to(device))
+
+
+@dataclass(frozen=True)
+class CloudPyramid:
+    """The geometry of one cloud (or of a batch of clouds) at all levels; a function of coordinates alone.
+
+    Attributes:
+        points: level l -> (B, N_l, 3), l = 0..4; level l+1 are farthest point samples of level l.
+        sample_indices: level l -> (B, N_l) indices into level l-1, l = 1..4.
+        down_neighbors: level l -> (B, N_l, 16) neighbors in level l-1 of the points of level l, l = 1..4.
+        up_neighbors: level l -> (B, N_l, 3) neighbors in level l+1, l = 0..3.
+        up_weights: level l -> (B, N_l, 3) inverse-distance weights of `up_neighbors`, sum 1.
+        self_neighbors: level l -> (B, N_l, 9) neighbors inside level l, l = 0..3; empty where unused.
+    """
+
+    points: dict[int, Tensor]
+    sample_indices: dict[int, Tensor]
+    down_neighbors: dict[int, Tensor]
+    up_neighbors: dict[int, Tensor]
+    up_weights: dict[int, Tensor]
+    self_neighbors: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class PointPyramid:
+    """Geometry of both clouds, made once per batch and shared by teacher and student.
+
+    Attributes:
+        stacked: both clouds in one batch of 2B, source clouds first.
+        source, target: the halves of `stacked` (views).
+    """
+
+    stacked: CloudPyramid
+    source: CloudPyramid
+    target: CloudPyramid
+
+
+@dataclass(frozen=True)
+class FlowPyramid:
+    """What the network returns, finest level first (l = 0..3).
+
+    Attributes:
+        flows: l -> (B, N_l, 3) metres.
+        sample_indices1, sample_indices2: l = 1..4 -> (B, N_l) indices into level l-1 of cloud 1, 2.
+        bfe_source, bfe_target: l -> (B, N_l, C_l) bidirectional features of source and target points.
+        bfe_embedding: l -> (B, N_l, C_l) flow embedding at the source points.
+        estimator_features: l -> (B, N_l, 64) features of the flow estimator.
+        pyramid: the geometry used, to be handed to another network on the same clouds.
+    """
+
+    flows: list[Tensor]
+    sample_indices1: dict[int, Tensor]
+    sample_indices2: dict[int, Tensor]
+    bfe_source: list[Tensor]
+    bfe_target: list[Tensor]
+    bfe_embedding: list[Tensor]
+    estimator_features: list[Tensor]
+    pyramid: PointPyramid

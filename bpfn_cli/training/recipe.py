@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""A recipe: everything that decides what is trained. Its defaults are the embedded one for synthetic scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bpfn_cli.config import settings, to_tree
+from bpfn_cli.data.loader import AugmentSettings
+from bpfn_cli.losses import ObjectiveSettings
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@settings
+class DataSettings:
+    """points: drawn from each cloud. holdout: share of the training scenes that chooses the best checkpoint instead."""
+
+    points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
+    holdout: Share = 0.05
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@settings
+class TrainSettings:
+    """schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
+    after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always)."""
+
+    epochs: Count = 40
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    lr_floor: Annotated[float, Field(ge=0, le=1)] = 1e-5
+    schedule: Literal["step", "cosine"] = "cosine"
+    step_epochs: Count = 80
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.5
+    warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 10
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    validate_every: Count = 10
+
+
+@settings
+class Recipe:
+    """variant: the student (of `train` too). teacher: what is trained as teacher where no file is given."""
+
+    variant: str = "weightnet48"
+    teacher: str = "baseline"
+    loss: tuple[str, ...] = ("bihint",)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+
+
+def learning_rate(options: TrainSettings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0 over the whole training."""
+    if options.schedule == "step":
+        decayed = options.lr * options.decay ** (step // steps_per_epoch // options.step_epochs)
+        return max(decayed, options.lr_floor)
+    if step < options.warmup_steps:
+        return options.lr * (step + 1) / options.warmup_steps
+    total = max(1, options.epochs * steps_per_epoch - options.warmup_steps)
+    falling = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - options.warmup_steps) / total)))
+    return options.lr_floor + (options.lr - options.lr_floor) * falling
+
+
+def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
+    """Identifies the teacher that `recipe` would train on `data`: equal keys, equal teachers."""
+    tree = to_tree(recipe)
+    decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
+    decisive["data"].pop("workers")
+    decisive["dataset"] = data["sha256"]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

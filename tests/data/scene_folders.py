@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""Small datasets on disk for the tests of readers and subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+
+def write_scene(folder: Path, pc1: object, pc2: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "pc1.npy", np.asarray(pc1, dtype=np.float32))
+    np.save(folder / "pc2.npy", np.asarray(pc2, dtype=np.float32))
+    return folder
+
+
+def write_random_scene(folder: Path, seed: int, points: int = 20) -> Path:
+    """On-disk axes of FT3D_s: z is negative forward, -30 to -2 m."""
+    generator = np.random.default_rng(seed)
+    pc1 = generator.uniform((-5, -2, -30), (5, 3, -2), (points, 3))
+    return write_scene(folder, pc1, pc1 + generator.normal(0, 0.5, (points, 3)))
+
+
+def write_flyingthings3d(
+    root: Path, train: int | Iterable[str] = 10, val: int | Iterable[str] = 2, points: int = 20
+) -> Path:
+    for split, scenes in (("train", train), ("val", val)):
+        names = [f"{index:07d}" for index in range(scenes)] if isinstance(scenes, int) else scenes
+        for index, name in enumerate(names):
+            write_random_scene(root / split / name, index + 1000 * (split == "val"), points)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file below `root`."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from bpfn_cli.reporting import Table, build_report, read_runs
+
+
+def test_sizes_and_shares_of_the_baseline_variant(runs, make_run):
+    make_run("s", train_seconds=90.0)
+    make_run(
+        "t", role="teacher", variant="baseline", complexity__checkpoint_bytes=31000000, train_seconds=240
+    )
+    assert cells(runs) == [
+        ["baseline", 1024, 7.958604, 100, 7958604, 512, 1.672, 100, 31.0, 100, "4.0"],
+        [
+            "weightnet48",
+            1024,
+            3.857356,
+            pytest.approx(48.46775, abs=1e-4),
+            3857356,
+            512,
+            0.956,
+            pytest.approx(57.17703, abs=1e-4),
+            15.5,
+            50,
+            "1.5",
+        ],
+    ]
+
+
+def test_shares_are_empty_without_the_baseline_variant(runs, make_run):
+    make_run("s")
+    assert cells(runs)[0][3] is None and cells(runs)[0][7] is None
+
+
+def test_networks_at_other_points_are_other_rows_and_not_compared(runs, make_run):
+    make_run("t", role="teacher", variant="baseline", points=2048)
+    make_run("s", points=1024)
+    make_run("l", points=4096)
+    assert [[*row[:2], row[7]] for row in cells(runs)] == [
+        ["weightnet48", 1024, None],
+        ["baseline", 2048, 100],
+        ["weightnet48", 4096, None],
+    ]
+
+
+def test_baseline_variant_stands_first_then_the_largest(runs, make_run):
+    make_run("a", variant="weightnet4")
+    make_run("b", variant="wide", complexity__parameters=9_000_000)
+    make_run("c", variant="baseline")
+    assert [row[0] for row in cells(runs)] == ["baseline", "wide", "weightnet4"]
+
+
+def test_training_time_is_a_range_over_finished_runs_only(runs, make_run):
+    make_run("a", train_seconds=90.0)
+    make_run("b", train_seconds=150.0, method="hint")
+    make_run("c", train_seconds=3.0, state="interrupted")
+    (row,) = cells(runs)
+    assert row[-1] == "1.5 to 2.5"
+
+
+def test_run_without_sizes_has_no_row(runs, make_run):
+    make_run("a", complexity=None)
+    assert build_report(read_runs(runs)).tables[0].kind == "without_results"
+    assert len(build_report(read_runs(runs)).tables) == 1
+
+
+def test_published_sizes_stand_in_their_own_named_columns(runs, make_run):
+    make_run("s")
+    make_run("other", variant="custom")
+    table = complexity(runs, published=True)
+    titles = [column.title for column in table.columns[-3:]]
+    assert titles == ["published Params [M]", "published MACs [G]", "published File [MB]"]
+    beside = {row.cells[0]: row.cells[-3:] for row in table.rows}
+    assert beside == {
+        "weightnet48": (Decimal("3.85"), Decimal("7.65"), None),
+        "custom": (None, None, None),
+    }
+    assert any("not measured here" in note and "8192" in note for note in table.notes)
+
+
+def complexity(runs, *, published: bool = False) -> Table:
+    found = build_report(read_runs(runs), published=published).tables
+    (table,) = [table for table in found if table.kind == "complexity"]
+    return table
+
+
+def cells(runs) -> list[list[object]]:
+    return [list(row.cells) for row in complexity(runs).rows]

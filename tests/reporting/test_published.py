@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+from importlib import resources
+
+import yaml
+
+from bpfn_cli.reporting import build_report, read_runs, to_markdown
+from bpfn_cli.reporting.layout import METRICS
+from bpfn_cli.reporting.published import published_tables, read_published
+
+
+def test_every_row_of_the_file_is_shown_once():
+    content = yaml.safe_load(
+        resources.files("bpfn_cli.resources").joinpath("published_results.yaml").read_text("utf-8")
+    )
+    tables = published_tables(read_published())
+    sizes = {table.title.rpartition(" on ")[2]: len(table.rows) for table in tables[:-1]}
+    assert sizes == {"KITTI": 13, "FlyingThings3D": 17}
+    assert sum(sizes.values()) == len(content["results"])
+    assert len(tables[-1].rows) == len(content["complexity"]) == 5
+
+
+def test_metrics_are_named_and_ordered_as_ours():
+    assert read_published().metrics == tuple(metric.key for metric in METRICS)
+
+
+def test_titles_say_whose_numbers_they_are():
+    titles = [table.title for table in published_tables(read_published())]
+    assert all(title.startswith("published (reports 1 and 6), not measured here: ") for title in titles)
+
+
+def test_digits_notes_and_gaps_stand_as_printed(tmp_path):
+    text = to_markdown(build_report(read_runs(tmp_path), published=True))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    teacher = ["baseline", "teacher", "KITTI", "0.050", "0.869", "0.940", "0.177", "1.771", "0.896", "–", "–"]
+    slip = "EPE2D printed 0.1675, probably 1.675"
+    hint = ["declinear", "hint", "FlyingThings3D", "0.049", "0.878", "0.938", "0.167", "0.1675", "0.905"]
+    ail = ["weightnet4", "ail", "FlyingThings3D", *"––––––––"]
+    fifth = [
+        "weightnet8",
+        "scratch",
+        "FlyingThings3D 1/5",
+        "0.035",
+        "0.886",
+        "0.961",
+        "0.166",
+        "1.462",
+        "0.922",
+    ]
+    assert teacher in rows
+    assert [*fifth, "–", "–"] in rows
+    assert [*hint, "gamma 0.3, epoch 470", slip] in rows
+    assert ail in rows
+
+
+def test_published_tables_come_only_on_request(runs, make_run):
+    make_run("one")
+    kinds = [table.kind for table in build_report(read_runs(runs)).tables]
+    assert kinds == ["without_results", "complexity"]
+    asked = [table.kind for table in build_report(read_runs(runs), published=True).tables]
+    assert asked == [*kinds, "published_accuracy", "published_accuracy", "published_complexity"]
