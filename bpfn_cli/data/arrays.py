@@ -30,9 +30,7 @@ from bpfn_cli.files import explain, write_atomic
 MAX_COORDINATE_M = 1e4  # beyond it float32 is coarser than a millimetre
 MAX_FILE_BYTES = 2 << 30
 MAX_MEMBERS = 1024
-MAX_UNQUESTIONED_BYTES = (
-    64 << 20
-)  # archives expanding beyond this must not be packed tighter than MAX_PACKING
+MAX_UNQUESTIONED_BYTES = 64 << 20  # archives expanding beyond this must not be packed tighter than MAX_PACKING
 MAX_PACKING = 200
 
 _MAGIC = b"\x93NUMPY"
@@ -60,9 +58,7 @@ def read_file(path: Path) -> bytearray:
     with _open_regular(path) as (stream, size):
         content = bytearray(size)
         if stream.readinto(content) != size:
-            raise DataError(
-                f"{printable(path)}: became shorter while it was read; repeat when it is complete"
-            )
+            raise DataError(f"{printable(path)}: became shorter while it was read; repeat when it is complete")
         return content
 
 
@@ -151,22 +147,16 @@ def _parse_header(content: bytes | bytearray, name: str) -> _Header:
     if not content.startswith(_MAGIC):
         raise DataError(f"{name}: {_what_it_is(content)}, not a .npy file; write it with numpy.save")
     if len(content) < 12:
-        raise DataError(
-            f"{name}: truncated: {len(content)} bytes found, a .npy header needs more; write it again"
-        )
+        raise DataError(f"{name}: truncated: {len(content)} bytes found, a .npy header needs more; write it again")
     version = content[len(_MAGIC)]
     if version not in {1, 2, 3}:
-        raise DataError(
-            f"{name}: .npy version {version} is unknown (1 to 3 are read); write it with numpy.save"
-        )
+        raise DataError(f"{name}: .npy version {version} is unknown (1 to 3 are read); write it with numpy.save")
     start = 10 if version == 1 else 12
     length = int.from_bytes(content[8:start], "little")
     if length > _MAX_HEADER_BYTES:
         raise DataError(f"{name}: .npy header of {length} bytes, at most {_MAX_HEADER_BYTES} expected")
     if len(content) < start + length:
-        raise DataError(
-            f"{name}: truncated: {len(content)} bytes found, {start + length} expected; write it again"
-        )
+        raise DataError(f"{name}: truncated: {len(content)} bytes found, {start + length} expected; write it again")
     fields = _header_fields(bytes(content[start : start + length]), name)
     dtype, shape = _allowed_dtype(fields["descr"], name), _allowed_shape(fields["shape"], name)
     if not isinstance(fields["fortran_order"], bool):
@@ -201,9 +191,7 @@ def _header_fields(text: bytes, name: str) -> dict[str, object]:
 
 def _allowed_dtype(descr: object, name: str) -> np.dtype:
     if isinstance(descr, str) and "O" in descr:
-        raise DataError(
-            f"{name}: holds Python objects, which could run code and are never loaded; save plain float32"
-        )
+        raise DataError(f"{name}: holds Python objects, which could run code and are never loaded; save plain float32")
     if not isinstance(descr, str) or descr not in _DTYPES:
         found = printable(descr)[:60]
         raise DataError(f"{name}: values of type {found}; float32 or float64 (or plain integers) expected")
@@ -275,9 +263,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
         raise DataError(f"{printable(path)}: {len(entries)} members, at most {MAX_MEMBERS} are read")
-    members = {
-        entry.filename.removesuffix(".npy"): entry for entry in entries if entry.filename.endswith(".npy")
-    }
+    members = {entry.filename.removesuffix(".npy"): entry for entry in entries if entry.filename.endswith(".npy")}
     if len({entry.filename for entry in entries}) != len(entries):
         raise DataError(f"{printable(path)}: two members of the same name; write it with numpy.savez")
     return members
@@ -286,9 +272,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 def _refuse_bomb(members: list[zipfile.ZipInfo], path: Path) -> None:
     packed, expanded = sum(m.compress_size for m in members), sum(m.file_size for m in members)
     if expanded > MAX_FILE_BYTES or (expanded > MAX_UNQUESTIONED_BYTES and expanded > MAX_PACKING * packed):
-        raise DataError(
-            f"{printable(path)}: {packed} bytes would expand to {expanded}; refused as a zip bomb"
-        )
+        raise DataError(f"{printable(path)}: {packed} bytes would expand to {expanded}; refused as a zip bomb")
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
@@ -300,9 +284,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
             prefix = stream.read(_MAX_PREFIX_BYTES)
             implied = _parse_header(prefix, name).total_bytes
             if member.file_size != implied:
-                raise DataError(
-                    f"{name}: {member.file_size} bytes declared, {implied} expected; write it again"
-                )
+                raise DataError(f"{name}: {member.file_size} bytes declared, {implied} expected; write it again")
             content = bytearray(prefix)
             content += stream.read()
     except _ZIP_FAULTS as error:
@@ -329,9 +311,7 @@ def check_points(points: np.ndarray, path: Path, what: str = "points") -> np.nda
     """
     name = f"{printable(path)}: {what}"
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind != "f":
-        raise DataError(
-            f"{name}: {points.dtype} of shape {points.shape} found, float32 of shape (N, 3) expected"
-        )
+        raise DataError(f"{name}: {points.dtype} of shape {points.shape} found, float32 of shape (N, 3) expected")
     if len(points) == 0:
         raise DataError(f"{name}: empty, at least one row expected")
     finite = np.isfinite(points).all(axis=1)

@@ -47,9 +47,7 @@ def read_cloud_pair(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
         return pc1, pc2, None
     flow = check_points(arrays["flow"], path, "flow")
     if len(flow) != len(pc1):
-        raise DataError(
-            f"{printable(path)}: flow has {len(flow)} rows, pc1 {len(pc1)}; one row a point expected"
-        )
+        raise DataError(f"{printable(path)}: flow has {len(flow)} rows, pc1 {len(pc1)}; one row a point expected")
     return pc1, pc2, flow
 
 
@@ -76,8 +74,7 @@ def _read_velodyne(path: Path) -> np.ndarray:
     content = read_file(path)
     if len(content) % 16:
         raise DataError(
-            f"{printable(path)}: {len(content)} bytes found, a multiple of 16 expected "
-            "(float32 x, y, z, intensity)"
+            f"{printable(path)}: {len(content)} bytes found, a multiple of 16 expected (float32 x, y, z, intensity)"
         )
     return np.frombuffer(content, "<f4").reshape(-1, 4)[:, :3]
 
@@ -152,16 +149,12 @@ def _check_ply_elements(elements: list[_PlyElement], name: str) -> None:
     for element in elements:
         properties = [label for label, _ in element.properties]
         if len(set(properties)) != len(properties):
-            raise DataError(
-                f"{name}: PLY element {printable(element.name)[:60]} has two properties of one name"
-            )
+            raise DataError(f"{name}: PLY element {printable(element.name)[:60]} has two properties of one name")
     if not {"x", "y", "z"} <= {label for label, _ in before_and_vertex[-1].properties}:
         raise DataError(f"{name}: PLY vertices without x, y and z")
 
 
-def _parse_binary_vertices(
-    body: bytes, elements: list[_PlyElement], byte_order: str, name: str
-) -> np.ndarray:
+def _parse_binary_vertices(body: bytes, elements: list[_PlyElement], byte_order: str, name: str) -> np.ndarray:
     """(N, 3) float64. The size the header claims is compared with the bytes there are first."""
     start = expected = 0
     open_ended = False
@@ -199,9 +192,7 @@ def _parse_ascii_vertices(body: bytes, elements: list[_PlyElement], byte_order: 
             raise ValueError("empty line")
         values = np.loadtxt(rows, dtype=np.float64, comments=None, ndmin=2)
     except ValueError as error:
-        raise DataError(
-            f"{name}: a PLY vertex line is not made of numbers alone; write the file again"
-        ) from error
+        raise DataError(f"{name}: a PLY vertex line is not made of numbers alone; write the file again") from error
     if values.shape != (vertex.count, len(vertex.properties)):
         raise DataError(
             f"{name}: PLY vertices of {values.shape} found, {(vertex.count, len(vertex.properties))} expected"

@@ -23,9 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], processes: int
-) -> Iterator[Result]:
+def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
     """`function` of every item, in order, whatever the number of processes. An error ends the work.
 
     Args:

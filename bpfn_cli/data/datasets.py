@@ -128,9 +128,7 @@ def describe(dataset: SceneDataset) -> str:
     chosen = ""
     if manifest and (dataset.split == "train" or manifest.task.options.val_fraction is not None):
         chosen = f" ({manifest.task.options.label(_SPLIT_FOLDERS[dataset.split])})"
-    return (
-        f"{dataset.kind}, {count} {_SPLIT_WORDS[dataset.split]} scenes{chosen} in {printable(dataset.root)}"
-    )
+    return f"{dataset.kind}, {count} {_SPLIT_WORDS[dataset.split]} scenes{chosen} in {printable(dataset.root)}"
 
 
 def data_identity(path: Path) -> dict[str, Any]:
@@ -179,9 +177,7 @@ def _flyingthings3d(layout: Layout, split: str) -> FlyingThings3DScenes:
 
 def _kitti(layout: Layout, split: str) -> KittiScenes:
     if split not in {"test", "all"}:
-        raise UsageError(
-            f"split {printable(split)}: KITTI is for testing; use test (the evaluation scenes) or all"
-        )
+        raise UsageError(f"split {printable(split)}: KITTI is for testing; use test (the evaluation scenes) or all")
     names = scene_names(layout)
     if split == "test":
         evaluation = set(evaluation_scenes())

@@ -57,9 +57,7 @@ def read_calibration(path: Path) -> Camera:
         (matrix,) = values
         return camera_from_projection([float(value) for value in matrix])
     except ValueError as error:
-        raise DataError(
-            f"{printable(path)}: no rectified P_rect_02 of 12 numbers; fetch the file again"
-        ) from error
+        raise DataError(f"{printable(path)}: no rectified P_rect_02 of 12 numbers; fetch the file again") from error
 
 
 @functools.cache

@@ -103,7 +103,13 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: SceneDataset, indices: Sequence[int], *, points: int, batch_size: int, seed: int, workers: int = 0
+    dataset: SceneDataset,
+    indices: Sequence[int],
+    *,
+    points: int,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
 ) -> Iterator[FlowBatch]:
     """Batches in order, sampled with `seed` and not augmented: the same at every call."""
     return _batches(_KeyedSamples(dataset, points, seed, None, None), list(indices), batch_size, workers)

@@ -66,15 +66,11 @@ class SubsetOptions:
 
     def _check_fraction(self, key: str, fraction: float) -> None:
         if not _SMALLEST_FRACTION <= fraction <= 1:  # false for NaN, too
-            raise UsageError(
-                f"{key} {fraction:g}: use a number from {_SMALLEST_FRACTION:g} to 1, such as 0.2"
-            )
+            raise UsageError(f"{key} {fraction:g}: use a number from {_SMALLEST_FRACTION:g} to 1, such as 0.2")
         if self.method == "hash":
             return
         if stride(fraction) == 1 and fraction < 1:
-            raise UsageError(
-                f"{key} {fraction:g}: stride would keep every scene; use method hash, or 1/2 or less"
-            )
+            raise UsageError(f"{key} {fraction:g}: stride would keep every scene; use method hash, or 1/2 or less")
         if not 0 <= self.offset < stride(fraction):
             raise UsageError(f"offset {self.offset}: use 0 to {stride(fraction) - 1} for {key} {fraction:g}")
 
@@ -185,8 +181,7 @@ class SubsetManifest:
             "kolmogorov_smirnov": asdict(self.likeness),
             "files": {
                 split: {
-                    name: {cloud: asdict(record) for cloud, record in clouds.items()}
-                    for name, clouds in scenes.items()
+                    name: {cloud: asdict(record) for cloud, record in clouds.items()} for name, clouds in scenes.items()
                 }
                 for split, scenes in self.files.items()
             },
@@ -239,9 +234,7 @@ def _refuse(path: Path, what: str) -> NoReturn:
 def _read_json(path: Path) -> dict[str, Any]:
     content = bytes(read_file(path))
     try:
-        document = json.loads(
-            content.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-        )
+        document = json.loads(content.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{printable(path)}: not the JSON that was written there; make the subset again with --force"
@@ -309,8 +302,7 @@ def _files(document: dict[str, Any], path: Path) -> SceneFiles:
 def _scenes(scenes: dict[str, Any], path: Path) -> dict[str, dict[str, FileRecord]]:
     return {
         check_scene_name(name, path): {
-            cloud: _record(_object(_object(scenes, name, path, keys=CLOUDS), cloud, path), path)
-            for cloud in CLOUDS
+            cloud: _record(_object(_object(scenes, name, path, keys=CLOUDS), cloud, path), path) for cloud in CLOUDS
         }
         for name in scenes
     }
@@ -320,9 +312,7 @@ def _record(record: dict[str, Any], path: Path) -> FileRecord:
     return FileRecord(_whole(record, "bytes", path), _hash(record, "sha256", path))
 
 
-def _object(
-    document: dict[str, Any], key: str, path: Path, keys: Collection[str] | None = None
-) -> dict[str, Any]:
+def _object(document: dict[str, Any], key: str, path: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
     value = document.get(key)
     if not isinstance(value, dict) or (keys is not None and set(value) != set(keys)):
         _refuse(path, f"{printable(key)[:80]} is missing or not as it was written")

@@ -100,9 +100,7 @@ def prepare_kitti(
         training = source / "training" if (source / "training").is_dir() else source
         names = _scene_names(training / "disp_occ_0", ".png", r"(\d{6})_10\.png", "NNNNNN_10.png")
         calibrations = _calibration_folder(_real(training).parent, calibration)
-        scenes = [
-            _KittiScene(name, out / name, training, _calibration_file(calibrations, name)) for name in names
-        ]
+        scenes = [_KittiScene(name, out / name, training, _calibration_file(calibrations, name)) for name in names]
     settings = {
         "kind": "kitti",
         "frame": "x left, y up, z forward",
@@ -169,9 +167,7 @@ class _FlyingThings3DScene:
         kept = ~(occluded[0] | occluded[1] | far)
         pair = self._finite(_back_project_both(FLYINGTHINGS3D_CAMERA, kept, flow, depth1, depth2), flow_path)
         if len(pair.pc1) == 0:
-            raise DataError(
-                f"{printable(flow_path)}: no visible point nearer than {limit:g} m; remove the scene"
-            )
+            raise DataError(f"{printable(flow_path)}: no visible point nearer than {limit:g} m; remove the scene")
         turn = np.array([-1, 1, -1], dtype=np.float32)
         return _checked(_Pair(pair.pc1 * turn, pair.pc2 * turn, pair.dropped), flow_path)
 
@@ -213,9 +209,7 @@ def prepare_flyingthings3d(
     with disk_errors(source):
         splits = [source / split for split in ("train", "val") if (source / split).is_dir()]
         if not splits:
-            raise DataError(
-                f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset"
-            )
+            raise DataError(f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset")
         scenes = [
             _FlyingThings3DScene(name, out / split.name / name, split, near, drop_nonfinite)
             for split in splits
@@ -281,9 +275,7 @@ def _same_size(path: Path, maps: Iterable[np.ndarray]) -> None:
     sizes = sorted({(array.shape[1], array.shape[0]) for array in maps})
     if len(sizes) > 1:
         found = " and ".join(f"{width} x {height}" for width, height in sizes)
-        raise DataError(
-            f"{printable(path)}: the maps of this scene differ in size ({found}); fetch them again"
-        )
+        raise DataError(f"{printable(path)}: the maps of this scene differ in size ({found}); fetch them again")
 
 
 # --- writing scenes -------------------------------------------------------------------------------
@@ -318,15 +310,11 @@ class _Outcome:
     failure: BpfnError | None = None
 
 
-def _prepare(
-    scenes: Sequence[_Scene], job: _Job, processes: int, progress: Progress | None
-) -> PrepareSummary:
+def _prepare(scenes: Sequence[_Scene], job: _Job, processes: int, progress: Progress | None) -> PrepareSummary:
     if processes < 1:
         raise UsageError(f"processes: {processes} is less than one; give 1 or more")
     if _real(job.out).is_relative_to(_real(job.source)):
-        raise UsageError(
-            f"{printable(job.out)}: lies inside the source {printable(job.source)}; choose another --out"
-        )
+        raise UsageError(f"{printable(job.out)}: lies inside the source {printable(job.source)}; choose another --out")
     with only_writer(make_folder(job.out)):
         _claim(job.out, job.settings)
         outcomes = []
@@ -371,9 +359,7 @@ def _raise_failures(failures: list[BpfnError], scenes: int) -> None:
     if not failures:
         return
     kind = DiskError if any(isinstance(failure, DiskError) for failure in failures) else DataError
-    raise kind(
-        f"{len(failures)} of {scenes} scenes could not be prepared: {_shortened(map(str, failures), ' | ')}"
-    )
+    raise kind(f"{len(failures)} of {scenes} scenes could not be prepared: {_shortened(map(str, failures), ' | ')}")
 
 
 def _shortened(items: Iterable[str], separator: str = ", ") -> str:
@@ -397,9 +383,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     with disk_errors(out):
         foreign = not records and any(out.iterdir())
     if foreign:
-        raise UsageError(
-            f"{printable(out)}: is not empty and was not written by bpfn prepare; choose another --out"
-        )
+        raise UsageError(f"{printable(out)}: is not empty and was not written by bpfn prepare; choose another --out")
     write_json(out / PARTIAL_RECORD, settings)
 
 
@@ -407,9 +391,7 @@ def _check_record(record: Path, settings: dict[str, Any]) -> None:
     try:
         recorded = json.loads(read_file(record))
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{printable(record)}: damaged; choose another --out, or remove its folder"
-        ) from error
+        raise DataError(f"{printable(record)}: damaged; choose another --out, or remove its folder") from error
     for key, value in settings.items():
         found = recorded.get(key) if isinstance(recorded, dict) else "nothing"
         if found != value:

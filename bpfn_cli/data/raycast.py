@@ -121,9 +121,7 @@ def render_pair(stage: Stage, camera: Pinhole) -> RenderedPair:
     pixels = np.flatnonzero(depth <= FAR)
     owners, z = owner.ravel()[pixels], depth.ravel()[pixels]
     rows, columns = np.divmod(pixels, camera.width)
-    points1 = np.stack(
-        ((camera.cx - columns) / camera.focal * z, (camera.cy - rows) / camera.focal * z, z), axis=1
-    )
+    points1 = np.stack(((camera.cx - columns) / camera.focal * z, (camera.cy - rows) / camera.focal * z, z), axis=1)
     points2 = _move(points1, owners, stage)
     return RenderedPair(pixels, owners, points1, points2, _visible(points2, stage, camera))
 
@@ -151,9 +149,7 @@ def hidden(bodies: Sequence[Body], sx: np.ndarray, sy: np.ndarray, depth: np.nda
             result |= _hits(body, sx, sy, limit)[1]
             continue
         low_x, high_x, low_y, high_y = body.slopes
-        rays = np.flatnonzero(
-            (sx >= low_x) & (sx <= high_x) & (sy >= low_y) & (sy <= high_y) & (limit > body.nearest)
-        )
+        rays = np.flatnonzero((sx >= low_x) & (sx <= high_x) & (sy >= low_y) & (sy <= high_y) & (limit > body.nearest))
         result[rays] |= _hits(body, sx[rays], sy[rays], limit[rays])[1]
     return result
 
@@ -275,9 +271,7 @@ def _box(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.nda
     return near, far
 
 
-def _round(
-    body: Body, axes: tuple[int, ...], sx: np.ndarray, sy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _round(body: Body, axes: tuple[int, ...], sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depths where the rays enter and leave: sum over `axes` of coordinate^2 <= 1. NaN where they pass by."""
     eye = [body.eye[axis] for axis in axes]
     directions = [_direction(body, axis, sx, sy) for axis in axes]

@@ -122,9 +122,7 @@ def plan_subset(source: Path, options: SubsetOptions) -> SubsetPlan:
     if not available.get("train"):
         raise DataError(f"{printable(layout.root)}: no training scenes to choose from; check the path")
     if options.val_fraction is not None and not available.get("val"):
-        raise DataError(
-            f"{printable(layout.root)}: no validation scenes to choose from; leave val_fraction out"
-        )
+        raise DataError(f"{printable(layout.root)}: no validation scenes to choose from; leave val_fraction out")
     fractions = {"train": options.fraction, "val": options.val_fraction}
     for split, names in available.items():
         _refuse_colliding(names, layout.root / split)
@@ -192,9 +190,7 @@ def make_subset(
         return _summary(out, manifest, skipped=plan.skipped)
 
 
-def verify_subset(
-    out: Path, *, progress: Progress | None = None, processes: int | None = None
-) -> SubsetSummary:
+def verify_subset(out: Path, *, progress: Progress | None = None, processes: int | None = None) -> SubsetSummary:
     """Read every file of a finished subset and compare it with `subset.json`.
 
     Raises:
@@ -239,9 +235,7 @@ def _refuse_colliding(names: tuple[str, ...], folder: Path) -> None:
     for name in names:
         other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
-            raise DataError(
-                f"{printable(folder)}: {other} and {name} are one name on some file systems; rename one"
-            )
+            raise DataError(f"{printable(folder)}: {other} and {name} are one name on some file systems; rename one")
 
 
 def _extent(scenes: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> Extent:
@@ -295,13 +289,9 @@ def _own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
         asked = printable(", ".join(differences))
         raise DataError(f"{printable(out)}: holds another subset (asked for: {asked}); {_REPLACE}")
     if finished and finished.names() != {split: plan.chosen.get(split, ()) for split in SPLITS}:
-        raise DataError(
-            f"{printable(out / MANIFEST)}: names other scenes than its options choose; {_REPLACE}"
-        )
+        raise DataError(f"{printable(out / MANIFEST)}: names other scenes than its options choose; {_REPLACE}")
     if foreign := _foreign(out, plan.chosen if found else {}, plan.options.link):
-        raise DataError(
-            f"{printable(out / foreign[0])}: not of this subset ({len(foreign)} such); {_REPLACE}"
-        )
+        raise DataError(f"{printable(out / foreign[0])}: not of this subset ({len(foreign)} such); {_REPLACE}")
     return finished
 
 
@@ -367,9 +357,7 @@ def _refuse_full_disk(plan: SubsetPlan, out: Path) -> None:
         raise DiskError(f"{printable(out)}: needs {need:,} bytes and {free:,} are free; {_MAKE_ROOM}")
     inodes = folders + 2 + (len(missing) if copies or link == "symlink" else 0)
     if disk.f_files and inodes > disk.f_favail:  # 0 files: the file system has no fixed number
-        raise DiskError(
-            f"{printable(out)}: needs {inodes:,} inodes and {disk.f_favail:,} are free; {_MAKE_ROOM}"
-        )
+        raise DiskError(f"{printable(out)}: needs {inodes:,} inodes and {disk.f_favail:,} are free; {_MAKE_ROOM}")
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -382,9 +370,7 @@ def _place_scene(
     split, name = scene
     source, target = plan.source / split / name, out / split / name
     with disk_errors(target):
-        contents = {
-            cloud: _read_still(source / cloud, plan.sizes[f"{split}/{name}/{cloud}"]) for cloud in CLOUDS
-        }
+        contents = {cloud: _read_still(source / cloud, plan.sizes[f"{split}/{name}/{cloud}"]) for cloud in CLOUDS}
         try:
             check_pair(source, *(_points(content, source / cloud) for cloud, content in contents.items()))
         except DataError as error:
@@ -424,9 +410,7 @@ def _read_still(source: Path, size: int) -> bytearray:
     before = _stamp(source)
     content = read_file(source)
     if _stamp(source) != before or len(content) != size:
-        raise DataError(
-            f"{printable(source)}: changed while the subset was made; repeat when it is left alone"
-        )
+        raise DataError(f"{printable(source)}: changed while the subset was made; repeat when it is left alone")
     return content
 
 
@@ -444,8 +428,7 @@ def _place(source: Path, target: Path, content: bytearray, link: str, force: boo
             return
         if not force:
             raise DataError(
-                f"{printable(target)}: not as its source, edited perhaps; "
-                "remove it, or --force to write it again"
+                f"{printable(target)}: not as its source, edited perhaps; remove it, or --force to write it again"
             )
     if link == "symlink":
         _link(os.symlink, source, target)
@@ -507,9 +490,7 @@ def _each(
 # --- checking -------------------------------------------------------------------------------------
 
 
-def _scene_faults(
-    out: Path, manifest: SubsetManifest, foreign: frozenset[str], scene: tuple[str, str]
-) -> list[str]:
+def _scene_faults(out: Path, manifest: SubsetManifest, foreign: frozenset[str], scene: tuple[str, str]) -> list[str]:
     """What is wrong with the files of a scene; nothing is read through what does not belong."""
     split, name = scene
     if foreign & {split, f"{split}/{name}"}:
@@ -577,7 +558,5 @@ def _values(plan: SubsetPlan, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
 def ks_distance(first: np.ndarray, second: np.ndarray) -> float:
     """The largest gap between the distribution functions of two samples, 0 to 1 (Kolmogorov-Smirnov)."""
     values = np.concatenate([first, second])
-    shares = [
-        np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (first, second)
-    ]
+    shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (first, second)]
     return float(np.abs(shares[0] - shares[1]).max())

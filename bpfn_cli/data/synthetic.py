@@ -94,9 +94,7 @@ def is_synthetic(folder: Path) -> bool:
     return record.get("kind") == "synthetic"
 
 
-def write_synthetic(
-    folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None = None
-) -> None:
+def write_synthetic(folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None = None) -> None:
     """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, and the record.
 
     The record is written last. Repeating a killed call completes it; repeating a finished one does nothing.
@@ -205,9 +203,7 @@ def _is_ours(entry: os.DirEntry[str], folder: Path, options: SyntheticOptions) -
     return 0 <= index < getattr(options, parts[0]) and path == _scene_folder(folder, parts[0], index)
 
 
-def _write_missing(
-    folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None
-) -> None:
+def _write_missing(folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None) -> None:
     scenes = [(split, index) for split in SPLITS for index in range(getattr(options, split))]
     missing = [scene for scene in scenes if not _is_written(_scene_folder(folder, *scene))]
     done = len(scenes) - len(missing)

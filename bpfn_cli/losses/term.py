@@ -30,7 +30,10 @@ def check_same_points(student: FlowPyramid, teacher: FlowPyramid) -> None:
     """Raises: ShapeError: the two networks did not sample the same points."""
     if student.pyramid is teacher.pyramid:
         return
-    pairs = ((student.sample_indices1, teacher.sample_indices1), (student.sample_indices2, teacher.sample_indices2))
+    pairs = (
+        (student.sample_indices1, teacher.sample_indices1),
+        (student.sample_indices2, teacher.sample_indices2),
+    )
     for own, other in pairs:
         for level, indices in own.items():
             if indices.shape != other[level].shape or not torch.equal(indices, other[level]):

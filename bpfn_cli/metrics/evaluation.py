@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,9 +104,6 @@ def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | 
     return [{"name": name, **metrics} for name, metrics in means.items()]
 
 
-def relative_gain(means: dict[str, SceneFlowMetrics]) -> float:
+def relative_gain(epe3d: Mapping[str, float]) -> float:
     """By how much, as a fraction, the model's EPE3D is below that of the better baseline."""
-    best: float = min(means[name].epe3d for name in BASELINES)
-    return 1 - means[MODEL].epe3d / best
-
-
+    return 1 - epe3d[MODEL] / min(epe3d[name] for name in BASELINES)

@@ -3,7 +3,13 @@
 
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import build_model
-from bpfn_cli.models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from bpfn_cli.models.checkpoint import (
+    Checkpoint,
+    build_from,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
 
@@ -14,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "Level",
     "Variant",
+    "build_from",
     "build_model",
     "initialize_from",
     "load_checkpoint",

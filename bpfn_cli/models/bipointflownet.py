@@ -159,9 +159,7 @@ class BiPointFlowNet(nn.Module):
             pyramid=pyramid,
         )
 
-    def _upsampled_context(
-        self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor
-    ) -> Tensor:
+    def _upsampled_context(self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor) -> Tensor:
         """`block` of the features of level + 1, at the points of `level`."""
         neighbors, weights = stacked.up_neighbors[level], stacked.up_weights[level]
         if is_plain():

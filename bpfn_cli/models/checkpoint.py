@@ -213,7 +213,9 @@ def _harmless_globals() -> list[Any]:
 def _explain_refusal(error: Exception) -> str:
     found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error))
     if found:
-        return f"refused: it asks to run {printable(found[1])}, which weights do not need; save model.state_dict() alone"
+        return (
+            f"refused: it asks to run {printable(found[1])}, which weights do not need; save model.state_dict() alone"
+        )
     return "refused or damaged: not a plain file of tensors; save model.state_dict() alone"
 
 

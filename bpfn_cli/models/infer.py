@@ -48,7 +48,9 @@ def _read_sizes(shapes: Shapes) -> Variant:
         if level == 0:
             return block("level0")
         layer = f"level{level}"
-        return shapes[f"{layer}.pointwise.weight"][0] * c_mid(layer) if separable else shapes[f"{layer}.linear.weight"][0]
+        return (
+            shapes[f"{layer}.pointwise.weight"][0] * c_mid(layer) if separable else shapes[f"{layer}.linear.weight"][0]
+        )
 
     levels = [
         Level(

@@ -103,4 +103,3 @@ def _c_mid(name: str, variant: Variant) -> int:
     if found is None:
         raise AssertionError(f"{name} belongs to no level")
     return variant.levels[int(found[1])].c_mid
-

@@ -129,9 +129,7 @@ def _widen(level: Level, factor: float) -> Level:
     def scaled(width: int) -> int:
         return max(1, round(width * factor)) if width else 0
 
-    return replace(
-        level, width=scaled(level.width), expanded=scaled(level.expanded), embedding=scaled(level.embedding)
-    )
+    return replace(level, width=scaled(level.width), expanded=scaled(level.expanded), embedding=scaled(level.embedding))
 
 
 def _check_separable(variant: Variant) -> None:

@@ -44,11 +44,11 @@ def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[
     for size, members in groups:
         record = members[0].record
         if record.variant == BASELINE_VARIANT:
-            references.setdefault(record.points, size)
+            references.setdefault(size.points, size)
         known: dict[str, Value] = {
             "model": record.variant,
-            "points": record.points,
-            **_size_cells(size, references.get(record.points)),
+            "points": size.points,
+            **_size_cells(size, references.get(size.points)),
             "train_minutes": _range_of_minutes(members),
             **_published_cells(beside.get(record.variant)),
         }
@@ -74,7 +74,7 @@ def _same_networks(runs: Iterable[Run]) -> list[tuple[Complexity, list[Run]]]:
     def place(run: Run) -> tuple[int, bool, int, str, str]:
         record, size = run.record, run.record.complexity
         parameters, identity = (-size.parameters, repr(size)) if size else (0, "")
-        return record.points, record.variant != BASELINE_VARIANT, parameters, record.variant, identity
+        return size.points if size else 0, record.variant != BASELINE_VARIANT, parameters, record.variant, identity
 
     groups = [list(group) for _, group in groupby(sorted(runs, key=place), key=place)]
     return [(size, members) for members in groups if (size := members[0].record.complexity)]

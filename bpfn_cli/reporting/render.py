@@ -165,10 +165,7 @@ def _table_to_json(table: Table) -> dict[str, Any]:
         "context": dict(table.context),
         "notes": list(table.notes),
         "columns": [{"key": column.key, "title": column.title} for column in table.columns],
-        "rows": [
-            {"mark": row.mark, **dict(zip(keys, map(_json_value, row.cells), strict=True))}
-            for row in table.rows
-        ],
+        "rows": [{"mark": row.mark, **dict(zip(keys, map(_json_value, row.cells), strict=True))} for row in table.rows],
     }
 
 

@@ -45,8 +45,9 @@ class Teacher(_Schema):
 
 
 class Complexity(_Schema):
-    """The size of a network: elements, module-convention MACs of one pair, bytes."""
+    """The size of a network: elements, module-convention MACs of one pair of `points` points, bytes."""
 
+    points: Positive
     parameters: Positive
     unused_parameters: Count
     module_macs: Count
@@ -202,9 +203,7 @@ def _run_folders(folder: Path, problems: list[str]) -> list[Path]:
 def _looks_like_a_run(folder: Path, problems: list[str]) -> bool:
     names = {child.name for child in folder.iterdir()}
     if RUN_FILE not in names and names.intersection(TRACES_OF_A_RUN):
-        problems.append(
-            f"{printable(folder / RUN_FILE)}: is missing; the run is left out: repeat it or delete it"
-        )
+        problems.append(f"{printable(folder / RUN_FILE)}: is missing; the run is left out: repeat it or delete it")
     return RUN_FILE in names
 
 

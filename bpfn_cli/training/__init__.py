@@ -1,7 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Recipes, run folders and the training loop."""
 
-from bpfn_cli.training.experiment import Experiment, run_experiment
+from bpfn_cli.training.experiment import (
+    Experiment,
+    Outcome,
+    resolve_device,
+    run_experiment,
+    summary_line,
+    train_teacher,
+)
 from bpfn_cli.training.recipe import Recipe
 
-__all__ = ["Experiment", "Recipe", "run_experiment"]
+__all__ = [
+    "Experiment",
+    "Outcome",
+    "Recipe",
+    "resolve_device",
+    "run_experiment",
+    "summary_line",
+    "train_teacher",
+]

@@ -35,6 +35,4 @@ def write_flyingthings3d(
 
 def contents(root: Path) -> dict[str, bytes]:
     """Every file below `root`."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

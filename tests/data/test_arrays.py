@@ -420,9 +420,7 @@ def test_member_with_trailing_bytes_is_refused(tmp_path):
 
 
 def test_member_of_other_compression_is_refused(tmp_path):
-    assert "compression" in pc1_refusal(
-        written(tmp_path, npz(zipfile.ZIP_BZIP2, pc1=npy(POINTS)), "pair.npz")
-    )
+    assert "compression" in pc1_refusal(written(tmp_path, npz(zipfile.ZIP_BZIP2, pc1=npy(POINTS)), "pair.npz"))
 
 
 def test_encrypted_member_is_refused(tmp_path):
@@ -542,11 +540,7 @@ def test_mutated_npz_files_give_arrays_or_data_errors(monkeypatch):
 
 
 HEADER_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.text(max_size=8)
-    | st.sampled_from(["<f4", ">f8", "|O", "|V0"]),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["<f4", ">f8", "|O", "|V0"]),
     lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple),
     max_leaves=6,
 )

@@ -49,9 +49,7 @@ def refusal(path: Path, reader=read_cloud) -> str:
 
 def binary_ply(order: str, faces: bool = True) -> bytes:
     word = {"<": "little", ">": "big"}[order]
-    header = (
-        f"ply\nformat binary_{word}_endian 1.0\n" + ASCII_PLY.partition("1.0\n")[2].partition("end_header")[0]
-    )
+    header = f"ply\nformat binary_{word}_endian 1.0\n" + ASCII_PLY.partition("1.0\n")[2].partition("end_header")[0]
     body = b"".join(struct.pack(order + "fBfd", x, 7, y, z) for x, y, z in POINTS)
     if not faces:
         return header.partition("element face")[0].encode() + b"end_header\n" + body
@@ -207,9 +205,7 @@ def test_binary_ply_reads_integers(tmp_path, name, kind):
 
 def test_ply_skips_plain_elements_before_the_vertices(tmp_path):
     camera = "element camera 2\nproperty float focal\n"
-    text = ASCII_PLY.replace("element vertex", camera + "element vertex").replace(
-        "end_header\n", "end_header\n9\n9\n"
-    )
+    text = ASCII_PLY.replace("element vertex", camera + "element vertex").replace("end_header\n", "end_header\n9\n9\n")
     assert read_cloud(written(tmp_path, "ascii.ply", text)).tolist() == POINTS
     content = binary_ply("<").replace(b"element vertex", camera.encode() + b"element vertex")
     content = content.replace(b"end_header\n", b"end_header\n" + bytes(8))

@@ -77,9 +77,7 @@ def test_scenes_are_sorted_whatever_the_file_system_lists_first(tmp_path, monkey
         monkeypatch.setattr(
             os,
             "scandir",
-            lambda path, backwards=backwards: sorted(
-                listed(path), key=lambda entry: entry.name, reverse=backwards
-            ),
+            lambda path, backwards=backwards: sorted(listed(path), key=lambda entry: entry.name, reverse=backwards),
         )
         assert open_dataset(tmp_path, "train").names == expected
 
@@ -232,9 +230,7 @@ def test_describe_says_kind_count_and_place(things, tmp_path):
     assert describe(open_dataset(things, "train")) == f"flyingthings3d, 10 training scenes in {things}"
     assert describe(open_dataset(things, "val")) == f"flyingthings3d, 2 validation scenes in {things}"
     kitti_root = kitti(tmp_path / "kitti_processed", 0, 2)
-    assert (
-        describe(open_dataset(kitti_root, "test")) == f"kitti, 1 of the 142 evaluation scenes in {kitti_root}"
-    )
+    assert describe(open_dataset(kitti_root, "test")) == f"kitti, 1 of the 142 evaluation scenes in {kitti_root}"
     assert describe(open_dataset(kitti_root, "all")) == f"kitti, 2 scenes in {kitti_root}"
 
 
@@ -242,10 +238,7 @@ def test_describe_says_how_a_subset_was_chosen(things, tmp_path):
     (things / "synthetic.json").write_text('{"kind": "synthetic"}')
     out = tmp_path / "part"
     make_subset(things, out, SubsetOptions())
-    assert (
-        describe(open_dataset(out, "train"))
-        == f"synthetic, 2 training scenes (1/5 subset, hash, seed 0) in {out}"
-    )
+    assert describe(open_dataset(out, "train")) == f"synthetic, 2 training scenes (1/5 subset, hash, seed 0) in {out}"
     assert describe(open_dataset(out, "test")) == f"synthetic, 2 test scenes in {out}"
     half = tmp_path / "half"
     make_subset(things, half, SubsetOptions(fraction=0.3, val_fraction=0.5, seed=4))

@@ -58,12 +58,7 @@ def png_by_hand(size: tuple[int, int], depth: int, color: int, pixels: bytes, in
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, interlaced)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(pixels))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 # --- what is read --------------------------------------------------------------------------------
@@ -206,9 +201,7 @@ def test_png_bomb_is_refused_before_it_expands(tmp_path):
     tracemalloc.start()
     try:
         assert "too large" in refusal(written(tmp_path, claims), read_kitti_disparity)
-        assert "11 bytes of pixels found, 10 expected" in refusal(
-            written(tmp_path, swells), read_kitti_disparity
-        )
+        assert "11 bytes of pixels found, 10 expected" in refusal(written(tmp_path, swells), read_kitti_disparity)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -29,9 +29,7 @@ def test_two_datasets_in_one_folder_are_not_guessed(tmp_path):
 
 def test_folder_of_something_else_says_what_was_looked_for(tmp_path):
     (tmp_path / "notes").mkdir()
-    with pytest.raises(
-        DataError, match=r"no dataset; looked for train/ and val/ .*KITTI_processed_occ_final"
-    ):
+    with pytest.raises(DataError, match=r"no dataset; looked for train/ and val/ .*KITTI_processed_occ_final"):
         find_layout(tmp_path)
     with pytest.raises(DataError, match="absent: no such folder"):
         find_layout(tmp_path / "absent")

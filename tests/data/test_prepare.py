@@ -84,9 +84,7 @@ def flyingthings3d_scene(split: Path, name: str = "0000000", sign: int = -1, **c
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")
-    }
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
 def cloud(*parts: str | Path) -> list[list[float]]:
@@ -103,12 +101,8 @@ def test_back_project_inverts_the_projection():
     u, v, depth = generator.uniform(0, 1200, 50), generator.uniform(0, 370, 50), generator.uniform(2, 80, 50)
     for camera in (CAMERA, kitti_camera(170)):
         x, y, z = back_project(u, v, depth, camera).astype(np.float64).T
-        np.testing.assert_allclose(
-            (x * camera.focal + camera.cx * z + camera.tx) / (z + camera.tz), u, atol=1e-3
-        )
-        np.testing.assert_allclose(
-            (y * camera.focal + camera.cy * z + camera.ty) / (z + camera.tz), v, atol=1e-3
-        )
+        np.testing.assert_allclose((x * camera.focal + camera.cx * z + camera.tx) / (z + camera.tz), u, atol=1e-3)
+        np.testing.assert_allclose((y * camera.focal + camera.cy * z + camera.ty) / (z + camera.tz), v, atol=1e-3)
 
 
 # --- KITTI ---------------------------------------------------------------------------------------
@@ -203,9 +197,7 @@ def test_kitti_maps_of_other_sizes_are_refused(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(
-    ("scene", "points", "near", "length_m"), [(2, 100480, 40526, 0.375), (3, 94608, 33748, 0.467)]
-)
+@pytest.mark.parametrize(("scene", "points", "near", "length_m"), [(2, 100480, 40526, 0.375), (3, 94608, 33748, 0.467)])
 def test_real_kitti_scenes_have_their_published_counts(real_kitti, scene, points, near, length_m):
     raw, out = real_kitti
     pc1, pc2 = (np.load(out / f"{scene:06d}" / name) for name in ("pc1.npy", "pc2.npy"))
@@ -324,9 +316,7 @@ def test_flyingthings3d_splits_limit_and_record(tmp_path):
     for split in ("train", "val"):
         for name in ("0000004", "0000001", "0000009"):
             flyingthings3d_scene(tmp_path / "raw" / split, name)
-    (
-        tmp_path / "raw" / "train" / "flow" / "left" / "into_future" / "0000001.flo"
-    ).unlink()  # ends its sequence
+    (tmp_path / "raw" / "train" / "flow" / "left" / "into_future" / "0000001.flo").unlink()  # ends its sequence
     summary = prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out", limit=1)
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["0000004"]
     assert sorted(p.name for p in (tmp_path / "out" / "val").iterdir()) == ["0000001"]
@@ -379,9 +369,7 @@ def test_missing_and_empty_sources_are_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["2_10.png", "0000002_10.png", "000002_11.png", "x\x1b[31m.png", "٠٠٠٠٠٢_10.png"]
-)
+@pytest.mark.parametrize("name", ["2_10.png", "0000002_10.png", "000002_11.png", "x\x1b[31m.png", "٠٠٠٠٠٢_10.png"])
 def test_names_that_are_not_kittis_are_refused_with_the_pattern(tmp_path, name):
     source = kitti_tree(tmp_path / "raw")
     (source / "training" / "disp_occ_0" / ".hidden.png").touch()
@@ -594,8 +582,6 @@ def test_a_full_disk_keeps_finished_scenes_and_a_repeated_run_completes(tmp_path
 def test_pc2_is_written_last(tmp_path, monkeypatch):
     order: list[str] = []
     write = prepare.write_points
-    monkeypatch.setattr(
-        prepare, "write_points", lambda path, points: (order.append(path.name), write(path, points))
-    )
+    monkeypatch.setattr(prepare, "write_points", lambda path, points: (order.append(path.name), write(path, points)))
     prepare_kitti(kitti_tree(tmp_path / "raw"), tmp_path / "out")
     assert order == ["pc1.npy", "pc2.npy"]

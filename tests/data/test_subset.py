@@ -175,9 +175,7 @@ def test_subset_holds_the_chosen_files_and_their_hashes(source, out, link):
     assert verify_subset(out) == summary
 
 
-@pytest.mark.parametrize(
-    ("link", "linked"), [("auto", True), ("hard", True), ("copy", False), ("symlink", True)]
-)
+@pytest.mark.parametrize(("link", "linked"), [("auto", True), ("hard", True), ("copy", False), ("symlink", True)])
 def test_link_says_whether_files_are_shared(source, out, link, linked):
     make_subset(source, out, SubsetOptions(1.0, link=link))
     target = out / "train" / "0000000" / "pc1.npy"
@@ -694,9 +692,7 @@ def test_empty_source_is_refused(tmp_path, out):
     assert "no training scenes" in refused(DataError, tmp_path / "source", out, HALF)
     assert not out.exists()
     write_flyingthings3d(tmp_path / "source", train=2, val=0)
-    assert "no validation scenes" in refused(
-        DataError, tmp_path / "source", out, SubsetOptions(val_fraction=0.5)
-    )
+    assert "no validation scenes" in refused(DataError, tmp_path / "source", out, SubsetOptions(val_fraction=0.5))
 
 
 def test_kitti_is_no_source(tmp_path, out):
@@ -877,9 +873,7 @@ print(sorted(path.name for path in Path(sys.argv[2]).rglob("*")))
 """
 
 
-@pytest.mark.parametrize(
-    ("options", "said"), [("size=200k", "bytes and"), ("size=9m,nr_inodes=20", "inodes and")]
-)
+@pytest.mark.parametrize(("options", "said"), [("size=200k", "bytes and"), ("size=9m,nr_inodes=20", "inodes and")])
 def test_real_small_disk_says_what_is_needed(tmp_path, options, said):
     source = write_flyingthings3d(tmp_path / "source", points=1000)
     mount = tmp_path / "mount"

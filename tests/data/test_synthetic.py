@@ -216,9 +216,7 @@ def test_stopped_run_is_completed_without_rendering_anything_twice(whole, tmp_pa
     (folder / "train/0000001/pc2.npy").unlink()  # as if killed between the two files
     (folder / "train/0000001/.bpfn-tmp-abc").write_bytes(b"half")
     rendered, calls = [], []
-    monkeypatch.setattr(
-        synthetic, "render_scene", lambda *scene: rendered.append(scene[1:3]) or render_scene(*scene)
-    )
+    monkeypatch.setattr(synthetic, "render_scene", lambda *scene: rendered.append(scene[1:3]) or render_scene(*scene))
     write_synthetic(folder, SMALL, processes=1, progress=lambda *call: calls.append(call))
     assert files_of(folder) == files_of(whole)
     assert rendered == [(1, "train"), (3, "train"), (4, "train"), (0, "val"), (1, "val")]

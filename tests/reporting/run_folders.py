@@ -38,7 +38,7 @@ def record(**changes: Any) -> dict[str, Any]:
             "sha256": "d" * 64,
         },
         "teacher": {"run": "teacher-a", "variant": "baseline", "sha256": "e" * 64},
-        "complexity": {**SIZES.get(variant, SIZES["weightnet48"]), "checkpoint_bytes": 15500000},
+        "complexity": {"points": 1024, **SIZES.get(variant, SIZES["weightnet48"]), "checkpoint_bytes": 15500000},
         "started": "2025-03-01T10:00:00+00:00",
         "finished": "2025-03-01T10:02:00+00:00",
         "versions": {"torch": "2.13.0"},

@@ -10,9 +10,7 @@ from bpfn_cli.reporting import Table, build_report, read_runs
 
 def test_sizes_and_shares_of_the_baseline_variant(runs, make_run):
     make_run("s", train_seconds=90.0)
-    make_run(
-        "t", role="teacher", variant="baseline", complexity__checkpoint_bytes=31000000, train_seconds=240
-    )
+    make_run("t", role="teacher", variant="baseline", complexity__checkpoint_bytes=31000000, train_seconds=240)
     assert cells(runs) == [
         ["baseline", 1024, 7.958604, 100, 7958604, 512, 1.672, 100, 31.0, 100, "4.0"],
         [

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn config init`, `show` and `validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import finish, print_json, say
+
+app = typer.Typer(no_args_is_help=True, help="Recipes: write, show, check.", rich_markup_mode="markdown")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option("--out", help="Where to write.", metavar="FILE")] = Path("recipe.yaml"),
+    force: options.Force = False,
+) -> None:
+    """Write the default recipe, to start from. Example: `bpfn config init --out recipe.yaml`"""
+    from bpfn_cli.config import to_yaml
+    from bpfn_cli.errors import DiskError
+    from bpfn_cli.files import write_atomic
+    from bpfn_cli.training.recipe import Recipe
+
+    if out.exists() and not force:
+        raise DiskError(f"{out}: exists; choose another --out, or --force to replace it")
+    write_atomic(out, to_yaml(Recipe()).encode())
+    finish(out, f"bpfn distill -c {out}")
+
+
+@app.command()
+def show(config: options.RecipeFile = None, changes: options.Set = None, json: options.Json = False) -> None:
+    """Print a recipe with all its defaults. Example: `bpfn config show -c recipe.yaml --set train.lr=5e-4`"""
+    from bpfn_cli.config import to_tree, to_yaml
+    from bpfn_cli.training.load import load_recipe
+
+    recipe = load_recipe(config, changes or [], {})
+    if json:
+        print_json(to_tree(recipe))
+    else:
+        print(to_yaml(recipe), end="")
+
+
+@app.command()
+def validate(config: Annotated[Path, typer.Argument(help="Recipe (YAML).", metavar="FILE")]) -> None:
+    """Check a recipe; all its mistakes at once. Example: `bpfn config validate recipe.yaml`"""
+    from bpfn_cli.training.load import load_recipe
+
+    load_recipe(config, [], {})
+    say(f"{config}: good")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The `bpfn` command: its subcommands, and one line with an exit code for whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from bpfn_cli.cli import configuration, doctor, evaluate, predict, prepare, profile, report, slim, subset, synth, train
+from bpfn_cli.errors import BpfnError, OutOfMemoryError, printable
+from bpfn_cli.files import explain
+
+DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
+
+app = typer.Typer(
+    name="bpfn",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Slim, distill and measure Bi-PointFlowNet, a point-cloud scene-flow network.\n\n"
+    "Start in an empty folder: `bpfn subset`, `bpfn profile --variant weightnet48`, "
+    "`bpfn distill --loss bihint`, `bpfn report`.",
+)
+
+app.command("synth", rich_help_panel=DATA)(synth.synth)
+app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
+app.command("subset", rich_help_panel=DATA)(subset.subset)
+app.command("slim", rich_help_panel=NETWORK)(slim.slim)
+app.command("profile", rich_help_panel=NETWORK)(profile.profile)
+app.command("train", rich_help_panel=TRAINING)(train.train)
+app.command("distill", rich_help_panel=TRAINING)(train.distill)
+app.command("eval", rich_help_panel=RESULTS)(evaluate.evaluate)
+app.command("predict", rich_help_panel=RESULTS)(predict.predict)
+app.command("report", rich_help_panel=RESULTS)(report.report)
+app.add_typer(configuration.app, name="config", rich_help_panel=HELP)
+app.command("doctor", rich_help_panel=HELP)(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", metavar=""),
+) -> None:
+    if version:
+        import bpfn_cli
+
+        print(f"bpfn {bpfn_cli.__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code. Errors are one line on stderr."""
+    try:
+        code = app(arguments, prog_name="bpfn", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BpfnError as error:
+        return _fail(str(error), error.exit_code)
+    except (typer.TyperException, typer.BadParameter) as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: end quietly
+        return 0
+    except MemoryError:
+        return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
+    except OSError as error:
+        return _fail(f"{printable(error.filename or 'disk')}: {explain(error)}", 5)
+    except Exception as error:
+        return _unexpected(error, arguments)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"bpfn: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Any) -> int:
+    message = printable(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "bpfn"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 0
+    return _fail(f"{message}; see `{where} --help`", 2)
+
+
+def _unexpected(error: Exception, arguments: list[str]) -> int:
+    if "not enough memory" in str(error) or "out of memory" in str(error):
+        return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    text = f"bpfn {' '.join(arguments)}\n{traceback.format_exc()}"
+    folder = Path.cwd() if os.access(Path.cwd(), os.W_OK) else Path(tempfile.gettempdir())
+    path = folder / f"bpfn-error-{os.getpid()}.log"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        return _fail(f"internal error: {type(error).__name__}: {error}", 1)
+    return _fail(f"internal error ({type(error).__name__}), a bug of ours; please report it with {path}", 1)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Flags that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[Path | None, typer.Option("--source", help="Folder to read.", metavar="DIR")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", metavar="PATH")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="A prepared dataset or subset; else what `data/` or `$BPFN_DATA` holds.", metavar="DIR"
+    ),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.", metavar="DIR")]
+VariantName = Annotated[str | None, typer.Option("--variant", help="A named variant.", metavar="NAME")]
+CheckpointFile = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Weights: ours, or a published-style .pth.", metavar="FILE")
+]
+TeacherFile = Annotated[
+    Path | None,
+    typer.Option("--teacher", help="The teacher's weights; else one is found or trained.", metavar="FILE"),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all randomness.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Points = Annotated[int | None, typer.Option("--points", min=1, max=10**6, help="Points drawn from each cloud.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, max=10**9, help="Passes over the scenes.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what stands in the way.", metavar="")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.", metavar="")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.", metavar="")]
+RecipeFile = Annotated[Path | None, typer.Option("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a recipe key, e.g. train.lr=1e-3; repeatable.", metavar="KEY=VALUE"),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, max=1024, help="Worker processes; else one a core.")
+]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn prepare kitti` and `bpfn prepare flyingthings3d`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import ConsoleProgress, default_processes, finish, print_json, say
+
+if TYPE_CHECKING:
+    from bpfn_cli.data.prepare import PrepareSummary
+
+app = typer.Typer(no_args_is_help=True, help="Turn raw downloads into scenes.", rich_markup_mode="markdown")
+
+Raw = Annotated[Path, typer.Option("--source", help="The raw download, unpacked.", metavar="DIR")]
+
+
+@app.command()
+def kitti(
+    source: Raw,
+    out: options.Out = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Folder of calib_cam_to_cam, if elsewhere.", metavar="DIR")
+    ] = None,
+    processes: options.Processes = None,
+    json: options.Json = False,
+) -> None:
+    """KITTI Scene Flow 2015: disparity, flow and calibration to pairs of clouds.
+
+    Example: `bpfn prepare kitti --source downloads/data_scene_flow --out data/kitti`
+    """
+    from bpfn_cli.cli.places import data_root
+    from bpfn_cli.data.prepare import prepare_kitti
+
+    folder = out or data_root() / "kitti"
+    with ConsoleProgress().bar("preparing scenes") as bar:
+        summary = prepare_kitti(
+            source, folder, calibration=calibration, processes=processes or default_processes(), progress=bar
+        )
+    _report(summary, folder, json, f"bpfn eval --data {folder}")
+
+
+@app.command()
+def flyingthings3d(
+    source: Raw,
+    out: options.Out = None,
+    near: Annotated[float, typer.Option("--near", min=0, help="Depth cut in metres; 0: none.")] = 35.0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many scenes a split.")] = None,
+    drop_nonfinite: Annotated[
+        bool, typer.Option("--drop-nonfinite", help="Leave out NaN and infinite pixels.", metavar="")
+    ] = False,
+    processes: options.Processes = None,
+    json: options.Json = False,
+) -> None:
+    """FlyingThings3D subset: disparity, its change, flow and occlusions to pairs of clouds.
+
+    Example: `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset`
+    """
+    from bpfn_cli.cli.places import data_root
+    from bpfn_cli.data.layout import FLYINGTHINGS3D_FOLDER
+    from bpfn_cli.data.prepare import prepare_flyingthings3d
+
+    folder = out or data_root() / FLYINGTHINGS3D_FOLDER
+    with ConsoleProgress().bar("preparing scenes") as bar:
+        summary = prepare_flyingthings3d(
+            source,
+            folder,
+            near=near or None,
+            drop_nonfinite=drop_nonfinite,
+            limit=limit,
+            processes=processes or default_processes(),
+            progress=bar,
+        )
+    _report(summary, folder, json, f"bpfn subset --source {folder}")
+
+
+def _report(summary: PrepareSummary, folder: Path, json: bool, next_command: str) -> None:
+    for note in summary.notes:
+        say(f"note: {note}")
+    if json:
+        print_json(summary)
+    else:
+        mean = summary.points / max(summary.scenes, 1)
+        print(f"{summary.scenes} scenes ({summary.skipped} were there before), {mean:,.0f} points each on average")
+    finish(folder, next_command)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn subset`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import ConsoleProgress, default_processes, finish, print_json, say
+
+if TYPE_CHECKING:
+    from bpfn_cli.data.manifest import Extent
+
+
+class Method(str, Enum):
+    """How scenes are chosen."""
+
+    hash = "hash"
+    stride = "stride"
+
+
+class Link(str, Enum):
+    """How files are brought over."""
+
+    auto = "auto"
+    copy = "copy"
+    hard = "hard"
+    symlink = "symlink"
+
+
+def subset(
+    source: options.Source = None,
+    out: options.Out = None,
+    fraction: Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")] = 0.2,
+    method: Annotated[Method, typer.Option("--method", help="hash: nested, the same everywhere.")] = Method.hash,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="First scene of stride.")] = 0,
+    link: Annotated[Link, typer.Option("--link", help="auto: hard link, else copy.")] = Link.auto,
+    val_fraction: Annotated[
+        float | None, typer.Option("--val-fraction", help="Share of the val scenes; else all.")
+    ] = None,
+    seed: options.Seed = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check a finished subset, --out.", metavar="")] = False,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Keep a fifth of FlyingThings3D (or of the synthetic scenes), with a record of what and why.
+
+    Examples: `bpfn subset`, `bpfn subset --source data/FlyingThings3D_subset_processed_35m --fraction 0.1`,
+    `bpfn subset --verify --out data/synthetic-subset`
+    """
+    from bpfn_cli.cli.places import full_dataset, subset_place
+    from bpfn_cli.data.manifest import SubsetOptions
+    from bpfn_cli.data.subset import make_subset, plan_subset, verify_subset
+
+    if verify:
+        folder = out or subset_place(source or full_dataset())
+        with ConsoleProgress().bar("checking files") as bar:
+            summary = verify_subset(folder, progress=bar, processes=default_processes())
+        say(f"{folder}: every file is as its subset.json says")
+        if json:
+            print_json(summary)
+        return
+    chosen = SubsetOptions(fraction, method.value, seed or 0, offset, link.value, val_fraction)
+    place = source or full_dataset()
+    folder = out or subset_place(place)
+    if dry_run:
+        plan = plan_subset(place, chosen)
+        if json:
+            print_json({"out": str(folder), "before": _plain(plan.before), "after": _plain(plan.after)})
+        else:
+            print(f"{_size(plan.before)} in {place}\n{_size(plan.after)} would be in {folder}")
+        return
+    with ConsoleProgress().bar("bringing over scenes") as bar:
+        summary = make_subset(place, folder, chosen, progress=bar, force=force, processes=default_processes())
+    for skipped in summary.skipped:
+        say(f"left out: {skipped}")
+    if json:
+        print_json(summary)
+    else:
+        likeness = summary.likeness
+        print(f"before: {_size(summary.before)} ({place})")
+        print(f"after:  {_size(summary.after)} ({chosen.label()}{', already complete' * summary.already_complete})")
+        print(
+            f"as the source: Kolmogorov-Smirnov distance {likeness.flow_length:.3f} of flow lengths, "
+            f"{likeness.depth:.3f} of depths (0: the same, 1: nothing in common)"
+        )
+    finish(folder, "bpfn profile --variant weightnet48")
+
+
+def _size(extent: Extent) -> str:
+    return f"{extent.train_scenes} train and {extent.val_scenes} val scenes, {extent.bytes / 1e6:,.1f} MB"
+
+
+def _plain(extent: Extent) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(extent)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Flow for every point of clouds of any size, at the density the network was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bpfn_cli.errors import NonFiniteError, ShapeError
+from bpfn_cli.models.bipointflownet import BiPointFlowNet
+
+# Rows are the axes of the internal frame (x left, y up, z forward) in those of the frame.
+FRAMES: dict[str, np.ndarray] = {
+    "internal": np.eye(3),
+    "lidar": np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),  # x forward, y left, z up
+    "camera": np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]),  # x right, y down, z forward
+    "flyingthings3d": np.array([[-1, 0, 0], [0, 1, 0], [0, 0, -1]]),  # x right, y up, z backward
+}
+
+
+def predict_flow(
+    model: BiPointFlowNet,
+    pc1: np.ndarray,
+    pc2: np.ndarray,
+    *,
+    points: int,
+    frame: str = "internal",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Flow of every point of `pc1`, from networks runs on `points` points of each cloud.
+
+    Both clouds are dealt out at random into parts of `points` points (the last filled up from the others), so that
+    each point is seen once and at the density of the training.
+
+    Args:
+        pc1, pc2: (N, 3), (M, 3) float32 metres, in `frame`, one of `FRAMES`.
+    Returns: (N, 3) float32 metres, in `frame`.
+    Raises: ShapeError: a cloud has fewer points than the network needs. NonFiniteError: the flow is.
+    """
+    least = model.variant.least_points
+    for name, cloud in (("pc1", pc1), ("pc2", pc2)):
+        if len(cloud) < least:
+            raise ShapeError(f"{name} has {len(cloud)} points, the network needs at least {least}; give denser clouds")
+    points = min(points, len(pc1), len(pc2))
+    if points < least:
+        raise ShapeError(f"--points {points}: the network needs at least {least}")
+    axes = FRAMES[frame].astype(np.float32)
+    generator = np.random.default_rng(seed)
+    parts = -(-len(pc1) // points)
+    rows1, rows2 = _deal(len(pc1), parts, points, generator), _deal(len(pc2), parts, points, generator)
+    flow = np.empty_like(pc1)
+    for part in range(parts):
+        clouds = [
+            torch.from_numpy(np.ascontiguousarray(pc[rows] @ axes.T))[None].to(device)
+            for pc, rows in ((pc1, rows1[part]), (pc2, rows2[part]))
+        ]
+        with torch.no_grad():
+            flow[rows1[part]] = model(*clouds).flows[0][0].cpu().numpy() @ axes
+        if progress is not None:
+            progress(part + 1, parts)
+    bad = int((~np.isfinite(flow)).any(axis=1).sum())
+    if bad:
+        raise NonFiniteError(
+            f"the predicted flow is NaN or infinite at {bad} of {len(flow)} points; nothing is written"
+        )
+    return flow
+
+
+def _deal(count: int, parts: int, size: int, generator: np.random.Generator) -> np.ndarray:
+    """(parts, size) indices below `count`: all of them once where they fit, then at random again."""
+    order = generator.permutation(count)
+    missing = parts * size - count
+    if missing > 0:
+        order = np.concatenate([order, *(generator.permutation(count) for _ in range(-(-missing // count)))])
+    dealt = order[: parts * size].reshape(parts, size)
+    return _without_repeats(dealt, count, generator)
+
+
+def _without_repeats(dealt: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Replace what a part holds twice by rows it does not hold."""
+    for part in dealt:
+        _, first = np.unique(part, return_index=True)
+        repeated = np.setdiff1d(np.arange(len(part)), first)
+        if len(repeated):
+            others = np.setdiff1d(np.arange(count), part)
+            part[repeated] = generator.choice(others, len(repeated), replace=False)
+    return dealt

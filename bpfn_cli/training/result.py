@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""An evaluation as a result file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bpfn_cli.data.datasets import SceneDataset, data_identity
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import sha256_of
+from bpfn_cli.metrics.evaluation import BASELINES, MODEL, evaluate, evaluation_rows, network_flow
+from bpfn_cli.models import build_from, read_checkpoint
+from bpfn_cli.training.progress import Progress
+
+FORMAT = 1
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    dataset: SceneDataset,
+    *,
+    points: int,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure a checkpoint and the baselines on a dataset; return the result file's content.
+
+    Raises: CheckpointError, DataError, NonFiniteError.
+    """
+    read = read_checkpoint(checkpoint)
+    model = build_from(read).to(device)
+    if not len(dataset):
+        raise DataError(f"{printable(dataset.root)}: its {dataset.split} split is empty; there is nothing to measure")
+    with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
+        measured = evaluate(
+            {MODEL: network_flow(model, device), **BASELINES}, dataset, points=points, seed=seed, progress=bar
+        )
+    return {
+        "format": FORMAT,
+        "dataset": {
+            "kind": dataset.kind,
+            "split": dataset.split,
+            "path": str(dataset.root),
+            "scenes": len(dataset),
+            "sha256": data_identity(dataset.root)["sha256"],
+        },
+        "points": points,
+        "seed": seed,
+        "checkpoint": {
+            "which": "best" if "validation_epe3d" in read.metadata else "last",
+            "path": str(checkpoint),
+            "variant": read.variant.name,
+            "sha256": sha256_of(checkpoint),
+        },
+        "rows": evaluation_rows(measured.means),
+        "scenes": [
+            {"name": scene.name, **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
+            for scene in measured.scenes
+        ],
+    }

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Networks with the weights of the golden files, and random clouds to run them on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from bpfn_cli.models import BiPointFlowNet, build_model
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def _golden_weights() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "golden_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_fill = _golden_weights().fill
+
+
+def filled_model(variant: str, points: int = 1024, bn: bool | None = None, seed: int = 0) -> BiPointFlowNet:
+    """A network in float64 and evaluation mode with weights that are a function of names and shapes."""
+    model = build_model(variant, points, bn=bn).double()
+    weights = _fill(model.state_dict(), seed)
+    model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
+    return model.eval()
+
+
+def random_pair(points: int = 1024, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two clouds (B, N, 3) in float64, the second moved a little; no two distances are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    pc1 = torch.rand(batch, points, 3, generator=generator, dtype=torch.float64) * 10
+    return pc1, pc1.flip(1) + 0.3 + 0.1 * torch.rand(pc1.shape, generator=generator, dtype=torch.float64)

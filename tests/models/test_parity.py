@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Against golden files of an independent implementation: outputs, sample indices, names and shapes of parameters."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from golden_models import GOLDEN, filled_model
+
+from bpfn_cli.models import build_model
+from bpfn_cli.ops import plain_path
+from bpfn_cli.structures import FlowPyramid
+
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+SMALL = [name for name in FILES if name.endswith("_2048")]
+STATE_DICTS = json.loads((GOLDEN / "state_dicts.json").read_text())
+CASES = [(name, False) for name in FILES] + [(name, True) for name in SMALL]
+
+
+def variant_of(name: str) -> tuple[str, bool | None]:
+    return ("baseline", True) if name == "baseline_bn" else (name, None)
+
+
+def run(name: str, dtype: torch.dtype, plain: bool) -> tuple[FlowPyramid, dict[str, np.ndarray]]:
+    variant, points = name.rsplit("_", 1)
+    base, bn = variant_of(variant)
+    model = filled_model(base, int(points), bn).to(dtype)
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        golden = dict(file)
+    clouds = (torch.from_numpy(golden[key])[None].to(dtype) for key in ("pc1", "pc2"))
+    with torch.no_grad(), plain_path(plain):
+        return model(*clouds), golden
+
+
+def relative_errors(output: FlowPyramid, golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Array name -> relative error of each point; every float array of the file but the inputs is compared."""
+    found = {}
+    for level in range(4):
+        found[f"flow_l{level}"] = output.flows[level][0].numpy()
+        for key, features in (
+            ("source", output.bfe_source),
+            ("target", output.bfe_target),
+            ("embedding", output.bfe_embedding),
+        ):
+            found[f"bfe_l{level}_{key}"] = features[level][0].numpy()
+    errors = {}
+    for key, values in found.items():
+        if key not in golden:
+            continue
+        expected = golden[key] if key.startswith("flow") else golden[key].T  # bfe: [C, first points]
+        assert values.shape[1] == expected.shape[1]
+        difference = np.linalg.norm(values[: len(expected)] - expected, axis=1)
+        errors[key] = difference / np.linalg.norm(expected, axis=1)
+    return errors
+
+
+def test_golden_files_are_there() -> None:
+    assert len(FILES) == 7
+    assert set(STATE_DICTS) >= {"baseline", "half"}
+
+
+@pytest.mark.parametrize(("name", "plain"), CASES)
+@pytest.mark.parametrize(
+    ("dtype", "median", "most"), [(torch.float64, 1e-6, 1e-5), (torch.float32, 1e-5, 1e-3)], ids=["f64", "f32"]
+)
+def test_outputs_equal_the_golden_ones(name: str, plain: bool, dtype: torch.dtype, median: float, most: float) -> None:
+    output, golden = run(name, dtype, plain)
+    errors = relative_errors(output, golden)
+    assert {f"flow_l{level}" for level in range(4)} <= errors.keys()
+    assert len(errors) >= 4 + (12 if name in SMALL else 0)
+    for key, error in errors.items():
+        assert np.median(error) <= median, key
+        assert np.quantile(error, 0.99) <= most, key
+    for level in (1, 2, 3):
+        for cloud, indices in ((1, output.sample_indices1), (2, output.sample_indices2)):
+            assert np.array_equal(indices[level][0].numpy(), golden[f"fps{cloud}_l{level}"])
+
+
+@pytest.mark.parametrize("name", STATE_DICTS)
+def test_state_dict_has_the_published_names_and_shapes(name: str) -> None:
+    variant, bn = variant_of(name)
+    with torch.device("meta"):
+        state = build_model(variant, bn=bn).state_dict()
+    assert {key: list(tensor.shape) for key, tensor in state.items()} == STATE_DICTS[name]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The fast path computes what the plain one does: outputs, gradients, statistics."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from golden_models import filled_model, random_pair
+
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.models.layers import BidirectionalFlowEmbedding
+from bpfn_cli.ops import plain_path
+
+TOLERANCE = 1e-9
+
+
+def outputs_and_gradients(variant: str, training: bool, plain: bool) -> tuple[dict[str, torch.Tensor], BiPointFlowNet]:
+    model = filled_model(variant).train(training)
+    with plain_path(plain):
+        output = model(*random_pair(batch=2))
+    features = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
+    found = {f"{name}{level}": tensor for name in features for level, tensor in enumerate(getattr(output, name))}
+    generator = torch.Generator().manual_seed(1)
+    # A fixed random direction, so that no gradient cancels by symmetry.
+    loss = sum((t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).mean() for t in found.values())
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    result = {name: tensor.detach() for name, tensor in found.items()}
+    result |= {f"grad {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    result |= {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return result, model
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("variant", ["baseline", "half", "declinear", "half_bottleneck"])
+def test_fast_equals_plain(variant: str, training: bool) -> None:
+    fast, _ = outputs_and_gradients(variant, training, plain=False)
+    plain, _ = outputs_and_gradients(variant, training, plain=True)
+    assert fast.keys() == plain.keys()
+    whole = max(float(value.norm()) for name, value in plain.items() if name.startswith("grad"))
+    for name, expected in plain.items():
+        # A bias before a batch norm has a gradient of zero: rounding is measured against the whole gradient.
+        scale = max(float(expected.norm()), 1e-3 * whole if name.startswith("grad") else 0.0)
+        assert float((fast[name] - expected).norm()) <= TOLERANCE * scale, name
+
+
+def test_every_used_parameter_gets_a_gradient() -> None:
+    found, model = outputs_and_gradients("half", training=True, plain=False)
+    without = {name for name, _ in model.named_parameters() if f"grad {name}" not in found}
+    assert without == {f"cross{level}.bias{number}" for level in range(4) for number in (1, 2)}
+
+
+@pytest.mark.parametrize(("value", "plain"), [("1", True), ("", False), ("0", False)])
+def test_environment_chooses_the_path(monkeypatch: pytest.MonkeyPatch, value: str, plain: bool) -> None:
+    monkeypatch.setenv("BPFN_PLAIN", value)
+    model = filled_model("weightnet4")
+    chosen = "_correlate_plain" if plain else "_correlate_fast"
+    original = getattr(BidirectionalFlowEmbedding, chosen)
+    with mock.patch.object(BidirectionalFlowEmbedding, chosen, autospec=True, side_effect=original) as spy:
+        with torch.no_grad():
+            model(*random_pair())
+    assert spy.call_count == 3 * 4
+
+
+def test_pyramid_of_another_network_gives_the_same_output() -> None:
+    teacher, student = filled_model("baseline"), filled_model("weightnet4")
+    clouds = random_pair()
+    with torch.no_grad():
+        shared = student(*clouds, pyramid=teacher(*clouds).pyramid)
+        own = student(*clouds)
+    assert all(torch.equal(a, b) for a, b in zip(shared.flows, own.flows, strict=True))
+
+
+def test_clouds_of_a_batch_do_not_influence_each_other() -> None:
+    model = filled_model("weightnet4")
+    pc1, pc2 = random_pair(batch=2)
+    with torch.no_grad():
+        both, second = model(pc1, pc2).flows[0], model(pc1[1:], pc2[1:]).flows[0]
+    torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-9)
