@@ -217,7 +217,7 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
     where = f"line {line}: " if line else ""
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = difflib.get_close_matches(keys[-1], _field_names(kind, keys[:-1]), n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
+        hint = f", did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else ""
         return f"{where}unknown key {printable(dotted)}{hint}"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
     return f"{where}{printable(dotted)}: {message}, got {printable(repr(mistake['input']))[:60]}"

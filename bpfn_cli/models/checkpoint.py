@@ -205,9 +205,10 @@ def _harmless_globals() -> list[Any]:
     import argparse
 
     import numpy as np
-    from numpy.core import multiarray  # type: ignore[attr-defined]
 
-    return [argparse.Namespace, np.dtype, multiarray.scalar, *(type(np.dtype(kind)) for kind in "fdilqb?")]
+    scalar = np.float64().__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before NumPy 2, and since
+    return [argparse.Namespace, np.dtype, *((scalar, name) for name in names), *(type(np.dtype(kind)) for kind in "fdilqb?")]
 
 
 def _explain_refusal(error: Exception) -> str:

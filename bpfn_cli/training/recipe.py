@@ -34,8 +34,8 @@ class TrainSettings:
     """schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
     after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always)."""
 
-    epochs: Count = 40
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    epochs: Count = 12
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
     lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
     lr_floor: Annotated[float, Field(ge=0, le=1)] = 1e-5
     schedule: Literal["step", "cosine"] = "cosine"
@@ -44,7 +44,7 @@ class TrainSettings:
     warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 10
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    validate_every: Count = 10
+    validate_every: Count = 4
 
 
 @settings

@@ -102,7 +102,7 @@ def test_harmless_extras_beside_the_weights_load(tmp_path: Path, model: BiPointF
     assert_same_state(read_checkpoint(path).state, model.state_dict())
 
 
-def test_scalar_of_an_older_numpy_loads_or_is_refused_by_name(tmp_path: Path, model: BiPointFlowNet) -> None:
+def test_scalar_of_an_older_numpy_loads(tmp_path: Path, model: BiPointFlowNet) -> None:
     """Older NumPy calls the module numpy.core, the present one numpy._core."""
     source, path = tmp_path / "new.pth", tmp_path / "old.pth"
     torch.save({"state_dict": model.state_dict(), "epe": np.float64(0.1)}, source)
@@ -291,8 +291,10 @@ def test_misshapen_tensors_are_always_refused(tmp_path: Path, model: BiPointFlow
         if n.endswith(("composed_module.0.weight", "mlp_convs.2.weight", "pos1.weight", "level1.linear.weight"))
     ]
     shapes = [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]
-    for name in [*sizing, *generator.sample(list(state), 20)]:
-        torch.save({**state, name: torch.zeros(generator.choice(shapes))}, path)
+    cases = [(name, shape) for name in sizing[::4] for shape in shapes]
+    cases += [(name, generator.choice(shapes)) for name in [*sizing, *generator.sample(list(state), 20)]]
+    for name, shape in cases:
+        torch.save({**state, name: torch.zeros(shape if state[name].dim() or shape else 1)}, path)
         with pytest.raises(CheckpointError):
             load_checkpoint(path)
 
@@ -312,9 +314,10 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(reason="safetensors writes its metadata keys in random order", strict=False)
+@pytest.mark.xfail(reason="safetensors writes its metadata keys in random order")
 def test_bytes_are_a_function_of_weights_and_metadata(model: BiPointFlowNet) -> None:
-    assert checkpoint_bytes(model, {"b": 1, "a": 2}) == checkpoint_bytes(model, {"a": 2, "b": 1})
+    expected = checkpoint_bytes(model, {"b": 1, "a": 2})
+    assert all(checkpoint_bytes(model, {"a": 2, "b": 1}) == expected for _ in range(16))
 
 
 def test_failed_save_leaves_the_old_file(

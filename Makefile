@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+# `make demo` and `make test` need Python 3.10 or newer and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= demo
+
+.PHONY: demo test check install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bpfn needs Python 3.10 or newer: make PYTHON=python3.11")'
+	@echo "installing into $(VENV) (torch is large: minutes on a slow line)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	@mkdir -p $(DEMO)
+	cd $(DEMO) && $(abspath $(BIN))/bpfn subset
+	cd $(DEMO) && $(abspath $(BIN))/bpfn profile --variant weightnet48
+	cd $(DEMO) && $(abspath $(BIN))/bpfn distill --loss bihint
+	cd $(DEMO) && $(abspath $(BIN))/bpfn report
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bpfn_cli.errors import UsageError
+from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
+from bpfn_cli.ops import plain_path
+from bpfn_cli.profiling import count_modules, profile_model
+from bpfn_cli.profiling.profile import level_of, macs_of_call
+
+
+@pytest.mark.parametrize(
+    ("variant", "giga"), [("baseline", 13.36), ("weightnet8", 9.36), ("weightnet4", 7.37), ("weightnet48", 7.65)]
+)
+def test_module_macs_are_the_published_ones(variant: str, giga: float) -> None:
+    assert count_modules(VARIANTS[variant]).macs.total() / 1e9 == pytest.approx(giga, abs=0.01)
+
+
+def test_macs_of_a_call_by_hand() -> None:
+    x = torch.zeros(2, 3, 5)
+    layer = nn.Conv1d(3, 4, 1)
+    assert macs_of_call(layer, layer(x)) == 2 * 4 * 5 * (3 + 1)
+    bare = nn.Conv1d(3, 4, 1, bias=False)
+    assert macs_of_call(bare, bare(x)) == 2 * 4 * 5 * 3
+    depthwise = nn.Conv2d(6, 6, 1, groups=6)
+    assert macs_of_call(depthwise, depthwise(torch.zeros(1, 6, 2, 2))) == 24 * (1 + 1)
+    linear = nn.Linear(7, 2)
+    assert macs_of_call(linear, linear(torch.zeros(5, 7))) == 10 * (7 + 1)
+    assert macs_of_call(nn.LeakyReLU(), x) == 30
+    assert macs_of_call(nn.BatchNorm1d(3), x) == 0
+
+
+def test_first_block_by_hand() -> None:
+    """level0: both clouds, 3 -> 32: 2 * 1024 * 32 outputs of 3 + 1, and the activation."""
+    one_block = count_modules(VARIANTS["baseline"], 1024)
+    without = {level: one_block.macs[level] for level in range(5)}
+    assert without[0] > 2 * 1024 * 32 * (3 + 1 + 1)
+    # level4 alone is at level 4: 2 clouds of 8 points, 16 neighbors.
+    weightnet = 2 * 8 * 16 * (8 * (3 + 1) + 8 * (8 + 1) + 16 * (8 + 1))
+    linear = 2 * 8 * 256 * (16 * 515 + 1)
+    assert without[4] == weightnet + linear + 2 * 8 * 256
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_levels_sum_to_the_total(variant: str) -> None:
+    counts = count_modules(VARIANTS[variant], 1024)
+    assert counts.points == (1024, 256, 64, 32, 8)
+    parameters = sum(p.numel() for p in build_model(variant).parameters())
+    assert counts.parameters.total() == parameters
+    assert set(counts.parameters) == set(counts.macs) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("bn", [False, True])
+def test_unused_parameters_by_hand(bn: bool) -> None:
+    model = build_model("baseline", bn=bn)
+    names = [n for n, _ in model.named_parameters() if n.endswith(("bias1", "bias2"))]
+    # bias1 and bias2 of the four embeddings; without batch norm also weight and bias of all WeightNet norms.
+    expected = 2 * (32 + 64 + 128 + 256)
+    if not bn:
+        expected += 12 * 2 * (8 + 8 + 16)  # 4 encoder and 8 estimator PointConvs
+    assert len(names) == 8
+    assert count_modules(model.variant, 1024).unused_parameters == expected
+
+
+def test_layers_belong_to_the_level_in_their_name() -> None:
+    names = {"level1_0.x": 1, "deconv3_2.x": 2, "cross0.x": 0, "flow3.x": 3, "level4.linear": 4}
+    assert {name: level_of(name) for name in names} == names
+
+
+@pytest.mark.parametrize("variant", ["weightnet4", "declinear"])
+def test_profile_agrees_with_itself_and_with_torchs_counter(variant: str, tmp_path: object) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    profile = profile_model(VARIANTS[variant], 1024)
+    levels = profile.levels
+    assert sum(level.parameters for level in levels) == profile.parameters
+    assert sum(level.module_macs for level in levels) == profile.module_macs
+    assert sum(level.operator_macs for level in levels) == profile.operator_macs
+
+    model = build_model(variant, 1024).eval()
+    clouds = torch.rand(2, 1, 1024, 3, generator=torch.Generator().manual_seed(0)).unbind()
+    norms = 0
+
+    def count_norm(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal norms
+        # fvcore counts an affine batch norm in evaluation mode as one scale and one shift an element.
+        norms += 2 * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.register_forward_hook(count_norm)
+    with torch.no_grad(), plain_path(), FlopCounterMode(display=False) as counter:
+        model(*clouds)
+    products = counter.get_total_flops() // 2
+    interpolations = profile.operator_macs - norms - products
+    assert products < profile.operator_macs
+    # torch counts the small products of the interpolations too, which no layer owns: they are not in the level sums.
+    assert abs(interpolations) / profile.operator_macs < 0.005
+
+
+def test_uncounted_operators_are_listed() -> None:
+    uncounted = profile_model(VARIANTS["weightnet4"], 1024).uncounted
+    assert any("knn" in name for name in uncounted)
+    assert any("farthest_point_sample" in name for name in uncounted)
+    assert all(count > 0 for count in uncounted.values())
+
+
+def test_checkpoint_bytes_are_those_of_the_file(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "m.safetensors"
+    save_checkpoint(path, build_model("weightnet4", 1024))
+    assert profile_model(VARIANTS["weightnet4"], 1024).checkpoint_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("points", [0, -1, 1023])
+def test_too_few_points_are_refused(points: int) -> None:
+    with pytest.raises(UsageError, match=f"{points} points"):
+        profile_model(VARIANTS["baseline"], points)
+
+
+def test_profiling_draws_nothing_that_changes_later_draws_of_points() -> None:
+    """Twice the same."""
+    assert profile_model(VARIANTS["weightnet4"], 1024) == profile_model(VARIANTS["weightnet4"], 1024)
