@@ -11,14 +11,14 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 import yaml
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import dataclass_transform
 
 from bpfn_cli.errors import UsageError, printable
 
@@ -28,13 +28,13 @@ MAX_NODES = 5000
 
 T = TypeVar("T")
 
-# A frozen dataclass whose fields are checked and whose unknown keys are refused.
-settings = partial(
-    pydantic_dataclass,
-    frozen=True,
-    kw_only=True,
-    config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False),
-)
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def settings(kind: type[T]) -> type[T]:
+    """Make a frozen dataclass whose fields are checked and whose unknown keys are refused."""
+    strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    made: Any = pydantic_dataclass(kind, frozen=True, kw_only=True, config=strict)
+    return made
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Tree:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: true/false, decimal integers, floats with or without a dot, null."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
@@ -141,11 +141,12 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         depth = 0
         for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            line = event.start_mark.line + 1 if event.start_mark else 0
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise UsageError(f"{name}: line {event.start_mark.line + 1}: anchors and aliases are not allowed")
+                raise UsageError(f"{name}: line {line}: anchors and aliases are not allowed")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise UsageError(f"{name}: line {event.start_mark.line + 1}: nested more than {MAX_DEPTH} deep")
+                raise UsageError(f"{name}: line {line}: nested more than {MAX_DEPTH} deep")
             if number > MAX_NODES:
                 raise UsageError(f"{name}: more than {MAX_NODES} values, so not a recipe")
         return yaml.compose(text, Loader=_Loader)
@@ -165,7 +166,9 @@ def _construct(node: yaml.Node, path: str, name: str, lines: dict[str, int]) -> 
         return [_construct(item, f"{path}.{i}", name, lines) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(node, path, name, lines)
-    return _scalar(node, name)
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, name)
+    raise UsageError(f"{name}: line {lines[path]}: neither a value, a list nor a mapping")
 
 
 def _construct_mapping(node: yaml.MappingNode, path: str, name: str, lines: dict[str, int]) -> dict[str, Any]:

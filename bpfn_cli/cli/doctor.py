@@ -11,9 +11,19 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import default_processes, print_json
 from bpfn_cli.cli.places import RUNS, data_root
 
-LIBRARIES = (
-    ["torch", "numpy", "pydantic", "pykdtree", "fvcore", "safetensors", "rich", "tabulate", "png", "yaml", "typer"]  # as imported
-)
+LIBRARIES = [
+    "torch",
+    "numpy",
+    "pydantic",
+    "pykdtree",
+    "fvcore",
+    "safetensors",
+    "rich",
+    "tabulate",
+    "png",
+    "yaml",
+    "typer",
+]  # as imported
 
 
 def doctor(json: options.Json = False) -> None:

@@ -142,10 +142,7 @@ def data_identity(path: Path) -> dict[str, Any]:
     scenes = _all_scenes(layout)
     options = layout.manifest.task.options if layout.manifest else None
     with disk_errors(layout.root):
-        if layout.manifest:
-            sha256 = sha256_of(layout.root / MANIFEST)
-        else:
-            sha256 = fingerprint(file_sizes(layout.root, scenes))
+        sha256 = sha256_of(layout.root / MANIFEST) if layout.manifest else fingerprint(file_sizes(layout.root, scenes))
     return {
         "kind": "subset" if options else layout.kind,
         "source_kind": layout.kind,

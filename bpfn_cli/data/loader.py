@@ -140,7 +140,7 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     loader = torch.utils.data.DataLoader(
         samples,
-        batch_sampler=parts,  # type: ignore[arg-type]
+        batch_sampler=parts,
         collate_fn=_collate,
         num_workers=workers,
         generator=torch.Generator(),  # the default one would draw from the main generator
@@ -151,7 +151,8 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
 def _collate(items: list[tuple[Sample, Scene]]) -> FlowBatch:
     clouds = [torch.from_numpy(np.stack(parts)) for parts in zip(*(sample for sample, _ in items), strict=True)]
     scenes = [scene for _, scene in items]
-    return FlowBatch(*clouds, tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes))
+    names, cameras = tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes)
+    return FlowBatch(clouds[0], clouds[1], clouds[2], names, cameras)
 
 
 def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray:

@@ -41,7 +41,7 @@ class BasicLoss(nn.Module):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
         check_same_points(student, teacher)
         levels = self.options.levels
-        return reduce_levels({l: self._distance(student.flows[l], teacher.flows[l].detach()) for l in levels})
+        return reduce_levels({i: self._distance(student.flows[i], teacher.flows[i].detach()) for i in levels})
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if self.options.norm == "smooth_l1":

@@ -39,4 +39,4 @@ def supervised_loss(output: FlowPyramid, batch: FlowBatch) -> Tensor:
     Source: PointPWC-Net, ECCV 2020; weights of Bi-PointFlowNet's released training.
     """
     truth = true_flows(output, batch.flow)
-    return reduce_levels({l: torch.linalg.vector_norm(output.flows[l] - truth[l], dim=-1) for l in range(LEVELS)})
+    return reduce_levels({i: torch.linalg.vector_norm(output.flows[i] - truth[i], dim=-1) for i in range(LEVELS)})

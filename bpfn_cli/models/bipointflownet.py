@@ -69,12 +69,12 @@ class BiPointFlowNet(nn.Module):
         self.deconv2_1 = PointwiseBlock(levels[2].embedding, levels[1].context, bn)
         self.deconv1_0 = PointwiseBlock(levels[1].embedding, levels[0].context, bn)
 
-        for l, level in enumerate(levels[:LEVELS]):
-            from_coarser = ESTIMATOR_FEATURES if l < LEVELS - 1 else 0
+        for index, level in enumerate(levels[:LEVELS]):
+            from_coarser = ESTIMATOR_FEATURES if index < LEVELS - 1 else 0
             inputs = level.width + from_coarser + level.embedding
             embedding = BidirectionalFlowEmbedding(level.width + level.context, level.embedding, bn)
-            self.add_module(f"cross{l}", embedding)
-            self.add_module(f"flow{l}", FlowEstimator(inputs, level.c_mid, bn, variant.separable))
+            self.add_module(f"cross{index}", embedding)
+            self.add_module(f"flow{index}", FlowEstimator(inputs, level.c_mid, bn, variant.separable))
 
     @property
     def pyramid_shape(self) -> PyramidShape:
@@ -128,25 +128,25 @@ class BiPointFlowNet(nn.Module):
         contexts = (self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3)
         coarse, flow, estimated = encoded[4], None, None
         levels: list[_LevelOutput] = []
-        for l in reversed(range(LEVELS)):
-            pc1, pc2 = source.points[l], target.points[l]
-            context = self._upsampled_context(contexts[l], pyramid.stacked, l, coarse)
-            features1, features2 = torch.cat([encoded[l], context], dim=-1).chunk(2)
-            estimator_input = [encoded[l].chunk(2)[0]]
+        for level in reversed(range(LEVELS)):
+            pc1, pc2 = source.points[level], target.points[level]
+            context = self._upsampled_context(contexts[level], pyramid.stacked, level, coarse)
+            features1, features2 = torch.cat([encoded[level], context], dim=-1).chunk(2)
+            estimator_input = [encoded[level].chunk(2)[0]]
             if flow is not None and estimated is not None:
-                up = (source.up_neighbors[l], source.up_weights[l])
+                up = (source.up_neighbors[level], source.up_weights[level])
                 flow = interpolate(flow, *up)
                 pc2 = warp(pc1, pc2, flow)
                 estimator_input.append(interpolate(estimated, *up))
             k = self.variant.embedding_neighbors
-            cross: BidirectionalFlowEmbedding = getattr(self, f"cross{l}")
+            cross: BidirectionalFlowEmbedding = getattr(self, f"cross{level}")
             bfe = cross(pc1, pc2, features1, features2, knn(pc1, pc2, k), knn(pc2, pc1, k))
-            estimator: FlowEstimator = getattr(self, f"flow{l}")
+            estimator: FlowEstimator = getattr(self, f"flow{level}")
             estimated, correction = estimator(
-                pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), source.self_neighbors[l]
+                pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), source.self_neighbors[level]
             )
             flow = correction if flow is None else flow + correction
-            levels.insert(0, _LevelOutput(flow, *bfe, estimated))
+            levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], estimated))
             coarse = torch.cat(bfe[:2])
         return FlowPyramid(
             flows=[level.flow for level in levels],

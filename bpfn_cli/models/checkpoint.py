@@ -162,7 +162,7 @@ def _digest(state: Mapping[str, Tensor], about: str) -> str:
     for key in sorted(state):
         tensor = state[key]
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -208,7 +208,12 @@ def _harmless_globals() -> list[Any]:
 
     scalar = np.float64().__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before NumPy 2, and since
-    return [argparse.Namespace, np.dtype, *((scalar, name) for name in names), *(type(np.dtype(kind)) for kind in "fdilqb?")]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *((scalar, name) for name in names),
+        *(type(np.dtype(kind)) for kind in "fdilqb?"),
+    ]
 
 
 def _explain_refusal(error: Exception) -> str:
@@ -247,10 +252,9 @@ def _check_names(checkpoint: Checkpoint, name: str) -> None:
             f"first {example}"
         )
     for key, tensor in expected.items():
-        if tensor.shape != state[key].shape:
-            raise CheckpointError(
-                f"{name}: {key} has shape {tuple(state[key].shape)}, {checkpoint.variant.name} needs {tuple(tensor.shape)}"
-            )
+        found, needed = tuple(state[key].shape), tuple(tensor.shape)
+        if found != needed:
+            raise CheckpointError(f"{name}: {key} has shape {found}, {checkpoint.variant.name} needs {needed}")
 
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:

@@ -27,6 +27,8 @@ def infer_variant(shapes: Shapes, name: str) -> Variant:
         raise CheckpointError(
             f"{name}: not a Bi-PointFlowNet: {error.args[0]} is missing among its {len(shapes)} tensors"
         ) from None
+    except (IndexError, ZeroDivisionError):
+        raise CheckpointError(f"{name}: not a Bi-PointFlowNet: some of its tensors have no sizes") from None
     for known in VARIANTS.values():
         if replace(variant, name=known.name, bn=known.bn) == known:
             return replace(variant, name=known.name)
@@ -54,14 +56,14 @@ def _read_sizes(shapes: Shapes) -> Variant:
 
     levels = [
         Level(
-            reduction=BASELINE.levels[l].reduction,
-            width=width(l),
-            expanded=block(_EXPANDING_BLOCKS[l]) if l < 4 else 0,
-            context=_outputs(shapes, _CONTEXT_BLOCKS[l]) if l < 4 else 0,
-            embedding=shapes[f"cross{l}.pos1.weight"][0] if l < 4 else 0,
-            c_mid=c_mid(f"flow{l}.pointconv_list.0" if l < 4 else "level4"),
+            reduction=BASELINE.levels[index].reduction,
+            width=width(index),
+            expanded=block(_EXPANDING_BLOCKS[index]) if index < 4 else 0,
+            context=_outputs(shapes, _CONTEXT_BLOCKS[index]) if index < 4 else 0,
+            embedding=shapes[f"cross{index}.pos1.weight"][0] if index < 4 else 0,
+            c_mid=c_mid(f"flow{index}.pointconv_list.0" if index < 4 else "level4"),
         )
-        for l in range(5)
+        for index in range(5)
     ]
     first_norm = "level0.reduce.composed_module.1.weight" if bottleneck else "level0.composed_module.1.weight"
     return Variant("custom", tuple(levels), bn=first_norm in shapes, separable=separable, bottleneck=bottleneck)  # type: ignore[arg-type]

@@ -8,6 +8,8 @@ All take and return (B, N, C).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,10 +49,10 @@ def apply_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
 
 def fold_norm(weight: Tensor, bias: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
     """Merge a batch norm in evaluation mode into the linear map before it."""
-    if norm is None:
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None or norm.running_mean is None:
         return weight, bias
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-    return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias  # type: ignore[operator]
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
 
 
 class PointwiseBlock(nn.Module):
@@ -66,6 +68,11 @@ class PointwiseBlock(nn.Module):
     @property
     def linear(self) -> nn.Module:
         return self.composed_module[0]
+
+    @property
+    def bias(self) -> Tensor:
+        bias: Tensor = self.linear.bias  # type: ignore[assignment]
+        return bias
 
     @property
     def norm(self) -> nn.Module | None:
@@ -104,7 +111,7 @@ class WeightNet(nn.Module):
         super().__init__()
         widths = (3, WEIGHTNET_HIDDEN, WEIGHTNET_HIDDEN, c_mid)
         self.bn = bn
-        self.mlp_convs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.mlp_convs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.mlp_bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
 
     def forward(self, offsets: Tensor) -> Tensor:
@@ -180,13 +187,13 @@ class BidirectionalFlowEmbedding(nn.Module):
         self.pos1 = nn.Conv2d(3, width, 1)
         self.bias1 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
         self.bn1 = nn.BatchNorm2d(width) if bn else None
-        self.mlp1 = nn.ModuleList([PointwiseBlock(width, width, bn, dimensions=2)])
+        self.mlp1 = nn.Sequential(PointwiseBlock(width, width, bn, dimensions=2))
         self.cross_t1 = nn.Conv1d(width, width, 1)
         self.cross_t2 = nn.Conv1d(width, width, 1)
         self.pos2 = nn.Conv2d(3, width, 1)
         self.bias2 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
         self.bn2 = nn.BatchNorm2d(width) if bn else None
-        self.mlp2 = nn.ModuleList([PointwiseBlock(width, width, bn, dimensions=2)])
+        self.mlp2 = nn.Sequential(PointwiseBlock(width, width, bn, dimensions=2))
         self.relu = nn.LeakyReLU(LEAKY_SLOPE)
 
     def forward(
@@ -203,7 +210,9 @@ class BidirectionalFlowEmbedding(nn.Module):
         correlate, linear = (
             (self._correlate_plain, _apply_conv1d) if is_plain() else (self._correlate_fast, apply_linear)
         )
-        first, second = (self.pos1, self.bn1, self.mlp1[0]), (self.pos2, self.bn2, self.mlp2[0])
+        block1: PointwiseBlock = self.mlp1[0]  # type: ignore[assignment]
+        block2: PointwiseBlock = self.mlp2[0]  # type: ignore[assignment]
+        first, second = (self.pos1, self.bn1, block1), (self.pos2, self.bn2, block2)
         to_source = correlate(
             pc1, pc2, linear(self.cross_t11, features1), linear(self.cross_t22, features2), forth, *first
         )
@@ -220,7 +229,7 @@ class BidirectionalFlowEmbedding(nn.Module):
         own: Tensor,
         other: Tensor,
         neighbors: Tensor,
-        position: nn.Module,
+        position: nn.Conv2d,
         norm: nn.Module | None,
         block: PointwiseBlock,
     ) -> Tensor:
@@ -238,19 +247,19 @@ class BidirectionalFlowEmbedding(nn.Module):
         own: Tensor,
         other: Tensor,
         neighbors: Tensor,
-        position: nn.Module,
+        position: nn.Conv2d,
         norm: nn.Module | None,
         block: PointwiseBlock,
     ) -> Tensor:
         """The same: `position` is linear, so it is applied to points; max comes before bias and activation."""
         center = points.mean(dim=1, keepdim=True)  # keeps the two parts of each offset small
-        own = own + position.bias - F.linear(queries - center, matrix(position))  # type: ignore[operator]
+        own = own + apply_linear(position, center - queries)
         other = other + F.linear(points - center, matrix(position))
         x = gather(other, neighbors) + own[:, :, None]
         x = activate(apply_norm(norm, x))
         if block.norm is not None and self.training:  # batch statistics are those of all neighbors
             return block.finish(apply_linear(block.linear, x)).amax(dim=2)
-        weight, bias = fold_norm(matrix(block.linear), block.linear.bias, block.norm)  # type: ignore[arg-type]
+        weight, bias = fold_norm(matrix(block.linear), block.bias, block.norm)
         return activate(F.linear(x, weight).amax(dim=2) + bias)
 
 

@@ -50,7 +50,7 @@ def build_pyramid(pc1: Tensor, pc2: Tensor, shape: PyramidShape) -> PointPyramid
     stacked = _sample(torch.cat([pc1, pc2]), shape)
     source, target = _half(stacked, slice(0, batch)), _half(stacked, slice(batch, None))
     flow_levels = range(len(shape.reductions))
-    self_neighbors = {l: knn(source.points[l], source.points[l], shape.self_neighbors) for l in flow_levels}
+    self_neighbors = {i: knn(source.points[i], source.points[i], shape.self_neighbors) for i in flow_levels}
     return PointPyramid(stacked, replace(source, self_neighbors=self_neighbors), target)
 
 

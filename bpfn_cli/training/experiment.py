@@ -77,7 +77,7 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
 
 def train_teacher(experiment: Experiment, progress: Progress) -> Path:
     """Train the recipe's teacher by the supervised loss; return its checkpoint."""
-    recipe = replace(experiment.recipe, variant=experiment.recipe.teacher, loss=(NO_DISTILLATION,))
+    recipe = experiment.recipe.for_teacher()
     alone = replace(experiment, recipe=recipe, name=None, teacher=None, initial=None)
     return _train(alone, "teacher", None, progress).folder / "student.safetensors"
 

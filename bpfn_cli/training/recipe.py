@@ -31,8 +31,11 @@ class DataSettings:
 
 @settings
 class TrainSettings:
-    """schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
-    after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always)."""
+    """How one network is optimized.
+
+    schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
+    after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always).
+    """
 
     epochs: Count = 12
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
@@ -58,6 +61,18 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+
+    def for_teacher(self) -> Recipe:
+        """The same recipe for the teacher: its variant, by the supervised loss alone."""
+        return Recipe(
+            variant=self.teacher,
+            teacher=self.teacher,
+            loss=("none",),
+            seed=self.seed,
+            data=self.data,
+            train=self.train,
+            objective=self.objective,
+        )
 
 
 def learning_rate(options: TrainSettings, step: int, steps_per_epoch: int) -> float:

@@ -264,7 +264,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float, own
 def test_other_architecture_is_refused_with_counts(tmp_path: Path, model: BiPointFlowNet) -> None:
     path = tmp_path / "other.pth"
     torch.save(torch.nn.Linear(3, 4).state_dict(), path)
-    with pytest.raises(CheckpointError, match="not a Bi-PointFlowNet.*2 tensors"):
+    with pytest.raises(CheckpointError, match=r"not a Bi-PointFlowNet.*2 tensors"):
         read_checkpoint(path)
     state = dict(model.state_dict())
     del state["flow0.fc.bias"]

@@ -126,7 +126,7 @@ def test_sizes_no_network_has_are_refused() -> None:
             slim(BASELINE, "bad", **bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="separable"):
         slim(BASELINE, "bad", separable=True, c_mid=7)
-    with pytest.raises(UsageError, match="did you mean weightnet48"):
-        variant_named("weightnet49")
+    with pytest.raises(UsageError, match="did you mean baseline"):
+        variant_named("basline")
     with pytest.raises(UsageError, match="at least 1024"):
         build_model("baseline", 1023)

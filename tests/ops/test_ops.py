@@ -167,7 +167,7 @@ def test_interpolation_at_a_sparse_point_is_its_value_and_at_coincident_points_f
 
 
 def test_upsample_refuses_fewer_than_three() -> None:
-    with pytest.raises(ShapeError, match="3 neighbors.*2 points"):
+    with pytest.raises(ShapeError, match=r"3 neighbors.*2 points"):
         upsample(torch.zeros(1, 4, 3), torch.zeros(1, 2, 3), torch.zeros(1, 2, 1))
 
 

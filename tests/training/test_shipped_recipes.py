@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+"""Every recipe in configs/ loads, and its first line is the command that runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from bpfn_cli.training.load import load_recipe
+from bpfn_cli.training.recipe import Recipe
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_recipe_loads_and_names_its_command(path):
+    load_recipe(path, [], {})
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# bpfn ")
+    assert f"configs/{path.name}" in first
+
+
+def test_synthetic_recipe_is_the_embedded_default():
+    assert load_recipe(CONFIGS[-1].with_name("synthetic.yaml"), [], {}) == Recipe()
+    assert len(CONFIGS) == 3
