@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,42 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises: DiskError: the folder cannot be written or the disk is full; `path` is then as it was.
     """
     with disk_errors(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            with temporary.open("xb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def is_temporary(entry: os.DirEntry[str]) -> bool:
+    """Whether a killed `write_atomic` left this."""
+    return entry.name.startswith(TEMPORARY_PREFIX) and not entry.is_dir(follow_symlinks=False)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in an existing folder; not in the folders inside it."""
+    with disk_errors(folder):
+        for entry in list(os.scandir(folder)):
+            if is_temporary(entry):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def claim_output(path: Path, *, force: bool) -> None:
+    """Make sure, before the work, that a result can be written to `path`; its folder is made.
+
+    Raises: DiskError: `path` exists and not `force`, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise DiskError(f"{printable(path)}: is a folder; give the file to write")
+    if os.path.lexists(path) and not force:
+        raise DiskError(f"{printable(path)}: exists; choose another --out, or --force to replace it")
+    make_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,9 +118,3 @@ def explain(error: OSError) -> str:
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     return advice.get(error.errno or 0, error.strerror or str(error))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -35,6 +35,8 @@ class Camera:
     tz: float = 0.0
 
 
+MAX_DEPTH_M = 35.0  # where the field cuts FlyingThings3D and KITTI
+FLYINGTHINGS3D_AXES = np.array([-1, 1, -1], np.float32)  # on disk x right, y up, z negative forward
 FLYINGTHINGS3D_CAMERA = Camera(focal=-1050.0, cx=479.5, cy=269.5)
 
 

@@ -18,16 +18,17 @@ app = typer.Typer(no_args_is_help=True, help="Recipes: write, show, check.", ric
 def init(
     out: Annotated[Path, typer.Option("--out", help="Where to write.", metavar="FILE")] = Path("recipe.yaml"),
     force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
     """Write the default recipe, to start from. Example: `bpfn config init --out recipe.yaml`"""
     from bpfn_cli.config import to_yaml
-    from bpfn_cli.errors import DiskError
-    from bpfn_cli.files import write_atomic
+    from bpfn_cli.files import claim_output, write_atomic
     from bpfn_cli.training.recipe import Recipe
 
-    if out.exists() and not force:
-        raise DiskError(f"{out}: exists; choose another --out, or --force to replace it")
+    claim_output(out, force=force)
     write_atomic(out, to_yaml(Recipe()).encode())
+    if json:
+        print_json({"out": str(out)})
     finish(out, f"bpfn distill -c {out}")
 
 
@@ -45,9 +46,13 @@ def show(config: options.RecipeFile = None, changes: options.Set = None, json: o
 
 
 @app.command()
-def validate(config: Annotated[Path, typer.Argument(help="Recipe (YAML).", metavar="FILE")]) -> None:
+def validate(
+    config: Annotated[Path, typer.Argument(help="Recipe (YAML).", metavar="FILE")], json: options.Json = False
+) -> None:
     """Check a recipe; all its mistakes at once. Example: `bpfn config validate recipe.yaml`"""
     from bpfn_cli.training.load import load_recipe
 
     load_recipe(config, [], {})
+    if json:
+        print_json({"recipe": str(config), "valid": True})
     say(f"{config}: good")

@@ -22,6 +22,7 @@ def evaluate(
     device: options.Device = "auto",
     runs: options.Runs = RUNS,
     out: options.Out = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Measure a network, and the zero-flow and nearest-neighbor baselines, on a dataset.
@@ -31,11 +32,13 @@ def evaluate(
     Examples: `bpfn eval`, `bpfn eval --checkpoint student.pth --data data/kitti --points 8192`
     """
     from bpfn_cli.data.datasets import describe, open_dataset
-    from bpfn_cli.files import make_folder, write_json
+    from bpfn_cli.files import claim_output, make_folder, write_json
     from bpfn_cli.models import read_checkpoint
     from bpfn_cli.training import resolve_device, summary_line
-    from bpfn_cli.training.result import evaluate_checkpoint
+    from bpfn_cli.training.result import evaluate_checkpoint, result_name
 
+    if out is not None:
+        claim_output(out, force=force)
     path = checkpoint or newest_checkpoint(runs)
     chosen = resolve_device(device)
     read = read_checkpoint(path)
@@ -46,7 +49,7 @@ def evaluate(
     result = evaluate_checkpoint(
         path, dataset, points=points or read.num_points, seed=seed or 0, device=chosen, progress=ConsoleProgress()
     )
-    target = out or _beside_run(path, result)
+    target = out or _beside_run(path, result_name(result))
     if target is not None:
         make_folder(target.parent)
         write_json(target, result)
@@ -71,9 +74,7 @@ def newest_checkpoint(runs: Path) -> Path:
     return path
 
 
-def _beside_run(checkpoint: Path, result: dict[str, Any]) -> Path | None:
-    dataset = result["dataset"]
-    name = f"{dataset['kind']}-{dataset['split']}-{dataset['sha256'][:8]}-{result['points']}-{result['seed']}.json"
+def _beside_run(checkpoint: Path, name: str) -> Path | None:
     folders = [folder for folder in checkpoint.resolve().parents[:2] if (folder / "run.json").is_file()]
     return folders[0] / "evaluations" / name if folders else None
 

@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"bpfn: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bpfn: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

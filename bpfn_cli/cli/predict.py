@@ -53,17 +53,16 @@ def predict(
 
     Examples: `bpfn predict a.ply b.ply --frame lidar --out flow.npy`, `bpfn predict pair.npz --frame lidar`
     """
-    from bpfn_cli.errors import DiskError, UsageError
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.files import claim_output
 
     path = out or Path("flow.npy")
     if path.suffix != ".npy":
         raise UsageError(f"--out {path}: flow is written as .npy; use that ending")
-    if path.exists() and not force:
-        raise DiskError(f"{path}: exists; choose another --out, or --force to replace it")
+    claim_output(path, force=force)
     from bpfn_cli.cli.evaluate import newest_checkpoint
     from bpfn_cli.data.arrays import write_points
     from bpfn_cli.data.clouds import read_cloud, read_cloud_pair
-    from bpfn_cli.files import make_folder
     from bpfn_cli.metrics import scene_flow_metrics
     from bpfn_cli.models import build_from, read_checkpoint
     from bpfn_cli.models.predict import predict_flow
@@ -87,7 +86,6 @@ def predict(
             device=chosen,
             progress=bar,
         )
-    make_folder(path.parent)
     write_points(path, flow)
     measured = None if truth is None else dict(scene_flow_metrics(flow, truth, first))
     if json:

@@ -32,17 +32,18 @@ def profile(
     from bpfn_cli.models import VARIANTS, read_checkpoint, variant_named
     from bpfn_cli.profiling import profile_model
 
+    file_bytes = None
     if checkpoint is not None:
         read = read_checkpoint(checkpoint)
         for note in read.notes:
             say(f"{checkpoint}: {note}")
-        chosen = [read.variant]
+        chosen, file_bytes = [read.variant], checkpoint.stat().st_size
     else:
         chosen = list(VARIANTS.values()) if all_variants else [variant_named(variant or "weightnet48")]
     profiles = []
     with ConsoleProgress().bar("counting") as bar:
         for done, one in enumerate(chosen, start=1):
-            profiles.append(profile_model(one, points or 8192))
+            profiles.append(profile_model(one, points or 8192, file_bytes=file_bytes))
             bar(done, len(chosen), one.name)
     if json:
         from dataclasses import asdict

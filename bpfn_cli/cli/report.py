@@ -32,13 +32,14 @@ def report(
 
     if source is not None and not source.is_dir():
         raise DataError(f"{printable(source)}: no such folder of runs; check the path")
+    if out is not None:
+        make_folder(out)
     made = build_report(read_runs(source or RUNS), published=published)
     if json:
         print_json(to_json(made))
     else:
         print_console(made, console())
     if out is not None:
-        make_folder(out)
         write_atomic(out / "report.md", to_markdown(made).encode())
         for name, text in to_csv(made).items():
             write_atomic(out / f"{name}.csv", text.encode())

@@ -37,7 +37,8 @@ def slim(
     Examples: `bpfn slim --variant weightnet48`, `bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8`,
     `bpfn slim --width 0.75 --out student.safetensors`
     """
-    from bpfn_cli.errors import DiskError, UsageError
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.files import claim_output
 
     counts = _numbers(c_mid)
     import torch
@@ -52,8 +53,7 @@ def slim(
     path = out or Path(f"{sizes.name}.safetensors")
     if path.suffix != ".safetensors":
         raise UsageError(f"--out {path}: checkpoints are written as .safetensors; use that ending")
-    if path.exists() and not force:
-        raise DiskError(f"{path}: exists; choose another --out, or --force to replace it")
+    claim_output(path, force=force)
     torch.manual_seed(seed or 0)
     source = load_checkpoint(teacher) if teacher else None
     model = build_model(sizes, points or (source.num_points if source else 8192))

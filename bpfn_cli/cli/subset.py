@@ -57,7 +57,7 @@ def subset(
     from bpfn_cli.data.subset import make_subset, plan_subset, verify_subset
 
     if verify:
-        folder = out or subset_place(source or full_dataset())
+        folder = out or subset_place(source or full_dataset(make=False))
         with ConsoleProgress().bar("checking files") as bar:
             summary = verify_subset(folder, progress=bar, processes=default_processes())
         say(f"{folder}: every file is as its subset.json says")
@@ -65,7 +65,7 @@ def subset(
             print_json(summary)
         return
     chosen = SubsetOptions(fraction, method.value, seed or 0, offset, link.value, val_fraction)
-    place = source or full_dataset()
+    place = source or full_dataset(make=not dry_run)
     folder = out or subset_place(place)
     if dry_run:
         plan = plan_subset(place, chosen)

@@ -26,19 +26,13 @@ def synth(
 
     Example: `bpfn synth --out data/synthetic --train 400 --val 40 --seed 0`
     """
-    import shutil
-
     from bpfn_cli.cli.places import SYNTHETIC, data_root
-    from bpfn_cli.data.synthetic import SyntheticOptions, is_synthetic, write_synthetic
-    from bpfn_cli.files import disk_errors
+    from bpfn_cli.data.synthetic import SyntheticOptions, write_synthetic
 
     folder: Path = out or data_root() / SYNTHETIC
     chosen = SyntheticOptions(train=train, val=val, seed=seed or 0, height=height)
-    if force and folder.is_dir() and is_synthetic(folder):
-        with disk_errors(folder):
-            shutil.rmtree(folder)
     with ConsoleProgress().bar("rendering scenes") as bar:
-        write_synthetic(folder, chosen, processes or default_processes(), bar)
+        write_synthetic(folder, chosen, processes or default_processes(), bar, force=force)
     if json:
         print_json({"out": str(folder), "train": train, "val": val, "seed": seed or 0, "height": height})
     finish(folder, f"bpfn subset --source {folder}")

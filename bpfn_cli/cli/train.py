@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
+from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset
+
+if TYPE_CHECKING:
+    from bpfn_cli.training import Experiment, Recipe
 
 Name = Annotated[str | None, typer.Option("--name", help="Of the run folder.", metavar="NAME")]
 Initial = Annotated[
@@ -39,8 +43,14 @@ def train(
 
     Examples: `bpfn train --variant baseline`, `bpfn train -c configs/flyingthings3d_teacher.yaml --data data/ft3d`
     """
-    flags = _flags(variant, points, epochs, seed) | {"loss": ["none"]}
-    _run(flags, config, changes, data, None, checkpoint, device, runs, name, dry_run, json)
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.training.load import load_recipe
+
+    flags = _flags(variant, points, epochs, seed)
+    recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
+    if recipe.distillation_losses():
+        raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
+    _carry_out(_Place(data, runs, device, name, initial=checkpoint), recipe, dry_run, json)
 
 
 def distill(
@@ -66,8 +76,11 @@ def distill(
 
     Examples: `bpfn distill --loss bihint`, `bpfn distill --loss basic --loss hint --variant half --teacher t.pth`
     """
+    from bpfn_cli.training.load import load_recipe
+
     flags = _flags(variant, points, epochs, seed) | ({"loss": loss} if loss else {})
-    _run(flags, config, changes, data, teacher, checkpoint, device, runs, name, dry_run, json)
+    recipe = load_recipe(config, changes or [], flags)
+    _carry_out(_Place(data, runs, device, name, checkpoint, teacher), recipe, dry_run, json)
 
 
 def _flags(variant: str | None, points: int | None, epochs: int | None, seed: int | None) -> dict[str, Any]:
@@ -75,40 +88,57 @@ def _flags(variant: str | None, points: int | None, epochs: int | None, seed: in
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _run(
-    flags: dict[str, Any],
-    config: Path | None,
-    changes: list[str] | None,
-    data: Path | None,
-    teacher: Path | None,
-    initial: Path | None,
-    device: str,
-    runs: Path,
-    name: str | None,
-    dry_run: bool,
-    json: bool,
-) -> None:
-    from bpfn_cli.training.load import load_recipe
+@dataclass(frozen=True)
+class _Place:
+    """Where a training reads and writes, as typed."""
 
-    recipe = load_recipe(config, changes or [], flags)
-    from bpfn_cli.config import to_yaml
+    data: Path | None
+    runs: Path
+    device: str
+    name: str | None
+    initial: Path | None = None
+    teacher: Path | None = None
+
+
+def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
     from bpfn_cli.training import Experiment, resolve_device, run_experiment
 
-    chosen = resolve_device(device)
-    if dry_run:
-        print(to_yaml(recipe), end="")
-        return
+    device = resolve_device(place.device)
     experiment = Experiment(
         recipe=recipe,
-        data=data or default_dataset(),
-        runs=runs,
-        device=chosen,
+        data=place.data or default_dataset(make=not dry_run),
+        runs=place.runs,
+        device=device,
         command=shlex.join(["bpfn", *sys.argv[1:]]),
-        name=name,
-        teacher=teacher,
-        initial=initial,
+        name=place.name,
+        teacher=place.teacher,
+        initial=place.initial,
     )
+    if dry_run:
+        _print_plan(experiment, json)
+        return
     outcome = run_experiment(experiment, ConsoleProgress())
     if json:
         print_json({"run": str(outcome.folder), "result": outcome.result})
-    finish(outcome.folder, "bpfn report" + ("" if runs == RUNS else f" --source {runs}"))
+    finish(outcome.folder, "bpfn report" + ("" if place.runs == RUNS else f" --source {place.runs}"))
+
+
+def _print_plan(experiment: Experiment, json: bool) -> None:
+    """What would be trained on what: a few lines, and the whole recipe on stdout."""
+    from bpfn_cli.config import to_tree, to_yaml
+    from bpfn_cli.data.datasets import describe, open_dataset
+    from bpfn_cli.training import teacher_at_hand
+    from bpfn_cli.training.fit import count_steps
+
+    recipe = experiment.recipe
+    dataset = open_dataset(experiment.data, "train")
+    steps = count_steps(dataset, recipe)
+    say(f"data: {describe(dataset)}")
+    if recipe.distillation_losses():
+        teacher = teacher_at_hand(experiment)
+        say(f"teacher: {teacher or recipe.teacher + ', to be trained first'}")
+    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {steps} steps on {experiment.device}")
+    if json:
+        print_json({"steps": steps, "recipe": to_tree(recipe)})
+    else:
+        print(to_yaml(recipe), end="")

@@ -15,14 +15,12 @@ from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, s
 from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, sha256_of
-from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Camera, Scene
+from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Camera, Scene
 
-MAX_DEPTH_M = 35.0
 KITTI_GROUND_M = -1.4  # points below it in both clouds are ground
 
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "test": "val"}
 _SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
-_DISK_AXES = np.array([-1, 1, -1], dtype=np.float32)  # x right, y up, z negative forward
 
 
 class SceneDataset(Protocol):
@@ -69,7 +67,7 @@ class FlyingThings3DScenes:
     def load(self, index: int) -> Scene:
         """See `SceneDataset`. Rows of pc1 and pc2 correspond."""
         folder = self.root / _SPLIT_FOLDERS[self.split] / self.names[index]
-        pc1, pc2 = (cloud * _DISK_AXES for cloud in _read_pair(folder))
+        pc1, pc2 = (cloud * FLYINGTHINGS3D_AXES for cloud in _read_pair(folder))
         return _scene(folder, pc1, pc2, _is_near(pc1, pc2), FLYINGTHINGS3D_CAMERA)
 
 
@@ -154,6 +152,16 @@ def data_identity(path: Path) -> dict[str, Any]:
         "seed": options.seed if options else None,
         "sha256": sha256,
     }
+
+
+def split_identity(dataset: SceneDataset) -> str:
+    """sha256 of the names and file sizes of the scenes of one split: equal for a subset and the whole it is of.
+
+    Raises: DataError: files are missing. DiskError: not permitted.
+    """
+    folder = "" if dataset.kind == "kitti" else _SPLIT_FOLDERS[dataset.split]
+    with disk_errors(dataset.root):
+        return fingerprint(file_sizes(dataset.root, {folder: dataset.names}))
 
 
 def check_pair(scene: Path, pc1: np.ndarray, pc2: np.ndarray) -> None:

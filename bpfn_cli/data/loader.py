@@ -14,6 +14,7 @@ from pydantic import Field
 
 from bpfn_cli.config import settings
 from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.errors import BpfnError
 from bpfn_cli.structures import FlowBatch, Scene
 
 Range = Annotated[float, Field(ge=0, le=100)]
@@ -127,8 +128,12 @@ class _KeyedSamples(torch.utils.data.Dataset):
         self.dataset, self.points, self.seed, self.epoch = dataset, points, seed, epoch
         self.augmentation = augmentation
 
-    def __getitem__(self, index: int) -> tuple[Sample, Scene]:
-        scene = self.dataset.load(index)
+    def __getitem__(self, index: int) -> tuple[Sample, Scene] | BpfnError:
+        """A sample, or the error that it met: raised in a worker it would arrive wrapped in a traceback."""
+        try:
+            scene = self.dataset.load(index)
+        except BpfnError as error:
+            return error
         generator = keyed_generator("sample", self.seed, "evaluation" if self.epoch is None else self.epoch, scene.name)
         sample = sample_points(scene, self.points, generator)
         if self.augmentation is not None:
@@ -145,10 +150,18 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
         num_workers=workers,
         generator=torch.Generator(),  # the default one would draw from the main generator
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, BpfnError):
+            raise batch
+        yield batch
 
 
-def _collate(items: list[tuple[Sample, Scene]]) -> FlowBatch:
+def _collate(items: list[tuple[Sample, Scene] | BpfnError]) -> FlowBatch | BpfnError:
+    failed = next((item for item in items if isinstance(item, BpfnError)), None)
+    return failed or _stack([item for item in items if not isinstance(item, BpfnError)])
+
+
+def _stack(items: list[tuple[Sample, Scene]]) -> FlowBatch:
     clouds = [torch.from_numpy(np.stack(parts)) for parts in zip(*(sample for sample, _ in items), strict=True)]
     scenes = [scene for _, scene in items]
     names, cameras = tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes)

@@ -23,8 +23,8 @@ from bpfn_cli.data.concurrency import map_in_processes, only_writer
 from bpfn_cli.data.images import read_flo, read_kitti_disparity, read_kitti_flow, read_mask_png, read_pfm
 from bpfn_cli.data.kitti import baseline_m, kitti_camera, read_calibration
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, write_json
-from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Camera
+from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, write_json
+from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Camera
 
 Progress = Callable[[int, int], None]  # scenes done, scenes in all
 
@@ -168,8 +168,7 @@ class _FlyingThings3DScene:
         pair = self._finite(_back_project_both(FLYINGTHINGS3D_CAMERA, kept, flow, depth1, depth2), flow_path)
         if len(pair.pc1) == 0:
             raise DataError(f"{printable(flow_path)}: no visible point nearer than {limit:g} m; remove the scene")
-        turn = np.array([-1, 1, -1], dtype=np.float32)
-        return _checked(_Pair(pair.pc1 * turn, pair.pc2 * turn, pair.dropped), flow_path)
+        return _checked(_Pair(pair.pc1 * FLYINGTHINGS3D_AXES, pair.pc2 * FLYINGTHINGS3D_AXES, pair.dropped), flow_path)
 
     def _finite(self, pair: _Pair, path: Path) -> _Pair:
         finite = np.isfinite(pair.pc1).all(axis=1) & np.isfinite(pair.pc2).all(axis=1)
@@ -340,7 +339,7 @@ def _prepare_scene(scene: _Scene) -> _Outcome:
         pair = scene.read()
     except BpfnError as error:
         return _Outcome(failure=type(error)(str(error)))  # without the traceback, which holds the arrays
-    _sweep(make_folder(scene.folder))
+    remove_temporaries(make_folder(scene.folder))
     write_points(scene.folder / "pc1.npy", pair.pc1)
     write_points(scene.folder / "pc2.npy", pair.pc2)
     return _Outcome(len(pair.pc1), pair.dropped)
@@ -376,7 +375,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
     Raises: UsageError: it holds something else.
     """
-    _sweep(out)
+    remove_temporaries(out)
     records = [out / name for name in (RECORD, PARTIAL_RECORD) if (out / name).exists()]
     for record in records:
         _check_record(record, settings)
@@ -403,13 +402,6 @@ def _check_record(record: Path, settings: dict[str, Any]) -> None:
 
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve fails on loops of links
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed run left."""
-    with disk_errors(folder):
-        for stale in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            stale.unlink(missing_ok=True)
 
 
 def _scene_names(folder: Path, ending: str, pattern: str, shown: str) -> list[str]:

@@ -39,7 +39,15 @@ from bpfn_cli.data.manifest import (
     stride,
 )
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, sync_folder, write_atomic, write_json
+from bpfn_cli.files import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    make_folder,
+    remove_temporaries,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 
 __all__ = ["SubsetOptions", "SubsetPlan", "SubsetSummary", "make_subset", "plan_subset", "verify_subset"]
 
@@ -263,11 +271,8 @@ def _refuse_overlap(source: Path, out: Path) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Remove the temporary files of killed runs."""
     for folder in [out, *(folder for split in SPLITS for folder in _own_folders(out / split))]:
-        for entry in os.scandir(folder):
-            if entry.name.startswith(TEMPORARY_PREFIX) and not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink()
+        remove_temporaries(folder)
 
 
 def _own_folders(split: Path) -> list[Path]:

@@ -21,14 +21,13 @@ from bpfn_cli.data.manifest import CLOUDS, SPLITS
 from bpfn_cli.data.raycast import pinhole, render_pair
 from bpfn_cli.data.scenery import draw_stage
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, write_json
+from bpfn_cli.files import disk_errors, is_temporary, make_folder, remove_temporaries, write_json
+from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
 RECORD = "synthetic.json"  # stands in the folder once it is finished
 PARTIAL = RECORD + ".partial"  # until then
 FORMAT = 1  # raise it with every change of the scenes: equal records promise equal bytes
-DEPTH_CUT = 35.0  # metres; where readers of FT3D_s cut
 ENOUGH = 0.28  # of the pixels must remain inside the cut: 9,072 points at height 135
-ON_DISK = np.array([-1, 1, -1], np.float32)  # x right, y up, z negative forward
 
 Progress = Callable[[int, int], None]
 
@@ -74,7 +73,7 @@ def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.nda
     for attempt in itertools.count():
         pair = render_pair(draw_stage(f"{FORMAT} {seed} {split} {index} {attempt}"), camera)
         kept1, kept2 = pair.points1[pair.visible], pair.points2[pair.visible]
-        inside = np.count_nonzero(np.maximum(kept1[:, 2], kept2[:, 2]) < DEPTH_CUT)
+        inside = np.count_nonzero(np.maximum(kept1[:, 2], kept2[:, 2]) < MAX_DEPTH_M)
         if inside >= ENOUGH * camera.width * camera.height:
             break
     return kept1.astype(np.float32), kept2.astype(np.float32)
@@ -94,11 +93,19 @@ def is_synthetic(folder: Path) -> bool:
     return record.get("kind") == "synthetic"
 
 
-def write_synthetic(folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None = None) -> None:
+def write_synthetic(
+    folder: Path,
+    options: SyntheticOptions,
+    processes: int,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> None:
     """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, and the record.
 
     The record is written last. Repeating a killed call completes it; repeating a finished one does nothing.
-    Bytes do not depend on `processes`.
+    Bytes do not depend on `processes`. With `force`, synthetic scenes of other options are removed first,
+    finished or not.
 
     Raises:
         UsageError: the folder holds other options or other files, or `processes` is below 1.
@@ -113,6 +120,8 @@ def write_synthetic(folder: Path, options: SyntheticOptions, processes: int, pro
     with only_writer(make_folder(folder)):
         if _is_finished(folder, record):  # by another process, since the line above
             return
+        if force:
+            _remove_scenes(folder)
         _check_leftovers(folder, options, record)
         write_json(folder / PARTIAL, record)
         _write_missing(folder, options, processes, progress)
@@ -170,7 +179,7 @@ def _check_leftovers(folder: Path, options: SyntheticOptions, record: dict[str, 
     temporary = []
     with disk_errors(folder):
         for entry in _entries(folder):
-            if entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
+            if is_temporary(entry):
                 temporary.append(entry.path)
             elif not (resuming and _is_ours(entry, folder, options)):
                 raise UsageError(
@@ -179,6 +188,22 @@ def _check_leftovers(folder: Path, options: SyntheticOptions, record: dict[str, 
                 )
         for path in temporary:
             Path(path).unlink(missing_ok=True)
+
+
+def _remove_scenes(folder: Path) -> None:
+    """Remove synthetic scenes and their record; what else lies there stays, to be refused."""
+    if not any(os.path.lexists(folder / name) for name in (RECORD, PARTIAL)):
+        return
+    with disk_errors(folder):
+        if (folder / RECORD).exists():
+            (folder / RECORD).replace(folder / PARTIAL)  # from here on it is unfinished, whatever happens
+        for split in SPLITS:
+            for scene in sorted((folder / split).glob("[0-9]" * 7)):
+                for cloud in CLOUDS:
+                    (scene / cloud).unlink(missing_ok=True)
+                remove_temporaries(scene)
+                scene.rmdir()
+        (folder / PARTIAL).unlink(missing_ok=True)
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -229,4 +254,4 @@ def _write_scene(folder: Path, options: SyntheticOptions, scene: tuple[str, int]
     clouds = render_scene(options.seed, index, split, options.height)
     place = make_folder(_scene_folder(folder, split, index))
     for name, cloud in zip(CLOUDS, clouds, strict=True):
-        write_points(place / name, cloud * ON_DISK)
+        write_points(place / name, cloud * FLYINGTHINGS3D_AXES)

@@ -48,14 +48,15 @@ class ObjectiveSettings:
 
     gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms
         L_gt + gamma kappa L_hint.
-    rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad L_gt|, then kept.
-    warmup_steps: steps before kappa is set; until then hint terms have no weight.
+    rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|, then kept; several hint terms
+        share rho equally.
+    calibration_step: the step at which kappa is set; until then hint terms have no weight.
     w_gt, w_kd, w_hint: the weights themselves, where those from gamma are not wanted (w_hint is then not scaled).
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
     rho: Annotated[float, Field(gt=0, le=10)] = 0.3
-    warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 20
+    calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
     w_gt: Weight | None = None
     w_kd: Weight | None = None
     w_hint: Weight | None = None
@@ -69,7 +70,7 @@ class Objective(nn.Module):
 
     Attributes:
         terms: distillation terms by name; empty for training without a teacher.
-        kappas: scale of each hint term; a buffer, so that it is saved and resumed.
+        kappas: scale of each hint term, in the order of `hints`; a buffer.
     """
 
     kappas: Tensor
@@ -83,6 +84,8 @@ class Objective(nn.Module):
                 raise UsageError(f"--loss {name} needs a teacher")
             self.terms[name] = LOSSES[name].module(getattr(options, name), student, teacher)
         scaled = options.w_hint is None
+        if scaled and options.w_gt == 0 and any(term.kind == "hint" for term in self.terms.values()):
+            raise UsageError("objective.w_gt 0 leaves nothing to scale hints by; give objective.w_hint too")
         self.hints = [name for name, term in self.terms.items() if term.kind == "hint"]
         self.register_buffer("kappas", torch.full((len(self.hints),), 0.0 if scaled else 1.0))
         self.calibrated = not (self.hints and scaled and options.gamma > 0)
@@ -110,6 +113,18 @@ class Objective(nn.Module):
             kappa = float(self.kappas[self.hints.index(name)])
             return kappa * (options.gamma if options.w_hint is None else options.w_hint)
         return options.gamma if options.w_kd is None else options.w_kd
+
+    def check_length(self, steps: int) -> None:
+        """Raises: UsageError: a training of `steps` steps would end before hints get a weight."""
+        if not self.calibrated and steps <= self.options.calibration_step:
+            raise UsageError(
+                f"{steps} steps of training end before hints get their weight at step "
+                f"{self.options.calibration_step}: lower objective.calibration_step, or train longer"
+            )
+
+    def scales(self) -> dict[str, float]:
+        """kappa of each hint term, by name."""
+        return {f"kappa_{name}": float(kappa) for name, kappa in zip(self.hints, self.kappas, strict=True)}
 
     def calibrate(self, raw: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> None:
         """Set kappa from the gradients of the raw terms with respect to the student's parameters, once.

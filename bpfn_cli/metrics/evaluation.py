@@ -17,7 +17,7 @@ from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.ops import gather, knn
 from bpfn_cli.structures import FlowBatch
 
-MODEL, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "zero_flow", "nearest_neighbor"
+MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
 
 Predictor = Callable[[FlowBatch], Tensor]
 
@@ -105,5 +105,6 @@ def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | 
 
 
 def relative_gain(epe3d: Mapping[str, float]) -> float:
-    """By how much, as a fraction, the model's EPE3D is below that of the better baseline."""
-    return 1 - epe3d[MODEL] / min(epe3d[name] for name in BASELINES)
+    """By how much, as a fraction, the model's EPE3D is below that of the better baseline; NaN if that is 0."""
+    best = min(epe3d[name] for name in BASELINES)
+    return 1 - epe3d[MODEL] / best if best else float("nan")

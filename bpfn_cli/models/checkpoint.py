@@ -29,6 +29,7 @@ from bpfn_cli.models.variants import Level, Variant
 FORMAT = 1
 SUFFIX = ".safetensors"
 LARGEST_FILE = 4 << 30  # bytes; the largest network of ours is 32 MB, a training checkpoint 100 MB
+_METADATA_KEY = "bpfn"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -73,7 +74,9 @@ def checkpoint_bytes(model: BiPointFlowNet, metadata: Mapping[str, Any]) -> byte
         },
         sort_keys=True,
     )
-    return safetensors.torch.save(state, {"bpfn": about, "sha256": _digest(state, about)})
+    # One key, since safetensors writes several in random order.
+    sealed = json.dumps({"about": about, "sha256": _digest(state, about)}, sort_keys=True)
+    return safetensors.torch.save(state, {_METADATA_KEY: sealed})
 
 
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
@@ -137,11 +140,11 @@ def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, A
     try:
         state = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        stored = header["__metadata__"]
-        about = json.loads(stored["bpfn"])
+        sealed = json.loads(header["__metadata__"][_METADATA_KEY])
+        about, digest = json.loads(sealed["about"]), sealed["sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{name}: damaged, or not a checkpoint of bpfn; restore or write it again") from None
-    if stored.get("sha256") != _digest(state, stored["bpfn"]):
+    if digest != _digest(state, sealed["about"]):
         raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{name}: format {about.get('format')}, this bpfn reads {FORMAT}; update bpfn")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpfn_cli.errors import ShapeError
+from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.ops.backend import is_plain
 
 CHUNK_ELEMENTS = 1 << 22  # of a distance block: queries are taken in chunks so that no N x M matrix is made
@@ -23,7 +23,7 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
         points: (B, M, 3), the same unit and frame, finite.
         k: 1 <= k <= M.
     Returns: (B, N, k) int64.
-    Raises: ShapeError: k out of range.
+    Raises: ShapeError: k out of range. NonFiniteError: on CPU, some point is NaN or infinite.
     """
     if not 1 <= k <= points.shape[1]:
         raise ShapeError(f"{k} neighbors were asked of a cloud of {points.shape[1]} points: give more points")
@@ -66,5 +66,7 @@ def knn_with_tree(queries: Tensor, points: Tensor, k: int) -> Tensor:
     found = np.empty((*query_clouds.shape[:2], k), dtype=np.int64)
     for query, cloud, indices in zip(query_clouds, point_clouds, found, strict=True):
         nearest = KDTree(cloud).query(query, k=k)[1]
+        if nearest.max() >= len(cloud):  # the tree's word for "none"
+            raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
         indices[...] = nearest.reshape(-1, k)
     return torch.from_numpy(found)

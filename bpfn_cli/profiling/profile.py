@@ -46,9 +46,9 @@ class Profile:
         module_macs: the convention of the published tables. Over every call of a convolution or linear module, its
             multiply-accumulates plus one per output element with bias; plus one per output element of ReLU and
             LeakyReLU modules. Matrix products outside modules are not counted.
-        operator_macs: fvcore's count of every operator, the aggregation product of PointConv included.
-            Never to be compared with `module_macs`.
-        checkpoint_bytes: size of the file that is deployed.
+        operator_macs: fvcore's count, the aggregation product of PointConv included; element-wise products and
+            the weighted sums of interpolation (0.1 %) are not. Never to be compared with `module_macs`.
+        checkpoint_bytes: size of the file.
         uncounted: operators fvcore met and could not count, with how often.
     """
 
@@ -63,9 +63,11 @@ class Profile:
     uncounted: dict[str, int]
 
 
-def profile_model(variant: Variant, points: int = 8192) -> Profile:
+def profile_model(variant: Variant, points: int = 8192, *, file_bytes: int | None = None) -> Profile:
     """Count the parameters and MACs of a variant at `points` points per cloud.
 
+    Args:
+        file_bytes: size of the checkpoint it was read from; None: that of the file we would write.
     Raises: UsageError: fewer points than the variant needs.
     """
     counts = count_modules(variant, points)
@@ -79,7 +81,7 @@ def profile_model(variant: Variant, points: int = 8192) -> Profile:
         unused_parameters=counts.unused_parameters,
         module_macs=counts.macs.total(),
         operator_macs=operator_macs.total(),
-        checkpoint_bytes=len(checkpoint_bytes(deployed, {})),
+        checkpoint_bytes=len(checkpoint_bytes(deployed, {})) if file_bytes is None else file_bytes,
         levels=tuple(
             LevelProfile(level, size, counts.parameters[level], counts.macs[level], operator_macs[level])
             for level, size in enumerate(counts.points)

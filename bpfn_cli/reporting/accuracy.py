@@ -11,10 +11,11 @@ from bpfn_cli.reporting.layout import METRICS, Column, Mark, Row, Table, Value, 
 from bpfn_cli.reporting.results import Evaluation, MetricRow, Run
 
 REFERENCES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
-METHODS = ("scratch", "basic", "hint", "bihint")
+METHODS = ("scratch", "fine-tuned", "basic", "hint", "bihint")
 METHOD_MEANINGS = {
     "teacher": "the network the others learn from",
     "scratch": "ground truth alone",
+    "fine-tuned": "started from given weights",
     "basic": "ground truth and the teacher's flow",
     "hint": "ground truth and the teacher's features of the first cloud",
     "bihint": "ground truth and the teacher's features of both clouds",
@@ -97,7 +98,7 @@ class Scored:
     @property
     def below_best_baseline(self) -> float | None:
         """Percent by which EPE3D lies below the better baseline's; None for an incomplete run."""
-        best = min((row.epe3d for row in self.evaluation.rows if row.name != "model"), default=None)
+        best = min((row.epe3d for row in self.evaluation.rows if row.name in REFERENCES), default=None)
         return 100 * (1 - self.epe3d / best) if best and self.run.complete else None
 
 
@@ -142,8 +143,8 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
         f"Method is what a network was trained with. {'; '.join(meanings)}; a + adds methods up.",
         "Below best baseline: how far EPE3D lies below the better of zero flow and nearest neighbor, in "
         "percent of it; negative is worse than it. Marked: the lowest EPE3D of the complete students.",
-        "Weights: best are those of the epoch with the lowest EPE3D on the validation scenes, last those "
-        "after the last epoch.",
+        "Weights: best are those with the lowest EPE3D on the held-out training scenes among the epochs that were "
+        "validated, last those after the last epoch.",
     ]
 
 
@@ -154,7 +155,7 @@ def _accuracy_table(title: str, protocol: Protocol, members: Sequence[Scored]) -
         kind="accuracy",
         title=title,
         columns=ACCURACY,
-        rows=(*_reference_rows(members), *networks),
+        rows=(*_reference_rows(members), *_outside_teacher_rows(members), *networks),
         notes=tuple(_notes(protocol, members)),
         context=(
             ("dataset", protocol.kind),
@@ -172,6 +173,17 @@ def _reference_rows(members: Sequence[Scored]) -> Iterator[Row]:
         measured = next((row for one in members if (row := one.evaluation.row(name))), None)
         if measured:
             yield row_of(ACCURACY, {"model": title, **_metrics(measured)}, "reference")
+
+
+def _outside_teacher_rows(members: Sequence[Scored]) -> Iterator[Row]:
+    """Teachers that no run trained: measured together with their students."""
+    found: dict[str, tuple[str, MetricRow]] = {}
+    for one in members:
+        teacher, measured = one.run.record.teacher, one.evaluation.row("teacher")
+        if teacher and measured:
+            found.setdefault(teacher.sha256, (teacher.variant, measured))
+    for sha256, (variant, measured) in sorted(found.items()):
+        yield row_of(ACCURACY, {"model": variant, "method": "teacher", "run": sha256[:8], **_metrics(measured)}, "")
 
 
 def _place(one: Scored) -> tuple[bool, bool, int, str, str, str, int, str, str]:
@@ -223,7 +235,8 @@ def _trained_on(run: Run, points: int | None) -> str:
     data = run.record.data
     share = "" if data.fraction is None or data.fraction == 1 else f" {_share(data.fraction)}"
     own_points = "" if run.record.points == points else f", {run.record.points} points"
-    return f"{dataset_title(data.source_kind)}{share}, {data.train_scenes} scenes{own_points}"
+    learned = data.train_scenes - data.held_out_scenes
+    return f"{dataset_title(data.source_kind)}{share}, {learned} scenes{own_points}"
 
 
 def _share(fraction: float) -> str:

@@ -71,10 +71,12 @@ def _notes(with_published: bool) -> tuple[str, ...]:
 def _same_networks(runs: Iterable[Run]) -> list[tuple[Complexity, list[Run]]]:
     """Runs grouped by points, variant and size; at equal points the baseline variant first."""
 
-    def place(run: Run) -> tuple[int, bool, int, str, str]:
+    def place(run: Run) -> tuple[int, bool, int, str, int]:
         record, size = run.record, run.record.complexity
-        parameters, identity = (-size.parameters, repr(size)) if size else (0, "")
-        return size.points if size else 0, record.variant != BASELINE_VARIANT, parameters, record.variant, identity
+        if size is None:
+            return 0, True, 0, record.variant, 0
+        # The bytes of a file vary by the length of a run's name.
+        return size.points, record.variant != BASELINE_VARIANT, -size.parameters, record.variant, size.module_macs
 
     groups = [list(group) for _, group in groupby(sorted(runs, key=place), key=place)]
     return [(size, members) for members in groups if (size := members[0].record.complexity)]

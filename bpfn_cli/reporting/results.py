@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
 
-LARGEST_FILE = 1 << 20  # bytes; a real result file has a few thousand
+LARGEST_FILE = 1 << 26  # bytes; a real result has 160 a scene
 RUN_FILE = "run.json"
 TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
 
@@ -34,6 +35,7 @@ class TrainingData(_Schema):
 
     source_kind: Name
     train_scenes: Count
+    held_out_scenes: Count = 0
     fraction: Annotated[float, Field(gt=0, le=1)] | None
 
 
@@ -42,6 +44,7 @@ class Teacher(_Schema):
 
     run: Name | None
     variant: Name
+    sha256: Name
 
 
 class Complexity(_Schema):
@@ -68,6 +71,7 @@ class RunRecord(_Schema):
     epochs: Count
     epochs_done: Count
     train_seconds: Amount | None
+    weights_sha256: Name | None = None
     data: TrainingData
     teacher: Teacher | None
     complexity: Complexity | None
@@ -93,7 +97,7 @@ class Checkpoint(_Schema):
 class MetricRow(_Schema):
     """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera."""
 
-    name: Literal["model", "zero_flow", "nearest_neighbor"]
+    name: Literal["model", "teacher", "zero_flow", "nearest_neighbor"]
     epe3d: Amount
     acc3d_strict: Share
     acc3d_relax: Share
@@ -167,7 +171,15 @@ def read_runs(folder: Path) -> RunResults:
             problems.append(str(error))
             continue
         runs.append(Run(path.absolute().name, record, _evaluations(path / "evaluations", problems)))
-    return RunResults(folder, tuple(sorted(runs, key=_by_start)), tuple(problems))
+    return RunResults(folder, tuple(_with_teachers(sorted(runs, key=_by_start))), tuple(problems))
+
+
+def _with_teachers(runs: list[Run]) -> Iterator[Run]:
+    """A network trained alone that others learned from is their teacher, however it was called when it began."""
+    used = {run.record.teacher.sha256 for run in runs if run.record.teacher}
+    for run in runs:
+        is_teacher = run.record.method == "scratch" and run.record.weights_sha256 in used
+        yield replace(run, record=run.record.model_copy(update={"role": "teacher"})) if is_teacher else run
 
 
 def _by_start(run: Run) -> tuple[datetime, str]:

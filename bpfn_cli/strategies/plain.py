@@ -41,8 +41,23 @@ class PlainStrategy:
         """One optimizer step; returns the weighted terms.
 
         Raises: NonFiniteError: a term or the gradient is NaN or infinite; names it and the samples. No weight
-            has changed then.
+            or running statistic has changed then.
         """
+        statistics = [buffer.clone() for buffer in self.student.buffers()]
+        try:
+            terms = self._backward(batch)
+        except NonFiniteError:
+            for buffer, before in zip(self.student.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            raise
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.steps += 1
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _backward(self, batch: FlowBatch) -> dict[str, Tensor]:
+        """The weighted terms, their gradients in the parameters."""
         terms = self._terms(batch)
         for name, value in terms.items():
             self._check_finite(f"term {name}", value, batch)
@@ -51,11 +66,7 @@ class PlainStrategy:
         limit = torch.inf if self.clip_norm is None else self.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self._check_finite("the gradient", norm, batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.steps += 1
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return terms
 
     def _terms(self, batch: FlowBatch) -> dict[str, Tensor]:
         self.student.train()
@@ -64,7 +75,7 @@ class PlainStrategy:
         if self.teacher is not None:
             with torch.no_grad():
                 guide = self.teacher(batch.pc1, batch.pc2, pyramid=output.pyramid)
-        if not self.objective.calibrated and self.steps >= self.objective.options.warmup_steps:
+        if not self.objective.calibrated and self.steps >= self.objective.options.calibration_step:
             raw = self.objective.raw_terms(output, guide, batch)
             self.objective.calibrate(raw, self.student.parameters())
         return self.objective(output, guide, batch)
@@ -73,4 +84,4 @@ class PlainStrategy:
     def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:
         if not torch.isfinite(value):
             names = printable(", ".join(batch.names))
-            raise NonFiniteError(f"{what} is {float(value)} for the samples {names}; lower train.lr or leave them out")
+            raise NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")

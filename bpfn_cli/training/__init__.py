@@ -7,6 +7,7 @@ from bpfn_cli.training.experiment import (
     resolve_device,
     run_experiment,
     summary_line,
+    teacher_at_hand,
     train_teacher,
 )
 from bpfn_cli.training.recipe import Recipe
@@ -18,5 +19,6 @@ __all__ = [
     "resolve_device",
     "run_experiment",
     "summary_line",
+    "teacher_at_hand",
     "train_teacher",
 ]

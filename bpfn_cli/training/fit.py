@@ -18,7 +18,7 @@ from bpfn_cli.training.progress import Bar
 from bpfn_cli.training.recipe import Recipe, learning_rate
 from bpfn_cli.training.run_folder import RunFolder
 
-SCENES_OF_A_SEQUENCE = 10  # consecutive numbers in FlyingThings3D
+SCENES_OF_A_SEQUENCE = 10  # consecutive numbers in FlyingThings3D; approximate, where frames are left out
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ def split_holdout(dataset: SceneDataset, share: float, seed: int) -> Split:
     return Split([index for index, sequence in enumerate(sequences) if sequence not in out], held_out)
 
 
+def count_steps(dataset: SceneDataset, recipe: Recipe) -> int:
+    """Optimizer steps of a whole training."""
+    learned = len(split_holdout(dataset, recipe.data.holdout, recipe.seed).learn)
+    return recipe.train.epochs * -(-learned // recipe.train.batch_size)
+
+
 def fit(
     strategy: PlainStrategy,
     dataset: SceneDataset,
@@ -54,8 +60,8 @@ def fit(
     Raises: NonFiniteError, DataError, DiskError.
     """
     options, split = recipe.train, split_holdout(dataset, recipe.data.holdout, recipe.seed)
-    steps_per_epoch = -(-len(split.learn) // options.batch_size)
-    total = options.epochs * steps_per_epoch
+    total = count_steps(dataset, recipe)
+    steps_per_epoch = total // options.epochs
     best_epe3d, best = float("inf"), None
     for epoch in range(options.epochs):
         sums = TermMeans()
@@ -75,6 +81,7 @@ def fit(
             bar(strategy.steps, total, f"loss {sums.total():.1f}" + _validated(best_epe3d))
         seconds = time.monotonic() - started
         record = {"epoch": epoch + 1, "lr": rate, "seconds": round(seconds, 3), **sums.means()}
+        record |= strategy.objective.scales()
         if split.held_out and is_validation_epoch(epoch, options.epochs, options.validate_every):
             record["validation_epe3d"] = _validation_epe3d(strategy, dataset, split.held_out, recipe, device)
         last = run.save("last", strategy.student, epoch=epoch + 1)

@@ -14,14 +14,19 @@ from bpfn_cli.models.variants import variant_named
 from bpfn_cli.training.recipe import Recipe
 
 
-def load_recipe(path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any]) -> Recipe:
+def load_recipe(
+    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Recipe:
     """The recipe of a file (the embedded default without one), with assignments and flags applied.
 
     Args:
+        base: keys that differ from the embedded default where nothing else sets them.
         assignments: `dotted.key=value`. flags: dotted key -> value.
     Raises: UsageError: all mistakes of keys and values in one line; an unknown variant or loss.
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
+    unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
+    tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in unset.items()])
     tree = override(tree, assignments)
     tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in flags.items()])
     recipe = build(Recipe, tree)

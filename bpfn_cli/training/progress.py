@@ -22,15 +22,3 @@ class Progress(Protocol):
 
     def bar(self, what: str) -> AbstractContextManager[Bar]:
         """Begin a stage of work."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def line(self, text: str) -> None:
-        return None
-
-    def bar(self, what: str) -> AbstractContextManager[Bar]:
-        from contextlib import nullcontext
-
-        return nullcontext(lambda done, total, figures="": None)

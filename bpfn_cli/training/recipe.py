@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+import bpfn_cli
 from bpfn_cli.config import settings, to_tree
 from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.losses import ObjectiveSettings
+from bpfn_cli.losses.objective import NO_DISTILLATION
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -62,6 +64,10 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
+    def distillation_losses(self) -> list[str]:
+        """Names of the losses that need a teacher; empty for training alone."""
+        return [name for name in self.loss if name != NO_DISTILLATION]
+
     def for_teacher(self) -> Recipe:
         """The same recipe for the teacher: its variant, by the supervised loss alone."""
         return Recipe(
@@ -71,7 +77,6 @@ class Recipe:
             seed=self.seed,
             data=self.data,
             train=self.train,
-            objective=self.objective,
         )
 
 
@@ -92,5 +97,5 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     tree = to_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
     decisive["data"].pop("workers")
-    decisive["dataset"] = data["sha256"]
+    decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from bpfn_cli.data.datasets import SceneDataset, data_identity
+from bpfn_cli.data.datasets import SceneDataset, split_identity
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.evaluation import BASELINES, MODEL, evaluate, evaluation_rows, network_flow
-from bpfn_cli.models import build_from, read_checkpoint
+from bpfn_cli.metrics.evaluation import BASELINES, MODEL, TEACHER, evaluate, evaluation_rows, network_flow
+from bpfn_cli.models import build_from, load_checkpoint, read_checkpoint
 from bpfn_cli.training.progress import Progress
 
 FORMAT = 1
@@ -26,19 +26,20 @@ def evaluate_checkpoint(
     seed: int,
     device: torch.device,
     progress: Progress,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure a checkpoint and the baselines on a dataset; return the result file's content.
+    """Measure a checkpoint, the baselines and, where given, its teacher on a dataset: the result file's content.
 
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
-    model = build_from(read).to(device)
+    predictors = {MODEL: network_flow(build_from(read).to(device), device), **BASELINES}
+    if teacher is not None:
+        predictors[TEACHER] = network_flow(load_checkpoint(teacher).to(device), device)
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: its {dataset.split} split is empty; there is nothing to measure")
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
-        measured = evaluate(
-            {MODEL: network_flow(model, device), **BASELINES}, dataset, points=points, seed=seed, progress=bar
-        )
+        measured = evaluate(predictors, dataset, points=points, seed=seed, progress=bar)
     return {
         "format": FORMAT,
         "dataset": {
@@ -46,7 +47,7 @@ def evaluate_checkpoint(
             "split": dataset.split,
             "path": str(dataset.root),
             "scenes": len(dataset),
-            "sha256": data_identity(dataset.root)["sha256"],
+            "sha256": split_identity(dataset),
         },
         "points": points,
         "seed": seed,
@@ -62,3 +63,10 @@ def evaluate_checkpoint(
             for scene in measured.scenes
         ],
     }
+
+
+def result_name(result: dict[str, Any]) -> str:
+    """A file name that another result has only where it is of the same weights, points and scenes."""
+    dataset = result["dataset"]
+    parts = (dataset["kind"], dataset["split"], dataset["sha256"][:8], result["points"], result["seed"])
+    return "-".join(map(str, (*parts, result["checkpoint"]["sha256"][:8]))) + ".json"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import bpfn_cli
-from bpfn_cli.errors import BpfnError, DiskError, printable
+from bpfn_cli.errors import BpfnError, DiskError, UsageError, printable
 from bpfn_cli.files import disk_errors, explain, make_folder, sha256_of, write_atomic, write_json
 from bpfn_cli.models import BiPointFlowNet, save_checkpoint
 
@@ -29,18 +29,23 @@ LATEST = "latest"
 class RunFolder:
     """`runs/NAME/` while it is written.
 
-    `config.yaml` (resolved recipe), `command.txt`, `run.json` (state, versions, data and teacher), `train.log`,
-    `metrics.jsonl` (a line an epoch), `checkpoints/{last,best}.safetensors`, `student.safetensors` (what one
-    deploys), `evaluations/*.json`, `summary.json`; and `runs/latest` points to it.
+    `config.yaml` (resolved recipe), `command.txt`, `run.json` (state, versions, data and teacher), `metrics.jsonl` (a
+    line an epoch), `checkpoints/{last,best}.safetensors`, `student.safetensors` (what one deploys),
+    `evaluations/*.json`, `summary.json`; and `runs/latest` points to it.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
         self.path = path
         self.about = about
+        self.result: dict[str, Any] | None = None  # of the last evaluation
 
     @classmethod
     def create(cls, runs: Path, name: str, *, config: str, command: str, about: dict[str, Any]) -> RunFolder:
-        """Make a new folder `runs/NAME` (with a number behind it if taken). Raises: DiskError."""
+        """Make a new folder `runs/NAME` (with a number behind it if taken).
+
+        Raises: UsageError: `name` is no plain folder name. DiskError.
+        """
+        check_run_name(name)
         make_folder(runs)
         path = _new_folder(runs, name)
         run = cls(path, {"format": FORMAT, "name": path.name, "state": "running", "reason": None, **about})
@@ -66,6 +71,7 @@ class RunFolder:
             self._end("failed", printable(reason))
             raise
         self._end("finished", None)
+        write_json(self.path / "summary.json", {**self.about, "result": self.result})
 
     def record(self, **changes: Any) -> None:
         """Change entries of run.json."""
@@ -74,11 +80,9 @@ class RunFolder:
 
     def log_metrics(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        self._append("metrics.jsonl", json.dumps(values, allow_nan=False))
-
-    def log(self, text: str) -> None:
-        """Append a line to train.log."""
-        self._append("train.log", f"{_now()} {text}")
+        path, line = self.path / "metrics.jsonl", json.dumps(values, allow_nan=False)
+        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
 
     def save(self, which: str, model: BiPointFlowNet, **metadata: Any) -> Path:
         """Write `checkpoints/{which}.safetensors`."""
@@ -95,18 +99,21 @@ class RunFolder:
         return path
 
     def write_evaluation(self, name: str, result: dict[str, Any]) -> Path:
-        """Write `evaluations/NAME.json`."""
-        path = self.path / "evaluations" / f"{name}.json"
+        """Write `evaluations/NAME`."""
+        self.result = result
+        path = self.path / "evaluations" / name
         write_json(path, result)
         return path
-
-    def _append(self, name: str, line: str) -> None:
-        with disk_errors(self.path / name), (self.path / name).open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
 
     def _end(self, state: str, reason: str | None) -> None:
         with contextlib.suppress(DiskError):  # the error that ended the run is the one to show
             self.record(state=state, reason=reason, finished=_now())
+
+
+def check_run_name(name: str) -> None:
+    """Raises: UsageError: not the name of a folder inside another, or one that is taken."""
+    if name != Path(name).name or name.startswith((".", "-")) or name == LATEST or len(name.encode()) > 200:
+        raise UsageError(f"--name {printable(name)}: give a plain folder name, such as student-1")
 
 
 def versions() -> dict[str, Any]:

@@ -27,7 +27,7 @@ def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     good(bpfn("synth", "--train", 10, "--val", 2, "--out", "data/synthetic", cwd=folder))
     good(bpfn("subset", "--source", "data/synthetic", "--fraction", 0.5, cwd=folder))
-    good(bpfn("distill", "--loss", "bihint", *SHORT, "--set", "objective.warmup_steps=0", cwd=folder))
+    good(bpfn("distill", "--loss", "bihint", *SHORT, "--set", "objective.calibration_step=0", cwd=folder))
     return folder
 
 
@@ -56,13 +56,17 @@ def test_distill_trains_a_teacher_once_and_records_both(work):
     assert (teacher["variant"], teacher["method"]) == ("baseline", "scratch")
     assert (student["variant"], student["method"]) == ("weightnet48", "bihint")
     assert student["teacher"]["run"] == teacher["name"]
-    again = good(bpfn("distill", "--loss", "basic", *SHORT, "--set", "objective.warmup_steps=0", "--dry-run", cwd=work))
+    again = good(
+        bpfn("distill", "--loss", "basic", *SHORT, "--set", "objective.calibration_step=0", "--dry-run", cwd=work)
+    )
     assert "basic" in again.stdout
     assert student["complexity"]["parameters"] == 3_857_356
 
 
 def test_second_distill_reuses_the_teacher(work):
-    said = bpfn("distill", "--loss", "hint", *SHORT, "--set", "objective.warmup_steps=0", "--runs", "runs", cwd=work)
+    said = bpfn(
+        "distill", "--loss", "hint", *SHORT, "--set", "objective.calibration_step=0", "--runs", "runs", cwd=work
+    )
     assert "trained before with this recipe" in good(said).stderr
 
 

@@ -35,9 +35,9 @@ def test_shares_are_empty_without_the_baseline_variant(runs, make_run):
 
 
 def test_networks_at_other_points_are_other_rows_and_not_compared(runs, make_run):
-    make_run("t", role="teacher", variant="baseline", points=2048)
-    make_run("s", points=1024)
-    make_run("l", points=4096)
+    make_run("t", role="teacher", variant="baseline", complexity__points=2048)
+    make_run("s", complexity__points=1024)
+    make_run("l", complexity__points=4096)
     assert [[*row[:2], row[7]] for row in cells(runs)] == [
         ["weightnet48", 1024, None],
         ["baseline", 2048, 100],
