@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
+BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
-.PHONY: demo test check install clean
+.PHONY: demo test lint check install clean
 
 install: $(STAMP)
 
@@ -19,19 +20,20 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@mkdir -p $(DEMO)
-	cd $(DEMO) && $(abspath $(BIN))/bpfn subset
-	cd $(DEMO) && $(abspath $(BIN))/bpfn profile --variant weightnet48
-	cd $(DEMO) && $(abspath $(BIN))/bpfn distill --loss bihint
-	cd $(DEMO) && $(abspath $(BIN))/bpfn report
+	cd $(DEMO) && $(BPFN) subset
+	cd $(DEMO) && $(BPFN) profile --variant weightnet48
+	cd $(DEMO) && $(BPFN) distill --loss bihint
+	cd $(DEMO) && $(BPFN) report
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+
+check: lint test
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

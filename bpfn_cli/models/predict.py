@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Flow for every point of clouds of any size, at the density the network was trained with."""
+"""Flow for every point of clouds of any size, by parts of as many points as the network was trained with."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def predict_flow(
 ) -> np.ndarray:
     """Flow of every point of `pc1`, from networks runs on `points` points of each cloud.
 
-    Both clouds are dealt out at random into parts of `points` points (the last filled up from the others), so that
-    each point is seen once and at the density of the training.
+    Both clouds are dealt out at random into parts of `points` points, the last filled up from the others: a thinned
+    cloud keeps its extent, which a cut one would not.
 
     Args:
         pc1, pc2: (N, 3), (M, 3) float32 metres, in `frame`, one of `FRAMES`.

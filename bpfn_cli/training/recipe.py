@@ -40,7 +40,7 @@ class TrainSettings:
     """
 
     epochs: Count = 12
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
     lr_floor: Annotated[float, Field(ge=0, le=1)] = 1e-5
     schedule: Literal["step", "cosine"] = "cosine"

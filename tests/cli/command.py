@@ -9,7 +9,7 @@ from pathlib import Path
 BPFN = Path(sys.executable).with_name("bpfn")
 
 
-def bpfn(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def bpfn(*arguments: object, cwd: Path, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("BPFN")}
     return subprocess.run(
         [BPFN, *map(str, arguments)],
@@ -17,7 +17,7 @@ def bpfn(*arguments: object, cwd: Path, **environment: str) -> subprocess.Comple
         env=clean | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=seconds,
         check=False,
     )
 
