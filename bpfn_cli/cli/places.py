@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, overload
 
 from bpfn_cli.cli.console import ConsoleProgress, default_processes, say
 from bpfn_cli.errors import DataError
@@ -19,30 +20,40 @@ def data_root() -> Path:
     return Path(os.environ.get("BPFN_DATA") or "data")
 
 
-def full_dataset(*, make: bool = True) -> Path:
-    """FlyingThings3D below the data root, or the synthetic scenes, which are made on first use.
+SYNTHETIC_FIRST = "no FlyingThings3D here: 400 training and 40 test scenes would be rendered first (`bpfn synth`)"
 
-    Raises: DataError: there are none, and they are not to be made.
-    """
+
+@overload
+def full_dataset(*, make: Literal[True] = True) -> Path: ...
+@overload
+def full_dataset(*, make: bool) -> Path | None: ...
+def full_dataset(*, make: bool = True) -> Path | None:
+    """FlyingThings3D below the data root, or the synthetic scenes, which are made on first use (or None is given)."""
     from bpfn_cli.data.synthetic import is_synthetic
 
     present = _present_dataset()
     if present is None:
-        return _synthetic(data_root() / SYNTHETIC, make)
+        return _synthetic(data_root() / SYNTHETIC) if make else None
     if is_synthetic(present):
         say(f"no FlyingThings3D in {data_root()}: using the synthetic scenes in {present}")
     return present
 
 
-def default_dataset(*, make: bool = True) -> Path:
+@overload
+def default_dataset(*, make: Literal[True] = True) -> Path: ...
+@overload
+def default_dataset(*, make: bool) -> Path | None: ...
+def default_dataset(*, make: bool = True) -> Path | None:
     """What is trained on when nobody says: the subset of the full dataset if there is one, else all of it.
 
-    Raises: as `full_dataset`.
+    Where there is nothing, synthetic scenes are made, or None is given.
     """
     full = _present_dataset()
     if full is None:  # a subset may have been brought here alone
         alone = sorted(data_root().glob(f"*{SUBSET_ENDING}/subset.json"), key=lambda path: SYNTHETIC in str(path))
-        return alone[0].parent if alone else _synthetic(data_root() / SYNTHETIC, make)
+        if not alone:
+            return _synthetic(data_root() / SYNTHETIC) if make else None
+        return alone[0].parent
     subset = subset_place(full)
     return subset if (subset / "subset.json").is_file() else full
 
@@ -70,14 +81,9 @@ def subset_place(source: Path) -> Path:
     return (source.parent if source == root else root) / f"{source.name}{SUBSET_ENDING}"
 
 
-def _synthetic(folder: Path, make: bool) -> Path:
+def _synthetic(folder: Path) -> Path:
     from bpfn_cli.data.synthetic import SyntheticOptions, write_synthetic
 
-    if not make:
-        raise DataError(
-            f"{data_root()}: no FlyingThings3D and no synthetic scenes yet; `bpfn synth` renders them, "
-            "or --data DIR names others"
-        )
     say(f"no FlyingThings3D in {data_root()}: using synthetic scenes, made now in {folder} (once)")
     with ConsoleProgress().bar("rendering scenes") as bar:
         write_synthetic(folder, SyntheticOptions(), default_processes(), bar)

@@ -34,7 +34,8 @@ def report(
         raise DataError(f"{printable(source)}: no such folder of runs; check the path")
     if out is not None:
         make_folder(out)
-    made = build_report(read_runs(source or RUNS), published=published)
+    found = read_runs(source or RUNS)
+    made = build_report(found, published=published)
     if json:
         print_json(to_json(made))
     else:
@@ -44,5 +45,5 @@ def report(
         for name, text in to_csv(made).items():
             write_atomic(out / f"{name}.csv", text.encode())
         finish(out, f"open {out / 'report.md'}")
-    else:
+    elif found.runs:
         say("next: bpfn report --out results (Markdown and CSV), bpfn report --published, or bpfn eval on other data")

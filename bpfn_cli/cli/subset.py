@@ -52,12 +52,16 @@ def subset(
     Examples: `bpfn subset`, `bpfn subset --source data/FlyingThings3D_subset_processed_35m --fraction 0.1`,
     `bpfn subset --verify --out data/synthetic-subset`
     """
-    from bpfn_cli.cli.places import full_dataset, subset_place
+    from bpfn_cli.cli.places import SYNTHETIC_FIRST, full_dataset, subset_place
     from bpfn_cli.data.manifest import SubsetOptions
     from bpfn_cli.data.subset import make_subset, plan_subset, verify_subset
+    from bpfn_cli.errors import DataError
 
     if verify:
-        folder = out or subset_place(source or full_dataset(make=False))
+        whole = source or full_dataset(make=False)
+        folder = out or (subset_place(whole) if whole else None)
+        if folder is None:
+            raise DataError("--verify: there is no dataset whose subset could be checked; give --out DIR")
         with ConsoleProgress().bar("checking files") as bar:
             summary = verify_subset(folder, progress=bar, processes=default_processes())
         say(f"{folder}: every file is as its subset.json says")
@@ -66,6 +70,9 @@ def subset(
         return
     chosen = SubsetOptions(fraction, method.value, seed or 0, offset, link.value, val_fraction)
     place = source or full_dataset(make=not dry_run)
+    if place is None:
+        say(f"data: {SYNTHETIC_FIRST}; a share of {fraction:g} of them would be kept")
+        return
     folder = out or subset_place(place)
     if dry_run:
         plan = plan_subset(place, chosen)

@@ -13,7 +13,7 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
-from bpfn_cli.cli.places import RUNS, default_dataset
+from bpfn_cli.cli.places import RUNS, SYNTHETIC_FIRST, default_dataset
 
 if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
@@ -55,7 +55,8 @@ def train(
 
 def distill(
     loss: Annotated[
-        list[str] | None, typer.Option("--loss", help="none, basic, hint or bihint; repeatable, summed.")
+        list[str] | None,
+        typer.Option("--loss", help="none, basic, hint or bihint; repeatable, summed.", metavar="NAME"),
     ] = None,
     variant: options.VariantName = None,
     teacher: options.TeacherFile = None,
@@ -104,9 +105,14 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
     from bpfn_cli.training import Experiment, resolve_device, run_experiment
 
     device = resolve_device(place.device)
+    data = place.data or default_dataset(make=not dry_run)
+    if data is None:
+        say(f"data: {SYNTHETIC_FIRST}")
+        _print_recipe(recipe, {}, json)
+        return
     experiment = Experiment(
         recipe=recipe,
-        data=place.data or default_dataset(make=not dry_run),
+        data=data,
         runs=place.runs,
         device=device,
         command=shlex.join(["bpfn", *sys.argv[1:]]),
@@ -125,7 +131,6 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
 
 def _print_plan(experiment: Experiment, json: bool) -> None:
     """What would be trained on what: a few lines, and the whole recipe on stdout."""
-    from bpfn_cli.config import to_tree, to_yaml
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.training import teacher_at_hand
     from bpfn_cli.training.fit import count_steps
@@ -138,7 +143,13 @@ def _print_plan(experiment: Experiment, json: bool) -> None:
         teacher = teacher_at_hand(experiment)
         say(f"teacher: {teacher or recipe.teacher + ', to be trained first'}")
     say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {steps} steps on {experiment.device}")
+    _print_recipe(recipe, {"steps": steps}, json)
+
+
+def _print_recipe(recipe: Recipe, figures: dict[str, Any], json: bool) -> None:
+    from bpfn_cli.config import to_tree, to_yaml
+
     if json:
-        print_json({"steps": steps, "recipe": to_tree(recipe)})
+        print_json({**figures, "recipe": to_tree(recipe)})
     else:
         print(to_yaml(recipe), end="")

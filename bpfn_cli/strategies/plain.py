@@ -33,7 +33,7 @@ class PlainStrategy:
         self.clip_norm = clip_norm
         self.steps = 0
         self.parameters = [*student.parameters(), *objective.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, weight_decay=weight_decay)
+        self.optimizer = torch.optim.Adam(self.parameters, weight_decay=weight_decay, fused=True)
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 
