@@ -99,7 +99,7 @@ def override(tree: Tree, assignments: Iterable[str]) -> Tree:
     lines = dict(tree.lines)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
-        if not sign or not all(key.split(".")):
+        if not sign or not all(key.split(".")) or key.count(".") >= MAX_DEPTH:
             raise UsageError(f"--set {printable(assignment)}: write key=value, for example train.lr=1e-3")
         *parents, leaf = key.split(".")
         branch = values

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bpfn_cli.errors import DiskError, printable
+from bpfn_cli.errors import DiskError, UsageError, printable
 
 TEMPORARY_PREFIX = ".bpfn-tmp-"
 
@@ -50,11 +50,13 @@ def remove_temporaries(folder: Path) -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
-def claim_output(path: Path, *, force: bool) -> None:
+def claim_output(path: Path, *, force: bool, inputs: Iterable[Path | None] = ()) -> None:
     """Make sure, before the work, that a result can be written to `path`; its folder is made.
 
-    Raises: DiskError: `path` exists and not `force`, or its folder cannot be written.
+    Raises: DiskError: `path` exists and not `force`, or its folder cannot be written. UsageError: it is an input.
     """
+    if any(source is not None and path.exists() and source.exists() and path.samefile(source) for source in inputs):
+        raise UsageError(f"--out {printable(path)}: is what is read; choose another")
     if path.is_dir():
         raise DiskError(f"{printable(path)}: is a folder; give the file to write")
     if os.path.lexists(path) and not force:

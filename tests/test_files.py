@@ -5,12 +5,24 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bpfn_cli.errors import DiskError
-from bpfn_cli.files import disk_errors, explain, make_folder, sha256_of, write_atomic, write_json
+from bpfn_cli.errors import DiskError, UsageError
+from bpfn_cli.files import (
+    TEMPORARY_PREFIX,
+    claim_output,
+    disk_errors,
+    explain,
+    make_folder,
+    remove_temporaries,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -32,6 +44,25 @@ def test_written_file_has_the_usual_mode(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_threads_write_with_the_mode_of_the_umask_and_leave_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = os.umask(0o077)
+    try:
+
+        def refuse(_: int) -> int:
+            raise AssertionError("another thread would write with the umask of this moment")
+
+        monkeypatch.setattr(os, "umask", refuse)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: write_atomic(tmp_path / f"{number % 50}", b"x" * number), range(200)))
+    finally:
+        monkeypatch.undo()
+        assert os.umask(old) == 0o077
+    assert names(tmp_path) == sorted(str(number) for number in range(50))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_write_is_synced_before_it_is_renamed_and_the_folder_after(
@@ -100,6 +131,84 @@ def test_write_to_a_folder_or_below_a_file_is_one_line(tmp_path: Path) -> None:
             write_atomic(path, b"")
         assert "\n" not in str(error.value)
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_claimed_output_gets_its_folder_and_nothing_else(tmp_path: Path) -> None:
+    for force in (False, True):
+        claim_output(tmp_path / "a" / "b" / "flow.npy", force=force)
+    assert names(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_claim_of_what_exists_needs_force(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "flow.npy"
+    path.write_bytes(b"old") if kind == "file" else path.symlink_to("gone")
+    with pytest.raises(DiskError, match=r"flow\.npy: exists; choose another --out, or --force to replace it"):
+        claim_output(path, force=False)
+    claim_output(path, force=True)
+    assert path.is_symlink() or path.read_bytes() == b"old"  # replaced only when the result is there
+    assert names(tmp_path) == ["flow.npy"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_claim_refuses_what_can_never_be_written(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "folder\x1b").mkdir()
+    with pytest.raises(DiskError, match=r"folder\\x1b: is a folder; give the file to write"):
+        claim_output(tmp_path / "folder\x1b", force=force)
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="is a file where a folder is needed"):
+        claim_output(tmp_path / "file" / "flow.npy", force=force)
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+def test_claim_refuses_to_replace_an_input(tmp_path: Path, link: Callable[[Path, Path], None] | None) -> None:
+    source, out = tmp_path / "in.npy", tmp_path / ("in.npy" if link is None else "out.npy")
+    source.write_bytes(b"mine")
+    if link is not None:
+        link(out, source)
+    with pytest.raises(UsageError, match=f"--out {out}: is what is read; choose another"):
+        claim_output(out, force=True, inputs=[None, tmp_path / "none", source])
+    other = tmp_path / "other.npy"
+    other.write_bytes(b"old")
+    claim_output(other, force=True, inputs=[None, tmp_path / "none", source])
+
+
+def test_claim_refuses_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(DiskError, match="no permission"):
+        claim_output(tmp_path / "flow.npy", force=False)
+
+
+def test_temporaries_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    folder = tmp_path / "folder"
+    (folder / f"{TEMPORARY_PREFIX}a-folder").mkdir(parents=True)
+    (folder / "below").mkdir()
+    for path in (f"{TEMPORARY_PREFIX}1", f"{TEMPORARY_PREFIX}2", "below/.bpfn-tmp-3", ".bpfn", "a.bpfn-tmp-4"):
+        (folder / path).write_bytes(b"half")
+    (folder / f"{TEMPORARY_PREFIX}link").symlink_to(outside)
+    remove_temporaries(folder)
+    assert names(folder) == [".bpfn", f"{TEMPORARY_PREFIX}a-folder", "a.bpfn-tmp-4", "below"]
+    assert names(folder / "below") == [".bpfn-tmp-3"]
+    assert outside.read_bytes() == b"mine"
+    with pytest.raises(DiskError, match="none"):
+        remove_temporaries(tmp_path / "none")
+
+
+def test_killed_write_leaves_what_remove_temporaries_finds(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    if (child := os.fork()) == 0:
+        try:
+            os.fsync = lambda _: os._exit(9)
+            write_atomic(tmp_path / "a", b"new")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(names(tmp_path)) == 2
+    remove_temporaries(tmp_path)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
 
 
 def test_json_is_indented_and_refuses_nan(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def show(config: options.RecipeFile = None, changes: options.Set = None, json: o
 
 @app.command()
 def validate(
-    config: Annotated[Path, typer.Argument(help="Recipe (YAML).", metavar="FILE")], json: options.Json = False
+    config: Annotated[Path, typer.Argument(readable=False, help="Recipe (YAML).", metavar="FILE")],
+    json: options.Json = False,
 ) -> None:
     """Check a recipe; all its mistakes at once. Example: `bpfn config validate recipe.yaml`"""
     from bpfn_cli.training.load import load_recipe

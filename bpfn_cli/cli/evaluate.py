@@ -38,7 +38,7 @@ def evaluate(
     from bpfn_cli.training.result import evaluate_checkpoint, result_name
 
     if out is not None:
-        claim_output(out, force=force)
+        claim_output(out, force=force, inputs=[checkpoint])
     path = checkpoint or newest_checkpoint(runs)
     chosen = resolve_device(device)
     read = read_checkpoint(path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from bpfn_cli.errors import BpfnError, OutOfMemoryError, printable
 from bpfn_cli.files import explain
 
 DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="bpfn",
@@ -56,7 +59,15 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no dash shows a question mark
+    if not os.environ.get("TERMINAL_WIDTH", "0").isdecimal():
+        del os.environ["TERMINAL_WIDTH"]  # typer would fail on it
+    code = run(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the work is done: its exit code is the true one
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -64,13 +75,15 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="bpfn", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt
+            return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except BpfnError as error:
         return _fail(str(error), error.exit_code)
     except (typer.TyperException, typer.BadParameter) as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: end quietly
         return 0

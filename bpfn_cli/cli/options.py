@@ -8,22 +8,28 @@ from typing import Annotated
 
 import typer
 
-Source = Annotated[Path | None, typer.Option("--source", help="Folder to read.", metavar="DIR")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write.", metavar="PATH")]
+Source = Annotated[Path | None, typer.Option("--source", readable=False, help="Folder to read.", metavar="DIR")]
+Out = Annotated[Path | None, typer.Option("--out", readable=False, help="Where to write.", metavar="PATH")]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="A prepared dataset or subset; else what `data/` or `$BPFN_DATA` holds.", metavar="DIR"
+        "--data",
+        readable=False,
+        help="A prepared dataset or subset; else what `data/` or `$BPFN_DATA` holds.",
+        metavar="DIR",
     ),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.", metavar="DIR")]
+Runs = Annotated[Path, typer.Option("--runs", readable=False, help="Folder of run folders.", metavar="DIR")]
 VariantName = Annotated[str | None, typer.Option("--variant", help="A named variant.", metavar="NAME")]
 CheckpointFile = Annotated[
-    Path | None, typer.Option("--checkpoint", help="Weights: ours, or a published-style .pth.", metavar="FILE")
+    Path | None,
+    typer.Option("--checkpoint", readable=False, help="Weights: ours, or a published-style .pth.", metavar="FILE"),
 ]
 TeacherFile = Annotated[
     Path | None,
-    typer.Option("--teacher", help="The teacher's weights; else one is found or trained.", metavar="FILE"),
+    typer.Option(
+        "--teacher", readable=False, help="The teacher's weights; else one is found or trained.", metavar="FILE"
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all randomness.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -32,7 +38,9 @@ Epochs = Annotated[int | None, typer.Option("--epochs", min=1, max=10**9, help="
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands in the way.", metavar="")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.", metavar="")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.", metavar="")]
-RecipeFile = Annotated[Path | None, typer.Option("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("-c", "--config", readable=False, help="Recipe (YAML).", metavar="FILE")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, e.g. train.lr=1e-3; repeatable.", metavar="KEY=VALUE"),

@@ -50,7 +50,9 @@ def default_dataset(*, make: bool = True) -> Path | None:
     """
     full = _present_dataset()
     if full is None:  # a subset may have been brought here alone
-        alone = sorted(data_root().glob(f"*{SUBSET_ENDING}/subset.json"), key=lambda path: SYNTHETIC in str(path))
+        alone = sorted(
+            data_root().glob(f"*{SUBSET_ENDING}/subset.json"), key=lambda path: SYNTHETIC in path.parent.name
+        )
         if not alone:
             return _synthetic(data_root() / SYNTHETIC) if make else None
         return alone[0].parent
@@ -78,7 +80,10 @@ def _present_dataset() -> Path | None:
 def subset_place(source: Path) -> Path:
     """Where `bpfn subset` writes when nobody says."""
     root = data_root()
-    return (source.parent if source == root else root) / f"{source.name}{SUBSET_ENDING}"
+    name = f"{source.name or source.resolve().name}{SUBSET_ENDING}"
+    if source.resolve() != root.resolve():
+        return root / name
+    return (source if source.name else source.resolve()).parent / name
 
 
 def _synthetic(folder: Path) -> Path:

@@ -27,10 +27,12 @@ class Frame(str, Enum):
 
 
 def predict(
-    pc1: Annotated[Path, typer.Argument(help="First cloud: .npy, .npz, .ply or .bin.", metavar="PC1")],
+    pc1: Annotated[Path, typer.Argument(readable=False, help="First cloud: .npy, .npz, .ply or .bin.", metavar="PC1")],
     pc2: Annotated[
         Path | None,
-        typer.Argument(help="Second cloud; not needed if PC1 is an .npz with pc1 and pc2.", metavar="PC2"),
+        typer.Argument(
+            readable=False, help="Second cloud; not needed if PC1 is an .npz with pc1 and pc2.", metavar="PC2"
+        ),
     ] = None,
     checkpoint: options.CheckpointFile = None,
     out: options.Out = None,
@@ -59,7 +61,7 @@ def predict(
     path = out or Path("flow.npy")
     if path.suffix != ".npy":
         raise UsageError(f"--out {path}: flow is written as .npy; use that ending")
-    claim_output(path, force=force)
+    claim_output(path, force=force, inputs=[pc1, pc2, checkpoint])
     from bpfn_cli.cli.evaluate import newest_checkpoint
     from bpfn_cli.data.arrays import write_points
     from bpfn_cli.data.clouds import read_cloud, read_cloud_pair

@@ -39,7 +39,9 @@ def profile(
             say(f"{checkpoint}: {note}")
         chosen, file_bytes = [read.variant], checkpoint.stat().st_size
     else:
-        chosen = list(VARIANTS.values()) if all_variants else [variant_named(variant or "weightnet48")]
+        chosen = (
+            list(VARIANTS.values()) if all_variants else [variant_named("weightnet48" if variant is None else variant)]
+        )
     profiles = []
     with ConsoleProgress().bar("counting") as bar:
         for done, one in enumerate(chosen, start=1):

@@ -24,7 +24,8 @@ def slim(
     ] = None,
     bottleneck: Annotated[int | None, typer.Option("--bottleneck", help="Narrowing of 1x1 encoder blocks.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="Weights to slice; else fresh ones.", metavar="FILE")
+        Path | None,
+        typer.Option("--teacher", readable=False, help="Weights to slice; else fresh ones.", metavar="FILE"),
     ] = None,
     out: options.Out = None,
     points: options.Points = None,
@@ -47,13 +48,13 @@ def slim(
     from bpfn_cli.models.variants import slim as slimmed
 
     changed = any(value is not None for value in (width, c_mid, bn, separable, bottleneck))
-    sizes = variant_named(variant or ("baseline" if changed else "weightnet48"))
+    sizes = variant_named(variant if variant is not None else "baseline" if changed else "weightnet48")
     if changed:
         sizes = slimmed(sizes, "custom", width=width, c_mid=counts, bn=bn, separable=separable, bottleneck=bottleneck)
     path = out or Path(f"{sizes.name}.safetensors")
     if path.suffix != ".safetensors":
         raise UsageError(f"--out {path}: checkpoints are written as .safetensors; use that ending")
-    claim_output(path, force=force)
+    claim_output(path, force=force, inputs=[teacher])
     torch.manual_seed(seed or 0)
     source = load_checkpoint(teacher) if teacher else None
     model = build_model(sizes, points or (source.num_points if source else 8192))

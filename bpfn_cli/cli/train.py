@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str | None, typer.Option("--name", help="Of the run folder.", metavar="NAME")]
 Initial = Annotated[
-    Path | None, typer.Option("--checkpoint", help="Weights to start from, whole or sliced.", metavar="FILE")
+    Path | None,
+    typer.Option("--checkpoint", readable=False, help="Weights to start from, whole or sliced.", metavar="FILE"),
 ]
 
 

@@ -84,9 +84,10 @@ class Objective(nn.Module):
                 raise UsageError(f"--loss {name} needs a teacher")
             self.terms[name] = LOSSES[name].module(getattr(options, name), student, teacher)
         scaled = options.w_hint is None
-        if scaled and options.w_gt == 0 and any(term.kind == "hint" for term in self.terms.values()):
-            raise UsageError("objective.w_gt 0 leaves nothing to scale hints by; give objective.w_hint too")
         self.hints = [name for name, term in self.terms.items() if term.kind == "hint"]
+        if scaled and self.hints and self.weight(SUPERVISED) == 0:
+            cause = "gamma 1" if options.w_gt is None else "w_gt 0"
+            raise UsageError(f"objective.{cause} leaves nothing to scale hints by; give objective.w_hint too")
         self.register_buffer("kappas", torch.full((len(self.hints),), 0.0 if scaled else 1.0))
         self.calibrated = not (self.hints and scaled and options.gamma > 0)
 

@@ -8,14 +8,16 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -25,10 +27,12 @@ from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.infer import infer_variant
 from bpfn_cli.models.variants import Level, Variant
+from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 LARGEST_FILE = 4 << 30  # bytes; the largest network of ours is 32 MB, a training checkpoint 100 MB
+_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 
@@ -104,8 +108,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     content = _read_bytes(path, name)
     if path.suffix == SUFFIX:
         state, about = _read_own(content, name)
-        variant, num_points = _variant_of(about, name), int(about["num_points"])
-        checkpoint = Checkpoint(variant, num_points, state, dict(about["metadata"]))
+        checkpoint = Checkpoint(about.variant.variant(), about.num_points, state, about.metadata)
     else:
         state, notes = _strip_prefix(_read_foreign(path, content, name))
         _check_tensors(state, name)
@@ -136,28 +139,68 @@ def _read_bytes(path: Path, name: str) -> bytes:
     return content
 
 
-def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _About]:
     try:
         state = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         sealed = json.loads(header["__metadata__"][_METADATA_KEY])
         about, digest = json.loads(sealed["about"]), sealed["sha256"]
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        if digest != _digest(state, sealed["about"]):
+            raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
+        written = about["format"]
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{name}: damaged, or not a checkpoint of bpfn; restore or write it again") from None
-    if digest != _digest(state, sealed["about"]):
-        raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{name}: format {about.get('format')}, this bpfn reads {FORMAT}; update bpfn")
-    return state, about
-
-
-def _variant_of(about: dict[str, Any], name: str) -> Variant:
+    if written != FORMAT:
+        raise CheckpointError(f"{name}: format {printable(written)}, this bpfn reads {FORMAT}; update bpfn")
     try:
-        fields = dict(about["variant"])
+        return state, _About.model_validate(about, strict=True)
+    except ValidationError as error:
+        key = printable(".".join(map(str, error.errors()[0]["loc"])))
+        raise CheckpointError(f"{name}: its header has no valid {key}; it was not written by this bpfn") from None
+
+
+Width = Annotated[int, Field(ge=0, le=1 << 14)]
+Few = Annotated[int, Field(ge=1, le=64)]
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _LevelHeader(_Header):
+    reduction: Few
+    width: Annotated[int, Field(ge=1, le=1 << 14)]
+    expanded: Width
+    context: Width
+    embedding: Width
+    c_mid: Few
+
+
+class _VariantHeader(_Header):
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    levels: Annotated[list[_LevelHeader], Field(min_length=LEVELS + 1, max_length=LEVELS + 1)]
+    bn: bool
+    separable: bool
+    bottleneck: Annotated[int, Field(ge=0, le=16)]
+    encoder_neighbors: Few
+    embedding_neighbors: Few
+    estimator_neighbors: Few
+
+    def variant(self) -> Variant:
+        fields = self.model_dump()
         levels = tuple(Level(**level) for level in fields.pop("levels"))
         return Variant(levels=levels, **fields)  # type: ignore[arg-type]
-    except (KeyError, TypeError):
-        raise CheckpointError(f"{name}: its variant was written by another version of bpfn; update bpfn") from None
+
+
+class _About(_Header):
+    """What a checkpoint of ours says of itself; nobody vouches for who wrote the file."""
+
+    format: int
+    bpfn: str
+    torch: str
+    variant: _VariantHeader
+    num_points: Annotated[int, Field(ge=1, le=10**6)]
+    metadata: dict[str, Any]
 
 
 def _digest(state: Mapping[str, Tensor], about: str) -> str:
@@ -174,7 +217,8 @@ def _read_foreign(path: Path, content: bytes, name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{name}: not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set; unset it")
     _check_archive(path, content, name)
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
+        with torch.serialization.safe_globals(_harmless_globals()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             loaded = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{name}: {_explain_refusal(error)}") from None
@@ -238,9 +282,9 @@ def _strip_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[st
 def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:
     """Refuse tensors whose values are not all in the file, before any value is touched."""
     for key, tensor in state.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{name}: {printable(key)} is not an ordinary tensor (sparse, meta or expanded)")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in _NUMBERS
+        if tensor.is_nested or not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{name}: {printable(key)} is no ordinary tensor of numbers; save model.state_dict()")
 
 
 def _check_names(checkpoint: Checkpoint, name: str) -> None:

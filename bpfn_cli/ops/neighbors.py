@@ -63,10 +63,10 @@ def knn_with_tree(queries: Tensor, points: Tensor, k: int) -> Tensor:
     dtype = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
     query_clouds = np.ascontiguousarray(queries.to(dtype).numpy())
     point_clouds = np.ascontiguousarray(points.to(dtype).numpy())
+    if not (np.isfinite(query_clouds).all() and np.isfinite(point_clouds).all()):
+        raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
     found = np.empty((*query_clouds.shape[:2], k), dtype=np.int64)
     for query, cloud, indices in zip(query_clouds, point_clouds, found, strict=True):
         nearest = KDTree(cloud).query(query, k=k)[1]
-        if nearest.max() >= len(cloud):  # the tree's word for "none"
-            raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
         indices[...] = nearest.reshape(-1, k)
     return torch.from_numpy(found)

@@ -153,7 +153,8 @@ def _unused_parameters(model: BiPointFlowNet, flow: Tensor) -> int:
 
 
 def _operator_macs(model: BiPointFlowNet) -> tuple[Counter[int], dict[str, int]]:
-    from fvcore.nn import FlopCountAnalysis
+    with _quiet():
+        from fvcore.nn import FlopCountAnalysis
 
     clouds = torch.rand(2, 1, model.num_points, 3, generator=torch.Generator().manual_seed(0)).unbind()
     with _quiet(), torch.no_grad():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,11 +83,17 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     if experiment.name is not None:
         check_run_name(experiment.name)
     dataset = open_dataset(experiment.data, "train")
+    _check_runs_place(experiment.runs, dataset.root)
     progress.line(f"data: {describe(dataset)}")
     objective = build_losses(wanted, variant_named(recipe.variant), variant_named(recipe.teacher), recipe.objective)
     objective.check_length(count_steps(dataset, recipe))  # refuse before hours of teacher
     teacher = _teacher(experiment, progress) if wanted else None
     return _train(experiment, "student", teacher, progress)
+
+
+def _check_runs_place(runs: Path, data: Path) -> None:
+    if data.resolve() in (runs.resolve(), *runs.resolve().parents):
+        raise UsageError(f"--runs {printable(runs)}: lies inside the data; choose a folder outside {printable(data)}")
 
 
 def train_teacher(experiment: Experiment, progress: Progress) -> Path:
@@ -232,7 +239,8 @@ def summary_line(name: str, result: dict[str, Any]) -> str:
     gain = relative_gain(epe3d)
     others = ", ".join(f"{name.replace('_', ' ')} {epe3d[name]:.4f}" for name in BASELINES)
     side = "below" if gain >= 0 else "above"
-    return f"{name}: EPE3D {epe3d[MODEL]:.4f} m, {abs(gain):.0%} {side} the better baseline ({others})"
+    beside = "" if math.isnan(gain) else f", {abs(gain):.0%} {side} the better baseline"
+    return f"{name}: EPE3D {epe3d[MODEL]:.4f} m{beside} ({others})"
 
 
 def resolve_device(name: str) -> torch.device:

@@ -32,7 +32,7 @@ class Split:
 def split_holdout(dataset: SceneDataset, share: float, seed: int) -> Split:
     """Hold out a share of the training scenes, by whole sequences, the same for every run with this seed."""
     length = 1 if dataset.kind == "synthetic" else SCENES_OF_A_SEQUENCE
-    sequences = [int(name) // length if name.isdigit() else name for name in dataset.names]
+    sequences = [int(name) // length if name.isdecimal() else name for name in dataset.names]
     ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
     count = min(len(ranked) - 1, max(1, round(share * len(ranked)))) if share > 0 else 0
     out = set(ranked[:count])

@@ -58,7 +58,7 @@ class Recipe:
 
     variant: str = "weightnet48"
     teacher: str = "baseline"
-    loss: tuple[str, ...] = ("bihint",)
+    loss: Annotated[tuple[str, ...], Field(min_length=1)] = ("bihint",)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

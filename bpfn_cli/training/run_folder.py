@@ -53,7 +53,7 @@ class RunFolder:
         for below in ("checkpoints", "evaluations"):
             make_folder(path / below)
         write_atomic(path / "config.yaml", config.encode())
-        write_atomic(path / "command.txt", f"{command}\n".encode())
+        write_atomic(path / "command.txt", f"{printable(command)}\n".encode())
         run.record()
         _point_latest(runs, path.name)
         return run
@@ -70,7 +70,7 @@ class RunFolder:
             reason = str(error) if isinstance(error, BpfnError) else f"{type(error).__name__}: {error}"
             self._end("failed", printable(reason))
             raise
-        self._end("finished", None)
+        self.record(state="finished", reason=None, finished=_now())
         write_json(self.path / "summary.json", {**self.about, "result": self.result})
 
     def record(self, **changes: Any) -> None:
@@ -112,7 +112,8 @@ class RunFolder:
 
 def check_run_name(name: str) -> None:
     """Raises: UsageError: not the name of a folder inside another, or one that is taken."""
-    if name != Path(name).name or name.startswith((".", "-")) or name == LATEST or len(name.encode()) > 200:
+    is_plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
+    if not name or not is_plain or name == LATEST or len(name.encode()) > 200:
         raise UsageError(f"--name {printable(name)}: give a plain folder name, such as student-1")
 
 

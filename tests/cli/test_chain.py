@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from command import BPFN, bpfn, refused
 
+from bpfn_cli.training.result import result_name
+
 REAL_DATA = os.environ.get("BPFN_REAL_DATA")
 SHORT = ("--epochs", 1, "--set", "train.batch_size=2")
 
@@ -81,10 +83,23 @@ def test_report_has_baselines_teacher_and_student(work):
 
 
 def test_evaluation_gives_the_same_figures_twice_and_as_after_training(work):
+    before = {path: json.loads(path.read_text()) for path in work.glob("runs/*/evaluations/*")}
     first, second = (json.loads(good(bpfn("eval", "--json", cwd=work)).stdout) for _ in range(2))
-    assert first["rows"] == second["rows"]
-    run = next(path for path in work.glob("runs/*/evaluations/synthetic-test.json") if "hint" in str(path))
-    assert {row["name"] for row in json.loads(run.read_text())["rows"]} == {"model", "zero_flow", "nearest_neighbor"}
+    assert first == second
+    (trained,) = (work / first["checkpoint"]["path"]).parent.glob("evaluations/*")
+    assert trained.name == result_name(first)
+    assert [row["name"] for row in first["rows"]] == ["model", "zero_flow", "nearest_neighbor"]
+    assert first["rows"] == before[trained]["rows"] == json.loads(trained.read_text())["rows"]
+    assert first["scenes"] == before[trained]["scenes"]
+    assert set(work.glob("runs/*/evaluations/*")) == set(before)
+
+
+def test_evaluation_on_the_whole_dataset_is_the_one_on_its_subset(work):
+    before = set(work.glob("runs/*/evaluations/*"))
+    result = json.loads(good(bpfn("eval", "--data", "data/synthetic", "--json", cwd=work)).stdout)
+    (trained,) = (work / result["checkpoint"]["path"]).parent.glob("evaluations/*")
+    assert trained.name == result_name(result)
+    assert set(work.glob("runs/*/evaluations/*")) == before
 
 
 def test_slim_cuts_a_trained_teacher(work):

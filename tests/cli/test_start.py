@@ -96,6 +96,13 @@ def test_wrong_words_get_one_line_and_leave_nothing(words, code, said, tmp_path)
     assert not left
 
 
+def test_help_and_report_bear_a_poor_terminal(tmp_path):
+    for environment in ({"PYTHONIOENCODING": "ascii"}, {"TERMINAL_WIDTH": "x"}, {"COLUMNS": "0", "TERM": "dumb"}):
+        for words in (("--help",), ("report",)):
+            result = bpfn(*words, cwd=tmp_path, **environment)
+            assert result.returncode == 0, result.stderr
+
+
 def test_closed_stdout_ends_quietly(tmp_path):
     command = f"{sys.executable} -m bpfn_cli.cli config show | head -n 1"
     result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)

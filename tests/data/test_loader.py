@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scene_folders import write_flyingthings3d
 
+from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.loader import (
     AugmentSettings,
     augment,
@@ -19,6 +21,7 @@ from bpfn_cli.data.loader import (
     sample_points,
     training_batches,
 )
+from bpfn_cli.errors import DataError
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, FlowBatch, Scene
 
 STILL = AugmentSettings(scale=0, rotation_degrees=0, shift_m=0, shift2_m=0, jitter_m=0)
@@ -65,6 +68,38 @@ def test_batches_do_not_depend_on_workers() -> None:
             assert found.names == batch.names
             assert found.cameras == batch.cameras
             assert all(torch.equal(getattr(found, key), getattr(batch, key)) for key in ("pc1", "pc2", "flow"))
+
+
+def test_damaged_scene_is_the_same_one_line_error_from_a_worker(tmp_path: Path) -> None:
+    root = write_flyingthings3d(tmp_path / "things\x1b", train=5)
+    victim = root / "train" / "0000003" / "pc2.npy"
+    victim.write_bytes(victim.read_bytes()[:-7])
+    said = []
+    for workers in (0, 1):
+        batches = training_batches(
+            open_dataset(root, "train"),
+            range(5),
+            points=16,
+            batch_size=2,
+            seed=0,
+            epoch=0,
+            augmentation=STILL,
+            workers=workers,
+        )
+        names: list[str] = []
+        with pytest.raises(DataError) as error:
+            for batch in batches:
+                names.extend(batch.names)
+        said.append((type(error.value), str(error.value), names))
+    assert said[0] == said[1]
+    kind, message, before = said[0]
+    assert kind is DataError
+    assert message.startswith(f"{tmp_path}/things\\x1b/train/0000003/pc2.npy: truncated")
+    assert message.isprintable()
+    assert len(message) < 300  # no traceback
+    order = epoch_order(5, 0, 0)
+    good = order.index(3) // 2 * 2  # batches before the one with the scene
+    assert before == [f"{index:07d}" for index in order[:good]]
 
 
 def test_samples_are_keyed_by_seed_epoch_and_name_alone() -> None:

@@ -348,3 +348,129 @@ def test_file_in_place_of_the_folder_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DiskError, match="is a file where a folder is needed"):
         write_synthetic(tmp_path / "file", SMALL, processes=1)
+
+
+# Force
+
+
+FORCE_IS_REFUSED = "finished scenes are refused in spite of force, unfinished ones leave an empty train/ to stumble on"
+
+
+def half_written(folder, options=SMALL):
+    """What a killed run leaves: three scenes, and a fourth without its second cloud."""
+
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(folder, options, processes=1, progress=stop)
+    (folder / "train/0000003/pc2.npy").unlink()
+    (folder / "train/0000003/.bpfn-tmp-abc").write_bytes(b"half")
+    return folder
+
+
+@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
+@pytest.mark.parametrize("state", ["finished", "unfinished", "just finished", "damaged record"])
+@pytest.mark.parametrize("other", [{"seed": 4}, {"train": 7, "val": 3}, {"height": 36}])
+def test_force_replaces_scenes_of_other_options(state, other, whole, tmp_path):
+    folder, options = tmp_path / "scenes", replace(SMALL, **other)
+    if state == "unfinished":
+        half_written(folder, options)
+    else:
+        write_synthetic(folder, options, processes=1)
+    if state == "just finished":
+        (folder / "synthetic.json.partial").write_bytes((folder / "synthetic.json").read_bytes())
+    if state == "damaged record":
+        (folder / "synthetic.json").write_bytes(b"{")
+    write_synthetic(folder, SMALL, processes=1, force=True)
+    assert files_of(folder) == files_of(whole)
+    assert {path.name for path in (folder / "train").iterdir()} == {f"{index:07d}" for index in range(5)}
+
+
+@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
+def test_force_on_an_unfinished_run_of_the_same_options_ends_with_the_same_scenes(whole, tmp_path):
+    write_synthetic(half_written(tmp_path / "scenes"), SMALL, processes=1, force=True)
+    assert files_of(tmp_path / "scenes") == files_of(whole)
+
+
+@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
+def test_force_that_was_killed_is_completed_by_repeating_it(whole, tmp_path):
+    folder = tmp_path / "scenes"
+    write_synthetic(folder, replace(SMALL, seed=4), processes=1)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(folder, SMALL, processes=1, progress=stop, force=True)
+    assert not is_synthetic(folder)
+    write_synthetic(folder, SMALL, processes=1)
+    assert files_of(folder) == files_of(whole)
+
+
+def test_force_leaves_a_finished_folder_of_the_same_options_alone(whole, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in [whole, *whole.rglob("*")]}
+    monkeypatch.setattr(synthetic, "render_scene", None)
+    write_synthetic(whole, SMALL, processes=1, force=True)
+    assert before == {path: path.stat().st_mtime_ns for path in [whole, *whole.rglob("*")]}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train/0000000/pc1.npy", "synthetic.json.old"])
+def test_force_keeps_a_folder_that_is_no_synthetic_one(name, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+        write_synthetic(tmp_path, SMALL, processes=1, force=True)
+    assert files_of(tmp_path) == {name: b"mine"}
+
+
+FOREIGN = ["notes.txt", "train/notes.txt", "train/0000001/notes.txt", "train/mine/pc1.npy", "val/0000000/pc1.npy/a"]
+
+
+@pytest.mark.xfail(strict=True, reason="scenes are removed before a foreign file among them is seen")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_force_refuses_foreign_files_among_scenes_and_removes_nothing(name, tmp_path):
+    folder = half_written(tmp_path)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"mine")
+    before = files_of(folder)
+    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+        write_synthetic(folder, replace(SMALL, seed=4), processes=1, force=True)
+    assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("finished", [False, True])
+def test_force_never_removes_a_foreign_file(name, finished, tmp_path):
+    folder = half_written(tmp_path)
+    if finished:
+        (folder / "synthetic.json.partial").rename(folder / "synthetic.json")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises((UsageError, DiskError)) as error:
+        write_synthetic(folder, replace(SMALL, seed=4), processes=1, force=True)
+    assert str(error.value).isprintable()
+    assert (folder / name).read_bytes() == b"mine"
+
+
+@pytest.mark.xfail(strict=True, reason="force follows links and removes clouds outside the folder")
+@pytest.mark.parametrize("where", ["train", "train/0000000"])
+def test_force_removes_nothing_behind_a_link(where, whole, tmp_path):
+    folder, elsewhere = tmp_path / "scenes", tmp_path / "elsewhere"
+    (elsewhere / "0000000").mkdir(parents=True)
+    for cloud in (elsewhere / "pc1.npy", elsewhere / "0000000" / "pc1.npy"):
+        cloud.write_bytes(b"mine")
+    (folder / where).parent.mkdir(parents=True)
+    (folder / where).symlink_to(elsewhere)
+    (folder / "synthetic.json.partial").write_bytes((whole / "synthetic.json").read_bytes())
+    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+        write_synthetic(folder, replace(SMALL, seed=4), processes=1, force=True)
+    assert files_of(elsewhere) == {"pc1.npy": b"mine", "0000000/pc1.npy": b"mine"}
+
+
+def test_force_waits_for_no_other_writer(tmp_path):
+    before = files_of(half_written(tmp_path))
+    with only_writer(tmp_path), pytest.raises(BusyError, match="another process writes there"):
+        write_synthetic(tmp_path, replace(SMALL, seed=4), processes=1, force=True)
+    assert files_of(tmp_path) == before

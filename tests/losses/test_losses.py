@@ -351,6 +351,65 @@ def test_mistakes_are_refused(names: list[str], teacher: object, options: dict[s
         build_losses(names, TINY, teacher, options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("names", [["hint"], ["bihint"], ["basic", "hint"]])
+def test_training_must_be_longer_than_the_wait_for_hints(names: list[str]) -> None:
+    objective = build_losses(names, SMALLER, TINY, {"calibration_step": 20})
+    for steps in (0, 19, 20):
+        with pytest.raises(
+            UsageError, match=rf"^{steps} steps of training end .* step 20: lower objective\.calibration"
+        ):
+            objective.check_length(steps)
+    objective.check_length(21)
+
+
+def test_step_that_the_length_check_asks_for_is_the_first_with_hints() -> None:
+    objective = build_losses(["hint"], SMALLER, TINY, {"calibration_step": 1})
+    strategy = PlainStrategy(network(SMALLER, 1), network(), objective, weight_decay=0, clip_norm=None)
+    with pytest.raises(UsageError):
+        objective.check_length(1)
+    objective.check_length(2)
+    assert [strategy.step(batch_of(), 1e-3)["hint"] > 0 for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [(["none"], {}), (["basic"], {}), (["hint"], {"w_hint": 1.0}), (["hint"], {"gamma": 0.0})],
+)
+def test_any_length_will_do_without_a_weight_to_wait_for(names: list[str], options: dict[str, float]) -> None:
+    build_losses(names, SMALLER, TINY, {"calibration_step": 20, **options}).check_length(1)
+
+
+def test_length_is_no_matter_once_hints_have_their_weight() -> None:
+    objective = build_losses(["hint"], SMALLER, TINY, {"calibration_step": 20})
+    objective.calibrated = True
+    objective.check_length(1)
+
+
+def test_scales_name_the_hints_alone() -> None:
+    objective = build_losses(["basic", "bihint", "hint"], SMALLER, TINY)
+    assert objective.scales() == {"kappa_bihint": 0.0, "kappa_hint": 0.0}
+    objective.kappas[:] = torch.tensor([0.5, 2.0])
+    assert objective.scales() == {"kappa_bihint": 0.5, "kappa_hint": 2.0}
+    assert [objective.weight(name) for name in ("bihint", "hint")] == [pytest.approx(0.15), pytest.approx(0.6)]
+    assert build_losses(["basic"], SMALLER, TINY).scales() == build_losses(["none"], TINY).scales() == {}
+    assert build_losses(["hint"], SMALLER, TINY, {"w_hint": 4.0}).scales() == {"kappa_hint": 1.0}
+    assert build_losses(["hint"], SMALLER, TINY, {"w_hint": 4.0}).weight("hint") == 4
+
+
+@pytest.mark.parametrize("names", [["hint"], ["bihint"], ["basic", "hint"]])
+def test_hints_cannot_be_scaled_by_a_supervised_loss_of_weight_zero(names: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"objective\.w_gt 0 leaves nothing to scale hints by; give objective\.w_hint"):
+        build_losses(names, SMALLER, TINY, {"w_gt": 0.0})
+    build_losses(names, SMALLER, TINY, {"w_gt": 0.0, "w_hint": 1.0})
+    build_losses(names, SMALLER, TINY, {"w_gt": 0.1})
+    build_losses(["basic"], SMALLER, TINY, {"w_gt": 0.0})
+
+
+def test_gamma_1_leaves_nothing_to_scale_hints_by_either() -> None:
+    with pytest.raises(UsageError, match="leaves nothing to scale hints by"):
+        build_losses(["basic", "hint"], SMALLER, TINY, {"gamma": 1.0})
+
+
 def poison_truth(batch: FlowBatch, student: BiPointFlowNet) -> FlowBatch:
     flow = batch.flow.clone()
     flow[0, 0, 0] = torch.nan

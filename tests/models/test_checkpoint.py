@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from bpfn_cli.errors import CheckpointError, DiskError
@@ -25,7 +28,7 @@ from bpfn_cli.models import (
     save_checkpoint,
     slim,
 )
-from bpfn_cli.models.checkpoint import checkpoint_bytes
+from bpfn_cli.models.checkpoint import _digest, checkpoint_bytes
 
 TINY = slim(BASELINE, "tiny", width=0.05, c_mid=1)
 
@@ -312,6 +315,72 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
         load_checkpoint(path)
     assert "\x1b" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def resealed(content: bytes, change: Callable[[Any], Any]) -> bytes:
+    """A file of ours whose header says something else, with a sha256 that fits."""
+    state = safetensors.torch.load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about = json.loads(json.loads(header["__metadata__"]["bpfn"])["about"])
+    forged = json.dumps(change(about))
+    sealed = json.dumps({"about": forged, "sha256": _digest(state, forged)})
+    return safetensors.torch.save(state, {"bpfn": sealed})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: [about],
+        lambda about: {key: about[key] for key in about if key != "num_points"},
+        lambda about: {**about, "num_points": "many"},
+        lambda about: {**about, "num_points": 0},
+        lambda about: {**about, "num_points": -5},
+        lambda about: {**about, "num_points": 10**30},
+        lambda about: {**about, "num_points": 1e300},
+        lambda about: {**about, "metadata": [1]},
+        lambda about: {key: about[key] for key in about if key != "metadata"},
+        lambda about: {**about, "format": "\x1b[31m"},
+        lambda about: {**about, "variant": {**about["variant"], "levels": about["variant"]["levels"][:4]}},
+        lambda about: {**about, "variant": {**about["variant"], "name": "\x1b[31mx\ny"}},
+        lambda about: {**about, "variant": {**about["variant"], "embedding_neighbors": 0}},
+        lambda about: with_level(about, width=10**12),
+        lambda about: with_level(about, width=-4),
+        lambda about: with_level(about, width="wide"),
+        lambda about: with_level(about, width=33),
+        lambda about: with_level(about, reduction=0),
+    ],
+)
+def test_forged_header_is_refused(tmp_path: Path, model: BiPointFlowNet, change: Callable[[Any], Any]) -> None:
+    path = tmp_path / "forged.safetensors"
+    content = checkpoint_bytes(model, {})
+    path.write_bytes(resealed(content, lambda about: about))
+    load_checkpoint(path)
+    path.write_bytes(resealed(content, change))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).isprintable()
+
+
+def with_level(about: dict[str, Any], **sizes: Any) -> dict[str, Any]:
+    first, *others = about["variant"]["levels"]
+    return {**about, "variant": {**about["variant"], "levels": [{**first, **sizes}, *others]}}
+
+
+@pytest.mark.parametrize("kind", ["complex", "bool", "float8", "nested", "sparse", "csr"])
+def test_tensors_of_other_kinds_are_refused(tmp_path: Path, model: BiPointFlowNet, kind: str) -> None:
+    state = dict(model.state_dict())
+    key, weight = "level0.composed_module.0.weight", state["level0.composed_module.0.weight"]
+    state[key] = {
+        "complex": lambda: weight.to(torch.complex64),
+        "bool": lambda: weight > 0,
+        "float8": lambda: weight.to(torch.float8_e4m3fn),
+        "nested": lambda: torch.nested.nested_tensor([weight[0], weight[1]]),
+        "sparse": weight.to_sparse,
+        "csr": lambda: weight.flatten(1).to_sparse_csr(),
+    }[kind]()
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "odd.pth")
 
 
 def test_bytes_are_a_function_of_weights_and_metadata(model: BiPointFlowNet) -> None:

@@ -11,6 +11,7 @@ from golden_models import filled_model, random_pair
 
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.layers import BidirectionalFlowEmbedding
+from bpfn_cli.models.variants import BASELINE, slim
 from bpfn_cli.ops import plain_path
 
 TOLERANCE = 1e-9
@@ -78,3 +79,16 @@ def test_clouds_of_a_batch_do_not_influence_each_other() -> None:
     with torch.no_grad():
         both, second = model(pc1, pc2).flows[0], model(pc1[1:], pc2[1:]).flows[0]
     torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_identical_points_give_finite_flow_and_gradients(plain: bool) -> None:
+    variant = slim(BASELINE, "tiny", width=0.05, c_mid=1)
+    torch.manual_seed(0)
+    model = BiPointFlowNet(variant)
+    cloud = torch.full((1, variant.least_points, 3), 7.5)
+    with plain_path(plain):
+        output = model(cloud, cloud + 0.5)
+        torch.stack([flow.norm(dim=-1).sum() for flow in output.flows]).sum().backward()
+    assert all(torch.isfinite(flow).all() for flow in output.flows)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

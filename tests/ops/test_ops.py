@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfn_cli.errors import ShapeError
+from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.ops import (
     build_pyramid,
     farthest_point_sample,
@@ -135,6 +135,36 @@ def test_knn_by_hand_nearest_first() -> None:
 def test_knn_refuses_k_out_of_range(k: int) -> None:
     with pytest.raises(ShapeError, match=f"{k} neighbors.*3 points"):
         knn(torch.zeros(1, 5, 3), torch.zeros(1, 3, 3), k)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("k", [1, 3, 16])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_knn_refuses_queries_that_are_not_finite_on_the_fast_path(value: float, k: int, axis: int) -> None:
+    points = clouds_of_kind("random")
+    for row in (0, 350, 699):
+        bad = points.clone()
+        bad[1, row, axis] = value
+        with plain_path(False), pytest.raises(NonFiniteError, match="points became NaN or infinite"):
+            knn(bad, points, k)
+        with plain_path(False), pytest.raises(NonFiniteError):
+            knn(bad, bad, k)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_knn_refuses_a_whole_cloud_that_is_not_finite_on_the_fast_path(value: float) -> None:
+    points = clouds_of_kind("random")
+    with plain_path(False), pytest.raises(NonFiniteError):
+        knn(points, torch.full_like(points, value), 3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_knn_refuses_a_point_that_is_not_finite_on_the_fast_path(value: float) -> None:
+    points = clouds_of_kind("random")
+    bad = points.clone()
+    bad[1, 350, 1] = value
+    with plain_path(False), pytest.raises(NonFiniteError):
+        knn(points, bad, 3)
 
 
 def test_gather_takes_rows_of_its_own_cloud_and_differentiates() -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,8 @@ from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
 from bpfn_cli.ops import plain_path
 from bpfn_cli.profiling import count_modules, profile_model
 from bpfn_cli.profiling.profile import level_of, macs_of_call
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -33,15 +38,56 @@ def test_macs_of_a_call_by_hand() -> None:
     assert macs_of_call(nn.BatchNorm1d(3), x) == 0
 
 
-def test_first_block_by_hand() -> None:
-    """level0: both clouds, 3 -> 32: 2 * 1024 * 32 outputs of 3 + 1, and the activation."""
-    one_block = count_modules(VARIANTS["baseline"], 1024)
-    without = {level: one_block.macs[level] for level in range(5)}
-    assert without[0] > 2 * 1024 * 32 * (3 + 1 + 1)
-    # level4 alone is at level 4: 2 clouds of 8 points, 16 neighbors.
+def convolution(outputs: int, inputs: int, places: int, activated: bool = True) -> int:
+    """MACs of a 1x1 convolution with bias at `places`, and of the activation behind it."""
+    return places * outputs * (inputs + 1 + activated)
+
+
+def test_blocks_of_level_0_by_hand() -> None:
+    """1024 points a cloud; 32 neighbors in the other cloud, 9 in its own."""
+    counts = count_modules(VARIANTS["baseline"], 1024)
+    both, across, around = 2 * 1024, 1024 * 32, 1024 * 9
+    encoder = convolution(32, 3, both) + convolution(32, 32, both) + convolution(64, 32, both)
+    assert encoder == 327_680 + 2_228_224 + 4_456_448
+    context = convolution(32, 64, both)
+    # Features of 32 + 32 channels of both clouds, projected for either direction; then once each for the embedding.
+    projections = 4 * convolution(32, 64, 1024, activated=False) + 2 * convolution(32, 32, 1024, activated=False)
+    # Three correlations: offsets to 32 channels, activated, and one more convolution.
+    correlations = 3 * (convolution(32, 3, across) + convolution(32, 32, across))
+    # Two PointConvs: weights from offsets (their ReLU is no module), then 16 x (128 + 3) numbers to 128.
+    weights = around * (8 * (3 + 1) + 8 * (8 + 1) + 16 * (8 + 1))
+    estimator = 2 * (weights + 1024 * 128 * (16 * 131 + 1 + 1))
+    estimator += convolution(128, 128, 1024) + convolution(64, 128, 1024) + convolution(3, 64, 1024, activated=False)
+    assert counts.macs[0] == encoder + context + projections + correlations + estimator == 725_011_456
+
+
+def test_coarsest_level_by_hand() -> None:
+    """Two clouds of 8 points, 16 neighbors, one PointConv of 512 + 3 channels."""
+    counts = count_modules(VARIANTS["baseline"], 1024)
     weightnet = 2 * 8 * 16 * (8 * (3 + 1) + 8 * (8 + 1) + 16 * (8 + 1))
     linear = 2 * 8 * 256 * (16 * 515 + 1)
-    assert without[4] == weightnet + linear + 2 * 8 * 256
+    assert counts.macs[4] == weightnet + linear + 2 * 8 * 256 == 33_822_720
+    norms = 2 * (8 + 8 + 16)  # in the published checkpoint, unused
+    assert counts.parameters[4] == 8 * (3 + 1) + 8 * (8 + 1) + 16 * (8 + 1) + norms + 256 * (16 * 515 + 1)
+
+
+def readme_sizes() -> dict[str, tuple[str, str]]:
+    """Variant -> parameters and MACs, as the README prints them."""
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\| ([\d,]+) \| ([\d.]+ G) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len({name for name, _, _ in rows}) == len(rows)
+    return {name: (parameters, macs) for name, parameters, macs in rows}
+
+
+def test_readme_names_every_variant() -> None:
+    assert readme_sizes().keys() == VARIANTS.keys()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_readme_prints_the_sizes_of_a_variant(variant: str) -> None:
+    counts = count_modules(VARIANTS[variant], 8192)
+    assert (f"{counts.parameters.total():,}", f"{counts.macs.total() / 1e9:.2f} G") == readme_sizes()[variant]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -101,10 +147,8 @@ def test_uncounted_operators_are_listed() -> None:
     assert all(count > 0 for count in uncounted.values())
 
 
-def test_checkpoint_bytes_are_those_of_the_file(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "m.safetensors"
+def test_checkpoint_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
     save_checkpoint(path, build_model("weightnet4", 1024))
     assert profile_model(VARIANTS["weightnet4"], 1024).checkpoint_bytes == path.stat().st_size
 

@@ -143,6 +143,73 @@ def test_teacher_names_variant_and_run(runs, make_run):
     assert column(accuracy(runs), "teacher")[2:] == ["baseline (teacher-a)", "baseline"]
 
 
+def test_network_trained_alone_that_others_learned_from_is_their_teacher(runs, make_run):
+    alone = {"method": "scratch", "teacher": None, "variant": "baseline"}
+    make_run("mine", evaluation(0.08), weights_sha256="e" * 64, **alone)
+    make_run("other", evaluation(0.09), weights_sha256="f" * 64, **alone)
+    make_run("student", evaluation(0.12), teacher__run="mine", teacher__sha256="e" * 64)
+    table = accuracy(runs)
+    assert list(zip(column(table, "run"), column(table, "method"), strict=True))[2:] == [
+        ("mine", "teacher"),
+        ("other", "scratch"),
+        ("student", "bihint"),
+    ]
+    assert [row.mark for row in table.rows][2:] == ["", "best", ""]  # teachers are not ranked
+    (note,) = [note for note in build_report(read_runs(runs)).notes if note.startswith("Method")]
+    assert "teacher: " in note and "scratch: " in note
+
+
+def test_only_networks_trained_alone_become_teachers(runs, make_run):
+    make_run("tuned", evaluation(0.08), method="fine-tuned", weights_sha256="e" * 64, teacher=None)
+    make_run("first", evaluation(0.1), method="basic", weights_sha256="e" * 64)
+    make_run("old", evaluation(0.11), method="scratch", weights_sha256=None, teacher=None)
+    make_run("second", evaluation(0.12))
+    assert sorted(column(accuracy(runs), "method")[2:]) == ["basic", "bihint", "fine-tuned", "scratch"]
+
+
+def test_network_whose_student_was_deleted_is_a_student_again(runs, make_run):
+    make_run("mine", evaluation(0.08), method="scratch", teacher=None, weights_sha256="e" * 64)
+    assert column(accuracy(runs), "method")[2:] == ["scratch"]
+
+
+def test_teacher_that_no_run_trained_has_one_row_however_many_learned_from_it(runs, make_run):
+    outside = metrics("teacher", 0.07, 0.6, 0.9, 0.2, 5.5, 0.5)
+    rows = [*evaluation(0.12)["rows"], outside]
+    published = {"teacher__run": None, "teacher__sha256": "ab12cd34" + "0" * 56}
+    make_run("a", evaluation(0.12, rows=rows), method="hint", **published)
+    make_run("b", evaluation(0.12, rows=rows), method="bihint", **published)
+    table = accuracy(runs)
+    assert column(table, "method") == [None, None, "teacher", "hint", "bihint"]
+    keys = ("model", "run", "epe3d", "acc3d_strict", "acc3d_relax", "outliers3d", "epe2d", "acc2d", "seed")
+    assert [column(table, key)[2] for key in keys] == [
+        "baseline",
+        "ab12cd34",
+        0.07,
+        0.6,
+        0.9,
+        0.2,
+        5.5,
+        0.5,
+        None,
+    ]
+    assert [row.mark for row in table.rows] == ["reference", "reference", "", "best", "best"]
+    assert column(table, "epe3d")[3:] == [0.12, 0.12]
+
+
+def test_teachers_from_elsewhere_are_told_apart_by_their_weights(runs, make_run):
+    for name, epe3d, sha256 in (("a", 0.07, "a" * 64), ("b", 0.06, "b" * 64)):
+        rows = [*evaluation(0.12)["rows"], metrics("teacher", epe3d, 0.6, 0.9, 0.2, 5.5, 0.5)]
+        make_run(name, evaluation(0.12, rows=rows), teacher__run=None, teacher__sha256=sha256, teacher__variant="half")
+    table = accuracy(runs)
+    found = zip(*(column(table, key)[2:4] for key in ("model", "run", "epe3d")), strict=True)
+    assert list(found) == [("half", "a" * 8, 0.07), ("half", "b" * 8, 0.06)]
+
+
+def test_scenes_held_out_are_not_trained_on(runs, make_run):
+    make_run("one", evaluation(0.1), data__train_scenes=100, data__held_out_scenes=15)
+    assert column(accuracy(runs), "trained_on")[-1] == "synthetic 1/5, 85 scenes"
+
+
 def test_baselines_that_disagree_are_reported(runs, make_run):
     other = [evaluation()["rows"][0], metrics("zero_flow", 0.301, 0.05, 0.1, 0.95, 21.25, 0.02)]
     make_run("a", evaluation(0.1))

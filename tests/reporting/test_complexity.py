@@ -60,6 +60,22 @@ def test_training_time_is_a_range_over_finished_runs_only(runs, make_run):
     assert row[-1] == "1.5 to 2.5"
 
 
+def test_files_that_differ_by_the_name_of_their_run_are_one_network(runs, make_run):
+    make_run("a", complexity__checkpoint_bytes=15500000, train_seconds=60.0)
+    make_run("student-2", complexity__checkpoint_bytes=15500008, train_seconds=120.0, method="hint")
+    (row,) = cells(runs)
+    assert row[4] == 3857356
+    assert row[8] in (15.5, 15.500008)
+    assert row[-1] == "1.0 to 2.0"
+
+
+@pytest.mark.parametrize("other", [{"parameters": 3857357}, {"module_macs": 956000001}, {"points": 8192}])
+def test_networks_of_other_sizes_are_other_rows(runs, make_run, other):
+    make_run("a")
+    make_run("b", **{f"complexity__{key}": value for key, value in other.items()})
+    assert len(cells(runs)) == 2
+
+
 def test_run_without_sizes_has_no_row(runs, make_run):
     make_run("a", complexity=None)
     assert build_report(read_runs(runs)).tables[0].kind == "without_results"

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""Baselines by hand; the same points for every predictor, the same figures at every call; no NaN is averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_world import LEAST, Scenes, tiny_network
+
+from bpfn_cli.errors import NonFiniteError, ShapeError
+from bpfn_cli.metrics.evaluation import BASELINES, evaluate, evaluation_rows, network_flow, relative_gain
+from bpfn_cli.structures import Camera, FlowBatch, Scene
+
+# Metres. Nearest to the first point is where the second one goes, (1, 0.5, 10), and the first goes near the third.
+PC1 = np.array([(0, 0, 10), (1, 0, 10), (0, 4, 10)], np.float32)
+FLOW = np.array([(0, 3, 0), (0, 0.5, 0), (0, 0, -0.25)], np.float32)
+LENS = Camera(focal=100.0, cx=0.0, cy=0.0)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Scenes as they are given."""
+
+    scenes: tuple[Scene, ...]
+    kind: str = "test"
+    root: Path = Path()
+    split: str = "test"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(scene.name for scene in self.scenes)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def load(self, index: int) -> Scene:
+        return self.scenes[index]
+
+
+def three_points(name: str = "a", camera: Camera | None = LENS) -> Scene:
+    return Scene(name, PC1, PC1 + FLOW, FLOW, camera)
+
+
+def standing(name: str = "b") -> Scene:
+    return Scene(name, PC1, PC1, 0 * FLOW, LENS)
+
+
+def rounded(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 5) for name, value in metrics.items()}
+
+
+def test_baselines_by_hand_on_three_points() -> None:
+    means = evaluate(BASELINES, Given((three_points(),)), points=3).means
+    # Errors 3, 0.5, 0.25 m: all above 5 and 10 %. Pixels, v = 100 y / z: 30, 5, 100 (4 / 9.75 - 4 / 10) = 1.02564.
+    assert rounded(means["zero_flow"]) == {
+        "epe3d": 1.25,
+        "acc3d_strict": 0,
+        "acc3d_relax": 0,
+        "outliers3d": 1,
+        "epe2d": 12.00855,
+        "acc2d": 0.33333,
+    }
+    # The first goes to the second's place: |(1, 0.5) - (0, 3)| = sqrt(7.25) m, sqrt(725) pixels; the others are right.
+    assert rounded(means["nearest_neighbor"]) == {
+        "epe3d": round(math.sqrt(7.25) / 3, 5),
+        "acc3d_strict": 0.66667,
+        "acc3d_relax": 0.66667,
+        "outliers3d": 0.33333,
+        "epe2d": round(math.sqrt(725) / 3, 5),
+        "acc2d": 0.66667,
+    }
+
+
+def test_means_are_over_scenes_and_scenes_are_kept() -> None:
+    measured = evaluate(BASELINES, Given((three_points("a"), standing("b"))), points=3)
+    assert [scene.name for scene in measured.scenes] == ["a", "b"]
+    assert [scene.metrics["zero_flow"].epe3d for scene in measured.scenes] == [1.25, 0]
+    assert measured.means["zero_flow"].epe3d == 0.625
+    assert measured.means["zero_flow"].outliers3d == 0.5
+
+
+def test_scenes_without_a_camera_have_no_2d_figures() -> None:
+    rows = evaluation_rows(evaluate(BASELINES, Given((three_points(camera=None),)), points=3).means)
+    assert [row["name"] for row in rows] == ["zero_flow", "nearest_neighbor"]
+    assert (rows[0]["epe3d"], rows[0]["epe2d"], rows[0]["acc2d"]) == (1.25, None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "zero", "nearest", "expected"), [(0.1, 0.3, 0.2, 0.5), (0.1, 0.2, 0.4, 0.5), (0.25, 0.3, 0.2, -0.25)]
+)
+def test_relative_gain_is_against_the_better_baseline(
+    model: float, zero: float, nearest: float, expected: float
+) -> None:
+    epe3d = {"model": model, "zero_flow": zero, "nearest_neighbor": nearest, "teacher": 0.001}
+    assert relative_gain(epe3d) == pytest.approx(expected)
+
+
+def test_relative_gain_over_a_perfect_baseline_is_nan() -> None:
+    assert math.isnan(relative_gain({"model": 0.1, "zero_flow": 0.0, "nearest_neighbor": 0.2}))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_prediction_that_is_not_finite_names_the_scene_and_nothing_is_averaged(value: float) -> None:
+    def predict(batch: FlowBatch) -> torch.Tensor:
+        flow = batch.flow.clone()
+        if batch.names == ("b\x1b",):
+            flow[0, 1, 2] = value
+        return flow
+
+    done: list[tuple[int, int]] = []
+    dataset = Given((three_points("a"), three_points("b\x1b"), three_points("c")))
+    with pytest.raises(NonFiniteError) as error:
+        evaluate({"model": predict}, dataset, points=3, progress=lambda *call: done.append(call))
+    assert str(error.value) == (
+        r"scene b\x1b: the prediction is NaN or infinite at 1 of 3 points; nothing was averaged"
+    )
+    assert done == [(1, 3)]
+
+
+def test_network_is_measured_to_the_same_figures_twice_and_another_seed_draws_others() -> None:
+    dataset = Scenes()
+    predictors = {"model": network_flow(tiny_network()), **BASELINES}
+    first, second, other = (evaluate(predictors, dataset, points=LEAST, seed=seed) for seed in (0, 0, 1))
+    assert first == second
+    for name in predictors:
+        assert first.means[name].epe3d != other.means[name].epe3d
+
+
+def test_all_predictors_get_the_same_points_of_each_scene() -> None:
+    seen: dict[str, list[FlowBatch]] = {"one": [], "two": []}
+
+    def keep(name: str) -> object:
+        return lambda batch: seen[name].append(batch) or batch.flow
+
+    dataset = Scenes(points=50)
+    measured = evaluate({name: keep(name) for name in seen}, dataset, points=20)  # type: ignore[misc]
+    assert measured.means["one"].epe3d == 0
+    for one, two in zip(seen["one"], seen["two"], strict=True):
+        assert one.pc1.shape == (1, 20, 3)
+        assert torch.equal(one.pc1, two.pc1)
+        assert torch.equal(one.pc2, two.pc2)
+    assert not torch.equal(seen["one"][0].pc1, seen["one"][1].pc1)
+
+
+def test_points_of_a_scene_do_not_depend_on_the_others() -> None:
+    dataset = Scenes(names=("a", "b", "c"), points=50)
+    whole = evaluate(BASELINES, dataset, points=20)
+    part = evaluate(BASELINES, dataset, points=20, indices=[2, 0])
+    assert [scene.name for scene in part.scenes] == ["c", "a"]
+    assert part.scenes == (whole.scenes[2], whole.scenes[0])
+    assert part.means["zero_flow"].epe3d == pytest.approx(
+        (whole.scenes[0].metrics["zero_flow"].epe3d + whole.scenes[2].metrics["zero_flow"].epe3d) / 2
+    )
+
+
+def test_progress_counts_the_chosen_scenes() -> None:
+    calls: list[tuple[int, int]] = []
+    dataset = Scenes(names=("a", "b", "c"), points=20)
+    evaluate(BASELINES, dataset, points=20, indices=[1, 2], progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_no_scene_is_no_mean() -> None:
+    with pytest.raises(ShapeError, match="no scene"):
+        evaluate(BASELINES, Scenes(), points=20, indices=[])
+
+
+def test_network_is_measured_in_evaluation_mode_without_gradients() -> None:
+    network = tiny_network().train()
+    batch = FlowBatch(*torch.rand(3, 1, LEAST, 3).unbind(), names=("a",))
+    flow = network_flow(network)(batch)
+    assert not network.training
+    assert not flow.requires_grad
+    assert flow.shape == (1, LEAST, 3)
+    swapped = replace(batch, pc1=batch.pc2, pc2=batch.pc1)
+    assert not torch.equal(network_flow(network)(swapped), flow)
