@@ -21,7 +21,7 @@ from bpfn_cli.data.manifest import CLOUDS, SPLITS
 from bpfn_cli.data.raycast import pinhole, render_pair
 from bpfn_cli.data.scenery import draw_stage
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.files import disk_errors, is_temporary, make_folder, remove_temporaries, write_json
+from bpfn_cli.files import disk_errors, is_temporary, make_folder, write_json
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
 RECORD = "synthetic.json"  # stands in the folder once it is finished
@@ -115,10 +115,10 @@ def write_synthetic(
     if processes < 1:
         raise UsageError(f"processes is {processes}; choose 1 or more")
     record = _record(options)
-    if _is_finished(folder, record):
+    if _is_finished(folder, record, force):
         return
     with only_writer(make_folder(folder)):
-        if _is_finished(folder, record):  # by another process, since the line above
+        if _is_finished(folder, record, force):  # by another process, since the line above
             return
         if force:
             _remove_scenes(folder)
@@ -151,11 +151,13 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _is_finished(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds these scenes. Raises: UsageError: it holds others."""
+def _is_finished(folder: Path, record: dict[str, Any], force: bool) -> bool:
+    """Whether the folder holds these scenes. Raises: UsageError: it holds others, which are not to be replaced."""
     if not os.path.lexists(folder / RECORD):
         return False
     if _read_record(folder / RECORD) != record:
+        if force:
+            return False
         raise UsageError(
             f"{printable(folder / RECORD)}: the folder holds scenes of other options; "
             "choose another --out, or --force to replace them"
@@ -182,28 +184,35 @@ def _check_leftovers(folder: Path, options: SyntheticOptions, record: dict[str, 
             if is_temporary(entry):
                 temporary.append(entry.path)
             elif not (resuming and _is_ours(entry, folder, options)):
-                raise UsageError(
-                    f"{printable(entry.path)}: not of these synthetic scenes; "
-                    "choose another --out, or --force to replace the folder"
-                )
+                raise _foreign(entry)
         for path in temporary:
             Path(path).unlink(missing_ok=True)
 
 
 def _remove_scenes(folder: Path) -> None:
-    """Remove synthetic scenes and their record; what else lies there stays, to be refused."""
+    """Remove synthetic scenes of any options, and their record last. Raises: UsageError: other files among them."""
     if not any(os.path.lexists(folder / name) for name in (RECORD, PARTIAL)):
         return
     with disk_errors(folder):
+        entries = list(_entries(folder))
+        for entry in entries:
+            if not (is_temporary(entry) or _is_ours(entry, folder, None)):
+                raise _foreign(entry)
         if (folder / RECORD).exists():
             (folder / RECORD).replace(folder / PARTIAL)  # from here on it is unfinished, whatever happens
-        for split in SPLITS:
-            for scene in sorted((folder / split).glob("[0-9]" * 7)):
-                for cloud in CLOUDS:
-                    (scene / cloud).unlink(missing_ok=True)
-                remove_temporaries(scene)
-                scene.rmdir()
-        (folder / PARTIAL).unlink(missing_ok=True)
+        for entry in reversed(entries):  # a folder after what it holds
+            if entry.is_dir(follow_symlinks=False):
+                Path(entry.path).rmdir()
+            elif entry.name not in (RECORD, PARTIAL):
+                Path(entry.path).unlink()
+        (folder / PARTIAL).unlink()
+
+
+def _foreign(entry: os.DirEntry[str]) -> UsageError:
+    return UsageError(
+        f"{printable(entry.path)}: not of these synthetic scenes; "
+        "choose another --out, or --force to replace scenes of other options"
+    )
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -215,17 +224,19 @@ def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
                 yield from _entries(entry.path)
 
 
-def _is_ours(entry: os.DirEntry[str], folder: Path, options: SyntheticOptions) -> bool:
+def _is_ours(entry: os.DirEntry[str], folder: Path, options: SyntheticOptions | None) -> bool:
+    """Whether it belongs to scenes of these options, or of any."""
     path = Path(entry.path)
     parts = path.relative_to(folder).parts
     if entry.is_file(follow_symlinks=False):
-        return parts == (PARTIAL,) or (len(parts) == 3 and parts[2] in CLOUDS)
+        return parts in {(PARTIAL,), (RECORD,)} or (len(parts) == 3 and parts[2] in CLOUDS)
     if not entry.is_dir(follow_symlinks=False) or parts[0] not in SPLITS:
         return False
     if len(parts) == 1:
         return True
     index = int(parts[1]) if parts[1].isdecimal() else -1
-    return 0 <= index < getattr(options, parts[0]) and path == _scene_folder(folder, parts[0], index)
+    count = 10**7 if options is None else getattr(options, parts[0])
+    return 0 <= index < count and path == _scene_folder(folder, parts[0], index)
 
 
 def _write_missing(folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None) -> None:

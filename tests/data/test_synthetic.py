@@ -353,9 +353,6 @@ def test_file_in_place_of_the_folder_is_a_disk_error(tmp_path):
 # Force
 
 
-FORCE_IS_REFUSED = "finished scenes are refused in spite of force, unfinished ones leave an empty train/ to stumble on"
-
-
 def half_written(folder, options=SMALL):
     """What a killed run leaves: three scenes, and a fourth without its second cloud."""
 
@@ -370,7 +367,6 @@ def half_written(folder, options=SMALL):
     return folder
 
 
-@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
 @pytest.mark.parametrize("state", ["finished", "unfinished", "just finished", "damaged record"])
 @pytest.mark.parametrize("other", [{"seed": 4}, {"train": 7, "val": 3}, {"height": 36}])
 def test_force_replaces_scenes_of_other_options(state, other, whole, tmp_path):
@@ -388,13 +384,11 @@ def test_force_replaces_scenes_of_other_options(state, other, whole, tmp_path):
     assert {path.name for path in (folder / "train").iterdir()} == {f"{index:07d}" for index in range(5)}
 
 
-@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
 def test_force_on_an_unfinished_run_of_the_same_options_ends_with_the_same_scenes(whole, tmp_path):
     write_synthetic(half_written(tmp_path / "scenes"), SMALL, processes=1, force=True)
     assert files_of(tmp_path / "scenes") == files_of(whole)
 
 
-@pytest.mark.xfail(strict=True, reason=FORCE_IS_REFUSED)
 def test_force_that_was_killed_is_completed_by_repeating_it(whole, tmp_path):
     folder = tmp_path / "scenes"
     write_synthetic(folder, replace(SMALL, seed=4), processes=1)
@@ -428,7 +422,6 @@ def test_force_keeps_a_folder_that_is_no_synthetic_one(name, tmp_path):
 FOREIGN = ["notes.txt", "train/notes.txt", "train/0000001/notes.txt", "train/mine/pc1.npy", "val/0000000/pc1.npy/a"]
 
 
-@pytest.mark.xfail(strict=True, reason="scenes are removed before a foreign file among them is seen")
 @pytest.mark.parametrize("name", FOREIGN)
 def test_force_refuses_foreign_files_among_scenes_and_removes_nothing(name, tmp_path):
     folder = half_written(tmp_path)
@@ -454,7 +447,6 @@ def test_force_never_removes_a_foreign_file(name, finished, tmp_path):
     assert (folder / name).read_bytes() == b"mine"
 
 
-@pytest.mark.xfail(strict=True, reason="force follows links and removes clouds outside the folder")
 @pytest.mark.parametrize("where", ["train", "train/0000000"])
 def test_force_removes_nothing_behind_a_link(where, whole, tmp_path):
     folder, elsewhere = tmp_path / "scenes", tmp_path / "elsewhere"
