@@ -32,15 +32,17 @@ def evaluate(
     Examples: `bpfn eval`, `bpfn eval --checkpoint student.pth --data data/kitti --points 8192`
     """
     from bpfn_cli.data.datasets import describe, open_dataset
+    from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.files import claim_output, make_folder, write_json
     from bpfn_cli.models import read_checkpoint
-    from bpfn_cli.training import resolve_device, summary_line
+    from bpfn_cli.training import summary_line
     from bpfn_cli.training.result import evaluate_checkpoint, result_name
 
     if out is not None:
         claim_output(out, force=force, inputs=[checkpoint])
     path = checkpoint or newest_checkpoint(runs)
     chosen = resolve_device(device)
+    keep_freed_memory()
     read = read_checkpoint(path)
     for note in read.notes:
         say(f"{path}: {note}")

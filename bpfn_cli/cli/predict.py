@@ -65,14 +65,15 @@ def predict(
     from bpfn_cli.cli.evaluate import newest_checkpoint
     from bpfn_cli.data.arrays import write_points
     from bpfn_cli.data.clouds import read_cloud, read_cloud_pair
+    from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.metrics import scene_flow_metrics
     from bpfn_cli.models import build_from, read_checkpoint
     from bpfn_cli.models.predict import predict_flow
-    from bpfn_cli.training import resolve_device
 
     first, second, truth = read_cloud_pair(pc1) if pc2 is None else (read_cloud(pc1), read_cloud(pc2), None)
     weights = checkpoint or newest_checkpoint(runs)
     chosen = resolve_device(device)
+    keep_freed_memory()
     read = read_checkpoint(weights)
     for note in read.notes:
         say(f"{weights}: {note}")

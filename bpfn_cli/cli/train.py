@@ -103,9 +103,11 @@ class _Place:
 
 
 def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
-    from bpfn_cli.training import Experiment, resolve_device, run_experiment
+    from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.training import Experiment, run_experiment
 
     device = resolve_device(place.device)
+    keep_freed_memory()
     data = place.data or default_dataset(make=not dry_run)
     if data is None:
         say(f"data: {SYNTHETIC_FIRST}")

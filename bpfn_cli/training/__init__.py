@@ -4,7 +4,6 @@
 from bpfn_cli.training.experiment import (
     Experiment,
     Outcome,
-    resolve_device,
     run_experiment,
     summary_line,
     teacher_at_hand,
@@ -16,7 +15,6 @@ __all__ = [
     "Experiment",
     "Outcome",
     "Recipe",
-    "resolve_device",
     "run_experiment",
     "summary_line",
     "teacher_at_hand",

@@ -241,18 +241,3 @@ def summary_line(name: str, result: dict[str, Any]) -> str:
     side = "below" if gain >= 0 else "above"
     beside = "" if math.isnan(gain) else f", {abs(gain):.0%} {side} the better baseline"
     return f"{name}: EPE3D {epe3d[MODEL]:.4f} m{beside} ({others})"
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises: UsageError: asked for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {printable(name)}: use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {printable(name)}: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
-    return device

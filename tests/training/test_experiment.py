@@ -29,7 +29,6 @@ from bpfn_cli.training import experiment as module
 from bpfn_cli.training.experiment import (
     Experiment,
     Outcome,
-    resolve_device,
     run_experiment,
     summary_line,
     teacher_at_hand,
@@ -449,10 +448,3 @@ def test_summary_line_beside_a_perfect_baseline_has_no_nan() -> None:
     measured = {"model": 0.1, "zero_flow": 0.0, "nearest_neighbor": 0.2}
     result = {"rows": [{"name": name, "epe3d": epe3d} for name, epe3d in measured.items()]}
     assert "nan" not in summary_line("tiny", result)
-
-
-@pytest.mark.parametrize("name", ["gpu", "mps", "cpu:x", "cuda:99", "\x1b"])
-def test_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="--device "):
-        resolve_device(name)
-    assert resolve_device("cpu") == CPU
