@@ -13,8 +13,8 @@ import resource, sys, torch
 from bpfn_cli.device import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else True
 def fill():
-    for _ in range(50):
-        torch.ones(4_000_000)
+    for _ in range(5):
+        torch.ones(16_000_000)  # 64 MB: beyond what glibc keeps by itself
 fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 fill()
