@@ -12,12 +12,12 @@ PAGE_FAULTS = """
 import resource, sys, torch
 from bpfn_cli.device import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else True
-def fill():
-    for _ in range(5):
+def fill(times):
+    for _ in range(times):
         torch.ones(16_000_000)  # 64 MB: beyond what glibc keeps by itself
-fill()
+fill(10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-fill()
+fill(5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before if kept else "not glibc")
 """
 
