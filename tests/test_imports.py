@@ -12,7 +12,7 @@ ROOT = Path(bpfn_cli.__file__).parent
 RANKS = (
     {"errors", "resources"},
     {"files", "config"},
-    {"structures"},
+    {"structures", "device"},
     {"ops"},
     {"models", "data"},
     {"losses", "metrics", "profiling"},
