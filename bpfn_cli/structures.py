@@ -120,7 +120,8 @@ class FlowPyramid:
         bfe_source, bfe_target: l -> (B, N_l, C_l) bidirectional features of source and target points.
         bfe_embedding: l -> (B, N_l, C_l) flow embedding at the source points.
         estimator_features: l -> (B, N_l, 64) features of the flow estimator.
-        pyramid: the geometry used, to be handed to another network on the same clouds.
+        pyramid: the geometry used, to be handed to another network on the same clouds; None on the plain path, which
+            shares nothing.
     """
 
     flows: list[Tensor]
@@ -130,4 +131,4 @@ class FlowPyramid:
     bfe_target: list[Tensor]
     bfe_embedding: list[Tensor]
     estimator_features: list[Tensor]
-    pyramid: PointPyramid
+    pyramid: PointPyramid | None

@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Before any test imports torch: threads that wait do not spin (see bpfn_cli/__init__.py)."""
+"""Before any test imports torch: a thread for each of the processes that share the cores, and no more."""
 
-import bpfn_cli  # noqa: F401
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import bpfn_cli  # noqa: F401  (sets how threads wait)

@@ -28,7 +28,7 @@ _FEATURES: dict[str, Callable[[FlowPyramid], list[Tensor]]] = {
 
 def check_same_points(student: FlowPyramid, teacher: FlowPyramid) -> None:
     """Raises: ShapeError: the two networks did not sample the same points."""
-    if student.pyramid is teacher.pyramid:
+    if student.pyramid is not None and student.pyramid is teacher.pyramid:
         return
     pairs = (
         (student.sample_indices1, teacher.sample_indices1),

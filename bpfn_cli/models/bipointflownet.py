@@ -20,6 +20,7 @@ from bpfn_cli.models.layers import (
     PointwiseBlock,
     apply_linear,
 )
+from bpfn_cli.models.published import published_forward
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import build_pyramid, interpolate, is_plain, knn, warp
 from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
@@ -99,24 +100,30 @@ class BiPointFlowNet(nn.Module):
             pyramid: geometry of these clouds if known (`output.pyramid` of another network).
         Raises: ShapeError: not such clouds, too few points, or points that are not finite.
         """
-        if pyramid is None:
+        if pyramid is None or is_plain():
             check_clouds(pc1, pc2, self.variant.least_points)
+        features1, features2 = pc1 if features1 is None else features1, pc2 if features2 is None else features2
+        if is_plain():
+            return published_forward(self, pc1, pc2, features1, features2)
+        if pyramid is None:
             pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
-        features = torch.cat([pc1 if features1 is None else features1, pc2 if features2 is None else features2])
-        encoded = self._encode(pyramid.stacked, features)
+        encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
         return self._decode(pyramid, encoded)
 
-    def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
-        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
-        siamese = self._siamese
-        encoded = [siamese(self.level0_1, siamese(self.level0, features))]
-        stages = (
+    def encoder_stages(self) -> tuple[tuple[nn.Module, PointConv, nn.Module | None], ...]:
+        """For level 1 .. 4 what makes its features: to more channels, to fewer points, and after it."""
+        return (
             (self.level0_2, self.level1, self.level1_0),
             (self.level1_1, self.level2, self.level2_0),
             (self.level2_1, self.level3, self.level3_0),
             (self.level3_1, self.level4, None),
         )
-        for level, (expand, downsample, refine) in enumerate(stages, start=1):
+
+    def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
+        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
+        siamese = self._siamese
+        encoded = [siamese(self.level0_1, siamese(self.level0, features))]
+        for level, (expand, downsample, refine) in enumerate(self.encoder_stages(), start=1):
             expanded = siamese(expand, encoded[-1])
             points, finer = stacked.points[level], stacked.points[level - 1]
             x = siamese(downsample, points, finer, expanded, stacked.down_neighbors[level])
@@ -138,13 +145,11 @@ class BiPointFlowNet(nn.Module):
                 flow = interpolate(flow, *up)
                 pc2 = warp(pc1, pc2, flow)
                 estimator_input.append(interpolate(estimated, *up))
-            k = self.variant.embedding_neighbors
             cross: BidirectionalFlowEmbedding = getattr(self, f"cross{level}")
-            bfe = cross(pc1, pc2, features1, features2, knn(pc1, pc2, k), knn(pc2, pc1, k))
+            bfe = cross(pc1, pc2, features1, features2, *_both_ways(pc1, pc2, self.variant.embedding_neighbors))
             estimator: FlowEstimator = getattr(self, f"flow{level}")
-            estimated, correction = estimator(
-                pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), source.self_neighbors[level]
-            )
+            own = source.self_neighbors[level]
+            estimated, correction = estimator(pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), own, own)
             flow = correction if flow is None else flow + correction
             levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], estimated))
             coarse = torch.cat(bfe[:2])
@@ -162,17 +167,21 @@ class BiPointFlowNet(nn.Module):
     def _upsampled_context(self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor) -> Tensor:
         """`block` of the features of level + 1, at the points of `level`."""
         neighbors, weights = stacked.up_neighbors[level], stacked.up_weights[level]
-        if is_plain():
-            return self._siamese(block, interpolate(coarse, neighbors, weights))
         # The weights sum to one, so the linear map may come first, where there are fewer points.
         return self._siamese(block.finish, interpolate(apply_linear(block.linear, coarse), neighbors, weights))
 
     def _siamese(self, block: Callable[..., Tensor], *stacked: Tensor) -> Tensor:
         """Apply `block` to both clouds: in one batch, or one after the other where batch statistics are taken."""
-        if not (is_plain() or (self.variant.bn and self.training)):
+        if not (self.variant.bn and self.training):
             return block(*stacked)
         halves = [x.chunk(2) for x in stacked]
         return torch.cat([block(*(half[cloud] for half in halves)) for cloud in (0, 1)])
+
+
+def _both_ways(pc1: Tensor, pc2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Neighbors in pc2 of the points of pc1, the other way, and again the first way for the embedding."""
+    forth = knn(pc1, pc2, k)
+    return forth, knn(pc2, pc1, k), forth
 
 
 @dataclass(frozen=True)

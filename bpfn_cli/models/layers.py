@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
-from bpfn_cli.ops import gather, is_plain
+from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, is_plain, propagate_max
+from bpfn_cli.ops.neighborhood import LEAKY_SLOPE
 
-LEAKY_SLOPE = 0.1
 LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
 WEIGHTNET_HIDDEN = 8
 
 
 def activate(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, LEAKY_SLOPE)
+    """LeakyReLU, written over `x`."""
+    return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
 def matrix(layer: nn.Module) -> Tensor:
@@ -47,12 +48,20 @@ def apply_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
     return norm(rows).reshape(x.shape)
 
 
+def norm_as_affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Scale and shift a batch norm in evaluation mode amounts to; None: no norm."""
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None or norm.running_mean is None:
+        return None, None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def fold_norm(weight: Tensor, bias: Tensor, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
     """Merge a batch norm in evaluation mode into the linear map before it."""
-    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.running_var is None or norm.running_mean is None:
+    scale, shift = norm_as_affine(norm)
+    if scale is None or shift is None:
         return weight, bias
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
+    return weight * scale[:, None], bias * scale + shift
 
 
 class PointwiseBlock(nn.Module):
@@ -124,7 +133,7 @@ class WeightNet(nn.Module):
             return x.permute(0, 3, 2, 1)
         x = offsets
         for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
-            x = F.relu(apply_norm(norm if self.bn else None, apply_linear(convolution, x)))
+            x = F.relu_(apply_norm(norm if self.bn else None, apply_linear(convolution, x)))
         return x
 
 
@@ -157,24 +166,37 @@ class PointConv(nn.Module):
         """
         offsets = gather(points, neighbors) - queries[:, :, None]
         weights = self.weightnet(offsets)
-        grouped = torch.cat([offsets, gather(features, neighbors)], dim=-1)
-        aggregate = grouped.transpose(2, 3) @ weights  # (B, N, C + 3, c_mid)
-        mix = self._mix_plain if is_plain() else self._mix_fast
-        x = apply_norm(self.bn_linear, mix(aggregate))
-        return self.relu(x)
+        if is_plain():
+            grouped = torch.cat([offsets, gather(features, neighbors)], dim=-1)
+            aggregate = grouped.transpose(2, 3) @ weights  # (B, N, C + 3, c_mid)
+            x = self._mix_separably(aggregate) if self.separable else self.linear(aggregate.flatten(2))
+            return self.relu(apply_norm(self.bn_linear, x))
+        convolve = self._convolve_separably if self.separable else self._convolve
+        return activate(apply_norm(self.bn_linear, convolve(offsets, features, weights, neighbors)))
 
-    def _mix_plain(self, aggregate: Tensor) -> Tensor:
-        if not self.separable:
-            return self.linear(aggregate.flatten(2))
+    def _mix_separably(self, aggregate: Tensor) -> Tensor:
         x = self.pointwise(self.conv(aggregate.permute(0, 2, 3, 1)))
         return x.permute(0, 3, 1, 2).flatten(2)
 
-    def _mix_fast(self, aggregate: Tensor) -> Tensor:
-        if not self.separable:
-            return apply_linear(self.linear, aggregate.flatten(2))
+    def _convolve(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> Tensor:
+        matrix = self.linear.weight.view(self.linear.out_features, -1, self.c_mid).permute(2, 1, 0)
+        x = convolve_neighbors(
+            offsets.flatten(0, 1),
+            features.flatten(0, 1),
+            weights.flatten(0, 1),
+            flatten_indices(neighbors, features.shape[1]).flatten(0, 1),
+            matrix,
+        )
+        return (x + self.linear.bias).view(*neighbors.shape[:2], -1)
+
+    def _convolve_separably(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> Tensor:
+        """Both maps are over channels, so they may come before the sum over neighbors, where points are fewer."""
         scale, shift = self.conv.weight.flatten(), self.conv.bias
-        x = matrix(self.pointwise) @ torch.addcmul(shift[:, None], aggregate, scale[:, None])  # type: ignore[index]
-        return (x + self.pointwise.bias[:, None]).flatten(2)  # type: ignore[index]
+        mixing = matrix(self.pointwise)
+        of_offsets, of_features = (mixing * scale).split([3, features.shape[2]], dim=1)
+        grouped = gather(F.linear(features, of_features), neighbors) + F.linear(offsets, of_offsets)
+        constant = mixing @ shift + self.pointwise.bias  # type: ignore[operator]
+        return (grouped.transpose(2, 3) @ weights + constant[:, None]).flatten(2)
 
 
 class BidirectionalFlowEmbedding(nn.Module):
@@ -197,7 +219,14 @@ class BidirectionalFlowEmbedding(nn.Module):
         self.relu = nn.LeakyReLU(LEAKY_SLOPE)
 
     def forward(
-        self, pc1: Tensor, pc2: Tensor, features1: Tensor, features2: Tensor, forth: Tensor, back: Tensor
+        self,
+        pc1: Tensor,
+        pc2: Tensor,
+        features1: Tensor,
+        features2: Tensor,
+        forth: Tensor,
+        back: Tensor,
+        embedding: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bidirectional features of source and target points, and the embedding at the source points.
 
@@ -205,6 +234,7 @@ class BidirectionalFlowEmbedding(nn.Module):
             pc1, pc2: (B, N, 3), (B, M, 3) metres; pc2 warped towards pc1.
             features1, features2: (B, N, C), (B, M, C).
             forth: (B, N, k) neighbors in pc2 of the points of pc1. back: (B, M, k) the other way.
+            embedding: (B, N, k) those of the embedding; the same as `forth`.
         Returns: (B, N, width), (B, M, width), (B, N, width).
         """
         correlate, linear = (
@@ -220,7 +250,7 @@ class BidirectionalFlowEmbedding(nn.Module):
             pc2, pc1, linear(self.cross_t11, features2), linear(self.cross_t22, features1), back, *first
         )
         source, target = linear(self.cross_t1, to_source), linear(self.cross_t2, to_target)
-        return source, target, correlate(pc1, pc2, source, target, forth, *second)
+        return source, target, correlate(pc1, pc2, source, target, embedding, *second)
 
     def _correlate_plain(
         self,
@@ -255,12 +285,16 @@ class BidirectionalFlowEmbedding(nn.Module):
         center = points.mean(dim=1, keepdim=True)  # keeps the two parts of each offset small
         own = own + apply_linear(position, center - queries)
         other = other + F.linear(points - center, matrix(position))
-        x = gather(other, neighbors) + own[:, :, None]
-        x = activate(apply_norm(norm, x))
-        if block.norm is not None and self.training:  # batch statistics are those of all neighbors
+        if norm is not None and self.training:  # batch statistics are those of all neighbors
+            x = activate(apply_norm(norm, gather(other, neighbors) + own[:, :, None]))
             return block.finish(apply_linear(block.linear, x)).amax(dim=2)
+        scale, shift = norm_as_affine(norm)
+        if scale is not None and shift is not None:
+            own, other = own * scale + shift, other * scale
         weight, bias = fold_norm(matrix(block.linear), block.bias, block.norm)
-        return activate(F.linear(x, weight).amax(dim=2) + bias)
+        rows = flatten_indices(neighbors, other.shape[1]).flatten(0, 1)
+        x = propagate_max(own.flatten(0, 1), other.flatten(0, 1), rows, weight)
+        return activate(x + bias).view(*own.shape[:2], -1)
 
 
 def _apply_conv1d(layer: nn.Module, x: Tensor) -> Tensor:
@@ -285,10 +319,15 @@ class FlowEstimator(nn.Module):
         )
         self.fc = nn.Conv1d(ESTIMATOR_FEATURES, 3, 1)
 
-    def forward(self, points: Tensor, features: Tensor, neighbors: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, 3) metres, (B, N, C), (B, N, k) to estimator features (B, N, 64) and flow (B, N, 3) metres."""
-        for convolution in self.pointconv_list:
-            features = convolution(points, points, features, neighbors)
+    def forward(self, points: Tensor, features: Tensor, *neighbors: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the estimator (B, N, 64) and flow (B, N, 3) metres.
+
+        Args:
+            points: (B, N, 3) metres. features: (B, N, C).
+            neighbors: (B, N, k) inside `points`, for each of the two convolutions; the same.
+        """
+        for convolution, graph in zip(self.pointconv_list, neighbors, strict=True):
+            features = convolution(points, points, features, graph)
         for block in self.mlp_convs:
             features = block(features)
         linear = _apply_conv1d if is_plain() else apply_linear

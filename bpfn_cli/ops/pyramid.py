@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.ops.backend import is_plain
 from bpfn_cli.ops.interpolation import gather, inverse_distance_weights
 from bpfn_cli.ops.neighbors import knn
 from bpfn_cli.ops.sampling import farthest_point_sample
@@ -59,7 +58,7 @@ def _sample(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
     points, sample_indices, down, up, weights = {0: cloud}, {}, {}, {}, {}
     for level, size in enumerate(sizes[1:], start=1):
         finer = points[level - 1]
-        if level == 1 or is_plain():
+        if level == 1:
             sample_indices[level] = farthest_point_sample(finer, size)
             points[level] = gather(finer, sample_indices[level])
         else:  # a farthest point sample of a farthest point sample is its beginning

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""The two operations of the network that look at every neighbor of every point, in chunks of rows.
+
+Written operation by operation, each makes tensors of (points x neighbors x channels), which cost most of the memory
+and, in page faults and cache misses, much of the time. Here a chunk of them is made, used and overwritten; the
+backward pass makes it again. All rows of a batch stand in one matrix: neighbors are row numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAKY_SLOPE = 0.1
+CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, which a core's cache about holds
+
+
+def propagate_max(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor) -> Tensor:
+    """max_j W LeakyReLU(own_i + other_j) over the neighbors j of each row i, for each channel.
+
+    Args:
+        own: (R, C). other: (S, C).
+        neighbors: (R, k) rows of `other`.
+        weight: (D, C).
+    Returns: (R, D). Where neighbors tie, the gradient goes to one of them.
+    """
+    needed = torch.is_grad_enabled() and (own.requires_grad or other.requires_grad or weight.requires_grad)
+    return _propagate_max(own, other, neighbors, weight, needed)[0]
+
+
+def convolve_neighbors(offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor) -> Tensor:
+    """sum_(m, c) matrix[m, c] sum_j weights[i, j, m] [offsets[i, j], features[j]]_c over the neighbors j of row i.
+
+    Args:
+        offsets: (R, k, 3) metres. features: (S, C).
+        weights: (R, k, m).
+        neighbors: (R, k) rows of `features`.
+        matrix: (m, 3 + C, D).
+    Returns: (R, D).
+    """
+    return _convolve_neighbors(offsets, features, weights, neighbors, matrix)
+
+
+def flatten_indices(indices: Tensor, number: int) -> Tensor:
+    """Indices (B, ...) into each of B clouds of `number` points as rows of all clouds one after the other."""
+    first = torch.arange(0, len(indices) * number, number, device=indices.device)
+    return indices + first.view(-1, *[1] * (indices.dim() - 1))
+
+
+def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
+    size = max(1, CHUNK_ELEMENTS // elements_per_row)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+# max_j W LeakyReLU(own_i + other_j)
+
+
+@torch.library.custom_op("bpfn::propagate_max", mutates_args=())
+def _propagate_max(
+    own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    (rows, k), channels = neighbors.shape, own.shape[1]
+    largest = own.new_empty(rows, len(weight))
+    argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=_argmax_type(k))
+    transposed = weight.t()
+    for part in _chunks(rows, k * max(weight.shape)):
+        inner = _inner(own[part], other, neighbors[part])
+        outer = (inner.view(-1, channels) @ transposed).view(-1, k, len(weight))
+        if with_argmax:
+            largest[part], argmax[part] = outer.max(dim=1)
+        else:
+            torch.amax(outer, 1, out=largest[part])
+    return largest, argmax
+
+
+def _inner(own: Tensor, other: Tensor, neighbors: Tensor) -> Tensor:
+    """LeakyReLU(own_i + other_j), (r, k, C)."""
+    inner = other.index_select(0, neighbors.flatten()).view(*neighbors.shape, -1)
+    return F.leaky_relu_(inner.add_(own[:, None]), LEAKY_SLOPE)
+
+
+def _argmax_type(k: int) -> torch.dtype:
+    return torch.uint8 if k <= 256 else torch.int32
+
+
+@_propagate_max.register_fake
+def _(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool) -> tuple[Tensor, Tensor]:
+    rows, k = neighbors.shape
+    shape = (rows, weight.shape[0])
+    return own.new_empty(shape), own.new_empty(shape if with_argmax else (0,), dtype=_argmax_type(k))
+
+
+@torch.library.custom_op("bpfn::propagate_max_backward", mutates_args=())
+def _propagate_max_backward(
+    gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Only the neighbor of the maximum gets a gradient: D rows of W are added up for each i, where a dense product
+    would multiply k D rows, nearly all of them zero. That is what `embedding_bag` does."""
+    (rows, k), channels = neighbors.shape, own.shape[1]
+    own_gradient, other_gradient = torch.empty_like(own), torch.zeros_like(other)
+    weight_gradient = torch.zeros_like(weight)
+    for part in _chunks(rows, k * max(weight.shape)):
+        inner = _inner(own[part], other, neighbors[part]).view(-1, channels)
+        received, maxima = gradient[part], argmax[part]
+        first = torch.arange(0, len(inner), k, device=inner.device)[:, None]
+        weight_gradient += F.embedding_bag(
+            (maxima + first).t().contiguous(), inner, mode="sum", per_sample_weights=received.t().contiguous()
+        )
+        order, counts = _by_neighbor(maxima, k)
+        inner_gradient = F.embedding_bag(
+            order.flatten(),
+            weight,
+            offsets=counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=received.gather(1, order).flatten(),
+        )
+        # The activation keeps the sign, so its result tells the slope.
+        inner_gradient = torch.ops.aten.leaky_relu_backward(inner_gradient, inner, LEAKY_SLOPE, True)
+        torch.sum(inner_gradient.view(-1, k, channels), 1, out=own_gradient[part])
+        other_gradient.index_add_(0, neighbors[part].flatten(), inner_gradient)
+    return own_gradient, other_gradient, weight_gradient
+
+
+def _by_neighbor(argmax: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Channels (r, D) of each row in the order of their `argmax`, and (r k,) how many of them each neighbor has."""
+    rows, channels = argmax.shape
+    keys = argmax.to(torch.int32) * channels + torch.arange(channels, dtype=torch.int32, device=argmax.device)
+    # NumPy sorts short rows of integers some twenty times faster.
+    keys = torch.from_numpy(np.sort(keys.numpy(), axis=1)) if keys.device.type == "cpu" else keys.sort(dim=1).values
+    first = torch.arange(0, rows * k, k, device=argmax.device)[:, None]
+    return (keys % channels).long(), torch.bincount((argmax + first).flatten(), minlength=rows * k)
+
+
+@_propagate_max_backward.register_fake
+def _(
+    gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(own), torch.empty_like(other), torch.empty_like(weight)
+
+
+def _save_propagate_max(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    own, other, neighbors, weight, _ = inputs
+    ctx.save_for_backward(own, other, neighbors, weight, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate_propagate_max(ctx, gradient: Tensor, _: Tensor):  # type: ignore[no-untyped-def]
+    gradients = _propagate_max_backward(gradient.contiguous(), *ctx.saved_tensors)
+    return gradients[0], gradients[1], None, gradients[2], None
+
+
+_propagate_max.register_autograd(_differentiate_propagate_max, setup_context=_save_propagate_max)
+
+
+# sum_(m, c) matrix[m, c] sum_j weights[i, j, m] [offsets[i, j], features[j]]_c
+
+
+@torch.library.custom_op("bpfn::convolve_neighbors", mutates_args=())
+def _convolve_neighbors(
+    offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
+) -> Tensor:
+    middle, channels, outputs = matrix.shape
+    result = features.new_empty(len(neighbors), outputs)
+    flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
+    for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
+        aggregate = weights[part].transpose(1, 2) @ _grouped(offsets[part], padded, neighbors[part])
+        torch.mm(aggregate.view(-1, middle * channels), flat, out=result[part])
+    return result
+
+
+def _grouped(offsets: Tensor, padded: Tensor, neighbors: Tensor) -> Tensor:
+    """[offset, feature] of each neighbor, (r, k, 3 + C). `padded`: features with three columns before them."""
+    grouped = padded.index_select(0, neighbors.flatten()).view(*neighbors.shape, -1)
+    grouped[..., :3] = offsets
+    return grouped
+
+
+@_convolve_neighbors.register_fake
+def _(offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor) -> Tensor:
+    return features.new_empty(neighbors.shape[0], matrix.shape[2])
+
+
+@torch.library.custom_op("bpfn::convolve_neighbors_backward", mutates_args=())
+def _convolve_neighbors_backward(
+    gradient: Tensor, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    middle, channels, outputs = matrix.shape
+    offsets_gradient, weights_gradient = torch.empty_like(offsets), torch.empty_like(weights)
+    flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
+    padded_gradient = torch.zeros_like(padded)
+    matrix_gradient = torch.zeros_like(flat)
+    for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
+        grouped, mixing, received = _grouped(offsets[part], padded, neighbors[part]), weights[part], gradient[part]
+        aggregate = mixing.transpose(1, 2) @ grouped
+        matrix_gradient.addmm_(aggregate.view(-1, middle * channels).t(), received)
+        aggregate_gradient = (received @ flat.t()).view(-1, middle, channels)
+        torch.bmm(grouped, aggregate_gradient.transpose(1, 2), out=weights_gradient[part])
+        grouped_gradient = mixing @ aggregate_gradient
+        offsets_gradient[part] = grouped_gradient[..., :3]
+        padded_gradient.index_add_(0, neighbors[part].flatten(), grouped_gradient.flatten(0, 1))
+    return offsets_gradient, padded_gradient[:, 3:].contiguous(), weights_gradient, matrix_gradient.view(matrix.shape)
+
+
+@_convolve_neighbors_backward.register_fake
+def _(
+    gradient: Tensor, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        offsets.new_empty(offsets.shape),
+        features.new_empty(features.shape),
+        weights.new_empty(weights.shape),
+        matrix.new_empty(matrix.shape),
+    )
+
+
+def _save_convolve_neighbors(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_convolve_neighbors(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
+    offsets, features, weights, matrix = _convolve_neighbors_backward(gradient.contiguous(), *ctx.saved_tensors)
+    return offsets, features, weights, None, matrix
+
+
+_convolve_neighbors.register_autograd(_differentiate_convolve_neighbors, setup_context=_save_convolve_neighbors)
