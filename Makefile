@@ -3,32 +3,41 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+USER_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 DEMO ?= demo
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
 .PHONY: demo test lint check install clean
 
-install: $(STAMP)
+install: $(USER_STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bpfn needs Python 3.10 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(USER_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (torch is large: minutes on a slow line)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(PIP) -e .
 	@touch $@
 
-demo: $(STAMP)
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing with what the tests need into $(VENV)"
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(USER_STAMP)
+
+demo: $(USER_STAMP)
 	@mkdir -p $(DEMO)
 	cd $(DEMO) && $(BPFN) subset
 	cd $(DEMO) && $(BPFN) profile --variant weightnet48
 	cd $(DEMO) && $(BPFN) distill --loss bihint
 	cd $(DEMO) && $(BPFN) report
 
-test: $(STAMP)
+test: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile
 
-lint: $(STAMP)
+lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -56,6 +56,12 @@ class OutOfMemoryError(BpfnError):
     exit_code = 8
 
 
+def means_out_of_memory(message: str) -> bool:
+    """Whether an error of torch, or of a process, says that memory has run out."""
+    phrases = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "MemoryError")
+    return any(phrase in message for phrase in phrases)
+
+
 def printable(text: object) -> str:
     """`text` with control characters escaped, so that a hostile file name cannot drive a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

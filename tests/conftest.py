@@ -6,4 +6,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import bpfn_cli  # noqa: F401  (sets how threads wait)
+import bpfn_cli  # noqa: F401, I001  (sets how threads wait)
+import torch
+
+if not torch.cuda.is_available():  # the kernels are interpreted: Triton reads this when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -10,7 +10,7 @@ import bpfn_cli
 
 ROOT = Path(bpfn_cli.__file__).parent
 RANKS = (
-    {"errors", "resources"},
+    {"errors", "precision", "resources"},
     {"files", "config"},
     {"structures", "device"},
     {"ops"},

@@ -11,6 +11,7 @@ import typer
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset
+from bpfn_cli.precision import Precision
 
 
 def evaluate(
@@ -20,6 +21,7 @@ def evaluate(
     points: options.Points = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    precision: options.PrecisionName = Precision.float32,
     runs: options.Runs = RUNS,
     out: options.Out = None,
     force: options.Force = False,
@@ -27,7 +29,8 @@ def evaluate(
 ) -> None:
     """Measure a network, and the zero-flow and nearest-neighbor baselines, on a dataset.
 
-    Without --checkpoint: the newest student below `runs/`. A result goes beside the checkpoint's run, for `report`.
+    Without --checkpoint: the newest student below `runs/`. With --precision bf16: a row more, of the same weights in
+    bf16. A result goes beside the checkpoint's run, for `report`.
 
     Examples: `bpfn eval`, `bpfn eval --checkpoint student.pth --data data/kitti --points 8192`
     """
@@ -49,7 +52,13 @@ def evaluate(
     dataset = open_dataset(data or default_dataset(), split)
     say(f"data: {describe(dataset)}; weights: {path}")
     result = evaluate_checkpoint(
-        path, dataset, points=points or read.num_points, seed=seed or 0, device=chosen, progress=ConsoleProgress()
+        path,
+        dataset,
+        points=points or read.num_points,
+        seed=seed or 0,
+        device=chosen,
+        progress=ConsoleProgress(),
+        precision=precision,
     )
     target = out or _beside_run(path, result_name(result))
     if target is not None:

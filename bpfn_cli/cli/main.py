@@ -11,8 +11,21 @@ from typing import Any, NoReturn
 
 import typer
 
-from bpfn_cli.cli import configuration, doctor, evaluate, predict, prepare, profile, report, slim, subset, synth, train
-from bpfn_cli.errors import BpfnError, OutOfMemoryError, printable
+from bpfn_cli.cli import (
+    bench,
+    configuration,
+    doctor,
+    evaluate,
+    predict,
+    prepare,
+    profile,
+    report,
+    slim,
+    subset,
+    synth,
+    train,
+)
+from bpfn_cli.errors import BpfnError, OutOfMemoryError, means_out_of_memory, printable
 from bpfn_cli.files import explain
 
 DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
@@ -36,6 +49,7 @@ app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
 app.command("subset", rich_help_panel=DATA)(subset.subset)
 app.command("slim", rich_help_panel=NETWORK)(slim.slim)
 app.command("profile", rich_help_panel=NETWORK)(profile.profile)
+app.command("bench", rich_help_panel=NETWORK)(bench.bench)
 app.command("train", rich_help_panel=TRAINING)(train.train)
 app.command("distill", rich_help_panel=TRAINING)(train.distill)
 app.command("eval", rich_help_panel=RESULTS)(evaluate.evaluate)
@@ -111,7 +125,7 @@ def _usage(error: Any) -> int:
 
 
 def _unexpected(error: Exception, arguments: list[str]) -> int:
-    if "not enough memory" in str(error) or "out of memory" in str(error):
+    if means_out_of_memory(str(error)):
         return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
     import tempfile
     import traceback

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bpfn_cli.precision import Precision
+
 Source = Annotated[Path | None, typer.Option("--source", readable=False, help="Folder to read.", metavar="DIR")]
 Out = Annotated[Path | None, typer.Option("--out", readable=False, help="Where to write.", metavar="PATH")]
 Data = Annotated[
@@ -38,6 +40,10 @@ Epochs = Annotated[int | None, typer.Option("--epochs", min=1, max=10**9, help="
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands in the way.", metavar="")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.", metavar="")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.", metavar="")]
+PrecisionName = Annotated[
+    Precision,
+    typer.Option("--precision", help="Of the large matrix products: float32, or bf16, which is faster and coarser."),
+]
 RecipeFile = Annotated[
     Path | None, typer.Option("-c", "--config", readable=False, help="Recipe (YAML).", metavar="FILE")
 ]

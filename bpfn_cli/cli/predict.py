@@ -16,6 +16,8 @@ from bpfn_cli.cli.places import RUNS
 if TYPE_CHECKING:
     import numpy as np
 
+from bpfn_cli.precision import Precision
+
 
 class Frame(str, Enum):
     """Axes of the clouds."""
@@ -47,6 +49,7 @@ def predict(
     points: options.Points = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    precision: options.PrecisionName = Precision.float32,
     runs: options.Runs = RUNS,
     force: options.Force = False,
     json: options.Json = False,
@@ -87,6 +90,7 @@ def predict(
             frame=frame.value,
             seed=seed or 0,
             device=chosen,
+            precision=precision,
             progress=bar,
         )
     write_points(path, flow)

@@ -11,7 +11,8 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 
 if TYPE_CHECKING:
-    from bpfn_cli.profiling import Profile
+    from bpfn_cli.models import Variant
+    from bpfn_cli.profiling import Latency, Profile
 
 
 def profile(
@@ -19,11 +20,15 @@ def profile(
     all_variants: Annotated[bool, typer.Option("--all", help="All named variants.", metavar="")] = False,
     checkpoint: options.CheckpointFile = None,
     points: options.Points = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time of one pass too, as `bpfn bench` measures it.", metavar="")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Parameters, multiply-accumulates (MACs) and file size of a network.
 
-    Examples: `bpfn profile --variant weightnet48`, `bpfn profile --all`, `bpfn profile --checkpoint student.pth`
+    Examples: `bpfn profile --variant weightnet48`, `bpfn profile --all --latency`,
+    `bpfn profile --checkpoint student.pth`
     """
     from bpfn_cli.errors import UsageError
 
@@ -32,6 +37,7 @@ def profile(
     from bpfn_cli.models import VARIANTS, read_checkpoint, variant_named
     from bpfn_cli.profiling import profile_model
 
+    count = points or 8192
     file_bytes = None
     if checkpoint is not None:
         read = read_checkpoint(checkpoint)
@@ -45,17 +51,36 @@ def profile(
     profiles = []
     with ConsoleProgress().bar("counting") as bar:
         for done, one in enumerate(chosen, start=1):
-            profiles.append(profile_model(one, points or 8192, file_bytes=file_bytes))
+            profiles.append(profile_model(one, count, file_bytes=file_bytes))
             bar(done, len(chosen), one.name)
+    measured = _measure(chosen, count) if latency else None
     if json:
         from dataclasses import asdict
 
-        print_json([asdict(one) for one in profiles] if all_variants else asdict(profiles[0]))
+        found = [asdict(one) for one in profiles]
+        for about, its_latency in zip(found, measured or [], strict=latency):
+            about["latency"] = asdict(its_latency)
+        print_json(found if all_variants else found[0])
         return
     _print_sizes(profiles)
+    if measured is not None:
+        _print_latencies(measured)
     if len(profiles) == 1:
         _print_levels(profiles[0])
     say("next: bpfn distill --loss bihint" + (f" --variant {variant}" if variant else ""))
+
+
+def _measure(variants: list[Variant], points: int) -> list[Latency]:
+    from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.profiling import Case, measure_latency
+
+    cases = [Case(variant, points, device=str(resolve_device("auto"))) for variant in variants]
+    kept = keep_freed_memory()
+    measured = []
+    for case in cases:
+        with ConsoleProgress().bar(str(case)) as bar:
+            measured.append(measure_latency(case, plain=False, memory=False, keep_freed=kept, progress=bar))
+    return measured
 
 
 def _print_sizes(profiles: list[Profile]) -> None:
@@ -86,6 +111,22 @@ def _print_sizes(profiles: list[Profile]) -> None:
         "MACs, modules: convolutions, linear maps, their biases and activation modules, as in the published tables.\n"
         "MACs, operators: fvcore's count, matrix products outside modules included. Never compare the two."
     )
+
+
+def _print_latencies(measured: list[Latency]) -> None:
+    from rich.table import Table
+
+    from bpfn_cli.profiling import describe_machine
+
+    first, machine = measured[0], describe_machine()
+    table = Table(title=f"Time of one pair on {first.device}, {machine['threads']} threads")
+    table.add_column("Variant")
+    for heading in ("Median \\[ms]", "p90 \\[ms]", "Pairs/s"):
+        table.add_column(heading, justify="right")
+    for one in measured:
+        fast = one.fast
+        table.add_row(one.variant, f"{fast.median_ms:.1f}", f"{fast.p90_ms:.1f}", f"{fast.pairs_per_s:.2f}")
+    console().print(table)
 
 
 def _print_levels(one: Profile) -> None:

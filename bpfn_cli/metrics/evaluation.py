@@ -14,10 +14,12 @@ from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import NonFiniteError, printable
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.ops import gather, knn
+from bpfn_cli.ops import gather, knn, matrix_precision
+from bpfn_cli.precision import Precision
 from bpfn_cli.structures import FlowBatch
 
 MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
+MODEL_BF16 = "model_bf16"  # the same weights, the large matrix products in bfloat16
 
 Predictor = Callable[[FlowBatch], Tensor]
 
@@ -33,12 +35,14 @@ def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
     return gather(batch.pc2, nearest).squeeze(2) - batch.pc1
 
 
-def network_flow(model: BiPointFlowNet, device: torch.device | str = "cpu") -> Predictor:
+def network_flow(
+    model: BiPointFlowNet, device: torch.device | str = "cpu", precision: Precision = Precision.float32
+) -> Predictor:
     """The finest flow of a network, which is put in evaluation mode."""
     model.eval()
 
     def predict(batch: FlowBatch) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), matrix_precision(precision):
             return model(batch.pc1.to(device), batch.pc2.to(device)).flows[0].cpu()
 
     return predict

@@ -21,6 +21,7 @@ from bpfn_cli.models.layers import (
     apply_linear,
 )
 from bpfn_cli.models.published import published_forward
+from bpfn_cli.models.stages import stage
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import build_pyramid, interpolate, is_plain, knn, warp
 from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
@@ -106,8 +107,10 @@ class BiPointFlowNet(nn.Module):
         if is_plain():
             return published_forward(self, pc1, pc2, features1, features2)
         if pyramid is None:
-            pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
-        encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
+            with stage("geometry"):
+                pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
+        with stage("encoder"):
+            encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
         return self._decode(pyramid, encoded)
 
     def encoder_stages(self) -> tuple[tuple[nn.Module, PointConv, nn.Module | None], ...]:
@@ -136,23 +139,27 @@ class BiPointFlowNet(nn.Module):
         coarse, flow, estimated = encoded[4], None, None
         levels: list[_LevelOutput] = []
         for level in reversed(range(LEVELS)):
-            pc1, pc2 = source.points[level], target.points[level]
-            context = self._upsampled_context(contexts[level], pyramid.stacked, level, coarse)
-            features1, features2 = torch.cat([encoded[level], context], dim=-1).chunk(2)
-            estimator_input = [encoded[level].chunk(2)[0]]
-            if flow is not None and estimated is not None:
-                up = (source.up_neighbors[level], source.up_weights[level])
-                flow = interpolate(flow, *up)
-                pc2 = warp(pc1, pc2, flow)
-                estimator_input.append(interpolate(estimated, *up))
-            cross: BidirectionalFlowEmbedding = getattr(self, f"cross{level}")
-            bfe = cross(pc1, pc2, features1, features2, *_both_ways(pc1, pc2, self.variant.embedding_neighbors))
-            estimator: FlowEstimator = getattr(self, f"flow{level}")
-            own = source.self_neighbors[level]
-            estimated, correction = estimator(pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), own, own)
-            flow = correction if flow is None else flow + correction
-            levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], estimated))
-            coarse = torch.cat(bfe[:2])
+            with stage(f"level{level}"):
+                pc1, pc2 = source.points[level], target.points[level]
+                context = self._upsampled_context(contexts[level], pyramid.stacked, level, coarse)
+                features1, features2 = torch.cat([encoded[level], context], dim=-1).chunk(2)
+                estimator_input = [encoded[level].chunk(2)[0]]
+                if flow is not None and estimated is not None:
+                    up = (source.up_neighbors[level], source.up_weights[level])
+                    flow = interpolate(flow, *up)
+                    with stage("geometry"):
+                        pc2 = warp(pc1, pc2, flow)
+                    estimator_input.append(interpolate(estimated, *up))
+                cross: BidirectionalFlowEmbedding = getattr(self, f"cross{level}")
+                with stage("geometry"):
+                    neighbors = _both_ways(pc1, pc2, self.variant.embedding_neighbors)
+                bfe = cross(pc1, pc2, features1, features2, *neighbors)
+                estimator: FlowEstimator = getattr(self, f"flow{level}")
+                own = source.self_neighbors[level]
+                estimated, correction = estimator(pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), own, own)
+                flow = correction if flow is None else flow + correction
+                levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], estimated))
+                coarse = torch.cat(bfe[:2])
         return FlowPyramid(
             flows=[level.flow for level in levels],
             sample_indices1=source.sample_indices,

@@ -8,6 +8,7 @@ All take and return (B, N, C).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, is_plain, propagate_max
 from bpfn_cli.ops.neighborhood import LEAKY_SLOPE
+from bpfn_cli.ops.precision import in_matrix_precision
 
 LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
 WEIGHTNET_HIDDEN = 8
 
 
 def activate(x: Tensor) -> Tensor:
-    """LeakyReLU, written over `x`."""
+    """LeakyReLU, written over `x`. Of a view that costs copies in the backward pass."""
     return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
@@ -38,6 +40,11 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x, matrix(layer), layer.bias)  # type: ignore[arg-type]
 
 
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of rows (R, C) to the last dimension of `x`."""
+    return function(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
+
 def apply_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
     """Apply a batch norm module to the last dimension of `x`; None does nothing."""
     if norm is None:
@@ -45,7 +52,8 @@ def apply_norm(norm: nn.Module | None, x: Tensor) -> Tensor:
     rows = x.flatten(0, -2)
     if isinstance(norm, nn.BatchNorm2d):
         rows = rows[:, :, None, None]
-    return norm(rows).reshape(x.shape)
+    rows = norm(rows)
+    return rows if rows.shape == x.shape else rows.reshape(x.shape)
 
 
 def norm_as_affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -90,7 +98,7 @@ class PointwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if is_plain():
             return self.composed_module(x.transpose(1, 2)).transpose(1, 2)
-        return self.finish(apply_linear(self.linear, x))
+        return by_rows(lambda rows: self.finish(apply_linear(self.linear, rows)), x)
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the linear map: batch norm and activation."""
@@ -131,9 +139,12 @@ class WeightNet(nn.Module):
                 # A function, not a module: the published MACs leave it out.
                 x = F.relu(norm(convolution(x)) if self.bn else convolution(x))
             return x.permute(0, 3, 2, 1)
-        x = offsets
+        return by_rows(self._mix, offsets)
+
+    def _mix(self, x: Tensor) -> Tensor:
         for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
-            x = F.relu_(apply_norm(norm if self.bn else None, apply_linear(convolution, x)))
+            x = apply_linear(convolution, x)
+            x = F.relu(apply_norm(norm, x)) if self.bn else F.relu_(x)
         return x
 
 
@@ -172,31 +183,34 @@ class PointConv(nn.Module):
             x = self._mix_separably(aggregate) if self.separable else self.linear(aggregate.flatten(2))
             return self.relu(apply_norm(self.bn_linear, x))
         convolve = self._convolve_separably if self.separable else self._convolve
-        return activate(apply_norm(self.bn_linear, convolve(offsets, features, weights, neighbors)))
+        rows = activate(apply_norm(self.bn_linear, convolve(offsets, features, weights, neighbors)))
+        return rows.view(*neighbors.shape[:2], -1)
 
     def _mix_separably(self, aggregate: Tensor) -> Tensor:
         x = self.pointwise(self.conv(aggregate.permute(0, 2, 3, 1)))
         return x.permute(0, 3, 1, 2).flatten(2)
 
     def _convolve(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> Tensor:
+        """(B N, outputs)."""
         matrix = self.linear.weight.view(self.linear.out_features, -1, self.c_mid).permute(2, 1, 0)
         x = convolve_neighbors(
             offsets.flatten(0, 1),
             features.flatten(0, 1),
             weights.flatten(0, 1),
             flatten_indices(neighbors, features.shape[1]).flatten(0, 1),
-            matrix,
+            in_matrix_precision(matrix),
         )
-        return (x + self.linear.bias).view(*neighbors.shape[:2], -1)
+        return x + self.linear.bias
 
     def _convolve_separably(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> Tensor:
-        """Both maps are over channels, so they may come before the sum over neighbors, where points are fewer."""
+        """(B N, outputs). Both maps are over channels, so they may come before the sum over neighbors, where
+        points are fewer."""
         scale, shift = self.conv.weight.flatten(), self.conv.bias
         mixing = matrix(self.pointwise)
         of_offsets, of_features = (mixing * scale).split([3, features.shape[2]], dim=1)
         grouped = gather(F.linear(features, of_features), neighbors) + F.linear(offsets, of_offsets)
         constant = mixing @ shift + self.pointwise.bias  # type: ignore[operator]
-        return (grouped.transpose(2, 3) @ weights + constant[:, None]).flatten(2)
+        return (grouped.transpose(2, 3) @ weights + constant[:, None]).flatten(2).flatten(0, 1)
 
 
 class BidirectionalFlowEmbedding(nn.Module):
@@ -293,7 +307,7 @@ class BidirectionalFlowEmbedding(nn.Module):
             own, other = own * scale + shift, other * scale
         weight, bias = fold_norm(matrix(block.linear), block.bias, block.norm)
         rows = flatten_indices(neighbors, other.shape[1]).flatten(0, 1)
-        x = propagate_max(own.flatten(0, 1), other.flatten(0, 1), rows, weight)
+        x = propagate_max(own.flatten(0, 1), other.flatten(0, 1), rows, in_matrix_precision(weight))
         return activate(x + bias).view(*own.shape[:2], -1)
 
 

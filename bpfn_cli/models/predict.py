@@ -10,6 +10,8 @@ import torch
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.ops import matrix_precision
+from bpfn_cli.precision import Precision
 
 # Rows are the axes of the internal frame (x left, y up, z forward) in those of the frame.
 FRAMES: dict[str, np.ndarray] = {
@@ -29,6 +31,7 @@ def predict_flow(
     frame: str = "internal",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    precision: Precision = Precision.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Flow of every point of `pc1`, from networks runs on `points` points of each cloud.
@@ -58,7 +61,7 @@ def predict_flow(
             torch.from_numpy(np.ascontiguousarray(pc[rows] @ axes.T))[None].to(device)
             for pc, rows in ((pc1, rows1[part]), (pc2, rows2[part]))
         ]
-        with torch.no_grad():
+        with torch.no_grad(), matrix_precision(precision):
             flow[rows1[part]] = model(*clouds).flows[0][0].cpu().numpy() @ axes
         if progress is not None:
             progress(part + 1, parts)

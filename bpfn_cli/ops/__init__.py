@@ -5,6 +5,7 @@ from bpfn_cli.ops.backend import is_plain, plain_path
 from bpfn_cli.ops.interpolation import gather, interpolate, inverse_distance_weights, upsample, warp
 from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propagate_max
 from bpfn_cli.ops.neighbors import knn
+from bpfn_cli.ops.precision import matrix_precision
 from bpfn_cli.ops.pyramid import build_pyramid, level_sizes
 from bpfn_cli.ops.sampling import farthest_point_sample
 
@@ -19,6 +20,7 @@ __all__ = [
     "is_plain",
     "knn",
     "level_sizes",
+    "matrix_precision",
     "plain_path",
     "propagate_max",
     "upsample",

@@ -7,12 +7,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
 
 _forced: ContextVar[bool | None] = ContextVar("bpfn_plain", default=None)
 
 
+@torch.compiler.assume_constant_result
 def is_plain() -> bool:
-    """True when every operation is to be done as published: plain torch, no sharing, no algebra."""
+    """True when every operation is to be done as published: plain torch, no sharing, no algebra.
+
+    A network compiled by `torch.compile` stays on the path it was compiled on.
+    """
     forced = _forced.get()
     return os.environ.get("BPFN_PLAIN", "") == "1" if forced is None else forced
 
@@ -25,3 +34,15 @@ def plain_path(plain: bool = True) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def runs_triton(*tensors: Tensor) -> bool:
+    """True when Triton kernels are to compute on these CUDA tensors: all are float32, and the path is the fast one."""
+    single = all(tensor.dtype == torch.float32 for tensor in tensors)
+    return single and not is_plain() and _has_triton(tensors[0].device)
+
+
+@cache
+def _has_triton(device: torch.device) -> bool:
+    """Triton comes with torch for CUDA on Linux, and supports compute capability 8.0 and newer."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)

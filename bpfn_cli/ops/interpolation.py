@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.ops.neighborhood import flatten_indices
@@ -35,7 +36,12 @@ def inverse_distance_weights(queries: Tensor, points: Tensor, neighbors: Tensor)
 
 def interpolate(values: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of the `neighbors` (B, N, k) of `values` (B, M, C): (B, N, C)."""
-    return (weights[:, :, None] @ gather(values, neighbors)).squeeze(2)
+    if torch.is_grad_enabled() and (values.requires_grad or weights.requires_grad):
+        return (gather(values, neighbors) * weights[..., None]).sum(dim=2)
+    # Ten times faster than the line above, but its backward is slower.
+    rows = flatten_indices(neighbors, values.shape[1]).flatten(0, 1)
+    mean = F.embedding_bag(rows, values.flatten(0, 1), mode="sum", per_sample_weights=weights.flatten(0, 1))
+    return mean.view(*neighbors.shape[:2], -1)
 
 
 def upsample(points: Tensor, sparse: Tensor, values: Tensor) -> Tensor:

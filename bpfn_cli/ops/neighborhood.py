@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bpfn_cli.ops.backend import runs_triton
+
 LEAKY_SLOPE = 0.1
 CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, which a core's cache about holds
 
@@ -25,7 +27,7 @@ def propagate_max(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor)
     Args:
         own: (R, C). other: (S, C).
         neighbors: (R, k) rows of `other`.
-        weight: (D, C).
+        weight: (D, C); the product is taken in its type, everything else in that of `own`.
     Returns: (R, D). Where neighbors tie, the gradient goes to one of them.
     """
     needed = torch.is_grad_enabled() and (own.requires_grad or other.requires_grad or weight.requires_grad)
@@ -39,7 +41,7 @@ def convolve_neighbors(offsets: Tensor, features: Tensor, weights: Tensor, neigh
         offsets: (R, k, 3) metres. features: (S, C).
         weights: (R, k, m).
         neighbors: (R, k) rows of `features`.
-        matrix: (m, 3 + C, D).
+        matrix: (m, 3 + C, D); the product with it is taken in its type, everything else in that of `features`.
     Returns: (R, D).
     """
     return _convolve_neighbors(offsets, features, weights, neighbors, matrix)
@@ -63,17 +65,35 @@ def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
 def _propagate_max(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
+    return propagate_max_with_torch(own, other, neighbors, weight, with_argmax)
+
+
+@_propagate_max.register_kernel("cuda")
+def _propagate_max_on_cuda(
+    own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    if not runs_triton(own, other, weight):
+        return propagate_max_with_torch(own, other, neighbors, weight, with_argmax)
+    from bpfn_cli.ops.triton_neighborhood import propagate_max_with_triton
+
+    return propagate_max_with_triton(own, other, neighbors, weight, with_argmax)
+
+
+def propagate_max_with_torch(
+    own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    """`propagate_max` in plain torch, on any device, and if asked which neighbor it came from, (R, D); else (0,)."""
     (rows, k), channels = neighbors.shape, own.shape[1]
     largest = own.new_empty(rows, len(weight))
     argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=_argmax_type(k))
     transposed = weight.t()
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part])
-        outer = (inner.view(-1, channels) @ transposed).view(-1, k, len(weight))
+        outer = (inner.view(-1, channels).to(weight.dtype) @ transposed).view(-1, k, len(weight))
         if with_argmax:
             largest[part], argmax[part] = outer.max(dim=1)
         else:
-            torch.amax(outer, 1, out=largest[part])
+            largest[part] = outer.amax(dim=1)
     return largest, argmax
 
 
@@ -98,11 +118,29 @@ def _(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax
 def _propagate_max_backward(
     gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    return propagate_max_backward_with_torch(gradient, own, other, neighbors, weight, argmax)
+
+
+@_propagate_max_backward.register_kernel("cuda")
+def _propagate_max_backward_on_cuda(
+    gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not runs_triton(gradient, own, other, weight):
+        return propagate_max_backward_with_torch(gradient, own, other, neighbors, weight, argmax)
+    from bpfn_cli.ops.triton_neighborhood import propagate_max_backward_with_triton
+
+    return propagate_max_backward_with_triton(gradient, own, other, neighbors, weight, argmax)
+
+
+def propagate_max_backward_with_torch(
+    gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Only the neighbor of the maximum gets a gradient: D rows of W are added up for each i, where a dense product
     would multiply k D rows, nearly all of them zero. That is what `embedding_bag` does."""
     (rows, k), channels = neighbors.shape, own.shape[1]
     own_gradient, other_gradient = torch.empty_like(own), torch.zeros_like(other)
-    weight_gradient = torch.zeros_like(weight)
+    weight_gradient, type_of_weight = torch.zeros_like(weight, dtype=own.dtype), weight.dtype
+    weight = weight.to(own.dtype)
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part]).view(-1, channels)
         received, maxima = gradient[part], argmax[part]
@@ -122,7 +160,7 @@ def _propagate_max_backward(
         inner_gradient = torch.ops.aten.leaky_relu_backward(inner_gradient, inner, LEAKY_SLOPE, True)
         torch.sum(inner_gradient.view(-1, k, channels), 1, out=own_gradient[part])
         other_gradient.index_add_(0, neighbors[part].flatten(), inner_gradient)
-    return own_gradient, other_gradient, weight_gradient
+    return own_gradient, other_gradient, weight_gradient.to(type_of_weight)
 
 
 def _by_neighbor(argmax: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -168,8 +206,13 @@ def _convolve_neighbors(
     flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
         aggregate = weights[part].transpose(1, 2) @ _grouped(offsets[part], padded, neighbors[part])
-        torch.mm(aggregate.view(-1, middle * channels), flat, out=result[part])
+        result[part] = aggregate.view(-1, middle * channels).to(flat.dtype) @ flat
     return result
+
+
+def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left @ right, multiplied in `dtype`, in the type of `left`."""
+    return (left.to(dtype) @ right.to(dtype)).to(left.dtype)
 
 
 def _grouped(offsets: Tensor, padded: Tensor, neighbors: Tensor) -> Tensor:
@@ -192,17 +235,22 @@ def _convolve_neighbors_backward(
     offsets_gradient, weights_gradient = torch.empty_like(offsets), torch.empty_like(weights)
     flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
     padded_gradient = torch.zeros_like(padded)
-    matrix_gradient = torch.zeros_like(flat)
+    matrix_gradient = torch.zeros_like(flat, dtype=features.dtype)
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
         grouped, mixing, received = _grouped(offsets[part], padded, neighbors[part]), weights[part], gradient[part]
         aggregate = mixing.transpose(1, 2) @ grouped
-        matrix_gradient.addmm_(aggregate.view(-1, middle * channels).t(), received)
-        aggregate_gradient = (received @ flat.t()).view(-1, middle, channels)
+        matrix_gradient += _product(aggregate.view(-1, middle * channels).t(), received, flat.dtype)
+        aggregate_gradient = _product(received, flat.t(), flat.dtype).view(-1, middle, channels)
         torch.bmm(grouped, aggregate_gradient.transpose(1, 2), out=weights_gradient[part])
         grouped_gradient = mixing @ aggregate_gradient
         offsets_gradient[part] = grouped_gradient[..., :3]
         padded_gradient.index_add_(0, neighbors[part].flatten(), grouped_gradient.flatten(0, 1))
-    return offsets_gradient, padded_gradient[:, 3:].contiguous(), weights_gradient, matrix_gradient.view(matrix.shape)
+    return (
+        offsets_gradient,
+        padded_gradient[:, 3:].contiguous(),
+        weights_gradient,
+        matrix_gradient.view(matrix.shape).to(matrix.dtype),
+    )
 
 
 @_convolve_neighbors_backward.register_fake

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
-from bpfn_cli.ops.backend import is_plain
+from bpfn_cli.ops.backend import is_plain, runs_triton
 
 CHUNK_ELEMENTS = 1 << 22  # of a distance block: queries are taken in chunks so that no N x M matrix is made
 
@@ -35,6 +35,17 @@ def _knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
     if is_plain() or queries.device.type != "cpu":
         return knn_with_torch(queries, points, k)
     return knn_with_tree(queries, points, k)
+
+
+@_knn.register_kernel("cuda")
+def _knn_on_cuda(queries: Tensor, points: Tensor, k: int) -> Tensor:
+    if not runs_triton(queries, points):
+        return knn_with_torch(queries, points, k)
+    from bpfn_cli.ops import triton_neighbors
+
+    if k > triton_neighbors.MOST_NEIGHBORS or points.shape[1] > triton_neighbors.MOST_POINTS:
+        return knn_with_torch(queries, points, k)
+    return triton_neighbors.knn_with_triton(queries, points, k)
 
 
 @_knn.register_fake

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.ops.backend import is_plain
+from bpfn_cli.ops.backend import is_plain, runs_triton
 
 
 def farthest_point_sample(points: Tensor, count: int) -> Tensor:
@@ -34,6 +34,15 @@ def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
     if is_plain() or points.device.type != "cpu":
         return sample_with_torch(points, count)
     return sample_with_numpy(points, count)
+
+
+@_farthest_point_sample.register_kernel("cuda")
+def _farthest_point_sample_on_cuda(points: Tensor, count: int) -> Tensor:
+    if not runs_triton(points):
+        return sample_with_torch(points, count)
+    from bpfn_cli.ops.triton_sampling import sample_with_triton
+
+    return sample_with_triton(points, count)
 
 
 @_farthest_point_sample.register_fake

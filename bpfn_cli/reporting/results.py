@@ -97,7 +97,7 @@ class Checkpoint(_Schema):
 class MetricRow(_Schema):
     """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera."""
 
-    name: Literal["model", "teacher", "zero_flow", "nearest_neighbor"]
+    name: Literal["model", "model_bf16", "teacher", "zero_flow", "nearest_neighbor"]
     epe3d: Amount
     acc3d_strict: Share
     acc3d_relax: Share

@@ -9,6 +9,8 @@ from torch import Tensor
 from bpfn_cli.errors import NonFiniteError, printable
 from bpfn_cli.losses import Objective
 from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.ops import matrix_precision
+from bpfn_cli.precision import Precision
 from bpfn_cli.structures import FlowBatch
 
 
@@ -18,6 +20,7 @@ class PlainStrategy:
     Args:
         teacher: None where the objective has no distillation term. It stays in evaluation mode, without gradients.
         clip_norm: largest norm of the gradient; None: not clipped.
+        precision, teacher_precision: of the large matrix products, the backward ones included.
     """
 
     def __init__(
@@ -28,9 +31,12 @@ class PlainStrategy:
         *,
         weight_decay: float,
         clip_norm: float | None,
+        precision: Precision = Precision.float32,
+        teacher_precision: Precision = Precision.float32,
     ):
         self.student, self.teacher, self.objective = student, teacher, objective
         self.clip_norm = clip_norm
+        self.precision, self.teacher_precision = precision, teacher_precision
         self.steps = 0
         self.parameters = [*student.parameters(), *objective.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, weight_decay=weight_decay, fused=True)
@@ -70,10 +76,11 @@ class PlainStrategy:
 
     def _terms(self, batch: FlowBatch) -> dict[str, Tensor]:
         self.student.train()
-        output = self.student(batch.pc1, batch.pc2)
+        with matrix_precision(self.precision):
+            output = self.student(batch.pc1, batch.pc2)
         guide = None
         if self.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), matrix_precision(self.teacher_precision):
                 guide = self.teacher(batch.pc1, batch.pc2, pyramid=output.pyramid)
         if not self.objective.calibrated and self.steps >= self.objective.options.calibration_step:
             raw = self.objective.raw_terms(output, guide, batch)

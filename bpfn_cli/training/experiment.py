@@ -166,6 +166,8 @@ def _train(experiment: Experiment, role: str, teacher: Path | None, progress: Pr
             ),
             weight_decay=recipe.train.weight_decay,
             clip_norm=recipe.train.clip_norm,
+            precision=recipe.train.precision,
+            teacher_precision=recipe.train.teacher_precision,
         )
         started = time.monotonic()
         with progress.bar(f"training {role} {recipe.variant} ({about['method']})") as bar:

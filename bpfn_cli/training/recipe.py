@@ -16,6 +16,7 @@ from bpfn_cli.config import settings, to_tree
 from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.losses import ObjectiveSettings
 from bpfn_cli.losses.objective import NO_DISTILLATION
+from bpfn_cli.precision import Precision
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -37,6 +38,8 @@ class TrainSettings:
 
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
     after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always).
+    precision, teacher_precision: of the large matrix products, `bf16` where the processor is fast at it; weights,
+    losses and evaluation stay float32.
     """
 
     epochs: Count = 12
@@ -50,6 +53,8 @@ class TrainSettings:
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     validate_every: Count = 4
+    precision: Precision = Precision.float32
+    teacher_precision: Precision = Precision.float32
 
 
 @settings
@@ -97,5 +102,6 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     tree = to_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
     decisive["data"].pop("workers")
+    decisive["train"].pop("teacher_precision")  # of the teacher as a teacher, not as it is trained
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,8 +11,9 @@ import torch
 from bpfn_cli.data.datasets import SceneDataset, split_identity
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.evaluation import BASELINES, MODEL, TEACHER, evaluate, evaluation_rows, network_flow
+from bpfn_cli.metrics.evaluation import BASELINES, MODEL, MODEL_BF16, TEACHER, evaluate, evaluation_rows, network_flow
 from bpfn_cli.models import build_from, load_checkpoint, read_checkpoint
+from bpfn_cli.precision import Precision
 from bpfn_cli.training.progress import Progress
 
 FORMAT = 1
@@ -27,13 +28,19 @@ def evaluate_checkpoint(
     device: torch.device,
     progress: Progress,
     teacher: Path | None = None,
+    precision: Precision = Precision.float32,
 ) -> dict[str, Any]:
     """Measure a checkpoint, the baselines and, where given, its teacher on a dataset: the result file's content.
 
+    Args:
+        precision: bf16 adds a row of the same weights in it; that of float32 is always there.
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
-    predictors = {MODEL: network_flow(build_from(read).to(device), device), **BASELINES}
+    network = build_from(read).to(device)
+    predictors = {MODEL: network_flow(network, device), **BASELINES}
+    if precision is Precision.bf16:
+        predictors[MODEL_BF16] = network_flow(network, device, precision)
     if teacher is not None:
         predictors[TEACHER] = network_flow(load_checkpoint(teacher).to(device), device)
     if not len(dataset):

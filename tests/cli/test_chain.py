@@ -94,6 +94,19 @@ def test_evaluation_gives_the_same_figures_twice_and_as_after_training(work):
     assert set(work.glob("runs/*/evaluations/*")) == set(before)
 
 
+def test_evaluation_in_bf16_adds_a_row_and_the_report_keeps_the_exact_one(work):
+    def answer(*words: str) -> dict:
+        return json.loads(good(bpfn(*words, "--json", cwd=work)).stdout)
+
+    before = answer("report")
+    exact, reduced = answer("eval"), answer("eval", "--precision", "bf16")
+    assert reduced["rows"][:-1] == exact["rows"]
+    assert reduced["rows"][-1]["name"] == "model_bf16"
+    assert reduced["rows"][-1]["epe3d"] == pytest.approx(exact["rows"][0]["epe3d"], rel=0.05)
+    assert answer("report") == before
+    assert answer("eval") == exact
+
+
 def test_evaluation_on_the_whole_dataset_is_the_one_on_its_subset(work):
     before = set(work.glob("runs/*/evaluations/*"))
     result = json.loads(good(bpfn("eval", "--data", "data/synthetic", "--json", cwd=work)).stdout)

@@ -15,6 +15,7 @@ COMMANDS = [
     ["prepare", "flyingthings3d"],
     ["subset"],
     ["profile"],
+    ["bench"],
     ["slim"],
     ["train"],
     ["distill"],
@@ -66,6 +67,7 @@ def test_doctor_lists_versions_as_json(tmp_path):
         (["profile", "--points", "100", "--variant", "half"], 2, ["1024"]),
         (["profile", "--checkpoint", "none.pth"], 4, ["none.pth"]),
         (["profile", "--checkpoint", "."], 4, ["folder"]),
+        (["bench", "--points", "100"], 2, ["--points 100", "1024"]),
         (["slim", "--c-mid", "4,4"], 2, ["--c-mid 4,4"]),
         (["slim", "--c-mid", "four"], 2, ["whole numbers"]),
         (["slim", "--width", "0"], 2, ["--width"]),
@@ -108,6 +110,17 @@ def test_closed_stdout_ends_quietly(tmp_path):
     result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stdout.startswith("variant:")
     assert result.stderr == ""
+
+
+def test_memory_that_has_run_out_is_said_in_one_line(monkeypatch, capsys):
+    import torch
+
+    from bpfn_cli.cli import main
+
+    monkeypatch.setattr(main, "app", lambda *_, **__: torch.empty(2**50))
+    assert main.run(["train"]) == 8
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out of memory" in line
 
 
 def test_internal_error_writes_its_traceback_to_a_file(tmp_path, monkeypatch, capsys):

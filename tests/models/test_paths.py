@@ -7,20 +7,25 @@ from unittest import mock
 
 import pytest
 import torch
-from golden_models import filled_model, random_pair
+from golden_models import filled_model, pair_of_kind, random_pair
 
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.layers import BidirectionalFlowEmbedding
 from bpfn_cli.models.variants import BASELINE, slim
-from bpfn_cli.ops import plain_path
+from bpfn_cli.ops import neighborhood, plain_path
 
 TOLERANCE = 1e-9
 
 
-def outputs_and_gradients(variant: str, training: bool, plain: bool) -> tuple[dict[str, torch.Tensor], BiPointFlowNet]:
+Clouds = tuple[torch.Tensor, torch.Tensor]
+
+
+def outputs_and_gradients(
+    variant: str, training: bool, plain: bool, clouds: Clouds | None = None
+) -> tuple[dict[str, torch.Tensor], BiPointFlowNet]:
     model = filled_model(variant).train(training)
     with plain_path(plain):
-        output = model(*random_pair(batch=2))
+        output = model(*(clouds or random_pair(batch=2)))
     features = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
     found = {f"{name}{level}": tensor for name in features for level, tensor in enumerate(getattr(output, name))}
     generator = torch.Generator().manual_seed(1)
@@ -34,17 +39,48 @@ def outputs_and_gradients(variant: str, training: bool, plain: bool) -> tuple[di
     return result, model
 
 
+def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    whole = max(float(value.norm()) for name, value in expected.items() if name.startswith("grad"))
+    for name, value in expected.items():
+        # A bias before a batch norm has a gradient of zero: rounding is measured against the whole gradient.
+        scale = max(float(value.norm()), 1e-3 * whole if name.startswith("grad") else 0.0)
+        assert float((found[name] - value).norm()) <= tolerance * scale, name
+
+
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("variant", ["baseline", "half", "declinear", "half_bottleneck"])
 def test_fast_equals_plain(variant: str, training: bool) -> None:
     fast, _ = outputs_and_gradients(variant, training, plain=False)
     plain, _ = outputs_and_gradients(variant, training, plain=True)
-    assert fast.keys() == plain.keys()
-    whole = max(float(value.norm()) for name, value in plain.items() if name.startswith("grad"))
-    for name, expected in plain.items():
-        # A bias before a batch norm has a gradient of zero: rounding is measured against the whole gradient.
-        scale = max(float(expected.norm()), 1e-3 * whole if name.startswith("grad") else 0.0)
-        assert float((fast[name] - expected).norm()) <= TOLERANCE * scale, name
+    check_equal(fast, plain, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["lidar", "duplicates", "far"])
+def test_fast_equals_plain_on_clouds_of_every_kind(kind: str) -> None:
+    clouds = pair_of_kind(kind)
+    fast, _ = outputs_and_gradients("weightnet48", True, plain=False, clouds=clouds)
+    plain, _ = outputs_and_gradients("weightnet48", True, plain=True, clouds=clouds)
+    check_equal(fast, plain, TOLERANCE)
+
+
+def test_size_of_chunks_changes_nothing_beyond_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = outputs_and_gradients("weightnet4", True, plain=False)
+    monkeypatch.setattr(neighborhood, "CHUNK_ELEMENTS", 10_000)
+    found, _ = outputs_and_gradients("weightnet4", True, plain=False)
+    check_equal(found, expected, 1e-12)
+
+
+def test_number_of_threads_changes_nothing_beyond_rounding() -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(outputs_and_gradients("weightnet4", True, plain=False)[0])
+    finally:
+        torch.set_num_threads(before)
+    check_equal(*found, 1e-12)
 
 
 def test_every_used_parameter_gets_a_gradient() -> None:
@@ -92,3 +128,20 @@ def test_identical_points_give_finite_flow_and_gradients(plain: bool) -> None:
         torch.stack([flow.norm(dim=-1).sum() for flow in output.flows]).sum().backward()
     assert all(torch.isfinite(flow).all() for flow in output.flows)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_network_compiles_into_one_graph_with_the_same_output_and_gradients() -> None:
+    variant = slim(BASELINE, "tiny", width=0.05, c_mid=1)
+    torch.manual_seed(0)
+    model = BiPointFlowNet(variant).double()
+    clouds = random_pair(variant.least_points)
+
+    def flow_and_gradients(network: torch.nn.Module) -> list[torch.Tensor]:
+        model.zero_grad()
+        flow = network(*clouds).flows[0]
+        flow.square().sum().backward()
+        return [flow.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for found, expected in zip(flow_and_gradients(compiled), flow_and_gradients(model), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

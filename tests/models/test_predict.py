@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -213,3 +215,23 @@ def test_too_few_points_are_refused_with_both_numbers() -> None:
             run(*clouds)
     with pytest.raises(ShapeError, match=f"--points {LEAST - 1}: the network needs at least {LEAST}"):
         run(enough, enough, points=LEAST - 1)
+
+
+LARGE = """
+import numpy as np, resource, torch
+from bpfn_cli.models import build_model
+from bpfn_cli.models.predict import predict_flow
+rng = np.random.default_rng(0)
+ring, azimuth = np.arange(65536) % 64, np.arange(65536) * (2 * np.pi / 1024)
+depth = (4 + 0.8 * ring) * (1 + 0.01 * rng.random(65536))
+pc1 = np.stack([depth * np.cos(azimuth), -1.7 + 0.05 * ring, depth * np.sin(azimuth)], axis=1).astype(np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+flow = predict_flow(build_model("weightnet4"), pc1, pc1 + np.float32(0.3), points=65536)
+assert np.isfinite(flow).all() and flow.shape == (65536, 3)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_cloud_of_65536_points_in_one_piece_takes_no_quadratic_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2000  # MB; a matrix of all pairs would take 17,000

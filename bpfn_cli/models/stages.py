@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""Names for the parts of a forward pass, for whoever measures them; nobody by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+Watch = Callable[[str], AbstractContextManager[Any]]
+
+_watch: ContextVar[Watch | None] = ContextVar("bpfn_stages", default=None)
+
+
+def stage(name: str) -> AbstractContextManager[Any]:
+    """`with stage("encoder"):` names what is done inside. A compiled network has no stages."""
+    watch = None if torch.compiler.is_compiling() else _watch.get()
+    return nullcontext() if watch is None else watch(name)
+
+
+@contextmanager
+def watch_stages(watch: Watch) -> Iterator[None]:
+    """Enter `watch(name)` around every stage; `torch.profiler.record_function` marks them in a trace."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)

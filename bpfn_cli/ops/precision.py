@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""The precision of the large matrix products: float32, or bfloat16 where a user asks for it.
+
+Reduced are the products over neighbors, which take most of the time. Coordinates, offsets, neighbor search, sums and
+everything kept stay as they are: positions in bfloat16 would be off by decimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from bpfn_cli.precision import Precision
+
+_reduced: ContextVar[bool] = ContextVar("bpfn_reduced", default=False)
+
+
+@contextmanager
+def matrix_precision(precision: Precision) -> Iterator[None]:
+    """Choose the precision of the products over neighbors on the fast path inside a `with` block."""
+    token = _reduced.set(precision is Precision.bf16)
+    try:
+        yield
+    finally:
+        _reduced.reset(token)
+
+
+def in_matrix_precision(weight: Tensor) -> Tensor:
+    """`weight` as a product over neighbors is to take it; the product follows its type."""
+    return weight.to(torch.bfloat16) if _is_reduced() else weight
+
+
+@torch.compiler.assume_constant_result
+def _is_reduced() -> bool:
+    return _reduced.get()

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""`propagate_max` in Triton: gather, add, LeakyReLU, matrix and maximum in one kernel, and its gradients in another."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bpfn_cli.ops.neighborhood import LEAKY_SLOPE
+
+BLOCK = 2048  # elements of the result that a program makes: 16 a thread
+BACKWARD_ROWS = 16
+
+
+def propagate_max_with_triton(
+    own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    """max_j W LeakyReLU(own_i + other_j) of float32 and, if asked, which neighbor it came from: the first of equals.
+
+    Products are float32, never TF32.
+
+    Args:
+        own: (R, C). other: (S, C).
+        neighbors: (R, k) rows of `other`.
+        weight: (D, C).
+    Returns: (R, D), and (R, D) uint8, for more than 256 neighbors int32; or (0,) if not asked.
+    """
+    (rows, k), (outputs, channels) = neighbors.shape, weight.shape
+    own, other, neighbors = own.contiguous(), other.contiguous(), neighbors.contiguous()
+    transposed = weight.t().contiguous()  # so that threads beside each other read banks beside each other
+    largest = own.new_empty(rows, outputs)
+    argmax = torch.empty(
+        largest.shape if with_argmax else (0,), dtype=torch.uint8 if k <= 256 else torch.int32, device=own.device
+    )
+    block_outputs = min(64, _padded(outputs))
+    block_rows = BLOCK // block_outputs
+    with torch.cuda.device_of(own):
+        _propagate_max_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(outputs, block_outputs))](
+            own,
+            other,
+            neighbors,
+            transposed,
+            largest,
+            argmax,
+            rows,
+            k,
+            channels,
+            outputs,
+            SLOPE=LEAKY_SLOPE,
+            WITH_ARGMAX=with_argmax,
+            ROWS=block_rows,
+            CHANNELS=min(32, _padded(channels)),
+            OUTPUTS=block_outputs,
+            enable_fp_fusion=True,
+        )
+    return largest, argmax
+
+
+def _padded(number: int) -> int:
+    return max(16, triton.next_power_of_2(number))
+
+
+@triton.jit(do_not_specialize=["rows", "k"])
+def _propagate_max_kernel(
+    own: tl.tensor,
+    other: tl.tensor,
+    neighbors: tl.tensor,
+    transposed: tl.tensor,
+    largest: tl.tensor,
+    argmax: tl.tensor,
+    rows: tl.tensor,
+    k: tl.tensor,
+    channels: tl.tensor,
+    outputs: tl.tensor,
+    SLOPE: tl.constexpr,
+    WITH_ARGMAX: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+) -> None:
+    """A block (ROWS, OUTPUTS) of the result: one neighbor of each row after the other, the maximum in registers."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    inside = row < rows
+    best = tl.full((ROWS, OUTPUTS), -float("inf"), tl.float32)
+    best_neighbor = tl.zeros((ROWS, OUTPUTS), tl.int32)
+    for j in range(k):
+        neighbor = tl.load(neighbors + row * k + j, mask=inside, other=0)
+        outer = tl.zeros((ROWS, OUTPUTS), tl.float32)
+        for start in range(0, channels, CHANNELS):
+            channel = start + tl.arange(0, CHANNELS)
+            within = inside[:, None] & (channel < channels)[None, :]
+            inner = tl.load(own + row[:, None] * channels + channel[None, :], mask=within, other=0.0)
+            inner += tl.load(other + neighbor[:, None] * channels + channel[None, :], mask=within, other=0.0)
+            inner = tl.where(inner > 0, inner, SLOPE * inner)
+            matrix = tl.load(
+                transposed + channel[:, None] * outputs + output[None, :],
+                mask=(channel < channels)[:, None] & (output < outputs)[None, :],
+                other=0.0,
+            )
+            outer = tl.dot(inner, matrix, outer, input_precision="ieee")
+        if WITH_ARGMAX:
+            best_neighbor = tl.where(outer > best, j, best_neighbor)
+        # As in torch, NaN is greater than all: a diverged network must show.
+        best = tl.maximum(best, outer, propagate_nan=tl.PropagateNan.ALL)
+    place = row[:, None] * outputs + output[None, :]
+    within = inside[:, None] & (output < outputs)[None, :]
+    tl.store(largest + place, best, mask=within)
+    if WITH_ARGMAX:
+        tl.store(argmax + place, best_neighbor.to(argmax.dtype.element_ty), mask=within)
+
+
+def propagate_max_backward_with_triton(
+    gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `own`, `other` and `weight` from that of the maximum (R, D) and its `argmax` (R, D).
+
+    What was inside the LeakyReLU is made again. Sums over rows are atomic: their order, and the last bits, vary.
+    """
+    (rows, k), (outputs, channels) = neighbors.shape, weight.shape
+    gradient, own, other, neighbors, weight, argmax = (
+        part.contiguous() for part in (gradient, own, other, neighbors, weight, argmax)
+    )
+    own_gradient, other_gradient, weight_gradient = (
+        torch.empty_like(own),
+        torch.zeros_like(other),
+        torch.zeros_like(weight),
+    )
+    block_channels = min(32, _padded(channels))
+    with torch.cuda.device_of(own):
+        _propagate_max_backward_kernel[(triton.cdiv(rows, BACKWARD_ROWS), triton.cdiv(channels, block_channels))](
+            gradient,
+            own,
+            other,
+            neighbors,
+            weight,
+            argmax,
+            own_gradient,
+            other_gradient,
+            weight_gradient,
+            rows,
+            k,
+            channels,
+            outputs,
+            SLOPE=LEAKY_SLOPE,
+            ROWS=BACKWARD_ROWS,
+            CHANNELS=block_channels,
+            num_warps=1,
+            enable_fp_fusion=True,
+        )
+    return own_gradient, other_gradient, weight_gradient
+
+
+@triton.jit(do_not_specialize=["rows", "k"])
+def _propagate_max_backward_kernel(
+    gradient: tl.tensor,
+    own: tl.tensor,
+    other: tl.tensor,
+    neighbors: tl.tensor,
+    weight: tl.tensor,
+    argmax: tl.tensor,
+    own_gradient: tl.tensor,
+    other_gradient: tl.tensor,
+    weight_gradient: tl.tensor,
+    rows: tl.tensor,
+    k: tl.tensor,
+    channels: tl.tensor,
+    outputs: tl.tensor,
+    SLOPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """Only the neighbor of each maximum gets a gradient: a row of W for each output, where a dense product would
+    multiply k of them, nearly all by zero."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    inside, present = row < rows, channel < channels
+    within = inside[:, None] & present[None, :]
+    place = row[:, None] * channels + channel[None, :]
+    own_values = tl.load(own + place, mask=within, other=0.0)
+    own_sum = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for step in range(outputs):
+        output = (tl.program_id(0) + step) % outputs  # programs that begin together must not add to one row together
+        received = tl.load(gradient + row * outputs + output, mask=inside, other=0.0)[:, None]
+        j = tl.load(argmax + row * outputs + output, mask=inside, other=0)
+        neighbor = tl.load(neighbors + row * k + j, mask=inside, other=0)
+        other_place = neighbor[:, None] * channels + channel[None, :]
+        inner = own_values + tl.load(other + other_place, mask=within, other=0.0)
+        received = tl.where(inner > 0, received, SLOPE * received)  # the slope belongs to both products below
+        matrix = tl.load(weight + output * channels + channel, mask=present, other=0.0)
+        passed = received * matrix[None, :]
+        own_sum += passed
+        tl.atomic_add(other_gradient + other_place, passed, mask=within, sem="relaxed")
+        weight_sum = tl.sum(received * inner, axis=0)
+        tl.atomic_add(weight_gradient + output * channels + channel, weight_sum, mask=present, sem="relaxed")
+    tl.store(own_gradient + place, own_sum, mask=within)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What the fast path multiplies: the matrix products that are left after the algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bpfn_cli.losses.supervised import supervised_loss
+from bpfn_cli.models import build_model
+from bpfn_cli.ops import plain_path
+from bpfn_cli.profiling.workload import Case
+from bpfn_cli.structures import FlowBatch
+
+Shape = tuple[int, ...]
+
+
+def count_matrix_flops(case: Case) -> int:
+    """FLOPs (two a multiply-accumulate) of the matrix products of one pass, as torch counts them; nothing is run.
+
+    Our own operations count theirs, those that the backward pass repeats included. Neighbor search and sampling
+    compare; they count as nothing.
+    """
+    shape = (case.batch, case.points, 3)
+    with torch.device("meta"):
+        model = build_model(case.variant, case.points).train(case.training)
+        batch = FlowBatch(torch.empty(shape), torch.empty(shape), torch.empty(shape), names=())
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with plain_path(False), counter, torch.set_grad_enabled(case.training):
+        output = model(batch.pc1, batch.pc2)
+        if case.training:
+            supervised_loss(output, batch).backward()
+    return int(counter.get_total_flops())
+
+
+def _propagate_max(own: Shape, other: Shape, neighbors: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    (rows, k), (outputs, channels) = neighbors, weight
+    return 2 * rows * k * channels * outputs
+
+
+def _propagate_max_backward(gradient: Shape, own: Shape, *_: Any, **__: Any) -> int:
+    """Two sums over channels, for the weights and for what went in; only the maxima take part."""
+    (rows, outputs), channels = gradient, own[1]
+    return 2 * 2 * rows * outputs * channels
+
+
+def _convolve_neighbors(
+    offsets: Shape, features: Shape, weights: Shape, neighbors: Shape, matrix: Shape, **_: Any
+) -> int:
+    return _aggregate(neighbors, matrix) + _mix(neighbors, matrix)
+
+
+def _convolve_neighbors_backward(
+    gradient: Shape, offsets: Shape, features: Shape, weights: Shape, neighbors: Shape, matrix: Shape, **_: Any
+) -> int:
+    """The aggregate once more and the gradients of its two factors; the gradients of the two factors of the mix."""
+    return 3 * _aggregate(neighbors, matrix) + 2 * _mix(neighbors, matrix)
+
+
+def _aggregate(neighbors: Shape, matrix: Shape) -> int:
+    (rows, k), (middle, channels, _) = neighbors, matrix
+    return 2 * rows * k * middle * channels
+
+
+def _mix(neighbors: Shape, matrix: Shape) -> int:
+    middle, channels, outputs = matrix
+    return 2 * neighbors[0] * middle * channels * outputs
+
+
+FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.bpfn.propagate_max: _propagate_max,
+    torch.ops.bpfn.propagate_max_backward: _propagate_max_backward,
+    torch.ops.bpfn.convolve_neighbors: _convolve_neighbors,
+    torch.ops.bpfn.convolve_neighbors_backward: _convolve_neighbors_backward,
+}

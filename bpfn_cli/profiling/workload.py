@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""What is measured: a network, a batch of rendered scenes, and one pass over it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bpfn_cli.data.synthetic import ENOUGH, render_scene
+from bpfn_cli.errors import UsageError
+from bpfn_cli.losses.supervised import supervised_loss
+from bpfn_cli.models import Variant, build_model
+from bpfn_cli.models.stages import stage
+from bpfn_cli.structures import MAX_DEPTH_M, FlowBatch
+
+MOST_POINTS = 2**19  # what the largest image that is rendered surely has
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration to measure.
+
+    Attributes:
+        points: per cloud. batch: pairs of clouds.
+        device: as torch names it.
+        training: forward, supervised loss and backward in training mode; else forward alone, without gradients.
+    Raises: UsageError: points or batch out of range.
+    """
+
+    variant: Variant
+    points: int = 8192
+    batch: int = 1
+    device: str = "cpu"
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        least = self.variant.least_points
+        if not least <= self.points <= MOST_POINTS:
+            raise UsageError(f"--points {self.points}: {self.variant.name} is measured with {least} to {MOST_POINTS}")
+        if self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: give 1 or more")
+
+    def __str__(self) -> str:
+        return f"{self.variant.name}, {self.points} points, batch {self.batch}, {self.device}"
+
+
+class Workload:
+    """The network of a case with fresh weights, which take the same time as trained ones, and its clouds."""
+
+    def __init__(self, case: Case):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model = build_model(case.variant, case.points)
+        self.model.to(case.device).train(case.training)
+        self.batch = synthetic_batch(case.points, case.batch).to(case.device)
+
+    def run(self) -> None:
+        """One pass over the batch, by the path that is chosen."""
+        if not self.model.training:
+            with torch.no_grad():
+                self.model(self.batch.pc1, self.batch.pc2)
+            return
+        self.model.zero_grad(set_to_none=True)
+        loss = supervised_loss(self.model(self.batch.pc1, self.batch.pc2), self.batch)
+        with stage("backward"):
+            loss.backward()
+
+
+def synthetic_batch(points: int, batch: int) -> FlowBatch:
+    """Scenes as `bpfn synth` renders them, in as many pixels as `points` need; always the same ones."""
+    height = math.ceil(math.sqrt(points / ENOUGH * 9 / 16)) + 1
+    names = tuple(map(str, range(batch)))
+    scenes = [_sampled(*render_scene(0, index, "val", max(height, 27)), points, seed=index) for index in range(batch)]
+    pc1, pc2, flow = (torch.from_numpy(np.stack(parts)) for parts in zip(*scenes, strict=True))
+    return FlowBatch(pc1, pc2, flow, names)
+
+
+def _sampled(pc1: np.ndarray, pc2: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    inside = np.maximum(pc1[:, 2], pc2[:, 2]) < MAX_DEPTH_M
+    pc1, flow, pc2 = pc1[inside], (pc2 - pc1)[inside], pc2[inside]
+    generator = np.random.default_rng(seed)
+    rows1, rows2 = (generator.choice(len(pc1), points, replace=False) for _ in range(2))
+    return pc1[rows1], pc2[rows2], flow[rows1]

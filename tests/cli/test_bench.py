@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn bench` and `bpfn profile --latency`, small."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import bpfn
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.models import save_checkpoint
+from bpfn_cli.profiling import profile_model
+from bpfn_cli.profiling.latency import STAGES
+
+TINY_WORDS = ("--points", 1024, "--rounds", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_world import tiny_network
+
+    folder = tmp_path_factory.mktemp("bench")
+    save_checkpoint(folder / "tiny.safetensors", tiny_network())
+    return folder
+
+
+def test_json_holds_machine_raw_times_and_the_comparison(folder: Path) -> None:
+    result = bpfn("bench", "--checkpoint", "tiny.safetensors", *TINY_WORDS, "--json", "--out", "b.json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found == json.loads((folder / "b.json").read_text())
+    assert {"cpu", "cores", "threads", "cuda", "torch"} <= found["machine"].keys()
+    assert (found["mode"], found["rounds"], type(found["freed_memory_kept"])) == ("inference", 2, bool)
+    (one,) = found["results"]
+    assert (one["variant"], one["points"], one["batch"], one["device"]) == ("tiny", 1024, 1, "cpu")
+    for path in ("fast", "plain"):
+        assert len(one[path]["times_ms"]) == 2
+        assert one[path]["p90_ms"] >= one[path]["median_ms"] > 0
+        assert one[path]["peak_memory_mb"] > 0
+    assert set(one["stages_ms"]) == set(STAGES) - {"backward"}
+    assert sum(one["stages_ms"].values()) == pytest.approx(one["fast"]["median_ms"])
+    assert one["floor_ms"] > 0
+    assert "written: b.json" in result.stderr
+
+
+def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: Any) -> int:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("bpfn_cli.profiling.latency.peak_memories_mb", lambda *_, **__: [2.0])
+    monkeypatch.setattr("bpfn_cli.profiling.latency.GEMM_SIZE", 64)
+    monkeypatch.setattr("bpfn_cli.device.keep_freed_memory", lambda: True)  # which this process could not undo
+    return run([*map(str, words)])
+
+
+def test_table_has_a_row_a_case(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--points", 1100)
+    assert in_process(folder, monkeypatch, *words, "--train", "--rounds", 1, "--default-allocator") == 0
+    said = capsys.readouterr().out
+    for expected in ("training step", "batch 1", "1100", "[ms]", "faster", "Backward", "left to the C library"):
+        assert expected in said
+    assert said.count("tiny") == 4
+
+
+def test_large_clouds_are_measured_without_the_plain_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bpfn_cli.profiling.latency.MOST_PLAIN_POINTS", 1023)
+    assert in_process(folder, monkeypatch, "bench", "--checkpoint", "tiny.safetensors", *TINY_WORDS) == 0
+    said = capsys.readouterr().out
+    assert "Plain path not measured for tiny at 1024 points" in said
+    assert "faster" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--points", 1023], 2, "--points 1023: baseline"),
+        (["--points", 0], 2, "--points"),
+        (["--points", 2048, "--points", 2048], 2, "--points 2048: is given twice"),
+        (["--points", 10**7], 2, "--points"),
+        (["--points", "many"], 2, "--points"),
+        (["--batch", 0], 2, "--batch"),
+        (["--batch", 2, "--batch", 2], 2, "--batch 2: is given twice"),
+        (["--rounds", 0], 2, "--rounds"),
+        (["--variant", "weightnet84"], 2, "weightnet48"),
+        (["--variant", "half", "--variant", "half"], 2, "--variant half: is given twice"),
+        (["--variant", "half", "--all"], 2, "--all"),
+        (["--checkpoint", "none.pth"], 4, "none.pth"),
+        (["--device", "gpu"], 2, "--device gpu"),
+        (["--device", "cpu", "--device", "cuda:99"], 2, "cuda:99"),
+        (["--out", "."], 5, "is a folder"),
+        (["--checkpoint", "tiny.safetensors", "--out", "tiny.safetensors", "--force"], 2, "--out tiny.safetensors"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line(
+    words: list[Any],
+    code: int,
+    said: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert in_process(folder, monkeypatch, "bench", *words) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert said in line
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_result_is_not_replaced_without_force(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "kept.json").write_text("{}")
+    assert in_process(folder, monkeypatch, "bench", "--out", "kept.json") == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "kept.json: exists" in line
+    assert (folder / "kept.json").read_text() == "{}"
+
+
+def test_profile_adds_the_latency_of_the_fast_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bpfn_cli.profiling.profile_model", cache(profile_model))
+    words = ("profile", "--checkpoint", "tiny.safetensors", "--points", 1024)
+    assert in_process(folder, monkeypatch, *words, "--json") == 0
+    assert "latency" not in json.loads(capsys.readouterr().out)
+    assert in_process(folder, monkeypatch, *words, "--latency", "--json") == 0
+    latency = json.loads(capsys.readouterr().out)["latency"]
+    assert len(latency["fast"]["times_ms"]) == 10
+    assert (latency["plain"], latency["plain_skipped"], latency["points"]) == (None, None, 1024)
+    assert in_process(folder, monkeypatch, *words, "--latency") == 0
+    said = capsys.readouterr().out
+    for expected in ("Time of one pair on cpu", "Median [ms]", "p90 [ms]"):
+        assert expected in said
