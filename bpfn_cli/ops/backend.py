@@ -16,12 +16,13 @@ from torch import Tensor
 _forced: ContextVar[bool | None] = ContextVar("bpfn_plain", default=None)
 
 
-@torch.compiler.assume_constant_result
 def is_plain() -> bool:
     """True when every operation is to be done as published: plain torch, no sharing, no algebra.
 
-    A network compiled by `torch.compile` stays on the path it was compiled on.
+    A network compiled by `torch.compile` always takes the fast path.
     """
+    if torch.compiler.is_compiling():
+        return False
     forced = _forced.get()
     return os.environ.get("BPFN_PLAIN", "") == "1" if forced is None else forced
 

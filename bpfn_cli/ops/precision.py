@@ -30,10 +30,6 @@ def matrix_precision(precision: Precision) -> Iterator[None]:
 
 
 def in_matrix_precision(weight: Tensor) -> Tensor:
-    """`weight` as a product over neighbors is to take it; the product follows its type."""
-    return weight.to(torch.bfloat16) if _is_reduced() else weight
-
-
-@torch.compiler.assume_constant_result
-def _is_reduced() -> bool:
-    return _reduced.get()
+    """`weight` as a product over neighbors is to take it; the product follows its type. Compiled, it is float32."""
+    reduced = not torch.compiler.is_compiling() and _reduced.get()
+    return weight.to(torch.bfloat16) if reduced else weight
