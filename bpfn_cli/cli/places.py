@@ -20,7 +20,13 @@ def data_root() -> Path:
     return Path(os.environ.get("BPFN_DATA") or "data")
 
 
-SYNTHETIC_FIRST = "no FlyingThings3D here: 400 training and 40 test scenes would be rendered first (`bpfn synth`)"
+def synthetic_first() -> str:
+    """What a dry run says of scenes that are not there yet."""
+    from bpfn_cli.data.synthetic import SyntheticOptions
+
+    made = SyntheticOptions()
+    scenes = f"{made.train} training and {made.val} test scenes"
+    return f"no FlyingThings3D here: {scenes} would be rendered first (`bpfn synth`)"
 
 
 @overload

@@ -52,7 +52,7 @@ def subset(
     Examples: `bpfn subset`, `bpfn subset --source data/FlyingThings3D_subset_processed_35m --fraction 0.1`,
     `bpfn subset --verify --out data/synthetic-subset`
     """
-    from bpfn_cli.cli.places import SYNTHETIC_FIRST, full_dataset, subset_place
+    from bpfn_cli.cli.places import full_dataset, subset_place, synthetic_first
     from bpfn_cli.data.manifest import SubsetOptions
     from bpfn_cli.data.subset import make_subset, plan_subset, verify_subset
     from bpfn_cli.errors import DataError
@@ -71,7 +71,7 @@ def subset(
     chosen = SubsetOptions(fraction, method.value, seed or 0, offset, link.value, val_fraction)
     place = source or full_dataset(make=not dry_run)
     if place is None:
-        say(f"data: {SYNTHETIC_FIRST}; a share of {fraction:g} of them would be kept")
+        say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")
         return
     folder = out or subset_place(place)
     if dry_run:

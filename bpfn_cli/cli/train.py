@@ -13,7 +13,7 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
-from bpfn_cli.cli.places import RUNS, SYNTHETIC_FIRST, default_dataset
+from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
 
 if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
@@ -110,7 +110,7 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
     keep_freed_memory()
     data = place.data or default_dataset(make=not dry_run)
     if data is None:
-        say(f"data: {SYNTHETIC_FIRST}")
+        say(f"data: {synthetic_first()}")
         _print_recipe(recipe, {}, json)
         return
     experiment = Experiment(

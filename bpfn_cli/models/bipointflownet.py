@@ -122,6 +122,10 @@ class BiPointFlowNet(nn.Module):
             (self.level3_1, self.level4, None),
         )
 
+    def context_blocks(self) -> tuple[PointwiseBlock, ...]:
+        """For level 0 .. 3 what makes its context from the features of the level below."""
+        return self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3
+
     def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
         """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
         siamese = self._siamese
@@ -135,13 +139,12 @@ class BiPointFlowNet(nn.Module):
 
     def _decode(self, pyramid: PointPyramid, encoded: list[Tensor]) -> FlowPyramid:
         source, target = pyramid.source, pyramid.target
-        contexts = (self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3)
         coarse, flow, estimated = encoded[4], None, None
         levels: list[_LevelOutput] = []
         for level in reversed(range(LEVELS)):
             with stage(f"level{level}"):
                 pc1, pc2 = source.points[level], target.points[level]
-                context = self._upsampled_context(contexts[level], pyramid.stacked, level, coarse)
+                context = self._upsampled_context(self.context_blocks()[level], pyramid.stacked, level, coarse)
                 features1, features2 = torch.cat([encoded[level], context], dim=-1).chunk(2)
                 estimator_input = [encoded[level].chunk(2)[0]]
                 if flow is not None and estimated is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The building blocks of Bi-PointFlowNet. Names of parameters are those of the published checkpoint.
 
-Each block computes the same function in two ways: `*_plain`, operation by operation as published (the reference,
-and what MACs are counted on), and `*_fast`, with the linear maps moved to where there are fewest points.
+Each block computes the same function in two ways: where `is_plain()`, operation by operation as published (the
+reference, and what MACs are counted on); else with the linear maps moved to where there are fewest points.
 All take and return (B, N, C).
 """
 
@@ -240,7 +240,7 @@ class BidirectionalFlowEmbedding(nn.Module):
         features2: Tensor,
         forth: Tensor,
         back: Tensor,
-        embedding: Tensor,
+        again: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bidirectional features of source and target points, and the embedding at the source points.
 
@@ -248,7 +248,7 @@ class BidirectionalFlowEmbedding(nn.Module):
             pc1, pc2: (B, N, 3), (B, M, 3) metres; pc2 warped towards pc1.
             features1, features2: (B, N, C), (B, M, C).
             forth: (B, N, k) neighbors in pc2 of the points of pc1. back: (B, M, k) the other way.
-            embedding: (B, N, k) those of the embedding; the same as `forth`.
+            again: (B, N, k) as `forth`, for the embedding; the plain path searches it anew.
         Returns: (B, N, width), (B, M, width), (B, N, width).
         """
         correlate, linear = (
@@ -264,7 +264,7 @@ class BidirectionalFlowEmbedding(nn.Module):
             pc2, pc1, linear(self.cross_t11, features2), linear(self.cross_t22, features1), back, *first
         )
         source, target = linear(self.cross_t1, to_source), linear(self.cross_t2, to_target)
-        return source, target, correlate(pc1, pc2, source, target, embedding, *second)
+        return source, target, correlate(pc1, pc2, source, target, again, *second)
 
     def _correlate_plain(
         self,
@@ -338,7 +338,7 @@ class FlowEstimator(nn.Module):
 
         Args:
             points: (B, N, 3) metres. features: (B, N, C).
-            neighbors: (B, N, k) inside `points`, for each of the two convolutions; the same.
+            neighbors: (B, N, k) inside `points`, one for each of the two convolutions; the plain path searches both.
         """
         for convolution, graph in zip(self.pointconv_list, neighbors, strict=True):
             features = convolution(points, points, features, graph)

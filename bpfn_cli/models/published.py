@@ -26,7 +26,7 @@ def published_forward(
     points1, indices1 = _sample(network, pc1)
     points2, indices2 = _sample(network, pc2)
     encoded1, encoded2 = _encode(network, points1, features1), _encode(network, points2, features2)
-    contexts = (network.deconv1_0, network.deconv2_1, network.deconv3_2, network.deconv4_3)
+    contexts = network.context_blocks()
     coarse1, coarse2, flow, estimated = encoded1[LEVELS], encoded2[LEVELS], None, None
     output = FlowPyramid([], indices1, indices2, [], [], [], [], pyramid=None)
     for level in reversed(range(LEVELS)):

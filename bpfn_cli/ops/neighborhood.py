@@ -85,7 +85,7 @@ def propagate_max_with_torch(
     """`propagate_max` in plain torch, on any device, and if asked which neighbor it came from, (R, D); else (0,)."""
     (rows, k), channels = neighbors.shape, own.shape[1]
     largest = own.new_empty(rows, len(weight))
-    argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=_argmax_type(k))
+    argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=argmax_type(k))
     transposed = weight.t()
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part])
@@ -103,7 +103,8 @@ def _inner(own: Tensor, other: Tensor, neighbors: Tensor) -> Tensor:
     return F.leaky_relu_(inner.add_(own[:, None]), LEAKY_SLOPE)
 
 
-def _argmax_type(k: int) -> torch.dtype:
+def argmax_type(k: int) -> torch.dtype:
+    """The smallest type of ours that numbers k neighbors."""
     return torch.uint8 if k <= 256 else torch.int32
 
 
@@ -111,7 +112,7 @@ def _argmax_type(k: int) -> torch.dtype:
 def _(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool) -> tuple[Tensor, Tensor]:
     rows, k = neighbors.shape
     shape = (rows, weight.shape[0])
-    return own.new_empty(shape), own.new_empty(shape if with_argmax else (0,), dtype=_argmax_type(k))
+    return own.new_empty(shape), own.new_empty(shape if with_argmax else (0,), dtype=argmax_type(k))
 
 
 @torch.library.custom_op("bpfn::propagate_max_backward", mutates_args=())
@@ -135,20 +136,23 @@ def _propagate_max_backward_on_cuda(
 def propagate_max_backward_with_torch(
     gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Only the neighbor of the maximum gets a gradient: D rows of W are added up for each i, where a dense product
-    would multiply k D rows, nearly all of them zero. That is what `embedding_bag` does."""
+    """Gradients of `own`, `other` and `weight` from that of the maximum (R, D) and its `argmax` (R, D).
+
+    Only the neighbor of the maximum gets a gradient: D rows of W are added up for each i, where a dense product would
+    multiply k D rows, nearly all of them zero. That is what `embedding_bag` does.
+    """
     (rows, k), channels = neighbors.shape, own.shape[1]
     own_gradient, other_gradient = torch.empty_like(own), torch.zeros_like(other)
     weight_gradient, type_of_weight = torch.zeros_like(weight, dtype=own.dtype), weight.dtype
     weight = weight.to(own.dtype)
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part]).view(-1, channels)
-        received, maxima = gradient[part], argmax[part]
-        first = torch.arange(0, len(inner), k, device=inner.device)[:, None]
+        received = gradient[part]
+        maxima = argmax[part] + torch.arange(0, len(inner), k, device=inner.device)[:, None]  # as rows of `inner`
         weight_gradient += F.embedding_bag(
-            (maxima + first).t().contiguous(), inner, mode="sum", per_sample_weights=received.t().contiguous()
+            maxima.t().contiguous(), inner, mode="sum", per_sample_weights=received.t().contiguous()
         )
-        order, counts = _by_neighbor(maxima, k)
+        order, counts = _channels_by_neighbor(argmax[part]), torch.bincount(maxima.flatten(), minlength=len(inner))
         inner_gradient = F.embedding_bag(
             order.flatten(),
             weight,
@@ -163,14 +167,13 @@ def propagate_max_backward_with_torch(
     return own_gradient, other_gradient, weight_gradient.to(type_of_weight)
 
 
-def _by_neighbor(argmax: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Channels (r, D) of each row in the order of their `argmax`, and (r k,) how many of them each neighbor has."""
-    rows, channels = argmax.shape
+def _channels_by_neighbor(argmax: Tensor) -> Tensor:
+    """Channels (r, D) of each row in the order of their `argmax` (r, D)."""
+    channels = argmax.shape[1]
     keys = argmax.to(torch.int32) * channels + torch.arange(channels, dtype=torch.int32, device=argmax.device)
     # NumPy sorts short rows of integers some twenty times faster.
     keys = torch.from_numpy(np.sort(keys.numpy(), axis=1)) if keys.device.type == "cpu" else keys.sort(dim=1).values
-    first = torch.arange(0, rows * k, k, device=argmax.device)[:, None]
-    return (keys % channels).long(), torch.bincount((argmax + first).flatten(), minlength=rows * k)
+    return (keys % channels).long()
 
 
 @_propagate_max_backward.register_fake

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from bpfn_cli.errors import UsageError
+from bpfn_cli.ops.backend import is_plain
 from bpfn_cli.precision import Precision
 
 _reduced: ContextVar[bool] = ContextVar("bpfn_reduced", default=False)
@@ -21,8 +23,14 @@ _reduced: ContextVar[bool] = ContextVar("bpfn_reduced", default=False)
 
 @contextmanager
 def matrix_precision(precision: Precision) -> Iterator[None]:
-    """Choose the precision of the products over neighbors on the fast path inside a `with` block."""
-    token = _reduced.set(precision is Precision.bf16)
+    """Choose the precision of the products over neighbors inside a `with` block.
+
+    Raises: UsageError: bf16 on the plain path, which has none.
+    """
+    reduced = precision is Precision.bf16
+    if reduced and is_plain():
+        raise UsageError("precision bf16: the plain path is float32 throughout; unset BPFN_PLAIN or leave bf16 out")
+    token = _reduced.set(reduced)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bpfn_cli.ops.neighborhood import LEAKY_SLOPE
+from bpfn_cli.ops.neighborhood import LEAKY_SLOPE, argmax_type
 
 BLOCK = 2048  # elements of the result that a program makes: 16 a thread
 BACKWARD_ROWS = 16
@@ -31,9 +31,7 @@ def propagate_max_with_triton(
     own, other, neighbors = own.contiguous(), other.contiguous(), neighbors.contiguous()
     transposed = weight.t().contiguous()  # so that threads beside each other read banks beside each other
     largest = own.new_empty(rows, outputs)
-    argmax = torch.empty(
-        largest.shape if with_argmax else (0,), dtype=torch.uint8 if k <= 256 else torch.int32, device=own.device
-    )
+    argmax = torch.empty(largest.shape if with_argmax else (0,), dtype=argmax_type(k), device=own.device)
     block_outputs = min(64, _padded(outputs))
     block_rows = BLOCK // block_outputs
     with torch.cuda.device_of(own):
