@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard bpfn_cli/ops/native/*.[ch])
 DEMO ?= demo
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
@@ -17,12 +18,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bpfn needs Python 3.10 or newer: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 
-$(USER_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(USER_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) (torch is large: minutes on a slow line)"
 	@$(PIP) -e .
 	@touch $@
 
-$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(DEV_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "installing with what the tests need into $(VENV)"
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(USER_STAMP)

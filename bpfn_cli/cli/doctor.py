@@ -37,6 +37,7 @@ def doctor(json: options.Json = False) -> None:
         "bpfn": bpfn_cli.__version__,
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
+        "C loops": _native(),
         "devices": _devices(),
         "cores": default_processes(),
         "data root": str(data_root()),
@@ -71,6 +72,16 @@ def _devices() -> str:
 
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return ", ".join(["cpu", *names])
+    except Exception as error:  # see _version
+        return f"unknown: {type(error).__name__}"
+
+
+def _native() -> str:
+    try:
+        from bpfn_cli.ops.native import has_native
+
+        missing = "not built: several times slower; install a C compiler with OpenMP (gcc), then bpfn again"
+        return "built" if has_native() else missing
     except Exception as error:  # see _version
         return f"unknown: {type(error).__name__}"
 

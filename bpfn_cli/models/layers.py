@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, is_plain, propagate_max
-from bpfn_cli.ops.neighborhood import LEAKY_SLOPE
 from bpfn_cli.ops.precision import in_matrix_precision
+from bpfn_cli.ops.products import LEAKY_SLOPE, linear
 
 LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
 WEIGHTNET_HIDDEN = 8
@@ -35,9 +35,9 @@ def matrix(layer: nn.Module) -> Tensor:
     return weight.flatten(1)
 
 
-def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a linear layer or 1x1 convolution to the last dimension of `x`."""
-    return F.linear(x, matrix(layer), layer.bias)  # type: ignore[arg-type]
+def apply_linear(layer: nn.Module, x: Tensor, slope: float = 1.0) -> Tensor:
+    """Apply a linear layer or 1x1 convolution to the last dimension of `x`; negative results times `slope`."""
+    return linear(x, matrix(layer), layer.bias, slope)  # type: ignore[arg-type]
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -98,6 +98,8 @@ class PointwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if is_plain():
             return self.composed_module(x.transpose(1, 2)).transpose(1, 2)
+        if self.norm is None:
+            return apply_linear(self.linear, x, LEAKY_SLOPE)
         return by_rows(lambda rows: self.finish(apply_linear(self.linear, rows)), x)
 
     def finish(self, x: Tensor) -> Tensor:
@@ -143,8 +145,11 @@ class WeightNet(nn.Module):
 
     def _mix(self, x: Tensor) -> Tensor:
         for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
-            x = apply_linear(convolution, x)
-            x = F.relu(apply_norm(norm, x)) if self.bn else F.relu_(x)
+            x = (
+                F.relu(apply_norm(norm, apply_linear(convolution, x)))
+                if self.bn
+                else apply_linear(convolution, x, slope=0)
+            )
         return x
 
 
@@ -200,7 +205,7 @@ class PointConv(nn.Module):
             flatten_indices(neighbors, features.shape[1]).flatten(0, 1),
             in_matrix_precision(matrix),
         )
-        return x + self.linear.bias
+        return x.add_(self.linear.bias)
 
     def _convolve_separably(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> Tensor:
         """(B N, outputs). Both maps are over channels, so they may come before the sum over neighbors, where
@@ -208,7 +213,7 @@ class PointConv(nn.Module):
         scale, shift = self.conv.weight.flatten(), self.conv.bias
         mixing = matrix(self.pointwise)
         of_offsets, of_features = (mixing * scale).split([3, features.shape[2]], dim=1)
-        grouped = gather(F.linear(features, of_features), neighbors) + F.linear(offsets, of_offsets)
+        grouped = gather(linear(features, of_features, None), neighbors) + linear(offsets, of_offsets, None)
         constant = mixing @ shift + self.pointwise.bias  # type: ignore[operator]
         return (grouped.transpose(2, 3) @ weights + constant[:, None]).flatten(2).flatten(0, 1)
 
@@ -251,19 +256,19 @@ class BidirectionalFlowEmbedding(nn.Module):
             again: (B, N, k) as `forth`, for the embedding; the plain path searches it anew.
         Returns: (B, N, width), (B, M, width), (B, N, width).
         """
-        correlate, linear = (
+        correlate, apply = (
             (self._correlate_plain, _apply_conv1d) if is_plain() else (self._correlate_fast, apply_linear)
         )
         block1: PointwiseBlock = self.mlp1[0]  # type: ignore[assignment]
         block2: PointwiseBlock = self.mlp2[0]  # type: ignore[assignment]
         first, second = (self.pos1, self.bn1, block1), (self.pos2, self.bn2, block2)
         to_source = correlate(
-            pc1, pc2, linear(self.cross_t11, features1), linear(self.cross_t22, features2), forth, *first
+            pc1, pc2, apply(self.cross_t11, features1), apply(self.cross_t22, features2), forth, *first
         )
         to_target = correlate(
-            pc2, pc1, linear(self.cross_t11, features2), linear(self.cross_t22, features1), back, *first
+            pc2, pc1, apply(self.cross_t11, features2), apply(self.cross_t22, features1), back, *first
         )
-        source, target = linear(self.cross_t1, to_source), linear(self.cross_t2, to_target)
+        source, target = apply(self.cross_t1, to_source), apply(self.cross_t2, to_target)
         return source, target, correlate(pc1, pc2, source, target, again, *second)
 
     def _correlate_plain(
@@ -298,7 +303,7 @@ class BidirectionalFlowEmbedding(nn.Module):
         """The same: `position` is linear, so it is applied to points; max comes before bias and activation."""
         center = points.mean(dim=1, keepdim=True)  # keeps the two parts of each offset small
         own = own + apply_linear(position, center - queries)
-        other = other + F.linear(points - center, matrix(position))
+        other = other + linear(points - center, matrix(position), None)
         if norm is not None and self.training:  # batch statistics are those of all neighbors
             x = activate(apply_norm(norm, gather(other, neighbors) + own[:, :, None]))
             return block.finish(apply_linear(block.linear, x)).amax(dim=2)
@@ -308,7 +313,7 @@ class BidirectionalFlowEmbedding(nn.Module):
         weight, bias = fold_norm(matrix(block.linear), block.bias, block.norm)
         rows = flatten_indices(neighbors, other.shape[1]).flatten(0, 1)
         x = propagate_max(own.flatten(0, 1), other.flatten(0, 1), rows, in_matrix_precision(weight))
-        return activate(x + bias).view(*own.shape[:2], -1)
+        return activate(x.add_(bias)).view(*own.shape[:2], -1)
 
 
 def _apply_conv1d(layer: nn.Module, x: Tensor) -> Tensor:
@@ -344,5 +349,5 @@ class FlowEstimator(nn.Module):
             features = convolution(points, points, features, graph)
         for block in self.mlp_convs:
             features = block(features)
-        linear = _apply_conv1d if is_plain() else apply_linear
-        return features, linear(self.fc, features).clamp(-LARGEST_FLOW, LARGEST_FLOW)
+        apply = _apply_conv1d if is_plain() else apply_linear
+        return features, apply(self.fc, features).clamp(-LARGEST_FLOW, LARGEST_FLOW)

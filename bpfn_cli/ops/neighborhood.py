@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bpfn_cli.ops import native
 from bpfn_cli.ops.backend import runs_triton
+from bpfn_cli.ops.products import LEAKY_SLOPE, multiply
 
-LEAKY_SLOPE = 0.1
 CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, which a core's cache about holds
 
 
@@ -53,8 +54,12 @@ def flatten_indices(indices: Tensor, number: int) -> Tensor:
     return indices + first.view(-1, *[1] * (indices.dim() - 1))
 
 
+def _rows_in_chunk(elements_per_row: int) -> int:
+    return max(1, CHUNK_ELEMENTS // elements_per_row)
+
+
 def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
-    size = max(1, CHUNK_ELEMENTS // elements_per_row)
+    size = _rows_in_chunk(elements_per_row)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
@@ -65,6 +70,8 @@ def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
 def _propagate_max(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
+    if native.runs_native(own, other) and neighbors.shape[1] <= native.MOST_NEIGHBORS:
+        return propagate_max_with_native(own, other, neighbors, weight, with_argmax)
     return propagate_max_with_torch(own, other, neighbors, weight, with_argmax)
 
 
@@ -89,11 +96,29 @@ def propagate_max_with_torch(
     transposed = weight.t()
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part])
-        outer = (inner.view(-1, channels).to(weight.dtype) @ transposed).view(-1, k, len(weight))
+        outer = multiply(inner.view(-1, channels), transposed).view(-1, k, len(weight))
         if with_argmax:
             largest[part], argmax[part] = outer.max(dim=1)
         else:
             largest[part] = outer.amax(dim=1)
+    return largest, argmax
+
+
+def propagate_max_with_native(
+    own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    """The same with the C loops around the product."""
+    native.check_rows(neighbors, len(other))
+    own, other, neighbors = own.contiguous(), other.contiguous(), neighbors.contiguous()
+    (rows, k), outputs = neighbors.shape, len(weight)
+    largest = own.new_empty(rows, outputs)
+    argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=torch.uint8)
+    inner = own.new_empty(min(rows, _rows_in_chunk(k * max(weight.shape))), k, own.shape[1])
+    for part in _chunks(rows, k * max(weight.shape)):
+        inner = inner[: part.stop - part.start]
+        native.activate(own[part], other, neighbors[part], LEAKY_SLOPE, inner)
+        outer = multiply(inner.flatten(0, 1), weight.t()).view(-1, k, outputs)
+        native.largest(outer, largest[part], argmax[part] if with_argmax else None)
     return largest, argmax
 
 
@@ -119,6 +144,9 @@ def _(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax
 def _propagate_max_backward(
     gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if native.runs_native(gradient, own, other) and argmax.dtype == torch.uint8:
+        single = native.propagate_backward(gradient, own, other, neighbors, weight.to(own.dtype), argmax, LEAKY_SLOPE)
+        return single[0], single[1], single[2].to(weight.dtype)
     return propagate_max_backward_with_torch(gradient, own, other, neighbors, weight, argmax)
 
 
@@ -206,23 +234,77 @@ def _convolve_neighbors(
 ) -> Tensor:
     middle, channels, outputs = matrix.shape
     result = features.new_empty(len(neighbors), outputs)
-    flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
+    flat, mixing = matrix.reshape(-1, outputs), _mixing(offsets, features, weights, neighbors)
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
-        aggregate = weights[part].transpose(1, 2) @ _grouped(offsets[part], padded, neighbors[part])
-        result[part] = aggregate.view(-1, middle * channels).to(flat.dtype) @ flat
+        result[part] = multiply(mixing.mix(part), flat)
     return result
 
 
-def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """left @ right, multiplied in `dtype`, in the type of `left`."""
-    return (left.to(dtype) @ right.to(dtype)).to(left.dtype)
+class _Mixing:
+    """sum_j weights[i, j, m] [offsets[i, j], features[j]] of parts of the rows i, (r, m (3 + C)); its gradients."""
+
+    def __init__(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor):
+        self.offsets, self.weights, self.neighbors = offsets, weights, neighbors
+        self.padded = F.pad(features, (3, 0))
+
+    def mix(self, part: slice) -> Tensor:
+        return (self.weights[part].transpose(1, 2) @ self._grouped(part)).flatten(1)
+
+    def start_backward(self) -> None:
+        self.offsets_gradient, self.weights_gradient = torch.empty_like(self.offsets), torch.empty_like(self.weights)
+        self.padded_gradient = torch.zeros_like(self.padded)
+
+    def mix_backward(self, part: slice, gradient: Tensor) -> None:
+        """Take in the gradient (r, m (3 + C)) of a part of the rows."""
+        gradient = gradient.view(len(gradient), self.weights.shape[2], -1)
+        torch.bmm(self._grouped(part), gradient.transpose(1, 2), out=self.weights_gradient[part])
+        grouped_gradient = self.weights[part] @ gradient
+        self.offsets_gradient[part] = grouped_gradient[..., :3]
+        self.padded_gradient.index_add_(0, self.neighbors[part].flatten(), grouped_gradient.flatten(0, 1))
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of offsets, features and weights."""
+        return self.offsets_gradient, self.padded_gradient[:, 3:].contiguous(), self.weights_gradient
+
+    def _grouped(self, part: slice) -> Tensor:
+        """[offset, feature] of each neighbor, (r, k, 3 + C)."""
+        neighbors = self.neighbors[part]
+        grouped = self.padded.index_select(0, neighbors.flatten()).view(*neighbors.shape, -1)
+        grouped[..., :3] = self.offsets[part]
+        return grouped
 
 
-def _grouped(offsets: Tensor, padded: Tensor, neighbors: Tensor) -> Tensor:
-    """[offset, feature] of each neighbor, (r, k, 3 + C). `padded`: features with three columns before them."""
-    grouped = padded.index_select(0, neighbors.flatten()).view(*neighbors.shape, -1)
-    grouped[..., :3] = offsets
-    return grouped
+class _NativeMixing:
+    """The same with the C loops."""
+
+    def __init__(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor):
+        native.check_rows(neighbors, len(features))
+        self.offsets, self.features = offsets.contiguous(), features.contiguous()
+        self.weights, self.neighbors = weights.contiguous(), neighbors.contiguous()
+
+    def mix(self, part: slice) -> Tensor:
+        offsets, weights, neighbors = self.offsets[part], self.weights[part], self.neighbors[part]
+        mixed = offsets.new_empty(len(neighbors), weights.shape[2], 3 + self.features.shape[1])
+        native.mix(offsets, self.features, weights, neighbors, mixed)
+        return mixed.flatten(1)
+
+    def start_backward(self) -> None:
+        self.offsets_gradient, self.weights_gradient = torch.empty_like(self.offsets), torch.empty_like(self.weights)
+        self.features_gradient = torch.zeros_like(self.features)
+
+    def mix_backward(self, part: slice, gradient: Tensor) -> None:
+        inputs = self.offsets[part], self.features, self.weights[part], self.neighbors[part]
+        results = self.offsets_gradient[part], self.features_gradient, self.weights_gradient[part]
+        native.mix_backward(gradient.contiguous(), *inputs, results)
+
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.offsets_gradient, self.features_gradient, self.weights_gradient
+
+
+def _mixing(offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor) -> _Mixing | _NativeMixing:
+    fits = max(weights.shape[1:]) <= native.MOST_NEIGHBORS
+    chosen = _NativeMixing if fits and native.runs_native(offsets, features, weights) else _Mixing
+    return chosen(offsets, features, weights, neighbors)
 
 
 @_convolve_neighbors.register_fake
@@ -235,25 +317,14 @@ def _convolve_neighbors_backward(
     gradient: Tensor, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     middle, channels, outputs = matrix.shape
-    offsets_gradient, weights_gradient = torch.empty_like(offsets), torch.empty_like(weights)
-    flat, padded = matrix.reshape(-1, outputs), F.pad(features, (3, 0))
-    padded_gradient = torch.zeros_like(padded)
-    matrix_gradient = torch.zeros_like(flat, dtype=features.dtype)
+    flat, mixing = matrix.reshape(-1, outputs), _mixing(offsets, features, weights, neighbors)
+    matrix_gradient = features.new_zeros(flat.shape[::-1])  # transposed: the product then rearranges its smaller factor
+    mixing.start_backward()
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
-        grouped, mixing, received = _grouped(offsets[part], padded, neighbors[part]), weights[part], gradient[part]
-        aggregate = mixing.transpose(1, 2) @ grouped
-        matrix_gradient += _product(aggregate.view(-1, middle * channels).t(), received, flat.dtype)
-        aggregate_gradient = _product(received, flat.t(), flat.dtype).view(-1, middle, channels)
-        torch.bmm(grouped, aggregate_gradient.transpose(1, 2), out=weights_gradient[part])
-        grouped_gradient = mixing @ aggregate_gradient
-        offsets_gradient[part] = grouped_gradient[..., :3]
-        padded_gradient.index_add_(0, neighbors[part].flatten(), grouped_gradient.flatten(0, 1))
-    return (
-        offsets_gradient,
-        padded_gradient[:, 3:].contiguous(),
-        weights_gradient,
-        matrix_gradient.view(matrix.shape).to(matrix.dtype),
-    )
+        received = gradient[part]
+        matrix_gradient += multiply(received.t(), mixing.mix(part).to(flat.dtype))
+        mixing.mix_backward(part, multiply(received, flat.t()))
+    return *mixing.gradients(), matrix_gradient.t().reshape(matrix.shape).to(matrix.dtype)
 
 
 @_convolve_neighbors_backward.register_fake

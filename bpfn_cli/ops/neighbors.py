@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
+from bpfn_cli.ops import native
 from bpfn_cli.ops.backend import is_plain, runs_triton
 
 CHUNK_ELEMENTS = 1 << 22  # of a distance block: queries are taken in chunks so that no N x M matrix is made
@@ -34,7 +35,7 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
 def _knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
     if is_plain() or queries.device.type != "cpu":
         return knn_with_torch(queries, points, k)
-    return knn_with_tree(queries, points, k)
+    return knn_on_cpu(queries, points, k)
 
 
 @_knn.register_kernel("cuda")
@@ -67,15 +68,22 @@ def knn_with_torch(queries: Tensor, points: Tensor, k: int) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def knn_with_tree(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    """`knn` on CPU by one k-d tree a cloud."""
+def knn_on_cpu(queries: Tensor, points: Tensor, k: int) -> Tensor:
+    """`knn` by one k-d tree a cloud: the C loops', or where they cannot, pykdtree's."""
+    if not (bool(torch.isfinite(queries).all()) and bool(torch.isfinite(points).all())):
+        raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
+    fits = k <= native.MOST_NEIGHBORS and max(queries.shape[1], points.shape[1]) <= native.MOST_POINTS
+    single = queries.dtype == points.dtype == torch.float32
+    search = native.neighbors if fits and single and native.has_native() else knn_with_pykdtree
+    return search(queries, points, k)
+
+
+def knn_with_pykdtree(queries: Tensor, points: Tensor, k: int) -> Tensor:
+    """`knn` on CPU; points must be finite."""
     from pykdtree.kdtree import KDTree
 
     dtype = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
-    query_clouds = np.ascontiguousarray(queries.to(dtype).numpy())
-    point_clouds = np.ascontiguousarray(points.to(dtype).numpy())
-    if not (np.isfinite(query_clouds).all() and np.isfinite(point_clouds).all()):
-        raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
+    query_clouds, point_clouds = (np.ascontiguousarray(x.to(dtype).numpy()) for x in (queries, points))
     found = np.empty((*query_clouds.shape[:2], k), dtype=np.int64)
     for query, cloud, indices in zip(query_clouds, point_clouds, found, strict=True):
         nearest = KDTree(cloud).query(query, k=k)[1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
+from bpfn_cli.ops import native
 from bpfn_cli.ops.backend import is_plain, runs_triton
 
 
@@ -33,7 +34,7 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
 def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
     if is_plain() or points.device.type != "cpu":
         return sample_with_torch(points, count)
-    return sample_with_numpy(points, count)
+    return native.sample(points.float(), count) if native.has_native() else sample_with_numpy(points, count)
 
 
 @_farthest_point_sample.register_kernel("cuda")
@@ -67,7 +68,7 @@ def sample_with_torch(points: Tensor, count: int) -> Tensor:
 
 
 def sample_with_numpy(points: Tensor, count: int) -> Tensor:
-    """`farthest_point_sample` on CPU: coordinates apart, buffers reused, one cloud after the other."""
+    """`farthest_point_sample` on CPU without the C loops: coordinates apart, buffers reused, cloud after cloud."""
     clouds = np.ascontiguousarray(points.float().numpy().transpose(0, 2, 1))
     chosen = np.zeros((len(clouds), count), dtype=np.int64)
     number = clouds.shape[2]

@@ -21,7 +21,7 @@ from bpfn_cli.ops import (
     upsample,
     warp,
 )
-from bpfn_cli.ops.neighbors import knn_with_torch, knn_with_tree
+from bpfn_cli.ops.neighbors import knn_on_cpu, knn_with_torch
 from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
 from bpfn_cli.ops.sampling import sample_with_numpy, sample_with_torch
 
@@ -110,7 +110,7 @@ def test_knn_tree_equals_torch_and_brute_force(kind: str, k: int) -> None:
     points, queries = clouds_of_kind(kind), clouds_of_kind(kind).flip(0)
     exact = torch.cdist(queries.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
     expected = exact.sort(dim=-1).values[..., :k]
-    for found in (knn_with_tree(queries, points, k), knn_with_torch(queries, points, k)):
+    for found in (knn_on_cpu(queries, points, k), knn_with_torch(queries, points, k)):
         assert found.shape == (2, 700, k)
         assert (found.sort(dim=-1).values.diff(dim=-1) > 0).all(), "a neighbor is named twice"
         distances = exact.gather(2, found)

@@ -365,7 +365,7 @@ def test_samples_and_neighbors_on_a_card(choice: list[str]) -> None:
         chosen, near = farthest_point_sample(points, 2048), knn(queries, points, 32)
     assert choice == ["sample_with_triton", "knn_with_triton"]
     assert torch.equal(chosen.cpu(), sampling.sample_with_numpy(points.cpu(), 2048))
-    tree = neighbors.knn_with_tree(queries.cpu(), points.cpu(), 32).to(DEVICE)
+    tree = neighbors.knn_on_cpu(queries.cpu(), points.cpu(), 32).to(DEVICE)
     distances = [(gather(points, found) - queries[:, :, None]).norm(dim=-1) for found in (near, tree)]
     torch.testing.assert_close(*distances, rtol=1e-6, atol=1e-6)
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""The loops in C, left out where no C compiler with OpenMP is: see bpfn_cli/ops/native. All else: pyproject.toml."""
+
+from setuptools import Extension, setup
+
+FOLDER = "bpfn_cli/ops/native"
+
+
+def loops(name: str, source: str, *flags: str, **macros: str) -> Extension:
+    return Extension(
+        f"bpfn_cli.ops.native.{name}",
+        [f"{FOLDER}/{source}"],
+        depends=[f"{FOLDER}/interface.h"],
+        define_macros=list(macros.items()),
+        extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", *flags],
+        extra_link_args=["-fopenmp"],
+        optional=True,
+    )
+
+
+setup(
+    ext_modules=[
+        loops("_geometry", "geometry.c", "-ffp-contract=off"),  # distances to the last bit as torch has them
+        loops("_neighborhood_float", "neighborhood.c", "-ffp-contract=fast", REAL="float"),
+        loops("_neighborhood_double", "neighborhood.c", "-ffp-contract=fast", REAL="double"),
+    ]
+)
