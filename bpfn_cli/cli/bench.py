@@ -10,6 +10,7 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
+from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ def bench(
         bool, typer.Option("--train", help="Forward and backward of a training step, not inference.", metavar="")
     ] = False,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Compare with the plain path.", metavar="")] = True,
+    precision: options.PrecisionName = Precision.float32,
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Passes of each path.")] = 10,
     default_allocator: Annotated[
         bool,
@@ -53,10 +55,11 @@ def bench(
 ) -> None:
     """Time and memory of networks, by stage, against the plain path in the same process.
 
-    Rounds of fast path, plain path and one matrix product follow one another, so that other work on the machine slows
+    Rounds of fast path, plain path and matrix products follow one another, so that other work on the machine slows
     all alike. Of a checkpoint only the sizes matter.
 
     Examples: `bpfn bench`, `bpfn bench --variant baseline --train --batch 4 --points 2048`,
+    `bpfn bench --precision bf16`,
     `bpfn bench --all --no-plain --device cpu --device cuda`, `bpfn bench --points 1024 --points 8192 --out bench.json`
     """
     from dataclasses import asdict
@@ -65,9 +68,8 @@ def bench(
     from bpfn_cli.files import claim_output, write_json
     from bpfn_cli.profiling import describe_machine, measure_latency
 
-    cases = _cases(
-        _variants(variant or [], all_variants, checkpoint), device or ["auto"], points or [8192], batch or [1], train
-    )
+    variants = _variants(variant or [], all_variants, checkpoint)
+    cases = _cases(variants, device or ["auto"], points or [8192], batch or [1], train, precision)
     if out is not None:
         claim_output(out, force=force, inputs=[checkpoint])
     kept = not default_allocator and keep_freed_memory()
@@ -78,6 +80,7 @@ def bench(
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "mode": "training step" if train else "inference",
+        "precision": precision.value,
         "freed_memory_kept": kept,
         "rounds": rounds,
         "results": [asdict(one) for one in measured],
@@ -113,7 +116,12 @@ def _variants(names: list[str], all_variants: bool, checkpoint: Path | None) -> 
 
 
 def _cases(
-    variants: list[Variant], devices: list[str], points: list[int], batches: list[int], training: bool
+    variants: list[Variant],
+    devices: list[str],
+    points: list[int],
+    batches: list[int],
+    training: bool,
+    precision: Precision,
 ) -> list[Case]:
     from bpfn_cli.device import resolve_device
     from bpfn_cli.profiling import Case
@@ -123,7 +131,7 @@ def _cases(
     _refuse_repeats("--points", points)
     _refuse_repeats("--batch", batches)
     return [
-        Case(variant, count, batch, device, training)
+        Case(variant, count, batch, device, training, precision)
         for variant, device, count, batch in product(variants, resolved, points, batches)
     ]
 
@@ -148,7 +156,9 @@ def _print_table(measured: list[Latency], result: dict[str, Any]) -> None:
             row += [one.plain.median_ms, one.plain.peak_memory_mb]
             row += [one.plain.median_ms / fast.median_ms, _ratio(one.plain.peak_memory_mb, fast.peak_memory_mb)]
         rows.append([*row, *[None] * (len(headings) - len(row))])
-    _print_rows(f"One pass ({result['mode']}), rounds: {result['rounds']}", measured, headings, rows)
+    _print_rows(
+        f"One pass ({result['mode']}, {result['precision']}), rounds: {result['rounds']}", measured, headings, rows
+    )
     machine = result["machine"]
     devices = ", ".join([machine["cpu"], *machine["cuda"]])
     kept = "kept by the process" if result["freed_memory_kept"] else "left to the C library"
@@ -157,7 +167,8 @@ def _print_table(measured: list[Latency], result: dict[str, Any]) -> None:
         f"{devices}; {machine['threads']} threads; torch {machine['torch']}; freed memory {kept}.\n"
         "Memory: peak above the start. Floor: the matrix products left after the algebra "
         f"({_each(measured, 'matrix_gflop')} GFLOP)\nat the float32 rate measured between the rounds "
-        f"({_each(measured, 'gemm_gflops')} GFLOP/s), and the geometry as measured."
+        f"({_each(measured, 'gemm_gflops')} GFLOP/s; torch.mm {_each(measured, 'torch_gemm_gflops')}), "
+        "and the geometry as measured."
     )
     for one in measured:
         if one.plain_skipped is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How long a pass takes, as a whole and by stage, against the plain path and against the machine's matrix products.
 
-Rounds are interleaved (fast path, plain path, one matrix product, and again), so that what else the machine does
+Rounds are interleaved (fast path, plain path, matrix products, and again), so that what else the machine does
 falls on all of them alike.
 """
 
@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import bpfn_cli
 from bpfn_cli.errors import OutOfMemoryError
 from bpfn_cli.models.stages import watch_stages
 from bpfn_cli.ops import plain_path
+from bpfn_cli.ops.products import multiply
+from bpfn_cli.precision import Precision
 from bpfn_cli.profiling.flops import count_matrix_flops
 from bpfn_cli.profiling.memory import METHOD, peak_memories_mb
 from bpfn_cli.profiling.workload import Case, Workload
@@ -62,9 +65,10 @@ class Latency:
         stages_ms: medians of the fast path, which sum to about `fast.median_ms`. `geometry`: sampling, neighbors and
             warping, wherever they are done; `level3` .. `level0`: the rest of each level; `other`: checks and loss.
         stage_times_ms: each pass, in order.
-        gemm_gflops: float32 matrix products of GEMM_SIZE, median rate; `gemm_times_ms`: between the rounds.
+        gemm_gflops: rate of float32 matrix products of GEMM_SIZE as the fast path takes them, median of
+            `gemm_times_ms`, between the rounds; `torch_gemm_gflops`: of `torch.mm`, likewise.
         matrix_gflop: matrix products of one pass on the fast path.
-        floor_ms: these at `gemm_gflops`, and the geometry as it was measured.
+        floor_ms: these at the higher of the two rates, and the geometry as it was measured. None: not in float32.
     """
 
     variant: str
@@ -72,6 +76,7 @@ class Latency:
     batch: int
     device: str
     training: bool
+    precision: str
     fast: PathLatency
     plain: PathLatency | None
     plain_skipped: str | None
@@ -79,8 +84,10 @@ class Latency:
     stage_times_ms: dict[str, list[float]]
     gemm_gflops: float
     gemm_times_ms: list[float]
+    torch_gemm_gflops: float
+    torch_gemm_times_ms: list[float]
     matrix_gflop: float
-    floor_ms: float
+    floor_ms: float | None
     memory_method: str | None
 
 
@@ -114,26 +121,30 @@ def measure_latency(
             del peaks[path]
             skipped = "out of memory"
         tick()
-    passes, gemm_seconds = _measure_rounds(case, tuple(peaks), rounds, tick)
+    passes, gemm_times = _measure_rounds(case, tuple(peaks), rounds, tick)
     stage_times = {name: [each[name] for each in passes[FAST]] for name in STAGES if name in passes[FAST][0]}
     stages = {name: statistics.median(times) for name, times in stage_times.items()}
-    gemm_gflops = 2 * GEMM_SIZE**3 / statistics.median(gemm_seconds) / 1e9
+    gemm, torch_gemm = (2 * GEMM_SIZE**3 / statistics.median(times) / 1e6 for times in gemm_times)
     matrix_gflop = count_matrix_flops(case) / 1e9
+    is_single = case.precision is Precision.float32
     return Latency(
         variant=case.variant.name,
         points=case.points,
         batch=case.batch,
         device=case.device,
         training=case.training,
+        precision=case.precision.value,
         fast=_summary(passes[FAST], case.batch, peaks[FAST]),
         plain=_summary(passes[PLAIN], case.batch, peaks[PLAIN]) if PLAIN in passes else None,
         plain_skipped=skipped,
         stages_ms=stages,
         stage_times_ms=stage_times,
-        gemm_gflops=gemm_gflops,
-        gemm_times_ms=[1e3 * each for each in gemm_seconds],
+        gemm_gflops=gemm,
+        gemm_times_ms=gemm_times[0],
+        torch_gemm_gflops=torch_gemm,
+        torch_gemm_times_ms=gemm_times[1],
         matrix_gflop=matrix_gflop,
-        floor_ms=1e3 * matrix_gflop / gemm_gflops + stages["geometry"],
+        floor_ms=1e3 * matrix_gflop / max(gemm, torch_gemm) + stages["geometry"] if is_single else None,
         memory_method=METHOD[torch.device(case.device).type] if memory else None,
     )
 
@@ -149,17 +160,19 @@ def _paths(case: Case, plain: bool) -> tuple[tuple[bool, ...], str | None]:
 
 def _measure_rounds(
     case: Case, paths: Sequence[bool], rounds: int, tick: Callable[[], None]
-) -> tuple[dict[bool, list[dict[str, float]]], list[float]]:
-    """Milliseconds by stage of each pass of each path, and seconds of each matrix product, after one of each."""
-    work, gemm = Workload(case), _Gemm(case.device)
+) -> tuple[dict[bool, list[dict[str, float]]], list[list[float]]]:
+    """Milliseconds by stage of each pass of each path, and of each matrix product by ours and torch's; after one of
+    each."""
+    work, gemms = Workload(case), [_Gemm(case.device, product) for product in (multiply, torch.mm)]
     passes: dict[bool, list[dict[str, float]]] = {path: [] for path in paths}
-    gemm_seconds = []
+    gemm_times: list[list[float]] = [[] for _ in gemms]
     for _ in range(rounds + 1):
         for path in paths:
             passes[path].append(_timed(work, path, case.device))
-        gemm_seconds.append(gemm.seconds())
+        for gemm, times in zip(gemms, gemm_times, strict=True):
+            times.append(gemm.milliseconds())
         tick()
-    return {path: each[1:] for path, each in passes.items()}, gemm_seconds[1:]
+    return {path: each[1:] for path, each in passes.items()}, [times[1:] for times in gemm_times]
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -237,19 +250,20 @@ class _Clock:
 class _Gemm:
     """The yardstick: a product of two square float32 matrices."""
 
-    def __init__(self, device: str):
-        self._left, self._right, self._out = torch.rand(3, GEMM_SIZE, GEMM_SIZE, device=device).unbind()
+    def __init__(self, device: str, product: Callable[[Tensor, Tensor], Tensor]):
+        self._left, self._right = torch.rand(2, GEMM_SIZE, GEMM_SIZE, device=device).unbind()
+        self._product = product
         self._cuda = torch.device(device).type == "cuda"
         self._repeats = 20 if self._cuda else 1  # where one takes too short a time to be measured
 
-    def seconds(self) -> float:
+    def milliseconds(self) -> float:
         """Of one product."""
         self._wait()
         start = time.perf_counter()
         for _ in range(self._repeats):
-            torch.mm(self._left, self._right, out=self._out)
+            self._product(self._left, self._right)
         self._wait()
-        return (time.perf_counter() - start) / self._repeats
+        return 1e3 * (time.perf_counter() - start) / self._repeats
 
     def _wait(self) -> None:
         if self._cuda:

@@ -14,6 +14,8 @@ from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.supervised import supervised_loss
 from bpfn_cli.models import Variant, build_model
 from bpfn_cli.models.stages import stage
+from bpfn_cli.ops import is_plain, matrix_precision
+from bpfn_cli.precision import Precision
 from bpfn_cli.structures import MAX_DEPTH_M, FlowBatch
 
 MOST_POINTS = 2**19  # what the largest image that is rendered surely has
@@ -27,6 +29,7 @@ class Case:
         points: per cloud. batch: pairs of clouds.
         device: as torch names it.
         training: forward, supervised loss and backward in training mode; else forward alone, without gradients.
+        precision: of the fast path; the plain one is float32 throughout.
     Raises: UsageError: points or batch out of range.
     """
 
@@ -35,6 +38,7 @@ class Case:
     batch: int = 1
     device: str = "cpu"
     training: bool = False
+    precision: Precision = Precision.float32
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -45,7 +49,8 @@ class Case:
             raise UsageError(f"--batch {self.batch}: give 1 or more")
 
     def __str__(self) -> str:
-        return f"{self.variant.name}, {self.points} points, batch {self.batch}, {self.device}"
+        suffix = "" if self.precision is Precision.float32 else f", {self.precision.value}"
+        return f"{self.variant.name}, {self.points} points, batch {self.batch}, {self.device}{suffix}"
 
 
 class Workload:
@@ -57,9 +62,14 @@ class Workload:
             self.model = build_model(case.variant, case.points)
         self.model.to(case.device).train(case.training)
         self.batch = synthetic_batch(case.points, case.batch).to(case.device)
+        self._precision = case.precision
 
     def run(self) -> None:
         """One pass over the batch, by the path that is chosen."""
+        with matrix_precision(Precision.float32 if is_plain() else self._precision):
+            self._run()
+
+    def _run(self) -> None:
         if not self.model.training:
             with torch.no_grad():
                 self.model(self.batch.pc1, self.batch.pc2)

@@ -66,6 +66,17 @@ def test_table_has_a_row_a_case(
     assert said.count("tiny") == 4
 
 
+def test_reduced_precision_stands_in_the_title_and_has_no_floor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("bench", "--checkpoint", "tiny.safetensors", *TINY_WORDS, "--precision", "bf16", "--json")
+    assert in_process(folder, monkeypatch, *words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["precision"], found["results"][0]["floor_ms"]) == ("bf16", None)
+    assert in_process(folder, monkeypatch, *words[:-1]) == 0
+    assert "bf16" in capsys.readouterr().out
+
+
 def test_large_clouds_are_measured_without_the_plain_path(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

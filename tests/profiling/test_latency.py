@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import nullcontext
 from statistics import median
 
 import pytest
@@ -12,6 +13,7 @@ from tiny_world import LEAST, TINY
 
 from bpfn_cli.errors import OutOfMemoryError
 from bpfn_cli.ops import is_plain
+from bpfn_cli.precision import Precision
 from bpfn_cli.profiling import Latency, latency, measure_latency
 from bpfn_cli.profiling.workload import Case, Workload
 
@@ -51,7 +53,17 @@ def test_figures_follow_from_the_times() -> None:
         assert path.pairs_per_s == pytest.approx(2000 / path.median_ms)
         assert path.peak_memory_mb is None
     assert one.gemm_gflops == pytest.approx(2 * 64**3 / (median(one.gemm_times_ms) * 1e6))
-    assert one.floor_ms == pytest.approx(1e3 * one.matrix_gflop / one.gemm_gflops + one.stages_ms["geometry"])
+    assert one.torch_gemm_gflops == pytest.approx(2 * 64**3 / (median(one.torch_gemm_times_ms) * 1e6))
+    rate = max(one.gemm_gflops, one.torch_gemm_gflops)
+    assert one.floor_ms == pytest.approx(1e3 * one.matrix_gflop / rate + one.stages_ms["geometry"])
+
+
+def test_reduced_precision_is_that_of_the_fast_path_and_has_no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr("bpfn_cli.profiling.workload.matrix_precision", lambda one: taken.append(one) or nullcontext())
+    one = measured(Case(TINY, LEAST, precision=Precision.bf16))
+    assert (one.precision, one.floor_ms) == ("bf16", None)
+    assert taken == [Precision.bf16, Precision.float32] * 3  # fast, plain: to warm up, and two rounds
 
 
 def test_stages_sum_to_the_whole() -> None:
