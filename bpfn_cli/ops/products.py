@@ -3,11 +3,12 @@
 
 Torch itself takes these products by MKL, whose kernels for processors that are not Intel's use half of them. Both
 multiply and add in float32; they differ by rounding. Elsewhere (other types and devices, compiled networks, a torch
-without it, `torch.backends.mkldnn.enabled = False`) torch's own products are taken.
+without it, `torch.backends.mkldnn.enabled = False`, `BPFN_ONEDNN=0`) torch's own products are taken.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -37,7 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -
 
 def _runs_onednn(*tensors: Tensor) -> bool:
     single = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-    return single and bool(torch.backends.mkldnn.enabled) and _has_onednn()
+    wanted = bool(torch.backends.mkldnn.enabled) and os.environ.get("BPFN_ONEDNN", "") != "0"
+    return single and wanted and _has_onednn()
 
 
 @cache

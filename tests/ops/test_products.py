@@ -76,10 +76,13 @@ def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_: object) -> Tensor:
         raise AssertionError("oneDNN was called")
 
+    expected = F.linear(x, weight)
     monkeypatch.setattr(products, "_multiply_transposed", refuse)
     with torch.backends.mkldnn.flags(enabled=False):
-        assert torch.equal(linear(x, weight, None), F.linear(x, weight))
-        assert torch.equal(multiply(x, weight.t()), x @ weight.t())
+        assert torch.equal(linear(x, weight, None), expected)
+    monkeypatch.setenv("BPFN_ONEDNN", "0")
+    assert torch.equal(linear(x, weight, None), expected)
+    assert torch.equal(multiply(x, weight.t()), x @ weight.t())
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
