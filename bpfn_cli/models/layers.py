@@ -213,9 +213,19 @@ class PointConv(nn.Module):
         scale, shift = self.conv.weight.flatten(), self.conv.bias
         mixing = matrix(self.pointwise)
         of_offsets, of_features = (mixing * scale).split([3, features.shape[2]], dim=1)
-        grouped = gather(linear(features, of_features, None), neighbors) + linear(offsets, of_offsets, None)
+        few = linear(features, of_features, None)
+        # What is left of the map, (3 + channels, channels), is the same for each of the c_mid weights.
+        rest = torch.cat([of_offsets.t(), torch.eye(few.shape[2], dtype=few.dtype, device=few.device)])
+        each = torch.eye(self.c_mid, dtype=few.dtype, device=few.device)
+        x = convolve_neighbors(
+            offsets.flatten(0, 1),
+            few.flatten(0, 1),
+            weights.flatten(0, 1),
+            flatten_indices(neighbors, few.shape[1]).flatten(0, 1),
+            torch.einsum("xc,ab->axcb", rest, each).flatten(2),
+        )
         constant = mixing @ shift + self.pointwise.bias  # type: ignore[operator]
-        return (grouped.transpose(2, 3) @ weights + constant[:, None]).flatten(2).flatten(0, 1)
+        return x.add_(constant.repeat_interleave(self.c_mid))
 
 
 class BidirectionalFlowEmbedding(nn.Module):

@@ -55,6 +55,21 @@ def test_multiply_takes_views(turned: tuple[bool, bool]) -> None:
     torch.testing.assert_close(multiply(every_other, right), every_other @ right, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_that_are_part_of_a_matrix_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts = []
+    original = torch.ops.mkldnn._linear_pointwise
+
+    def watched(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+        layouts.append(weight.is_contiguous() or weight.t().is_contiguous())
+        return original(x, weight, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    part, x = random(5, 20, seed=1)[:, 3:10], random(9, 7)
+    torch.testing.assert_close(linear(x, part, None), F.linear(x, part), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(multiply(x, part.t()), x @ part.t(), rtol=1e-5, atol=1e-5)
+    assert layouts == [True, True]
+
+
 def test_multiply_reduces_the_precision_where_the_right_factor_has_less() -> None:
     left, right = random(8, 16), random(16, 4, seed=1).bfloat16()
     found = multiply(left, right)
