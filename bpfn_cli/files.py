@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bpfn_cli.errors import DiskError, UsageError, printable
 
@@ -19,15 +19,23 @@ TEMPORARY_PREFIX = ".bpfn-tmp-"
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: temporary file beside it, fsync, rename, fsync folder.
+    """Replace `path` by `content` in one step. Raises: as `atomic_stream`."""
+    with atomic_stream(path) as stream:
+        stream.write(content)
 
-    Raises: DiskError: the folder cannot be written or the disk is full; `path` is then as it was.
+
+@contextlib.contextmanager
+def atomic_stream(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content replaces `path` in one step: temporary file beside it, fsync, rename, fsync folder.
+
+    Raises: DiskError: the folder cannot be written or the disk is full; `path` is then as it was, as after any
+        error inside the block.
     """
     with disk_errors(path):
         temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
             with temporary.open("xb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

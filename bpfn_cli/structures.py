@@ -62,17 +62,31 @@ class Scene:
 
 @dataclass(frozen=True)
 class FlowBatch:
-    """A batch of sampled scenes. pc1, pc2, flow: (B, N, 3) metres; names, cameras: one a sample."""
+    """A batch of sampled scenes.
+
+    Attributes:
+        pc1, pc2, flow: (B, N, 3) metres.
+        names, cameras: one a sample.
+        valid: (B, N) bool, where the true flow is known; None: everywhere.
+    """
 
     pc1: Tensor
     pc2: Tensor
     flow: Tensor
     names: tuple[str, ...]
     cameras: tuple[Camera | None, ...] = ()
+    valid: Tensor | None = None
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        """The same batch on another device."""
-        return replace(self, pc1=self.pc1.to(device), pc2=self.pc2.to(device), flow=self.flow.to(device))
+        """The same batch on another device. From pinned memory the copy does not hold up what follows."""
+        pc1, pc2, flow = (tensor.to(device, non_blocking=True) for tensor in (self.pc1, self.pc2, self.flow))
+        valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
+        return replace(self, pc1=pc1, pc2=pc2, flow=flow, valid=valid)
+
+    def pin_memory(self) -> FlowBatch:
+        """The same batch in memory that a GPU copies from directly; `DataLoader` calls this."""
+        pc1, pc2, flow = (tensor.pin_memory() for tensor in (self.pc1, self.pc2, self.flow))
+        return replace(self, pc1=pc1, pc2=pc2, flow=flow, valid=None if self.valid is None else self.valid.pin_memory())
 
 
 @dataclass(frozen=True)

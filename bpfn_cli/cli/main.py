@@ -14,6 +14,7 @@ import typer
 from bpfn_cli.cli import (
     bench,
     configuration,
+    data,
     doctor,
     evaluate,
     predict,
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 app.command("synth", rich_help_panel=DATA)(synth.synth)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.command("subset", rich_help_panel=DATA)(subset.subset)
 app.command("slim", rich_help_panel=NETWORK)(slim.slim)
 app.command("profile", rich_help_panel=NETWORK)(profile.profile)

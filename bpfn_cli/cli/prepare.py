@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Turn raw downloads into scenes.", rich_markup_mode="markdown")
 
-Raw = Annotated[Path, typer.Option("--source", help="The raw download, unpacked.", metavar="DIR")]
+Raw = Annotated[Path, typer.Option("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
+ShardOfAll = Annotated[
+    str, typer.Option("--shard", help="Every n-th scene from the i-th, for job arrays: i/n.", metavar="I/N")
+]
 
 
 @app.command()
@@ -24,22 +27,30 @@ def kitti(
     source: Raw,
     out: options.Out = None,
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="Folder of calib_cam_to_cam, if elsewhere.", metavar="DIR")
+        Path | None,
+        typer.Option("--calibration", help="Folder or .zip of calib_cam_to_cam, if elsewhere.", metavar="PATH"),
     ] = None,
+    shard: ShardOfAll = "1/1",
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
     """KITTI Scene Flow 2015: disparity, flow and calibration to pairs of clouds.
 
-    Example: `bpfn prepare kitti --source downloads/data_scene_flow --out data/kitti`
+    Examples: `bpfn prepare kitti --source downloads/data_scene_flow --out data/kitti`,
+    `bpfn prepare kitti --source downloads/data_scene_flow.zip`
     """
     from bpfn_cli.cli.places import data_root
-    from bpfn_cli.data.prepare import prepare_kitti
+    from bpfn_cli.data.prepare import Shard, prepare_kitti
 
     folder = out or data_root() / "kitti"
     with ConsoleProgress().bar("preparing scenes") as bar:
         summary = prepare_kitti(
-            source, folder, calibration=calibration, processes=processes or default_processes(), progress=bar
+            source,
+            folder,
+            calibration=calibration,
+            shard=Shard.parse(shard),
+            processes=processes or default_processes(),
+            progress=bar,
         )
     _report(summary, folder, json, f"bpfn eval --data {folder}")
 
@@ -53,16 +64,18 @@ def flyingthings3d(
     drop_nonfinite: Annotated[
         bool, typer.Option("--drop-nonfinite", help="Leave out NaN and infinite pixels.", metavar="")
     ] = False,
+    shard: ShardOfAll = "1/1",
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
     """FlyingThings3D subset: disparity, its change, flow and occlusions to pairs of clouds.
 
-    Example: `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset`
+    Examples: `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset`,
+    `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset.zip --shard 3/8`
     """
     from bpfn_cli.cli.places import data_root
     from bpfn_cli.data.layout import FLYINGTHINGS3D_FOLDER
-    from bpfn_cli.data.prepare import prepare_flyingthings3d
+    from bpfn_cli.data.prepare import Shard, prepare_flyingthings3d
 
     folder = out or data_root() / FLYINGTHINGS3D_FOLDER
     with ConsoleProgress().bar("preparing scenes") as bar:
@@ -72,6 +85,7 @@ def flyingthings3d(
             near=near or None,
             drop_nonfinite=drop_nonfinite,
             limit=limit,
+            shard=Shard.parse(shard),
             processes=processes or default_processes(),
             progress=bar,
         )

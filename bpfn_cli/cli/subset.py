@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ class Method(str, Enum):
 
     hash = "hash"
     stride = "stride"
+    stratified = "stratified"
 
 
 class Link(str, Enum):
@@ -35,11 +37,21 @@ def subset(
     source: options.Source = None,
     out: options.Out = None,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")] = 0.2,
-    method: Annotated[Method, typer.Option("--method", help="hash: nested, the same everywhere.")] = Method.hash,
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="hash: nested, the same everywhere; stratified: flow and depth as in the whole."),
+    ] = Method.hash,
     offset: Annotated[int, typer.Option("--offset", min=0, help="First scene of stride.")] = 0,
     link: Annotated[Link, typer.Option("--link", help="auto: hard link, else copy.")] = Link.auto,
     val_fraction: Annotated[
         float | None, typer.Option("--val-fraction", help="Share of the val scenes; else all.")
+    ] = None,
+    packed: Annotated[bool, typer.Option("--packed", help="One file a split, fast to train from.", metavar="")] = False,
+    max_points: Annotated[
+        int | None, typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; else all.")
+    ] = None,
+    leave_out: Annotated[
+        Path | None, typer.Option("--leave-out", help="List of scenes to pass over.", metavar="FILE")
     ] = None,
     seed: options.Seed = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check a finished subset, --out.", metavar="")] = False,
@@ -50,11 +62,11 @@ def subset(
     """Keep a fifth of FlyingThings3D (or of the synthetic scenes), with a record of what and why.
 
     Examples: `bpfn subset`, `bpfn subset --source data/FlyingThings3D_subset_processed_35m --fraction 0.1`,
-    `bpfn subset --verify --out data/synthetic-subset`
+    `bpfn subset --packed --max-points 32768`, `bpfn subset --verify --out data/synthetic-subset`
     """
     from bpfn_cli.cli.places import full_dataset, subset_place, synthetic_first
     from bpfn_cli.data.manifest import SubsetOptions
-    from bpfn_cli.data.subset import make_subset, plan_subset, verify_subset
+    from bpfn_cli.data.subset import make_subset, plan_subset, read_leave_out, verify_subset
     from bpfn_cli.errors import DataError
 
     if verify:
@@ -68,7 +80,17 @@ def subset(
         if json:
             print_json(summary)
         return
-    chosen = SubsetOptions(fraction, method.value, seed or 0, offset, link.value, val_fraction)
+    chosen = SubsetOptions(
+        fraction,
+        method.value,
+        seed or 0,
+        offset,
+        link.value,
+        val_fraction,
+        packed=packed,
+        max_points=max_points,
+        leave_out=read_leave_out(leave_out) if leave_out else (),
+    )
     place = source or full_dataset(make=not dry_run)
     if place is None:
         say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")

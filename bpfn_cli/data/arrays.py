@@ -55,7 +55,7 @@ def read_file(path: Path) -> bytearray:
         DataError: missing, a folder, FIFO or device (never waited for), too large, or shrinking meanwhile.
         DiskError: not permitted, or an input/output error.
     """
-    with _open_regular(path) as (stream, size):
+    with open_regular(path) as (stream, size):
         content = bytearray(size)
         if stream.readinto(content) != size:
             raise DataError(f"{printable(path)}: became shorter while it was read; repeat when it is complete")
@@ -63,13 +63,14 @@ def read_file(path: Path) -> bytearray:
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
+def open_regular(path: Path, largest: int = MAX_FILE_BYTES) -> Iterator[tuple[io.BufferedReader, int]]:
+    """A regular file and its size. Raises: as `read_file`; DataError: it has more than `largest` bytes."""
     try:
-        _refuse_special(path, path.stat())  # before opening: opening a device may already do something
+        _refuse_special(path, path.stat(), largest)  # before opening: opening a device may already do something
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
-            _refuse_special(path, status)
+            _refuse_special(path, status, largest)
             yield stream, status.st_size
     except OSError as error:
         if error.errno in _PATH_IS_MISSING:
@@ -81,15 +82,13 @@ def _open_regular(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
         raise DataError(f"{printable(path)}: not a possible file name") from error
 
 
-def _refuse_special(path: Path, status: os.stat_result) -> None:
+def _refuse_special(path: Path, status: os.stat_result, largest: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise DataError(f"{printable(path)}: is a folder where a file is needed")
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{printable(path)}: is a pipe, socket or device where a regular file is needed")
-    if status.st_size > MAX_FILE_BYTES:
-        raise DataError(
-            f"{printable(path)}: {status.st_size} bytes, more than the {MAX_FILE_BYTES} that are read; cut it"
-        )
+    if status.st_size > largest:
+        raise DataError(f"{printable(path)}: {status.st_size} bytes, more than the {largest} that are read; cut it")
 
 
 # --- .npy -----------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 def npy_shape(path: Path) -> tuple[int, ...]:
     """The shape of a whole `.npy` file, from its header and size alone. Raises: as `read_npy`."""
-    with _open_regular(path) as (stream, size):
+    with open_regular(path) as (stream, size):
         header = _parse_header(stream.read(_MAX_PREFIX_BYTES), printable(path))
     _check_size(size, header, printable(path))
     return header.shape
@@ -237,14 +236,14 @@ def _open_npz(path: Path) -> zipfile.ZipFile:
     content = read_file(path)
     try:
         return zipfile.ZipFile(io.BytesIO(content))
-    except _ZIP_FAULTS as error:
+    except ZIP_FAULTS as error:
         raise DataError(
             f"{printable(path)}: not an .npz archive, or a damaged one; write it with numpy.savez"
         ) from error
 
 
 # What the standard library raises for damaged archives, found by mutation.
-_ZIP_FAULTS = (
+ZIP_FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -287,7 +286,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
                 raise DataError(f"{name}: {member.file_size} bytes declared, {implied} expected; write it again")
             content = bytearray(prefix)
             content += stream.read()
-    except _ZIP_FAULTS as error:
+    except ZIP_FAULTS as error:
         raise DataError(f"{name}: damaged archive member; write the file again") from error
     return parse_npy(content, name)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bpfn_cli.data.arrays import read_points
 from bpfn_cli.data.kitti import evaluation_scenes, kitti_camera
-from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, scene_names
-from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS
+from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, scene_files, scene_names
+from bpfn_cli.data.logs import LOG_KIND, open_logs
+from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS, SubsetManifest, packed_name
+from bpfn_cli.data.occluded import FLYINGTHINGS3D_OCCLUDED, OCCLUDED_KINDS, OccludedScenes, of_split
+from bpfn_cli.data.packed import PackedScenes, read_index
+from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, sha256_of
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Camera, Scene
@@ -47,6 +51,21 @@ class SceneDataset(Protocol):
 
     def load(self, index: int) -> Scene:
         """Read one scene. Raises: DataError: missing or damaged. DiskError: not permitted."""
+
+
+@runtime_checkable
+class DrawsPoints(Protocol):
+    """A `SceneDataset` that need not read a scene whole to draw points from it."""
+
+    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+        """One scene with `points` of each cloud, as `sample_points` draws them. Raises: as `SceneDataset.load`."""
+
+
+def sample_scene(dataset: SceneDataset, index: int, points: int, generator: np.random.Generator) -> Scene:
+    """One scene with `points` of each cloud. Raises: as `SceneDataset.load`."""
+    if isinstance(dataset, DrawsPoints):
+        return dataset.sample(index, points, generator)
+    return sample_points(dataset.load(index), points, generator)
 
 
 @dataclass(frozen=True)
@@ -101,16 +120,35 @@ def open_dataset(path: Path, split: str) -> SceneDataset:
         path: the dataset, a subset, or the folder that holds the dataset under its usual name.
         split: FlyingThings3D and synthetic: train, val, or test (the field tests on the `val` folder).
             KITTI: test (those of the 142 evaluation scenes that are there) or all.
+            KITTI with occlusion and LiDAR logs: test (all there are) or all.
     Raises:
         UsageError: no such split.
         DataError: no dataset, no scenes, names that cannot be, or a damaged `subset.json`.
         DiskError: not permitted.
     """
     layout = find_layout(path)
-    dataset = _kitti(layout, split) if layout.kind == "kitti" else _flyingthings3d(layout, split)
+    if layout.kind == "kitti":
+        dataset: SceneDataset = _kitti(layout, split)
+    elif layout.kind in {*OCCLUDED_KINDS, LOG_KIND}:
+        dataset = _of_files(layout, split)
+    else:
+        dataset = _flyingthings3d(layout, split)
     if not dataset.names:
         raise DataError(f"{printable(layout.root)}: no {split} scenes; check the path")
     return dataset
+
+
+def splits_of(layout: Layout) -> tuple[str, ...]:
+    """The splits of a dataset that hold scenes, as `open_dataset` names them; all its scenes are in them.
+
+    Raises: as `open_dataset`.
+    """
+    if layout.kind == FLYINGTHINGS3D_OCCLUDED:
+        names = tuple(path.stem for path in scene_files(layout))
+        return tuple(split for split in SPLITS if of_split(names, layout.kind, split))
+    if layout.kind in {"kitti", *OCCLUDED_KINDS, LOG_KIND}:
+        return ("all",)
+    return tuple(split for split, names in _all_scenes(layout).items() if names)
 
 
 def describe(dataset: SceneDataset) -> str:
@@ -137,6 +175,8 @@ def data_identity(path: Path) -> dict[str, Any]:
     Raises: as `open_dataset`; DataError also for missing files.
     """
     layout = find_layout(path)
+    if layout.kind in {*OCCLUDED_KINDS, LOG_KIND}:
+        return _identity_of_files(layout, path)
     scenes = _all_scenes(layout)
     options = layout.manifest.task.options if layout.manifest else None
     with disk_errors(layout.root):
@@ -154,11 +194,41 @@ def data_identity(path: Path) -> dict[str, Any]:
     }
 
 
+def _identity_of_files(layout: Layout, path: Path) -> dict[str, Any]:
+    files = scene_files(layout)
+    counts = dict.fromkeys(("train", "val"), 0)
+    if layout.kind == FLYINGTHINGS3D_OCCLUDED:
+        names = tuple(file.stem for file in files)
+        counts = {split: len(of_split(names, layout.kind, split)) for split in counts}
+    else:
+        counts["val"] = len(files)
+    with disk_errors(layout.root):
+        sizes = {file.name: file.stat().st_size for file in files}
+    return {
+        "kind": layout.kind,
+        "source_kind": layout.kind,
+        "path": str(path),
+        "train_scenes": counts["train"],
+        "val_scenes": counts["val"],
+        "fraction": None,
+        "method": None,
+        "seed": None,
+        "sha256": fingerprint(sizes),
+    }
+
+
 def split_identity(dataset: SceneDataset) -> str:
     """sha256 of the names and file sizes of the scenes of one split: equal for a subset and the whole it is of.
 
+    Of a packed split, of its names and their numbers of points.
+
     Raises: DataError: files are missing. DiskError: not permitted.
     """
+    if isinstance(dataset, PackedScenes):
+        return dataset.identity()
+    if dataset.kind in {*OCCLUDED_KINDS, LOG_KIND}:
+        of_files = {path.stem: path.stat().st_size for path in scene_files(find_layout(dataset.root))}
+        return fingerprint({name: of_files.get(name.split("/")[0], 0) for name in dataset.names})
     folder = "" if dataset.kind == "kitti" else _SPLIT_FOLDERS[dataset.split]
     with disk_errors(dataset.root):
         return fingerprint(file_sizes(dataset.root, {folder: dataset.names}))
@@ -173,11 +243,36 @@ def check_pair(scene: Path, pc1: np.ndarray, pc2: np.ndarray) -> None:
         )
 
 
-def _flyingthings3d(layout: Layout, split: str) -> FlyingThings3DScenes:
+def _flyingthings3d(layout: Layout, split: str) -> FlyingThings3DScenes | PackedScenes:
     if split not in _SPLIT_FOLDERS:
         raise UsageError(f"split {printable(split)}: {layout.kind} has train, val and test")
+    if layout.manifest and layout.manifest.packed:
+        return _packed(layout, layout.manifest, split)
     names = scene_names(layout, _SPLIT_FOLDERS[split])
     return FlyingThings3DScenes(layout.kind, layout.root, split, names)
+
+
+def _of_files(layout: Layout, split: str) -> SceneDataset:
+    """Datasets without a folder a scene."""
+    allowed = set(_SPLIT_FOLDERS) if layout.kind == FLYINGTHINGS3D_OCCLUDED else {"test", "all"}
+    if split not in allowed:
+        raise UsageError(f"split {printable(split)}: {layout.kind} has {' and '.join(sorted(allowed))}")
+    files = scene_files(layout)
+    if layout.kind == LOG_KIND:
+        return open_logs(layout.root, files, split)
+    names = of_split(tuple(path.stem for path in files), layout.kind, split)
+    return OccludedScenes(layout.kind, layout.root, split, names)
+
+
+def _packed(layout: Layout, manifest: SubsetManifest, split: str) -> PackedScenes:
+    folder = _SPLIT_FOLDERS[split]
+    file = layout.root / packed_name(folder)
+    if file.name not in manifest.packed:
+        return PackedScenes(layout.kind, layout.root, split, (), file, 0, np.zeros(1, np.int64))
+    names, first_byte, offsets = read_index(file)
+    if names != manifest.names()[folder]:
+        raise DataError(f"{printable(file)}: holds other scenes than {MANIFEST} names; repeat bpfn subset with --force")
+    return PackedScenes(layout.kind, layout.root, split, names, file, first_byte, offsets)
 
 
 def _kitti(layout: Layout, split: str) -> KittiScenes:
@@ -194,6 +289,8 @@ def _all_scenes(layout: Layout) -> dict[str, tuple[str, ...]]:
     if layout.kind == "kitti":
         return {"": scene_names(layout)}
     promised = layout.manifest.files if layout.manifest else {}
+    if layout.manifest and layout.manifest.packed:
+        return {split: tuple(sorted(scenes)) for split, scenes in promised.items()}
     splits = [split for split in SPLITS if promised.get(split) or (layout.root / split).is_dir()]
     return {split: scene_names(layout, split) for split in splits}
 

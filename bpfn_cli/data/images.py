@@ -26,8 +26,12 @@ _FLO_MAGIC = struct.pack("<f", 202021.25)
 
 
 def read_pfm(path: Path) -> np.ndarray:
+    """`parse_pfm` of a file."""
+    return parse_pfm(read_file(path), printable(path))
+
+
+def parse_pfm(content: bytearray, name: str) -> np.ndarray:
     """(H, W) float32 from a PFM of one channel; rows bottom-up, byte order in the sign of the scale."""
-    content, name = read_file(path), printable(path)
     header = _PFM_HEADER.match(content)
     if header is None:
         raise DataError(f"{name}: not a PFM file of one channel (Pf, width, height, scale expected)")
@@ -39,8 +43,12 @@ def read_pfm(path: Path) -> np.ndarray:
 
 
 def read_flo(path: Path) -> np.ndarray:
+    """`parse_flo` of a file."""
+    return parse_flo(read_file(path), printable(path))
+
+
+def parse_flo(content: bytearray, name: str) -> np.ndarray:
     """(H, W, 2) float32 pixels (right, down) from a Middlebury `.flo` file."""
-    content, name = read_file(path), printable(path)
     if len(content) < 12 or not content.startswith(_FLO_MAGIC):
         raise DataError(f"{name}: not a .flo file (magic number 202021.25 expected)")
     width, height = struct.unpack_from("<ii", content, 4)
@@ -51,26 +59,41 @@ def read_flo(path: Path) -> np.ndarray:
 
 
 def read_kitti_disparity(path: Path) -> np.ndarray:
+    """`parse_kitti_disparity` of a file."""
+    return parse_kitti_disparity(read_file(path), printable(path))
+
+
+def parse_kitti_disparity(content: bytearray, name: str) -> np.ndarray:
     """(H, W) float32 pixels, 0 where unknown."""
-    return _read_16_bit_png(path, planes=1)[..., 0].astype(np.float32) / 256
+    return _parse_16_bit_png(content, name, planes=1)[..., 0].astype(np.float32) / 256
 
 
 def read_kitti_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`parse_kitti_flow` of a file."""
+    return parse_kitti_flow(read_file(path), printable(path))
+
+
+def parse_kitti_flow(content: bytearray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Flow (H, W, 2) float32 pixels (right, down) and where it is known, (H, W) bool."""
-    values = _read_16_bit_png(path, planes=3)
+    values = _parse_16_bit_png(content, name, planes=3)
     return (values[..., :2].astype(np.float32) - 2**15) / 64, values[..., 2] == 1
 
 
 def read_mask_png(path: Path) -> np.ndarray:
+    """`parse_mask_png` of a file."""
+    return parse_mask_png(read_file(path), printable(path))
+
+
+def parse_mask_png(content: bytearray, name: str) -> np.ndarray:
     """(H, W) bool, True where any colour of the pixel is not 0 (in the occlusion maps: occluded)."""
-    return np.any(_read_png(path, expand_palette=True), axis=2)
+    return np.any(_parse_png(bytes(content), name, expand_palette=True), axis=2)
 
 
-def _read_16_bit_png(path: Path, planes: int) -> np.ndarray:
-    values = _read_png(path, expand_palette=False)
+def _parse_16_bit_png(content: bytearray, name: str, planes: int) -> np.ndarray:
+    values = _parse_png(bytes(content), name, expand_palette=False)
     if values.dtype != np.uint16 or values.shape[2] != planes:
         raise DataError(
-            f"{printable(path)}: {values.shape[2]} channels of {8 * values.itemsize} bits found, "
+            f"{name}: {values.shape[2]} channels of {8 * values.itemsize} bits found, "
             f"{planes} of 16 bits expected (many image tools cut to 8; take the original archive's file)"
         )
     return values
@@ -98,9 +121,8 @@ _PNG_FAULTS = (
 )
 
 
-def _read_png(path: Path, expand_palette: bool) -> np.ndarray:
+def _parse_png(content: bytes, name: str, expand_palette: bool) -> np.ndarray:
     """(H, W, planes) samples as stored, alpha left out; uint16 for 16-bit images, uint8 otherwise."""
-    content, name = bytes(read_file(path)), printable(path)
     try:
         reader = png.Reader(bytes=_checked_picture(content, name))
         width, height, rows, info = reader.asDirect() if expand_palette else reader.read()

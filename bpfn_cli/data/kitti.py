@@ -51,13 +51,18 @@ def read_calibration(path: Path) -> Camera:
 
     Raises: DataError: missing, or without a rectified P_rect_02. DiskError: not permitted.
     """
-    text = read_file(path).decode("ascii", "replace")
+    return parse_calibration(read_file(path), printable(path))
+
+
+def parse_calibration(content: bytearray, name: str) -> Camera:
+    """As `read_calibration`, from the bytes of a file; `name` stands at the head of errors."""
+    text = content.decode("ascii", "replace")
     values = [line.partition(":")[2].split() for line in text.splitlines() if line.startswith("P_rect_02:")]
     try:
         (matrix,) = values
         return camera_from_projection([float(value) for value in matrix])
     except ValueError as error:
-        raise DataError(f"{printable(path)}: no rectified P_rect_02 of 12 numbers; fetch the file again") from error
+        raise DataError(f"{name}: no rectified P_rect_02 of 12 numbers; fetch the file again") from error
 
 
 @functools.cache

@@ -12,21 +12,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfn_cli.data.logs import ENDINGS as LOG_ENDINGS
+from bpfn_cli.data.logs import LOG_KIND
 from bpfn_cli.data.manifest import (
     CLOUDS,
     MANIFEST,
     SPLITS,
     SubsetManifest,
     check_scene_name,
+    packed_name,
     read_manifest,
 )
+from bpfn_cli.data.occluded import ENDING as OCCLUDED_ENDING
+from bpfn_cli.data.occluded import OCCLUDED_KINDS, occluded_kind
 from bpfn_cli.data.synthetic import is_synthetic
 from bpfn_cli.errors import DataError, DiskError, printable
 from bpfn_cli.files import disk_errors, explain
 
 FLYINGTHINGS3D_FOLDER = "FlyingThings3D_subset_processed_35m"
 KITTI_FOLDERS = ("KITTI_processed_occ_final", "kitti_processed")
-KINDS = ("flyingthings3d", "synthetic", "kitti")
+KINDS = ("flyingthings3d", "synthetic", "kitti", *OCCLUDED_KINDS, LOG_KIND)
 
 _RECORDS = (MANIFEST, "synthetic.json", "prepared.json")  # each written last; NAME.partial stands until then
 _KITTI_NAME = re.compile(r"000[01][0-9]{2}")
@@ -76,6 +81,8 @@ def scene_names(layout: Layout, split: str = "") -> tuple[str, ...]:
 
     Raises: DataError: no such folder, an unusable name, or other scenes than `subset.json` names.
     """
+    if layout.manifest and layout.manifest.task.options.packed:
+        return layout.manifest.names().get(split, ())
     names, _ = list_scenes(layout.root / split)
     if layout.kind == "kitti":
         for name in names:
@@ -140,7 +147,7 @@ def in_one_line(faults: Sequence[str]) -> str:
 
 
 def _has_splits(path: Path) -> bool:
-    return any((path / split).is_dir() for split in SPLITS)
+    return any((path / split).is_dir() or (path / packed_name(split)).exists() for split in SPLITS)
 
 
 def _kind(root: Path) -> str | None:
@@ -148,9 +155,33 @@ def _kind(root: Path) -> str | None:
         return None
     if _has_splits(root) or _is_unfinished(root):
         return "synthetic" if is_synthetic(root) else "flyingthings3d"
-    if root.name in KITTI_FOLDERS or any((child / CLOUDS[0]).exists() for child in root.iterdir()):
+    if root.name in KITTI_FOLDERS:
         return "kitti"
+    for entry in sorted(root.iterdir()):
+        if (entry / CLOUDS[0]).exists():
+            return "kitti"
+        if entry.suffix in LOG_ENDINGS and entry.is_file():
+            return LOG_KIND
+        if entry.suffix == OCCLUDED_ENDING and (kind := occluded_kind(entry.stem)) and entry.is_file():
+            return kind
     return None
+
+
+def scene_files(layout: Layout) -> tuple[Path, ...]:
+    """Sorted files of a dataset that has no folder a scene: one a scene, or one a log.
+
+    Raises: DataError: a name that cannot be. DiskError: not permitted.
+    """
+    with disk_errors(layout.root):
+        entries = sorted(path for path in layout.root.iterdir() if not path.name.startswith(".") and path.is_file())
+    if layout.kind == LOG_KIND:
+        return tuple(path for path in entries if path.suffix in LOG_ENDINGS)
+    files = tuple(path for path in entries if path.suffix == OCCLUDED_ENDING)
+    for path in files:
+        check_scene_name(path.stem, layout.root)
+        if occluded_kind(path.stem) != layout.kind:
+            raise DataError(f"{printable(path)}: not the name of a scene of {layout.kind}; move it elsewhere")
+    return files
 
 
 def _layout(root: Path) -> Layout:
@@ -161,6 +192,8 @@ def _layout(root: Path) -> Layout:
     assert kind is not None  # the caller asked
     if _is_unfinished(root):
         raise DataError(f"{printable(root)}: unfinished; repeat the command that began it")
+    if any((root / packed_name(split)).exists() for split in SPLITS):
+        raise DataError(f"{printable(root)}: packed scenes without their {MANIFEST}; fetch it too")
     return Layout(root, kind)
 
 
@@ -182,7 +215,7 @@ def _what_was_looked_for(path: Path, kinds: Sequence[str]) -> str:
     looked_for = "train/ and val/ with NNNNNNN/pc1.npy (FlyingThings3D, synthetic or a subset)"
     usual = [FLYINGTHINGS3D_FOLDER]
     if "kitti" in kinds:
-        looked_for += ", NNNNNN/pc1.npy (KITTI)"
+        looked_for += ", NNNNNN/pc1.npy (KITTI), TRAIN_A_NNNN_left_NNNN-0.npz or NNNNNN.npz (with occlusion), .h5 logs"
         usual += KITTI_FOLDERS
     return f"no dataset; looked for {looked_for}, or a folder named {' or '.join(usual)}"
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -13,7 +12,8 @@ import torch
 from pydantic import Field
 
 from bpfn_cli.config import settings
-from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.datasets import SceneDataset, sample_scene
+from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import BpfnError
 from bpfn_cli.structures import FlowBatch, Scene
 
@@ -35,22 +35,7 @@ class AugmentSettings:
     jitter_m: Range = 0.0
 
 
-_EMPTY = np.empty((0, 3), np.float32)
-
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # pc1, pc2, flow: (points, 3) float32
-
-
-def keyed_generator(*key: int | str) -> np.random.Generator:
-    """A random generator that is a function of `key` on every machine and in every process."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
-
-
-def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Sample:
-    """Draw `points` of each cloud, independently, without replacement (with, where a cloud has fewer)."""
-    chosen1 = _draw(len(scene.pc1), points, generator)
-    chosen2 = _draw(len(scene.pc2), points, generator)
-    return scene.pc1[chosen1], scene.pc2[chosen2], scene.flow[chosen1]
 
 
 def augment(sample: Sample, options: AugmentSettings, generator: np.random.Generator) -> Sample:
@@ -128,17 +113,18 @@ class _KeyedSamples(torch.utils.data.Dataset):
         self.dataset, self.points, self.seed, self.epoch = dataset, points, seed, epoch
         self.augmentation = augmentation
 
-    def __getitem__(self, index: int) -> tuple[Sample, Scene] | BpfnError:
+    def __getitem__(self, index: int) -> Scene | BpfnError:
         """A sample, or the error that it met: raised in a worker it would arrive wrapped in a traceback."""
+        name = self.dataset.names[index]
+        generator = keyed_generator("sample", self.seed, "evaluation" if self.epoch is None else self.epoch, name)
         try:
-            scene = self.dataset.load(index)
+            scene = sample_scene(self.dataset, index, self.points, generator)
         except BpfnError as error:
             return error
-        generator = keyed_generator("sample", self.seed, "evaluation" if self.epoch is None else self.epoch, scene.name)
-        sample = sample_points(scene, self.points, generator)
-        if self.augmentation is not None:
-            sample = augment(sample, self.augmentation, generator)
-        return sample, replace(scene, pc1=_EMPTY, pc2=_EMPTY, flow=_EMPTY, valid=None)
+        if self.augmentation is None:
+            return scene
+        pc1, pc2, flow = augment((scene.pc1, scene.pc2, scene.flow), self.augmentation, generator)
+        return replace(scene, pc1=pc1, pc2=pc2, flow=flow)
 
 
 def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers: int) -> Iterator[FlowBatch]:
@@ -148,6 +134,7 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
         batch_sampler=parts,
         collate_fn=_collate,
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # the default one would draw from the main generator
     )
     for batch in loader:
@@ -156,19 +143,23 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
         yield batch
 
 
-def _collate(items: list[tuple[Sample, Scene] | BpfnError]) -> FlowBatch | BpfnError:
+def _collate(items: list[Scene | BpfnError]) -> FlowBatch | BpfnError:
     failed = next((item for item in items if isinstance(item, BpfnError)), None)
     return failed or _stack([item for item in items if not isinstance(item, BpfnError)])
 
 
-def _stack(items: list[tuple[Sample, Scene]]) -> FlowBatch:
-    clouds = [torch.from_numpy(np.stack(parts)) for parts in zip(*(sample for sample, _ in items), strict=True)]
-    scenes = [scene for _, scene in items]
-    names, cameras = tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes)
-    return FlowBatch(clouds[0], clouds[1], clouds[2], names, cameras)
+def _stack(scenes: list[Scene]) -> FlowBatch:
+    def together(parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(parts))
 
-
-def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray:
-    if points <= count:
-        return generator.choice(count, points, replace=False, shuffle=False)
-    return generator.choice(count, points, replace=True)
+    valid = None
+    if any(scene.valid is not None for scene in scenes):
+        valid = together([np.ones(len(s.pc1), bool) if s.valid is None else s.valid for s in scenes])
+    return FlowBatch(
+        together([scene.pc1 for scene in scenes]),
+        together([scene.pc2 for scene in scenes]),
+        together([scene.flow for scene in scenes]),
+        tuple(scene.name for scene in scenes),
+        tuple(scene.camera for scene in scenes),
+        valid,
+    )

@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -22,6 +22,7 @@ MANIFEST = "subset.json"
 UNFINISHED = "subset.json.partial"  # stands in the folder while a subset is being made
 SPLITS = ("train", "val")
 CLOUDS = ("pc1.npy", "pc2.npy")
+PACKED_ENDING = ".packed"
 SOURCE_KINDS = ("flyingthings3d", "synthetic")
 
 _FORMAT = 1
@@ -36,29 +37,42 @@ class SubsetOptions:
     Attributes:
         fraction: of the training scenes, above 0 and at most 1.
         method: hash: the smallest sha256("seed:name"), identical everywhere, nested;
-            stride: every k-th in sorted order, k = 1/fraction rounded.
-        seed: for hash. offset: for stride, the first scene kept, below k.
+            stride: every k-th in sorted order, k = 1/fraction rounded; stratified: training scenes with the flow
+            lengths and depths of the whole, validation scenes as for hash.
+        seed: for hash and stratified. offset: for stride, the first scene kept, below k.
         link: auto: hard link where the file system allows it, else copy. A hard-linked file is the
             source's file: editing one edits both. A symlinked subset needs its source for ever.
         val_fraction: of the validation scenes; None: all.
+        packed: one file a split (see `packed`) in place of a folder a scene; link then has no effect.
+        max_points: of a scene, for packed; None: all that are within the depth cut.
+        leave_out: "split/scene" of scenes that are not to be chosen from, sorted.
     Raises: UsageError: a value that cannot be carried out, or would have no effect.
     """
 
     fraction: float = 0.2
-    method: Literal["hash", "stride"] = "hash"
+    method: Literal["hash", "stride", "stratified"] = "hash"
     seed: int = 0
     offset: int = 0
     link: Literal["auto", "copy", "hard", "symlink"] = "auto"
     val_fraction: float | None = None
+    packed: bool = False
+    max_points: int | None = None
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.method not in {"hash", "stride"}:
-            raise UsageError(f"method {printable(self.method)}: use hash or stride")
+        if self.max_points is not None and not self.packed:
+            raise UsageError("max_points: only packed scenes are cut; add --packed, or leave it out")
+        if self.max_points is not None and self.max_points < 1:
+            raise UsageError(f"max_points {self.max_points}: use 1 or more, such as 32768")
+        if self.packed and self.link not in {"auto", "copy"}:
+            raise UsageError(f"link {self.link}: packed scenes are always copied; leave it out")
+        if self.method not in {"hash", "stride", "stratified"}:
+            raise UsageError(f"method {printable(self.method)}: use hash, stride or stratified")
         if self.link not in {"auto", "copy", "hard", "symlink"}:
             raise UsageError(f"link {printable(self.link)}: use auto, copy, hard or symlink")
         if self.method == "stride" and self.seed:
             raise UsageError("seed: method stride draws nothing; leave seed out, or use method hash")
-        if self.method == "hash" and self.offset:
+        if self.method != "stride" and self.offset:
             raise UsageError("offset: only method stride has one; leave offset out, or use method stride")
         for key, fraction in (("fraction", self.fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None:
@@ -67,7 +81,7 @@ class SubsetOptions:
     def _check_fraction(self, key: str, fraction: float) -> None:
         if not _SMALLEST_FRACTION <= fraction <= 1:  # false for NaN, too
             raise UsageError(f"{key} {fraction:g}: use a number from {_SMALLEST_FRACTION:g} to 1, such as 0.2")
-        if self.method == "hash":
+        if self.method != "stride":
             return
         if stride(fraction) == 1 and fraction < 1:
             raise UsageError(f"{key} {fraction:g}: stride would keep every scene; use method hash, or 1/2 or less")
@@ -79,8 +93,9 @@ class SubsetOptions:
         fraction = self.fraction if split == "train" else self.val_fraction or 1.0
         whole = self.method == "stride" or math.isclose(1 / fraction, stride(fraction), rel_tol=1e-9)
         share = f"1/{stride(fraction)}" if whole else f"{fraction:g}"
-        chosen = f"seed {self.seed}" if self.method == "hash" else f"offset {self.offset}"
-        return f"{share} subset, {self.method}, {chosen}"
+        chosen = f"offset {self.offset}" if self.method == "stride" else f"seed {self.seed}"
+        most = f", at most {self.max_points} points a scene" if self.max_points else ""
+        return f"{share} subset, {self.method}, {chosen}{', packed' * self.packed}{most}"
 
 
 def stride(fraction: float) -> int:
@@ -96,7 +111,7 @@ class FileRecord:
     sha256: str
 
 
-SceneFiles = dict[str, dict[str, dict[str, FileRecord]]]  # split -> scene -> cloud -> record
+SceneFiles = dict[str, dict[str, dict[str, FileRecord]]]  # split -> scene -> cloud -> record; packed: no clouds
 
 
 @dataclass(frozen=True)
@@ -160,13 +175,14 @@ class Likeness:
 
 @dataclass(frozen=True)
 class SubsetManifest:
-    """A finished subset."""
+    """A finished subset. packed: file name -> record, where there is one file a split."""
 
     task: SubsetTask
     before: Extent
     after: Extent
     likeness: Likeness
     files: SceneFiles
+    packed: dict[str, FileRecord] = field(default_factory=dict)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Split -> sorted scene names."""
@@ -185,18 +201,21 @@ class SubsetManifest:
                 }
                 for split, scenes in self.files.items()
             },
+            **({"packed_files": {name: asdict(record) for name, record in self.packed.items()}} if self.packed else {}),
         }
 
 
 def read_manifest(path: Path) -> SubsetManifest:
     """`subset.json`, checked throughout. Raises: DataError: damaged, or a name that is no scene name."""
     document = _read_json(path)
+    task = _task(document, path)
     manifest = SubsetManifest(
-        task=_task(document, path),
+        task=task,
         before=_extent(document, "before", path),
         after=_extent(document, "after", path),
         likeness=_likeness(document, path),
-        files=_files(document, path),
+        files=_files(document, () if task.options.packed else CLOUDS, path),
+        packed=_packed(document, path) if task.options.packed else {},
     )
     counts = {split: len(manifest.files[split]) for split in SPLITS}
     if counts != {"train": manifest.after.train_scenes, "val": manifest.after.val_scenes}:
@@ -269,6 +288,9 @@ def _task(document: dict[str, Any], path: Path) -> SubsetTask:
             offset=_whole(document, "offset", path),
             link=_text(document, "link", path),  # type: ignore[arg-type]
             val_fraction=None if val_fraction is None else _number(document, "val_fraction", path),
+            packed=document.get("packed", False) is True,
+            max_points=None if document.get("max_points") is None else _whole(document, "max_points", path),
+            leave_out=_texts(document, "leave_out", path),
         )
     except UsageError as error:
         raise DataError(f"{printable(path)}: {error}") from error
@@ -294,18 +316,30 @@ def _likeness(document: dict[str, Any], path: Path) -> Likeness:
     )
 
 
-def _files(document: dict[str, Any], path: Path) -> SceneFiles:
+def _files(document: dict[str, Any], clouds: Collection[str], path: Path) -> SceneFiles:
     splits = _object(document, "files", path, keys=SPLITS)
-    return {split: _scenes(_object(splits, split, path), path) for split in SPLITS}
+    return {split: _scenes(_object(splits, split, path), clouds, path) for split in SPLITS}
 
 
-def _scenes(scenes: dict[str, Any], path: Path) -> dict[str, dict[str, FileRecord]]:
+def _scenes(scenes: dict[str, Any], clouds: Collection[str], path: Path) -> dict[str, dict[str, FileRecord]]:
     return {
         check_scene_name(name, path): {
-            cloud: _record(_object(_object(scenes, name, path, keys=CLOUDS), cloud, path), path) for cloud in CLOUDS
+            cloud: _record(_object(_object(scenes, name, path, keys=clouds), cloud, path), path) for cloud in clouds
         }
         for name in scenes
     }
+
+
+def _packed(document: dict[str, Any], path: Path) -> dict[str, FileRecord]:
+    files = _object(document, "packed_files", path)
+    if not set(files) <= {packed_name(split) for split in SPLITS}:
+        _refuse(path, "packed_files names a file that is none of a subset")
+    return {name: _record(_object(files, name, path), path) for name in files}
+
+
+def packed_name(split: str) -> str:
+    """The file that holds a packed split."""
+    return f"{split}{PACKED_ENDING}"
 
 
 def _record(record: dict[str, Any], path: Path) -> FileRecord:
@@ -338,6 +372,13 @@ def _text(document: dict[str, Any], key: str, path: Path) -> str:
     if not isinstance(value, str):
         _refuse(path, f"{key} is missing or not text")
     return value
+
+
+def _texts(document: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    values = document.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        _refuse(path, f"{key} is not a list of text")
+    return tuple(values)
 
 
 def _hash(document: dict[str, Any], key: str, path: Path) -> str:

@@ -14,16 +14,18 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from bpfn_cli.data.arrays import MAX_COORDINATE_M, check_points, npy_shape, read_file, write_points
 from bpfn_cli.data.concurrency import map_in_processes, only_writer
-from bpfn_cli.data.images import read_flo, read_kitti_disparity, read_kitti_flow, read_mask_png, read_pfm
-from bpfn_cli.data.kitti import baseline_m, kitti_camera, read_calibration
+from bpfn_cli.data.images import parse_flo, parse_kitti_disparity, parse_kitti_flow, parse_mask_png, parse_pfm
+from bpfn_cli.data.kitti import baseline_m, kitti_camera, parse_calibration
+from bpfn_cli.data.manifest import SPLITS
+from bpfn_cli.data.raw import RawFiles, find_folder, is_archive
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable
-from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, write_json
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_json
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Camera
 
 Progress = Callable[[int, int], None]  # scenes done, scenes in all
@@ -31,8 +33,30 @@ Progress = Callable[[int, int], None]  # scenes done, scenes in all
 RECORD = "prepared.json"
 PARTIAL_RECORD = "prepared.json.partial"  # stands there until all scenes do
 _LISTED_FAILURES = 10
+_SHARD_PREFIX = ".shard-"  # hidden: no dataset reader looks at it
 
 FLYINGTHINGS3D_BASELINE_M = 1.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` (from 1) of `count`: every count-th scene."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Of "i/n". Raises: UsageError."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+        shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+        if not 1 <= shard.index <= shard.count:
+            raise UsageError(f"shard {printable(text)[:40]}: give i/n with i from 1 to n, such as 3/8")
+        return shard
+
+
+WHOLE = Shard()
+Map = TypeVar("Map")
 
 
 @dataclass(frozen=True)
@@ -40,7 +64,7 @@ class PrepareSummary:
     """What a preparation left in `out`.
 
     Attributes:
-        scenes: scenes in all.
+        scenes: scenes in all, or of the shard.
         skipped: those of them that were there already, of an earlier run.
         points: points of pc1 over all scenes.
         notes: what the user should know, one line each.
@@ -59,21 +83,30 @@ class PrepareSummary:
 class _KittiScene:
     name: str
     folder: Path
-    training: Path
-    calibration: Path | None  # None: from the development kit's table
+    training: RawFiles
+    calibration: RawFiles | None  # None: from the development kit's table
 
     def read(self) -> _Pair:
         """All pixels known in all three maps; x left, y up, z forward."""
         image = f"{self.name}_10.png"
-        disparity1 = read_kitti_disparity(self.training / "disp_occ_0" / image)
-        disparity2 = read_kitti_disparity(self.training / "disp_occ_1" / image)  # in the grid of frame 1
-        flow_path = self.training / "flow_occ" / image
-        flow, flow_known = read_kitti_flow(flow_path)
-        _same_size(flow_path, [disparity1, disparity2, flow_known])
-        camera = read_calibration(self.calibration) if self.calibration else kitti_camera(int(self.name))
+        disparity1 = self._map("disp_occ_0", image, parse_kitti_disparity)
+        disparity2 = self._map("disp_occ_1", image, parse_kitti_disparity)  # in the grid of frame 1
+        flow, flow_known = self._map("flow_occ", image, parse_kitti_flow)
+        label = self.training.label(f"flow_occ/{image}")
+        _same_size(label, [disparity1, disparity2, flow_known])
+        camera = self._camera()
         known = (disparity1 > 0) & (disparity2 > 0) & flow_known
         depth1, depth2 = _kitti_depth(disparity1, camera), _kitti_depth(disparity2, camera)
-        return _checked(_back_project_both(camera, known, flow, depth1, depth2), flow_path)
+        return _checked(_back_project_both(camera, known, flow, depth1, depth2), label)
+
+    def _map(self, folder: str, image: str, parse: Callable[[bytearray, str], Map]) -> Map:
+        return parse(self.training.read(f"{folder}/{image}"), self.training.label(f"{folder}/{image}"))
+
+    def _camera(self) -> Camera:
+        if self.calibration is None:
+            return kitti_camera(int(self.name))
+        file = f"{self.name}.txt"
+        return parse_calibration(self.calibration.read(file), self.calibration.label(file))
 
 
 def prepare_kitti(
@@ -81,31 +114,36 @@ def prepare_kitti(
     out: Path,
     *,
     calibration: Path | None = None,
+    shard: Shard = WHOLE,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> PrepareSummary:
     """Write `out/NNNNNN/{pc1,pc2}.npy`: all points known in both frames, ground and far points included.
 
     Args:
-        source: the folder holding `training/`, or `training` itself.
-        calibration: the folder of the calibration archive (or its `calib_cam_to_cam`); None: looked for in
-            `source`, then beside it as `<source>_calib` and `data_scene_flow_calib`. Where a scene has no
+        source: the folder holding `training/`, or `training` itself, or the `.zip` they came in.
+        calibration: the folder of the calibration archive (or its `calib_cam_to_cam`), or the `.zip`; None: looked
+            for in `source`, then beside it as `<source>_calib` and `data_scene_flow_calib`. Where a scene has no
             file, the development kit's table is used, and a note says so.
+        shard: which part of the scenes; others may be at work on the others.
 
     Raises:
         DataError: source missing or empty, or damaged scenes (all are tried, all are listed).
         DiskError: not permitted, or no space. UsageError: `out` inside `source`, or of other settings.
     """
     with disk_errors(source):
-        training = source / "training" if (source / "training").is_dir() else source
-        names = _scene_names(training / "disp_occ_0", ".png", r"(\d{6})_10\.png", "NNNNNN_10.png")
-        calibrations = _calibration_folder(_real(training).parent, calibration)
-        scenes = [_KittiScene(name, out / name, training, _calibration_file(calibrations, name)) for name in names]
+        training = _kitti_training(source)
+        names = _scene_names(training.below("disp_occ_0"), ".png", r"(\d{6})_10\.png", "NNNNNN_10.png")
+        calibrations = _calibration_files(source, training, calibration)
+        scenes = [
+            _KittiScene(name, out / name, training, calibrations if _has_calibration(calibrations, name) else None)
+            for name in names
+        ]
     settings = {
         "kind": "kitti",
         "frame": "x left, y up, z forward",
-        "source": str(_real(training)),
-        "calibration": str(_real(calibrations)) if calibrations else None,
+        "source": _real_name(training),
+        "calibration": _real_name(calibrations) if calibrations else None,
     }
     from_table = [scene.name for scene in scenes if scene.calibration is None]
     notes = []
@@ -114,29 +152,48 @@ def prepare_kitti(
             f"{len(from_table)} of {len(scenes)} scenes have no calibration file; "
             f"the development kit's P_rect_02 was used: {_shortened(from_table)}"
         )
-    return _prepare(scenes, _Job(source, out, settings, notes), processes, progress)
+    return _prepare(scenes, _Job(source, out, settings, shard, notes), processes, progress)
 
 
 def _kitti_depth(disparity: np.ndarray, camera: Camera) -> np.ndarray:
     return -camera.focal * baseline_m() / (disparity.astype(np.float64) + 1e-5)
 
 
-def _calibration_folder(root: Path, given: Path | None) -> Path | None:
-    """The folder with `NNNNNN.txt`. Raises: DataError: one was given and has none."""
-    beside = [root.parent / f"{root.name}_calib", root.parent / "data_scene_flow_calib"]
-    for folder in [given] if given else [root, *beside]:
-        for inner in (folder / "training" / "calib_cam_to_cam", folder / "calib_cam_to_cam", folder):
-            if inner.name == "calib_cam_to_cam" and inner.is_dir():
-                return inner
+def _kitti_training(source: Path) -> RawFiles:
+    if is_archive(source):
+        found = find_folder(source, "training")
+        if found is None:
+            raise DataError(f"{printable(source)}: no folder training in it; give data_scene_flow.zip")
+        return found.below("training")
+    return RawFiles(source / "training" if (source / "training").is_dir() else source)
+
+
+def _calibration_files(source: Path, training: RawFiles, given: Path | None) -> RawFiles | None:
+    """Where the `NNNNNN.txt` are. Raises: DataError: a place was given and has none."""
+    root = _real(training.root) if training.is_archive else _real(training.root).parent
+    stem = root.with_suffix("") if training.is_archive else root
+    beside = [stem.parent / name for name in (f"{stem.name}_calib", "data_scene_flow_calib")]
+    beside += [path.with_name(f"{path.name}.zip") for path in beside]
+    for place in [given] if given else [root, *beside]:
+        if place.is_dir():
+            for inner in (place / "training" / "calib_cam_to_cam", place / "calib_cam_to_cam", place):
+                if inner.name == "calib_cam_to_cam" and inner.is_dir():
+                    return RawFiles(inner)
+        elif place.exists() and is_archive(place):
+            for wanted in ("training", "calib_cam_to_cam"):
+                found = find_folder(place, wanted)
+                folder = "training/calib_cam_to_cam" if wanted == "training" else wanted
+                if found and found.has_folder(folder):
+                    return found.below(folder)
     if given:
         raise DataError(
-            f"{printable(given)}: no training/calib_cam_to_cam in it; give the calibration archive's folder"
+            f"{printable(given)}: no training/calib_cam_to_cam in it; give the calibration archive or its folder"
         )
     return None
 
 
-def _calibration_file(folder: Path | None, name: str) -> Path | None:
-    return folder / f"{name}.txt" if folder and (folder / f"{name}.txt").exists() else None
+def _has_calibration(files: RawFiles | None, name: str) -> bool:
+    return files is not None and files.has(f"{name}.txt")
 
 
 # --- FlyingThings3D -------------------------------------------------------------------------------
@@ -146,36 +203,40 @@ def _calibration_file(folder: Path | None, name: str) -> Path | None:
 class _FlyingThings3DScene:
     name: str
     folder: Path
-    split: Path
+    split: RawFiles
     near: float | None
     drop_nonfinite: bool
 
     def read(self) -> _Pair:
         """Pixels visible in both frames and near in both; on-disk axes: x right, y up, z negative forward."""
-        disparity = read_pfm(self.split / "disparity" / "left" / f"{self.name}.pfm")
-        change = read_pfm(self.split / "disparity_change" / "left" / "into_future" / f"{self.name}.pfm")
-        flow_path = self.split / "flow" / "left" / "into_future" / f"{self.name}.flo"
-        flow = read_flo(flow_path)
+        flow_file = f"flow/left/into_future/{self.name}.flo"
+        label = self.split.label(flow_file)
+        disparity = self._map(f"disparity/left/{self.name}.pfm", parse_pfm)
+        change = self._map(f"disparity_change/left/into_future/{self.name}.pfm", parse_pfm)
+        flow = self._map(flow_file, parse_flo)
         occluded = [
-            read_mask_png(self.split / "disparity_occlusions" / "left" / f"{self.name}.png"),
-            read_mask_png(self.split / "flow_occlusions" / "left" / "into_future" / f"{self.name}.png"),
+            self._map(f"disparity_occlusions/left/{self.name}.png", parse_mask_png),
+            self._map(f"flow_occlusions/left/into_future/{self.name}.png", parse_mask_png),
         ]
-        _same_size(flow_path, [flow[..., 0], disparity, change, *occluded])
+        _same_size(label, [flow[..., 0], disparity, change, *occluded])
         depth1, depth2 = _flyingthings3d_depth(disparity, 0), _flyingthings3d_depth(disparity, change)
         limit = MAX_COORDINATE_M if self.near is None else self.near
         far = (depth1 >= limit) | (depth2 >= limit)  # false for NaN: damage is reported, not cut away
         kept = ~(occluded[0] | occluded[1] | far)
-        pair = self._finite(_back_project_both(FLYINGTHINGS3D_CAMERA, kept, flow, depth1, depth2), flow_path)
+        pair = self._finite(_back_project_both(FLYINGTHINGS3D_CAMERA, kept, flow, depth1, depth2), label)
         if len(pair.pc1) == 0:
-            raise DataError(f"{printable(flow_path)}: no visible point nearer than {limit:g} m; remove the scene")
-        return _checked(_Pair(pair.pc1 * FLYINGTHINGS3D_AXES, pair.pc2 * FLYINGTHINGS3D_AXES, pair.dropped), flow_path)
+            raise DataError(f"{label}: no visible point nearer than {limit:g} m; remove the scene")
+        return _checked(_Pair(pair.pc1 * FLYINGTHINGS3D_AXES, pair.pc2 * FLYINGTHINGS3D_AXES, pair.dropped), label)
 
-    def _finite(self, pair: _Pair, path: Path) -> _Pair:
+    def _map(self, file: str, parse: Callable[[bytearray, str], np.ndarray]) -> np.ndarray:
+        return parse(self.split.read(file), self.split.label(file))
+
+    def _finite(self, pair: _Pair, label: str) -> _Pair:
         finite = np.isfinite(pair.pc1).all(axis=1) & np.isfinite(pair.pc2).all(axis=1)
         bad = int((~finite).sum())
         if bad and not self.drop_nonfinite:
             raise DataError(
-                f"{printable(path)}: {bad} of {len(finite)} visible points hold NaN or infinity, "
+                f"{label}: {bad} of {len(finite)} visible points hold NaN or infinity, "
                 f"the first is point {int(np.argmin(finite))}; --drop-nonfinite leaves them out"
             )
         return _Pair(pair.pc1[finite], pair.pc2[finite], bad)
@@ -188,16 +249,19 @@ def prepare_flyingthings3d(
     near: float | None = 35.0,
     drop_nonfinite: bool = False,
     limit: int | None = None,
+    shard: Shard = WHOLE,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> PrepareSummary:
     """Write `out/{train,val}/NNNNNNN/{pc1,pc2}.npy`: points visible in both frames, the same in each row.
 
     Args:
-        source: the folder holding `train/`, `val/` or both, of the raw FlyingThings3D subset.
+        source: the folder holding `train/`, `val/` or both, of the raw FlyingThings3D subset, or a `.zip` or
+            uncompressed `.tar` of it.
         near: metres; points at least as far in either frame are cut. None: only those beyond 10 km.
         drop_nonfinite: leave out points with NaN or infinity, and note how many; otherwise they are errors.
         limit: at most so many scenes of each split, the first ones.
+        shard: as in `prepare_kitti`.
 
     Raises: as `prepare_kitti`.
     """
@@ -206,13 +270,13 @@ def prepare_flyingthings3d(
     if limit is not None and limit < 1:
         raise UsageError(f"limit: {limit} is less than one scene; give 1 or more")
     with disk_errors(source):
-        splits = [source / split for split in ("train", "val") if (source / split).is_dir()]
+        splits = {split: files for split in SPLITS if (files := _raw_split(source, split))}
         if not splits:
             raise DataError(f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset")
         scenes = [
-            _FlyingThings3DScene(name, out / split.name / name, split, near, drop_nonfinite)
-            for split in splits
-            for name in _flyingthings3d_names(split)[:limit]
+            _FlyingThings3DScene(name, out / split / name, files, near, drop_nonfinite)
+            for split, files in splits.items()
+            for name in _flyingthings3d_names(files)[:limit]
         ]
     settings = {
         "kind": "flyingthings3d",
@@ -221,12 +285,17 @@ def prepare_flyingthings3d(
         "near_m": near,
         "drop_nonfinite": drop_nonfinite,
     }
-    return _prepare(scenes, _Job(source, out, settings), processes, progress)
+    return _prepare(scenes, _Job(source, out, settings, shard), processes, progress)
 
 
-def _flyingthings3d_names(split: Path) -> list[str]:
+def _raw_split(source: Path, split: str) -> RawFiles | None:
+    found = find_folder(source, split)
+    return found.below(split) if found else None
+
+
+def _flyingthings3d_names(split: RawFiles) -> list[str]:
     """The frames that have a flow: the last one of each sequence has none."""
-    return _scene_names(split / "flow" / "left" / "into_future", ".flo", r"(\d{7})\.flo", "NNNNNNN.flo")
+    return _scene_names(split.below("flow/left/into_future"), ".flo", r"(\d{7})\.flo", "NNNNNNN.flo")
 
 
 def _flyingthings3d_depth(disparity: np.ndarray, change: np.ndarray | int) -> np.ndarray:
@@ -266,15 +335,16 @@ def _back_project_both(
     return _Pair(pc1, pc2)
 
 
-def _checked(pair: _Pair, path: Path) -> _Pair:
+def _checked(pair: _Pair, label: str) -> _Pair:
+    path = Path(label)
     return _Pair(check_points(pair.pc1, path, "pc1"), check_points(pair.pc2, path, "pc2"), pair.dropped)
 
 
-def _same_size(path: Path, maps: Iterable[np.ndarray]) -> None:
+def _same_size(label: str, maps: Iterable[np.ndarray]) -> None:
     sizes = sorted({(array.shape[1], array.shape[0]) for array in maps})
     if len(sizes) > 1:
         found = " and ".join(f"{width} x {height}" for width, height in sizes)
-        raise DataError(f"{printable(path)}: the maps of this scene differ in size ({found}); fetch them again")
+        raise DataError(f"{label}: the maps of this scene differ in size ({found}); fetch them again")
 
 
 # --- writing scenes -------------------------------------------------------------------------------
@@ -298,6 +368,7 @@ class _Job:
     source: Path
     out: Path
     settings: dict[str, Any]
+    shard: Shard
     notes: Sequence[str] = ()
 
 
@@ -314,21 +385,42 @@ def _prepare(scenes: Sequence[_Scene], job: _Job, processes: int, progress: Prog
         raise UsageError(f"processes: {processes} is less than one; give 1 or more")
     if _real(job.out).is_relative_to(_real(job.source)):
         raise UsageError(f"{printable(job.out)}: lies inside the source {printable(job.source)}; choose another --out")
-    with only_writer(make_folder(job.out)):
-        _claim(job.out, job.settings)
+    make_folder(job.out)
+    mine = scenes[job.shard.index - 1 :: job.shard.count]
+    with only_writer(_shard_folder(job)):
+        _claim(job.out, job.settings, sweep=job.shard == WHOLE)
         outcomes = []
-        for outcome in map_in_processes(_prepare_scene, scenes, processes):
+        for outcome in map_in_processes(_prepare_scene, mine, processes):
             outcomes.append(outcome)
             if progress:
-                progress(len(outcomes), len(scenes))
-        _raise_failures([outcome.failure for outcome in outcomes if outcome.failure], len(scenes))
+                progress(len(outcomes), len(mine))
+        _raise_failures([outcome.failure for outcome in outcomes if outcome.failure], len(mine))
         points = sum(outcome.points for outcome in outcomes)
-        write_json(job.out / RECORD, {**job.settings, "scenes": len(scenes), "points": points})
-        with disk_errors(job.out):
-            (job.out / PARTIAL_RECORD).unlink(missing_ok=True)
+        _finish(job, len(scenes), points)
     dropped = sum(outcome.dropped for outcome in outcomes)
     notes = [*job.notes, f"{dropped} points with NaN or infinity were left out"] if dropped else job.notes
-    return PrepareSummary(len(scenes), sum(outcome.skipped for outcome in outcomes), points, tuple(notes))
+    return PrepareSummary(len(mine), sum(outcome.skipped for outcome in outcomes), points, tuple(notes))
+
+
+def _shard_folder(job: _Job) -> Path:
+    """What one shard locks and leaves its record in; of the whole, the output itself."""
+    if job.shard == WHOLE:
+        return job.out
+    return make_folder(job.out / f"{_SHARD_PREFIX}{job.shard.index}-of-{job.shard.count}")
+
+
+def _finish(job: _Job, scenes: int, points: int) -> None:
+    """Write the record, of a shard only when all of them have written theirs."""
+    if job.shard != WHOLE:
+        write_json(_shard_folder(job) / RECORD, {"points": points})
+        shards = range(1, job.shard.count + 1)
+        records = [job.out / f"{_SHARD_PREFIX}{index}-of-{job.shard.count}" / RECORD for index in shards]
+        if not all(record.is_file() for record in records):
+            return
+        points = sum(json.loads(read_file(record))["points"] for record in records)
+    write_json(job.out / RECORD, {**job.settings, "scenes": scenes, "points": points})
+    with disk_errors(job.out):
+        (job.out / PARTIAL_RECORD).unlink(missing_ok=True)
 
 
 def _prepare_scene(scene: _Scene) -> _Outcome:
@@ -370,20 +462,26 @@ def _shortened(items: Iterable[str], separator: str = ", ") -> str:
 # --- the output folder ----------------------------------------------------------------------------
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
+def _claim(out: Path, settings: dict[str, Any], sweep: bool) -> None:
     """Take the folder for these settings, empty or with what an earlier run of the same settings left.
 
     Raises: UsageError: it holds something else.
     """
-    remove_temporaries(out)
+    if sweep:  # another shard may be writing
+        remove_temporaries(out)
     records = [out / name for name in (RECORD, PARTIAL_RECORD) if (out / name).exists()]
     for record in records:
         _check_record(record, settings)
     with disk_errors(out):
-        foreign = not records and any(out.iterdir())
+        foreign = not records and any(not _is_of_a_shard(path) for path in out.iterdir())
     if foreign:
         raise UsageError(f"{printable(out)}: is not empty and was not written by bpfn prepare; choose another --out")
     write_json(out / PARTIAL_RECORD, settings)
+
+
+def _is_of_a_shard(path: Path) -> bool:
+    """Made by another shard, perhaps in this moment."""
+    return path.name.startswith((_SHARD_PREFIX, TEMPORARY_PREFIX)) or path.name in {RECORD, PARTIAL_RECORD}
 
 
 def _check_record(record: Path, settings: dict[str, Any]) -> None:
@@ -400,23 +498,24 @@ def _check_record(record: Path, settings: dict[str, Any]) -> None:
             )
 
 
+def _real_name(files: RawFiles) -> str:
+    return RawFiles(_real(files.root), files.inside).name
+
+
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve fails on loops of links
 
 
-def _scene_names(folder: Path, ending: str, pattern: str, shown: str) -> list[str]:
+def _scene_names(folder: RawFiles, ending: str, pattern: str, shown: str) -> list[str]:
     """Sorted names, by `pattern`, of the files with `ending`.
 
     Raises: DataError: no folder, no such file, or one of another pattern.
     """
-    if not folder.is_dir():
-        raise DataError(f"{printable(folder)}: no such folder; give the one that holds the raw download")
-    names = [path.name for path in folder.iterdir()]
-    files = [name for name in names if name.endswith(ending) and not name.startswith(".")]
+    files = [name for name in folder.names() if name.endswith(ending) and not name.startswith(".")]
     matches = {file: re.fullmatch(pattern, file, re.ASCII) for file in files}
     strange = sorted(file for file, match in matches.items() if match is None)
     if strange:
-        raise DataError(f"{printable(folder / strange[0])}: not a scene name; {shown} expected")
+        raise DataError(f"{folder.label(strange[0])}: not a scene name; {shown} expected")
     if not files:
-        raise DataError(f"{printable(folder)}: no scene in it; {shown} expected")
+        raise DataError(f"{printable(folder.name)}: no scene in it; {shown} expected")
     return sorted(match[1] for match in matches.values() if match)

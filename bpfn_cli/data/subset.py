@@ -9,8 +9,9 @@ import hashlib
 import os
 import shutil
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +21,7 @@ import numpy as np
 from bpfn_cli.data.arrays import check_points, parse_npy, read_file
 from bpfn_cli.data.concurrency import only_writer
 from bpfn_cli.data.datasets import FlyingThings3DScenes, check_pair
-from bpfn_cli.data.layout import file_sizes, find_layout, fingerprint, in_one_line, list_scenes, scene_names
+from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, in_one_line, list_scenes, scene_names
 from bpfn_cli.data.manifest import (
     CLOUDS,
     MANIFEST,
@@ -34,10 +35,13 @@ from bpfn_cli.data.manifest import (
     SubsetManifest,
     SubsetOptions,
     SubsetTask,
+    packed_name,
     read_manifest,
     read_task,
     stride,
 )
+from bpfn_cli.data.packed import ROW_BYTES, pack_rows, write_packed
+from bpfn_cli.data.stratify import choose_alike, distributions
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.files import (
     TEMPORARY_PREFIX,
@@ -115,18 +119,29 @@ class SubsetSummary:
     skipped: tuple[str, ...] = ()
 
 
-def plan_subset(source: Path, options: SubsetOptions) -> SubsetPlan:
-    """Choose the scenes; nothing is written.
+def plan_subset(
+    source: Path,
+    options: SubsetOptions,
+    *,
+    known: SubsetManifest | None = None,
+    progress: Progress | None = None,
+    processes: int | None = None,
+) -> SubsetPlan:
+    """Choose the scenes; nothing is written. Method stratified reads every training scene for it.
 
     Args:
         source: FlyingThings3D or synthetic scenes, or a subset of them, or the folder above them.
+        known: a finished subset; if it is of this source and these options, its choice is taken as it is.
     Raises:
         DataError: no such dataset, no training scenes, missing files, names that differ in case only.
         DiskError: not permitted.
     """
     layout = find_layout(source, SOURCE_KINDS)
+    if layout.manifest and layout.manifest.task.options.packed:
+        raise DataError(f"{printable(layout.root)}: is packed, which no subset can be taken of; name what it is of")
     splits = [split for split in SPLITS if (layout.root / split).is_dir()]
     available = {split: scene_names(layout, split) for split in splits}
+    available = _without(available, options.leave_out, layout.root)
     if not available.get("train"):
         raise DataError(f"{printable(layout.root)}: no training scenes to choose from; check the path")
     if options.val_fraction is not None and not available.get("val"):
@@ -142,6 +157,14 @@ def plan_subset(source: Path, options: SubsetOptions) -> SubsetPlan:
         )
     skipped = [f"{split}/{name}" for split in splits for name in list_scenes(layout.root / split)[1]]
     sizes = file_sizes(layout.root, available)
+    if options.method == "stratified":
+        task = SubsetTask(str(layout.root), layout.kind, fingerprint(sizes), options)
+        if known and not task.differences(known.task):
+            chosen["train"] = known.names()["train"]
+        else:
+            every = _distributions(layout, available["train"], progress, processes)
+            first = [available["train"].index(name) for name in chosen["train"]]
+            chosen["train"] = tuple(available["train"][i] for i in choose_alike(every, first, options.seed))
     return SubsetPlan(layout.root, layout.kind, options, available, chosen, sizes, tuple(skipped))
 
 
@@ -154,7 +177,8 @@ def make_subset(
     force: bool = False,
     processes: int | None = None,
 ) -> SubsetSummary:
-    """Write the chosen scenes to `out/{train,val}/NAME/{pc1,pc2}.npy`, and last `out/subset.json`.
+    """Write the chosen scenes to `out/{train,val}/NAME/{pc1,pc2}.npy` (packed: `out/{train,val}.packed`), and last
+    `out/subset.json`.
 
     A killed run completes when it is repeated, with the same bytes; a finished one returns at once.
 
@@ -170,7 +194,8 @@ def make_subset(
     """
     if processes is not None and processes < 1:
         raise UsageError(f"processes {processes}: use 1 or more")
-    plan = plan_subset(source, options)
+    known = read_manifest(out / MANIFEST) if options.method == "stratified" and (out / MANIFEST).is_file() else None
+    plan = plan_subset(source, options, known=known, progress=progress, processes=processes)
     _refuse_overlap(plan.source, out)
     make_folder(out)
     with only_writer(out):
@@ -184,14 +209,17 @@ def make_subset(
             write_json(out / UNFINISHED, plan.task.document())
             if force:
                 (out / MANIFEST).unlink(missing_ok=True)
-                _remove_foreign(out, plan.chosen, options.link)
+                _remove_foreign(out, plan.chosen, options)
+        if options.packed:
+            manifest = _pack(plan, out, progress, processes)
+        else:
             for split in plan.chosen:
                 make_folder(out / split)
-        place = functools.partial(_place_scene, plan, out, previous, force)
-        files = _scene_files(plan, _each(place, _scenes(plan.chosen), progress, processes))
-        manifest = SubsetManifest(plan.task, plan.before, plan.after, _measure_likeness(plan), files)
-        for split in plan.chosen:
-            sync_folder(out / split)
+            place = functools.partial(_place_scene, plan, out, previous, force)
+            files = _scene_files(plan, _each(place, _scenes(plan.chosen), progress, processes))
+            manifest = SubsetManifest(plan.task, plan.before, plan.after, _measure_likeness(plan), files)
+            for split in plan.chosen:
+                sync_folder(out / split)
         write_json(out / MANIFEST, manifest.document())
         with disk_errors(out):
             (out / UNFINISHED).unlink()
@@ -211,10 +239,11 @@ def verify_subset(out: Path, *, progress: Progress | None = None, processes: int
                 raise DataError(f"{printable(out)}: unfinished; repeat the bpfn subset that began it")
             raise DataError(f"{printable(out)}: no {MANIFEST}, so not a subset; check the path")
         manifest = read_manifest(out / MANIFEST)
-        foreign = _foreign(out, manifest.names(), manifest.task.options.link)
+        foreign = _foreign(out, manifest.names(), manifest.task.options)
     check = functools.partial(_scene_faults, out, manifest, frozenset(foreign))
     found = _each(check, _scenes(manifest.names()), progress, processes)
     faults = [fault for faults in found for fault in faults]
+    faults += [f"{name} {fault}" for name, record in manifest.packed.items() if (fault := _fault(out / name, record))]
     faults += [f"{path} does not belong" for path in foreign]
     if faults:
         raise DataError(f"{printable(out)}: {printable(in_one_line(faults))}; make it again with --force")
@@ -222,6 +251,47 @@ def verify_subset(out: Path, *, progress: Progress | None = None, processes: int
 
 
 # --- choosing -------------------------------------------------------------------------------------
+
+
+def _distributions(
+    layout: Layout, names: tuple[str, ...], progress: Progress | None, processes: int | None
+) -> np.ndarray:
+    """Of each scene, (N, 2, bins). Damaged scenes are all named before anything is said."""
+    dataset = FlyingThings3DScenes(layout.kind, layout.root, "train", names)
+
+    def measured(index: int) -> np.ndarray | str:
+        try:
+            return distributions(dataset.load(index))
+        except DataError as error:
+            return str(error)
+
+    found = _each(measured, range(len(dataset)), progress, processes)
+    faults = [one for one in found if isinstance(one, str)]
+    if faults:
+        raise DataError(f"{len(faults)} of {len(names)} scenes are damaged: {in_one_line(faults)}")
+    return np.stack([one for one in found if not isinstance(one, str)])
+
+
+def read_leave_out(path: Path) -> tuple[str, ...]:
+    """The scenes a list names, "split/scene" a line, as `bpfn data check --fix-list` writes it.
+
+    Raises: DataError: no such file, or a line of another form.
+    """
+    lines = read_file(path).decode("utf-8", "replace").splitlines()
+    names = sorted({line.strip() for line in lines if line.strip() and not line.startswith("#")})
+    for name in names:
+        if name.count("/") != 1 or name.split("/")[0] not in SPLITS:
+            raise DataError(f"{printable(path)}: {printable(name)[:80]} is not of the form train/NAME or val/NAME")
+    return tuple(names)
+
+
+def _without(available: dict[str, tuple[str, ...]], leave_out: Sequence[str], root: Path) -> dict[str, tuple[str, ...]]:
+    known = {f"{split}/{name}" for split, names in available.items() for name in names}
+    if unknown := [name for name in leave_out if name not in known]:
+        raise DataError(f"{printable(root)}: has no scene {in_one_line(unknown)} to leave out; check the list")
+    return {
+        split: tuple(name for name in names if f"{split}/{name}" not in leave_out) for split, names in available.items()
+    }
 
 
 def _choose(names: tuple[str, ...], fraction: float | None, options: SubsetOptions) -> tuple[str, ...]:
@@ -295,18 +365,19 @@ def _own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
         raise DataError(f"{printable(out)}: holds another subset (asked for: {asked}); {_REPLACE}")
     if finished and finished.names() != {split: plan.chosen.get(split, ()) for split in SPLITS}:
         raise DataError(f"{printable(out / MANIFEST)}: names other scenes than its options choose; {_REPLACE}")
-    if foreign := _foreign(out, plan.chosen if found else {}, plan.options.link):
+    if foreign := _foreign(out, plan.chosen if found else {}, plan.options):
         raise DataError(f"{printable(out / foreign[0])}: not of this subset ({len(foreign)} such); {_REPLACE}")
     return finished
 
 
-def _foreign(out: Path, names: Mapping[str, Sequence[str]], link: str) -> list[str]:
+def _foreign(out: Path, names: Mapping[str, Sequence[str]], options: SubsetOptions) -> list[str]:
     """What lies in `out` and belongs to no subset of scenes `names`, sorted."""
     foreign: list[str] = []
+    own_files = {MANIFEST, UNFINISHED} | ({packed_name(split) for split in names} if options.packed else set())
     for entry in os.scandir(out):
-        if entry.name in names and entry.is_dir(follow_symlinks=False):
-            foreign += _foreign_scenes(Path(entry.path), set(names[entry.name]), link)
-        elif entry.name not in {MANIFEST, UNFINISHED} or not entry.is_file(follow_symlinks=False):
+        if not options.packed and entry.name in names and entry.is_dir(follow_symlinks=False):
+            foreign += _foreign_scenes(Path(entry.path), set(names[entry.name]), options.link)
+        elif entry.name not in own_files or not entry.is_file(follow_symlinks=False):
             foreign.append(entry.name)
     return sorted(foreign)
 
@@ -322,9 +393,10 @@ def _foreign_scenes(folder: Path, names: set[str], link: str) -> Iterator[str]:
                 yield f"{folder.name}/{scene.name}/{entry.name}"
 
 
-def _remove_foreign(out: Path, names: Mapping[str, Sequence[str]], link: str) -> None:
-    for path in _foreign(out, names, link):
-        if path.split("/")[0] not in SPLITS:
+def _remove_foreign(out: Path, names: Mapping[str, Sequence[str]], options: SubsetOptions) -> None:
+    of_subsets = {*SPLITS, *map(packed_name, SPLITS)}
+    for path in _foreign(out, names, options):
+        if path.split("/")[0] not in of_subsets:
             continue
         if (out / path).is_dir() and not (out / path).is_symlink():
             shutil.rmtree(out / path)
@@ -335,6 +407,8 @@ def _remove_foreign(out: Path, names: Mapping[str, Sequence[str]], link: str) ->
 def _is_untouched(plan: SubsetPlan, out: Path) -> bool:
     """Whether every file still looks as when `subset.json` was written; `verify_subset` reads them."""
     finished = (out / MANIFEST).stat().st_mtime_ns
+    if plan.options.packed:
+        return _is_packed_untouched(plan, out, finished)
     for key in _keys(plan.chosen):
         try:
             source, target = (plan.source / key).stat(), (out / key).stat()
@@ -346,9 +420,34 @@ def _is_untouched(plan: SubsetPlan, out: Path) -> bool:
     return True
 
 
+def _is_packed_untouched(plan: SubsetPlan, out: Path, finished: int) -> bool:
+    manifest = read_manifest(out / MANIFEST)
+    for path, size in [
+        *((out / name, record.bytes) for name, record in manifest.packed.items()),
+        *((plan.source / key, plan.sizes[key]) for key in _keys(plan.chosen)),
+    ]:
+        stamp = _stamp(path)
+        if stamp is None or stamp[1] != size or stamp[2] > finished:
+            return False
+    return True
+
+
+def _packed_bytes(plan: SubsetPlan) -> int:
+    """At most: a row for each point that its files can hold."""
+    points = [plan.sizes[key] // 12 for key in _keys(plan.chosen) if key.endswith(CLOUDS[0])]
+    most = plan.options.max_points or max(points, default=0)
+    return sum(min(count, most) * ROW_BYTES for count in points)
+
+
 def _refuse_full_disk(plan: SubsetPlan, out: Path) -> None:
     """Before anything is written. Raises: DiskError: too few bytes or inodes, or no hard links."""
     disk, link = os.statvfs(out), plan.options.link
+    if plan.options.packed:
+        need, free = _packed_bytes(plan), disk.f_bavail * disk.f_frsize
+        if need > free:
+            advice = "free some, or choose another --out, a smaller --fraction or --max-points"
+            raise DiskError(f"{printable(out)}: needs {need:,} bytes and {free:,} are free; {advice}")
+        return
     one_disk = plan.source.stat().st_dev == out.stat().st_dev
     if link == "hard" and not one_disk:
         raise DiskError(f"{printable(out)}: {_NOT_HARD}")
@@ -389,6 +488,72 @@ def _place_scene(
         for cloud, content in contents.items():
             _place(source / cloud, target / cloud, content, plan.options.link, force)
     return records
+
+
+def _pack(plan: SubsetPlan, out: Path, progress: Progress | None, processes: int | None) -> SubsetManifest:
+    """One file a split. Damaged scenes are all named before anything is said."""
+    total, done, faults = sum(len(names) for names in plan.chosen.values()), 0, []
+    records: dict[str, FileRecord] = {}
+
+    def rows_of(dataset: FlyingThings3DScenes, index: int) -> np.ndarray | DataError:
+        name = dataset.names[index]
+        folder = plan.source / dataset.split / name
+        before = [_stamp(folder / cloud) for cloud in CLOUDS]
+        try:
+            rows = pack_rows(dataset.load(index), plan.options.max_points, plan.options.seed)
+        except DataError as error:
+            return error
+        stamps = [_stamp(folder / cloud) for cloud in CLOUDS]
+        sizes = [plan.sizes[f"{dataset.split}/{name}/{cloud}"] for cloud in CLOUDS]
+        if stamps != before or [stamp and stamp[1] for stamp in stamps] != sizes:
+            raise DataError(f"{printable(folder)}: changed while the subset was made; repeat when it is left alone")
+        return rows
+
+    for split, names in plan.chosen.items():
+        dataset = FlyingThings3DScenes(plan.kind, plan.source, split, names)
+
+        def all_rows(dataset: FlyingThings3DScenes = dataset) -> Iterator[np.ndarray]:
+            nonlocal done
+            for rows in _ordered(functools.partial(rows_of, dataset), range(len(dataset)), processes):
+                done += 1
+                if progress:
+                    progress(done, total)
+                if isinstance(rows, DataError):
+                    faults.append(str(rows))
+                elif not faults:
+                    yield rows
+            if faults:
+                raise DataError(f"{len(faults)} of {total} scenes are damaged: {in_one_line(faults)}")
+
+        about = {
+            "source_kind": plan.kind,
+            "split": split,
+            "frame": "x left, y up, z forward; metres",
+            "columns": ["x", "y", "z", "flow x", "flow y", "flow z"],
+            "seed": plan.options.seed,
+            "max_points": plan.options.max_points,
+        }
+        records[packed_name(split)] = write_packed(out / packed_name(split), names, all_rows(), about)
+    after = Extent(plan.after.train_scenes, plan.after.val_scenes, sum(record.bytes for record in records.values()))
+    files: SceneFiles = {split: {name: {} for name in plan.chosen.get(split, ())} for split in SPLITS}
+    return SubsetManifest(plan.task, plan.before, after, _measure_likeness(plan), files, records)
+
+
+def _ordered(work: Callable[[Item], Result], items: Sequence[Item], processes: int | None) -> Iterator[Result]:
+    """Results in the order of `items`, few of them in memory at a time."""
+    threads = processes or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _points(content: bytearray, path: Path) -> np.ndarray:

@@ -24,7 +24,7 @@ def true_flows(output: FlowPyramid, flow: Tensor) -> list[Tensor]:
     """The true flow at each level: that of the sampled points, without interpolation.
 
     Args:
-        flow: (B, N, 3) metres, at level 0.
+        flow: (B, N, 3) metres, or anything else (B, N, C), at level 0.
     Returns: four tensors (B, N_l, 3).
     """
     flows = [flow]
@@ -34,9 +34,13 @@ def true_flows(output: FlowPyramid, flow: Tensor) -> list[Tensor]:
 
 
 def supervised_loss(output: FlowPyramid, batch: FlowBatch) -> Tensor:
-    """R(||flow_l - true flow_l||), unsquared, summed over points.
+    """R(||flow_l - true flow_l||), unsquared, summed over the points whose true flow is known.
 
     Source: PointPWC-Net, ECCV 2020; weights of Bi-PointFlowNet's released training.
     """
     truth = true_flows(output, batch.flow)
-    return reduce_levels({i: torch.linalg.vector_norm(output.flows[i] - truth[i], dim=-1) for i in range(LEVELS)})
+    errors = {i: torch.linalg.vector_norm(output.flows[i] - truth[i], dim=-1) for i in range(LEVELS)}
+    if batch.valid is not None:
+        known = true_flows(output, batch.valid[..., None].to(batch.flow.dtype))
+        errors = {i: torch.where(known[i][..., 0] > 0, error, 0.0) for i, error in errors.items()}
+    return reduce_levels(errors)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from bpfn_cli.precision import Precision
 from bpfn_cli.structures import FlowBatch
 
 MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
+FULL = "_full"  # ends the names of rows over all points, where some are hidden in the second frame
 MODEL_BF16 = "model_bf16"  # the same weights, the large matrix products in bfloat16
 
 Predictor = Callable[[FlowBatch], Tensor]
@@ -79,6 +80,8 @@ def evaluate(
     """Metrics of every predictor on the scenes of a dataset (all, or those of `indices`).
 
     Each scene is sampled to `points` points of each cloud by a generator keyed by `seed` and its name.
+    Where some points are hidden in the second frame, metrics are over the others; those over all points stand beside
+    them, under the name of the predictor and `_full`.
     Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN; names the scene.
     """
     chosen = range(len(dataset)) if indices is None else indices
@@ -89,10 +92,14 @@ def evaluate(
         result = {}
         for name, predict in predictors.items():
             try:
-                result[name] = _measure(predict(batch), batch)
+                flow = predict(batch)
+                result[name] = _measure(flow, batch)
+                if batch.valid is not None:
+                    result[f"{name}{FULL}"] = _measure(flow, replace(batch, valid=None))
             except NonFiniteError as error:
                 raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
-            means[name].add(result[name])
+        for name, metrics in result.items():
+            means.setdefault(name, MeanMetrics()).add(metrics)
         scenes.append(SceneResult(batch.names[0], result))
         if progress is not None:
             progress(done, len(chosen))
@@ -100,7 +107,8 @@ def evaluate(
 
 
 def _measure(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
-    return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0])
+    mask = None if batch.valid is None else batch.valid[0]
+    return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0], mask)
 
 
 def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | float | None]]:

@@ -95,9 +95,12 @@ class Checkpoint(_Schema):
 
 
 class MetricRow(_Schema):
-    """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera."""
+    """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera.
 
-    name: Literal["model", "model_bf16", "teacher", "zero_flow", "nearest_neighbor"]
+    Names ending in `_full`: over all points, where the others are over those that are visible in both frames.
+    """
+
+    name: Annotated[str, Field(pattern=r"^(model|model_bf16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
     epe3d: Amount
     acc3d_strict: Share
     acc3d_relax: Share

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from bpfn_cli.data.datasets import SceneDataset
-from bpfn_cli.data.loader import keyed_generator, training_batches
+from bpfn_cli.data.loader import training_batches
+from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.metrics.evaluation import MODEL, evaluate, network_flow
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.training.progress import Bar

@@ -17,10 +17,9 @@ from bpfn_cli.data.loader import (
     augment,
     epoch_order,
     evaluation_batches,
-    keyed_generator,
-    sample_points,
     training_batches,
 )
+from bpfn_cli.data.sampling import keyed_generator, sample_points
 from bpfn_cli.errors import DataError
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, FlowBatch, Scene
 
@@ -143,11 +142,12 @@ def test_keys_are_not_confused() -> None:
 
 def test_sampled_flow_belongs_to_its_points() -> None:
     scene = Scenes().load(0)
-    pc1, _pc2, flow = sample_points(scene, 16, np.random.default_rng(0))
+    drawn = sample_points(scene, 16, np.random.default_rng(0))
+    pc1, flow = drawn.pc1, drawn.flow
     flows = {tuple(p): tuple(f) for p, f in zip(scene.pc1.tolist(), scene.flow.tolist(), strict=True)}
     assert [flows[tuple(p)] for p in pc1.tolist()] == [tuple(f) for f in flow.tolist()]
     assert len({tuple(p) for p in pc1.tolist()}) == 16
-    assert len(sample_points(scene, 100, np.random.default_rng(0))[0]) == 100
+    assert len(sample_points(scene, 100, np.random.default_rng(0)).pc1) == 100
 
 
 def test_augmentation_by_hand() -> None:

@@ -166,7 +166,7 @@ def test_mutated_manifest_is_read_or_refused_and_nothing_else(path):
         ({"fraction": float("nan")}, "fraction nan"),
         ({"fraction": 1e-320, "method": "stride"}, "fraction"),
         ({"val_fraction": 0}, "val_fraction 0"),
-        ({"method": "random"}, "use hash or stride"),
+        ({"method": "random"}, "use hash, stride or stratified"),
         ({"link": "move"}, "use auto, copy, hard or symlink"),
         ({"offset": 1}, "only method stride"),
         ({"method": "stride", "seed": 1}, "method stride draws nothing"),

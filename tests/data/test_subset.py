@@ -571,14 +571,14 @@ def test_run_killed_10_times_completes(tmp_path, out, link):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", ["copy", "hard", "symlink"])
+@pytest.mark.parametrize("link", ["copy", "hard", "symlink", "packed"])
 def test_run_killed_100_times_completes(tmp_path, out, link):
     kill_loop(tmp_path, out, link, kills=100)
 
 
 def kill_loop(tmp_path: Path, out: Path, link: str, kills: int) -> None:
     source = write_flyingthings3d(tmp_path / "source", train=120, val=20)
-    options = SubsetOptions(0.5, link=link)
+    options = SubsetOptions(0.5, packed=True) if link == "packed" else SubsetOptions(0.5, link=link)
     make_subset(source, tmp_path / "whole", options)
     expected = contents(tmp_path / "whole")
     generator = random.Random(0)
@@ -767,7 +767,7 @@ def test_source_that_changes_meanwhile_is_refused(source, out, monkeypatch, chan
 
 def test_source_that_vanishes_meanwhile_is_refused(source, out, monkeypatch):
     plan = plan_subset(source, HALF)
-    monkeypatch.setattr(subset, "plan_subset", lambda *_: plan)
+    monkeypatch.setattr(subset, "plan_subset", lambda *_, **__: plan)
     (source / "train" / plan.chosen["train"][0] / "pc1.npy").unlink()
     assert "pc1.npy: no such file" in refused(DataError, source, out, HALF)
 

@@ -54,6 +54,15 @@ T = points((0, 0, 0), (0, 0.2, 0.1))
 G = points((0, 0, 0), (0, 0.1, 0))
 
 
+def test_points_without_a_known_flow_do_not_count() -> None:
+    flows = [S, S[:, :1], S[:, :1], S[:, :1]]
+    first, second = torch.tensor([[True, False]]), torch.tensor([[False, True]])
+    # Errors of S against G: 0.1, 0.1; the first point is at all levels, the second at level 0 alone.
+    for valid, expected in ((None, 0.02 * 0.2 + 0.28 * 0.1), (first, 0.3 * 0.1), (second, 0.02 * 0.1)):
+        batch = FlowBatch(S, S, G, ("a",), valid=valid)
+        assert float(supervised_loss(toy(flows), batch)) == pytest.approx(expected, rel=1e-5)
+
+
 def only_level_0(norm: str) -> BasicLoss:
     return BasicLoss(BasicSettings(norm=norm, levels=(0,)), TINY, TINY)  # type: ignore[arg-type]
 

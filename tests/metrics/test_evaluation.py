@@ -180,3 +180,12 @@ def test_network_is_measured_in_evaluation_mode_without_gradients() -> None:
     assert flow.shape == (1, LEAST, 3)
     swapped = replace(batch, pc1=batch.pc2, pc2=batch.pc1)
     assert not torch.equal(network_flow(network)(swapped), flow)
+
+
+def test_hidden_points_are_left_out_and_stand_beside_in_full() -> None:
+    scene = replace(three_points(), valid=np.array([True, True, False]))
+    means = evaluate(BASELINES, Given((scene,)), points=3).means
+    # Errors of zero flow 3, 0.5 and, hidden, 0.25 m.
+    assert means["zero_flow"].epe3d == pytest.approx(1.75)
+    assert means["zero_flow_full"].epe3d == pytest.approx(1.25)
+    assert set(means) == {"zero_flow", "nearest_neighbor", "zero_flow_full", "nearest_neighbor_full"}

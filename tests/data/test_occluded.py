@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Scenes with occlusion and LiDAR logs: frames, masks, cuts, bad files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bpfn_cli.data.datasets import data_identity, describe, open_dataset, split_identity
+from bpfn_cli.data.loader import evaluation_batches
+from bpfn_cli.errors import BpfnError, DataError, UsageError
+
+
+def write_things(root: Path, name: str = "TRAIN_A_0000_left_0006-0", count: int = 12, **other: object) -> Path:
+    generator = np.random.default_rng(1)
+    arrays: dict[str, object] = {
+        "points1": generator.uniform(2, 20, (count, 3)).astype(np.float32),
+        "points2": generator.uniform(2, 20, (count, 3)).astype(np.float32),
+        "color1": np.zeros((count, 3), np.float32),
+        "color2": np.zeros((count, 3), np.float32),
+        "flow": generator.normal(0, 1, (count, 3)).astype(np.float32),
+        "valid_mask1": np.arange(count) % 3 > 0,
+    }
+    root.mkdir(exist_ok=True)
+    np.savez(root / f"{name}.npz", **(arrays | other))  # type: ignore[arg-type]
+    return root
+
+
+def test_things_turn_x_and_keep_the_mask(tmp_path: Path) -> None:
+    root = write_things(
+        tmp_path, points1=np.array([[1, 2, 3]] * 12, np.float32), flow=np.array([[4, 5, 6]] * 12, np.float32)
+    )
+    scene = open_dataset(root, "train").load(0)
+    assert scene.pc1[0].tolist() == [-1, 2, 3]
+    assert scene.flow[0].tolist() == [-4, 5, 6]
+    assert scene.valid is not None
+    assert scene.valid.tolist() == [index % 3 > 0 for index in range(12)]
+    assert scene.camera is not None
+
+
+def test_things_have_two_splits_and_known_bad_scenes(tmp_path: Path) -> None:
+    for name in ("TRAIN_A_0000_left_0006-0", "TRAIN_C_0140_left_0006-0", "TRAIN_B_0609_right_0010-0"):
+        write_things(tmp_path, name)
+    for name in ("TEST_A_0000_left_0006-0", "TEST_A_0123_right_0009-0"):
+        write_things(tmp_path, name)
+    assert open_dataset(tmp_path, "train").names == ("TRAIN_A_0000_left_0006-0",)
+    for split in ("val", "test"):
+        assert open_dataset(tmp_path, split).names == ("TEST_A_0000_left_0006-0",)
+    identity = data_identity(tmp_path)
+    assert (identity["kind"], identity["train_scenes"], identity["val_scenes"]) == ("flyingthings3d_occluded", 1, 1)
+    assert split_identity(open_dataset(tmp_path, "train")) != split_identity(open_dataset(tmp_path, "val"))
+
+
+def test_far_points_are_cut_from_each_cloud(tmp_path: Path) -> None:
+    points1, points2 = np.full((12, 3), 3, np.float32), np.full((12, 3), 3, np.float32)
+    points1[:5, 2], points2[:2, 2] = 35, 90
+    scene = open_dataset(write_things(tmp_path, points1=points1, points2=points2), "train").load(0)
+    assert (len(scene.pc1), len(scene.pc2), len(scene.flow), len(scene.valid)) == (7, 10, 7, 7)  # type: ignore[arg-type]
+
+
+def test_kitti_columns_are_turned(tmp_path: Path) -> None:
+    cloud = np.array([[10, 2, 3], [40, 2, 3]], np.float32)
+    np.savez(tmp_path / "000007.npz", pos1=cloud, pos2=cloud + 1, gt=np.array([[1, 2, 3]] * 2, np.float32))
+    dataset = open_dataset(tmp_path, "test")
+    scene = dataset.load(0)
+    assert dataset.kind == "kitti_occluded"
+    assert scene.pc1.tolist() == [[2, 3, 10]]
+    assert scene.flow.tolist() == [[2, 3, 1]]
+    assert (scene.valid, scene.camera) == (None, None)
+
+
+def test_batches_carry_the_mask(tmp_path: Path) -> None:
+    dataset = open_dataset(write_things(tmp_path), "train")
+    (batch,) = evaluation_batches(dataset, [0], points=8, batch_size=1, seed=0)
+    assert batch.valid is not None
+    scene = dataset.load(0)
+    known = {tuple(p): bool(v) for p, v in zip(scene.pc1.tolist(), scene.valid, strict=True)}  # type: ignore[arg-type]
+    assert [known[tuple(p)] for p in batch.pc1[0].tolist()] == batch.valid[0].tolist()
+    assert batch.to("cpu").valid is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"valid_mask1": np.zeros(12, bool)}, "no point with a known flow"),
+        ({"valid_mask1": np.ones(11, bool)}, "one row a point"),
+        ({"flow": np.zeros((11, 3), np.float32)}, "one row a point"),
+        ({"points1": np.full((12, 3), np.nan, np.float32)}, "NaN"),
+        ({"points2": np.zeros((12, 2), np.float32)}, r"shape \(12, 2\)"),
+        ({"points1": np.full((12, 3), 50, np.float32)}, "within 35 m"),
+    ],
+)
+def test_damaged_scenes_are_named(tmp_path: Path, other: dict, said: str) -> None:
+    dataset = open_dataset(write_things(tmp_path, **other), "train")
+    with pytest.raises(DataError, match=f"TRAIN_A_0000_left_0006-0.*{said}"):
+        dataset.load(0)
+
+
+def test_a_foreign_file_and_a_wrong_split_are_refused(tmp_path: Path) -> None:
+    write_things(tmp_path)
+    with pytest.raises(UsageError, match="all"):
+        open_dataset(tmp_path, "all")
+    np.savez(tmp_path / "mine.npz", x=np.zeros(1))
+    with pytest.raises(DataError, match=r"mine\.npz"):
+        open_dataset(tmp_path, "train")
+
+
+def write_log(path: Path, sweeps: int = 3, count: int = 20, **other: object) -> Path:
+    generator = np.random.default_rng(2)
+    with h5py.File(path, "w") as file:
+        for number in range(sweeps):
+            group = file.create_group(str(315966265659927216 + number * 100))
+            group["lidar"] = generator.uniform(-20, 20, (count, 4)).astype(np.float32)
+            group["ground_mask"] = np.arange(count) < 5
+            if number + 1 < sweeps:
+                group["flow"] = generator.normal(0, 1, (count, 3)).astype(np.float32)
+                group["flow_is_valid"] = np.arange(count) % 2 == 0
+            for name, value in other.items():
+                if name in group:
+                    del group[name]
+                group[name] = value
+    return path
+
+
+def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.h5")
+    write_log(tmp_path / "more.h5", sweeps=2)
+    dataset = open_dataset(tmp_path, "test")
+    assert dataset.kind == "argoverse2"
+    assert [name.split("/")[0] for name in dataset.names] == ["log", "log", "more"]
+    scene = dataset.load(0)
+    with h5py.File(tmp_path / "log.h5") as file:
+        group = file["315966265659927216"]
+        lidar, flow, valid = group["lidar"][5:, :3], group["flow"][5:], group["flow_is_valid"][5:]
+    np.testing.assert_array_equal(scene.pc1, lidar[:, [1, 2, 0]])
+    np.testing.assert_array_equal(scene.flow, flow[:, [1, 2, 0]])
+    assert scene.valid is not None
+    assert scene.valid.tolist() == valid.tolist()
+    assert "3 test scenes" in describe(dataset)
+    assert data_identity(tmp_path)["kind"] == "argoverse2"
+    assert len(split_identity(dataset)) == 64
+
+
+def test_far_and_ground_points_of_a_log_are_cut(tmp_path: Path) -> None:
+    lidar = np.full((20, 4), 3, np.float32)
+    lidar[:8, 0] = 100
+    write_log(tmp_path / "log.h5", lidar=lidar)
+    scene = open_dataset(tmp_path, "test").load(0)
+    assert len(scene.pc1) == len(scene.pc2) == 12
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"flow": np.zeros((19, 3), np.float32)}, "20 points and 19 flows"),
+        ({"flow_is_valid": np.zeros(3, bool)}, r"\(3,\) found"),
+        ({"lidar": np.full((20, 4), np.inf, np.float32)}, "NaN or infinity"),
+        ({"lidar": np.array([b"text"] * 20)}, "numbers of up to"),
+        ({"flow_is_valid": np.zeros(20, bool)}, "no point with a known flow"),
+    ],
+)
+def test_damaged_logs_are_named(tmp_path: Path, other: dict, said: str) -> None:
+    write_log(tmp_path / "log.h5", **other)
+    with pytest.raises(DataError, match=rf"log\.h5.*{said}"):
+        open_dataset(tmp_path, "test").load(0)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_mutation_of_a_log_gives_a_traceback(tmp_path: Path, seed: int) -> None:
+    path = write_log(tmp_path / "log.h5", sweeps=2)
+    content, generator = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    if seed % 2:
+        content = content[: generator.integers(len(content))]
+    else:
+        for _ in range(8):
+            content[generator.integers(len(content))] = generator.integers(256)
+    path.write_bytes(content)
+    try:
+        dataset = open_dataset(tmp_path, "test")
+        for index in range(len(dataset)):
+            dataset.load(index)
+    except BpfnError as error:
+        assert "\n" not in str(error)
