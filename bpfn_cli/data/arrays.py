@@ -313,6 +313,8 @@ def check_points(points: np.ndarray, path: Path, what: str = "points") -> np.nda
         raise DataError(f"{name}: {points.dtype} of shape {points.shape} found, float32 of shape (N, 3) expected")
     if len(points) == 0:
         raise DataError(f"{name}: empty, at least one row expected")
+    if np.abs(points).max() <= MAX_COORDINATE_M:  # false for NaN, too; what follows is slower
+        return np.ascontiguousarray(points, dtype=np.float32)
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         bad, first = int((~finite).sum()), int(np.argmin(finite))
