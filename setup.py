@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The loops in C, left out where no C compiler with OpenMP is: see bpfn_cli/ops/native. All else: pyproject.toml."""
 
+import hashlib
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 FOLDER = "bpfn_cli/ops/native"
+# As `fingerprint` in bpfn_cli/ops/native/__init__.py: what was built of other sources is not called.
+SOURCES = b"".join(path.read_bytes() for path in sorted(Path(FOLDER).glob("*.[ch]")))
+FINGERPRINT = int(hashlib.sha256(SOURCES).hexdigest()[:15], 16)
 
 
 def loops(name: str, source: str, *flags: str, **macros: str) -> Extension:
@@ -11,7 +17,7 @@ def loops(name: str, source: str, *flags: str, **macros: str) -> Extension:
         f"bpfn_cli.ops.native.{name}",
         [f"{FOLDER}/{source}"],
         depends=[f"{FOLDER}/interface.h"],
-        define_macros=list(macros.items()),
+        define_macros=[("BPFN_SOURCES", str(FINGERPRINT)), *macros.items()],
         extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", *flags],
         extra_link_args=["-fopenmp"],
         optional=True,

@@ -78,10 +78,9 @@ def _devices() -> str:
 
 def _native() -> str:
     try:
-        from bpfn_cli.ops.native import has_native
+        from bpfn_cli.ops import native
 
-        missing = "not built: several times slower; install a C compiler with OpenMP (gcc), then bpfn again"
-        return "built" if has_native() else missing
+        return native.describe()
     except Exception as error:  # see _version
         return f"unknown: {type(error).__name__}"
 

@@ -70,7 +70,7 @@ def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
 def _propagate_max(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    if native.runs_native(own, other) and neighbors.shape[1] <= native.MOST_NEIGHBORS:
+    if native.runs_native(own, other) and neighbors.shape[-1] <= native.MOST_NEIGHBORS:
         return propagate_max_with_native(own, other, neighbors, weight, with_argmax)
     return propagate_max_with_torch(own, other, neighbors, weight, with_argmax)
 
@@ -108,9 +108,11 @@ def propagate_max_with_native(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
     """The same with the C loops around the product."""
-    native.check_rows(neighbors, len(other))
-    own, other, neighbors = own.contiguous(), other.contiguous(), neighbors.contiguous()
-    (rows, k), outputs = neighbors.shape, len(weight)
+    neighbors = native.checked_rows(neighbors, len(own), len(other))
+    (rows, k), (outputs, channels) = neighbors.shape, weight.shape
+    native.check_shape("own", own, (rows, channels))
+    native.check_shape("other", other, (len(other), channels))
+    own, other = own.contiguous(), other.contiguous()
     largest = own.new_empty(rows, outputs)
     argmax = neighbors.new_empty(largest.shape if with_argmax else (0,), dtype=torch.uint8)
     inner = own.new_empty(min(rows, _rows_in_chunk(k * max(weight.shape))), k, own.shape[1])
@@ -278,9 +280,11 @@ class _NativeMixing:
     """The same with the C loops."""
 
     def __init__(self, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor):
-        native.check_rows(neighbors, len(features))
+        self.neighbors = native.checked_rows(neighbors, len(offsets), len(features))
+        native.check_shape("offsets", offsets, (*neighbors.shape, 3))
+        native.check_shape("weights", weights, (*neighbors.shape, weights.shape[-1]))
         self.offsets, self.features = offsets.contiguous(), features.contiguous()
-        self.weights, self.neighbors = weights.contiguous(), neighbors.contiguous()
+        self.weights = weights.contiguous()
 
     def mix(self, part: slice) -> Tensor:
         offsets, weights, neighbors = self.offsets[part], self.weights[part], self.neighbors[part]

@@ -11,6 +11,7 @@ from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.ops import native
 from bpfn_cli.ops.backend import is_plain, runs_triton
 
+LARGEST_SINGLE = 1e18  # metres; squares of larger distances are no float32
 CHUNK_ELEMENTS = 1 << 22  # of a distance block: queries are taken in chunks so that no N x M matrix is made
 
 
@@ -24,8 +25,10 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
         points: (B, M, 3), the same unit and frame, finite.
         k: 1 <= k <= M.
     Returns: (B, N, k) int64.
-    Raises: ShapeError: k out of range. NonFiniteError: on CPU, some point is NaN or infinite.
+    Raises: ShapeError: k out of range, or not such clouds. NonFiniteError: on CPU, some point is NaN or infinite.
     """
+    if queries.dim() != 3 or queries.shape[2] != 3 or points.shape != (len(queries), points.shape[1], 3):
+        raise ShapeError(f"neighbors of (B, N, 3) in (B, M, 3): {tuple(queries.shape)}, {tuple(points.shape)} found")
     if not 1 <= k <= points.shape[1]:
         raise ShapeError(f"{k} neighbors were asked of a cloud of {points.shape[1]} points: give more points")
     return _knn(queries.detach(), points.detach(), k)
@@ -70,8 +73,11 @@ def knn_with_torch(queries: Tensor, points: Tensor, k: int) -> Tensor:
 
 def knn_on_cpu(queries: Tensor, points: Tensor, k: int) -> Tensor:
     """`knn` by one k-d tree a cloud: the C loops', or where they cannot, pykdtree's."""
-    if not (bool(torch.isfinite(queries).all()) and bool(torch.isfinite(points).all())):
+    largest = max((float(cloud.abs().max()) for cloud in (queries, points) if cloud.numel()), default=0.0)
+    if not all(bool(torch.isfinite(cloud).all()) for cloud in (queries, points)):
         raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
+    if largest > LARGEST_SINGLE:
+        queries, points = queries.double(), points.double()
     fits = k <= native.MOST_NEIGHBORS and max(queries.shape[1], points.shape[1]) <= native.MOST_POINTS
     single = queries.dtype == points.dtype == torch.float32
     search = native.neighbors if fits and single and native.has_native() else knn_with_pykdtree

@@ -20,7 +20,7 @@ LEAKY_SLOPE = 0.1
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """left (R, C) @ right (C, D), multiplied in the type of `right`, in the type of `left`."""
+    """left (R, C) @ right (C, D), multiplied in the type of `right`, in the type of `left`; without gradients."""
     if left.dtype != right.dtype:
         return (left.to(right.dtype) @ right).to(left.dtype)
     return _multiply_transposed(left, right.t()) if _runs_onednn(left, right) else left @ right
@@ -28,7 +28,8 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -> Tensor:
     """x (..., C) times weight (D, C) transposed, plus bias (D), negative results times `slope`: (..., D)."""
-    if torch.compiler.is_compiling() or not _runs_onednn(x, weight):
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.compiler.is_compiling() or x.dim() < 2 or not _runs_onednn(*tensors):
         y = F.linear(x, weight, bias)
         return y if slope == 1 else F.leaky_relu_(y, slope)
     if x.dim() == 2:
@@ -37,17 +38,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -
 
 
 def _runs_onednn(*tensors: Tensor) -> bool:
-    single = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    single = all(x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() for x in tensors)
     wanted = bool(torch.backends.mkldnn.enabled) and os.environ.get("BPFN_ONEDNN", "") != "0"
-    return single and wanted and _has_onednn()
+    plain_eager = not (torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
+    return single and wanted and plain_eager and _has_onednn()
 
 
 @cache
 def _has_onednn() -> bool:
     """True when this torch has the operation, and it does what it did when this was written."""
-    x, weight, bias = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -4.0], [5.0, 6.0]]), torch.tensor([1.0, 1.0])
+    x, weight, bias, expected = (
+        torch.tensor(values, dtype=torch.float32, device="cpu")
+        for values in ([[1.0, 2.0]], [[3.0, -4.0], [5.0, 6.0]], [1.0, 1.0], [[-2.0, 18.0]])
+    )
     try:
-        return torch.equal(_multiply_transposed(x, weight, bias, 0.5), torch.tensor([[-2.0, 18.0]]))
+        return torch.equal(_multiply_transposed(x, weight, bias, 0.5), expected)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
 
@@ -55,19 +60,23 @@ def _has_onednn() -> bool:
 def _multiply_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()  # of other layouts oneDNN takes the product a hundred times slower
+    bias = None if bias is None else bias.contiguous()  # of others it reads the wrong numbers
+    if slope == 0:  # its own would make 0 of NaN, and a network that has diverged look sound
+        return F.relu_(torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
     after = ("none", [], "") if slope == 1 else ("leaky_relu", [slope], "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, slope: float
-    ) -> Tensor:
-        y = _multiply_transposed(x, weight, bias, slope)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float) -> Tensor:
+        return _multiply_transposed(x, weight, bias, slope)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:  # type: ignore[no-untyped-def]
+        x, weight, _, slope = inputs
         ctx.slope = slope
-        ctx.save_for_backward(x, weight, *([] if slope == 1 else [y]))
-        return y
+        ctx.save_for_backward(x, weight, *([] if slope == 1 else [output]))
 
     @staticmethod
     @once_differentiable

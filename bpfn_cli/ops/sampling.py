@@ -22,9 +22,11 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
         points: (B, N, 3), any unit, finite.
         count: 1 <= count <= N.
     Returns: (B, count) int64 indices.
-    Raises: ShapeError: count out of range.
+    Raises: ShapeError: count out of range, or not such clouds.
     Source: PointNet++, NeurIPS 2017, section 3.2.
     """
+    if points.dim() != 3 or points.shape[2] != 3:
+        raise ShapeError(f"farthest points of (B, N, 3): {tuple(points.shape)} found")
     if not 1 <= count <= points.shape[1]:
         raise ShapeError(f"cannot draw {count} farthest points from {points.shape[1]}: give more points")
     return _farthest_point_sample(points.detach(), count)

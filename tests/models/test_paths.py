@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from unittest import mock
 
 import pytest
 import torch
 from golden_models import filled_model, pair_of_kind, random_pair
 
+from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.layers import BidirectionalFlowEmbedding
 from bpfn_cli.models.variants import BASELINE, slim
@@ -155,6 +157,20 @@ def test_clouds_of_a_batch_do_not_influence_each_other() -> None:
     with torch.no_grad():
         both, second = model(pc1, pc2).flows[0], model(pc1[1:], pc2[1:]).flows[0]
     torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-9)
+
+
+def test_a_weight_that_is_not_a_number_does_not_stay_hidden() -> None:
+    model = filled_model("weightnet4").float()
+    clouds = [cloud.float() for cloud in random_pair()]
+    for name in ("level1.weightnet.mlp_convs.0.weight", "cross0.mlp1.0.composed_module.0.weight"):
+        weight = dict(model.named_parameters())[name]
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight[0, 0] = torch.nan
+            with suppress(NonFiniteError):  # raised where a cloud was warped by it
+                assert torch.isnan(model(*clouds).flows[0]).any()
+            weight.copy_(before)
+    assert torch.isfinite(model(*clouds).flows[0]).all()
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -215,10 +215,70 @@ def test_the_network_is_the_same_without_them(monkeypatch: pytest.MonkeyPatch) -
 def test_what_was_built_from_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         native._load.cache_clear()
-        monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
+        monkeypatch.setattr(native, "fingerprint", lambda: 1)
         assert not native.has_native()
+        assert "install bpfn again" in native.describe()
+        monkeypatch.setenv("BPFN_NATIVE", "0")
+        assert native.describe() == "left out by BPFN_NATIVE=0"
     finally:
         native._load.cache_clear()
+
+
+@needs_native
+@pytest.mark.parametrize("neighbor", range(5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_not_a_number_is_kept(neighbor: int, dtype: torch.dtype) -> None:
+    """A network that has diverged must not look sound."""
+    other, rows = random(5, 3, dtype=dtype), torch.arange(5)[None]
+    other[neighbor, 1] = torch.nan
+    inputs = [random(1, 3, seed=1, dtype=dtype), other, rows, random(4, 3, seed=2, dtype=dtype)]
+    assert torch.isnan(propagate_max(*inputs)).all()
+    inputs[0].requires_grad_()
+    assert torch.isnan(propagate_max(*inputs)).all()
+
+
+@needs_native
+def test_shapes_and_types_that_do_not_fit_are_refused_or_turned() -> None:
+    own, other, rows, weight = random(5, 4), random(17, 4), graph(5, 3, 17), random(2, 4)
+    expected = propagate_max(own, other, rows, weight)
+    torch.testing.assert_close(propagate_max(own, other, rows.int(), weight), expected)
+    for bad in ((own[:1], other, rows), (own, other[:, :3], rows), (own[:, :3], other, rows), (own, other, rows[0])):
+        with pytest.raises(ShapeError, match="found"):
+            propagate_max(*bad, weight)
+    offsets, weights, matrix = random(5, 3, 3), random(5, 3, 2), random(2, 7, 1)
+    for bad in ((offsets[:4], other, weights), (offsets, other, weights[:, :2]), (offsets[:, :, :2], other, weights)):
+        with pytest.raises(ShapeError, match="found"):
+            convolve_neighbors(*bad, rows, matrix)
+    assert convolve_neighbors(offsets, random(17, 0), weights, rows, random(2, 3, 1)).shape == (5, 1)
+    leaf = random(17, 0).requires_grad_()
+    convolve_neighbors(offsets, leaf, weights, rows, random(2, 3, 1)).sum().backward()
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 2), (2, 40, 6), (40, 3)])
+def test_clouds_that_are_none_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="found"):
+        farthest_point_sample(torch.zeros(shape), 5)
+    with pytest.raises(ShapeError, match="found"):
+        knn(torch.zeros(shape), torch.zeros(shape), 5)
+    with pytest.raises(ShapeError, match="found"):
+        knn(torch.zeros(4, 40, 3), torch.zeros(1, 40, 3), 5)
+
+
+@needs_native
+def test_views_of_one_memory_are_told_apart() -> None:
+    base = cloud("random", 2000)
+    queries, points = base[:, :1000], base[:, ::2]
+    assert torch.equal(native.neighbors(queries, points, 4), nearest_in_order(queries, points, 4))
+    pair = torch.cat([cloud("random", 300), cloud("random", 300, seed=1)])
+    still = pair[:1].expand(2, -1, -1)
+    assert torch.equal(native.neighbors(still, pair, 4), nearest_in_order(still, pair, 4))
+    assert torch.equal(native.neighbors(pair, still, 4), nearest_in_order(pair, still, 4))
+
+
+def test_enormous_coordinates_have_different_neighbors() -> None:
+    found = knn(cloud("random", 50) * 1e25, cloud("random", 50) * 1e25, 4)
+    assert torch.equal(found.sort(dim=-1).values, knn(cloud("random", 50), cloud("random", 50), 4).sort(dim=-1).values)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF but not really"])

@@ -70,6 +70,51 @@ def test_weights_that_are_part_of_a_matrix_are_made_whole(monkeypatch: pytest.Mo
     assert layouts == [True, True]
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.1, 0.0])
+def test_not_a_number_is_kept(slope: float) -> None:
+    """A network that has diverged must not look sound."""
+    x = random(4, 3)
+    x[2, 1] = torch.nan
+    assert torch.isnan(linear(x, random(5, 3, seed=1), random(5, seed=2), slope)[2]).all()
+    assert torch.isnan(multiply(x, random(3, 5))[2]).all()
+
+
+@pytest.mark.parametrize("bias", ["strided", "column", "expanded"])
+def test_every_layout_of_a_bias_is_read_right(bias: str) -> None:
+    given = {"strided": random(10)[::2], "column": random(5, 3)[:, 0], "expanded": random(1).expand(5)}[bias]
+    x, weight = random(9, 7), random(5, 7, seed=1)
+    torch.testing.assert_close(linear(x, weight, given), F.linear(x, weight, given), rtol=1e-5, atol=1e-5)
+
+
+def test_unusual_shapes_are_torchs() -> None:
+    weight = random(5, 7, seed=1)
+    torch.testing.assert_close(linear(random(7), weight, None), F.linear(random(7), weight))
+    assert torch.equal(linear(torch.ones(3, 0), torch.ones(2, 0), torch.ones(2)), torch.ones(3, 2))
+    assert linear(torch.ones(0, 7), weight, None).shape == (0, 5)
+
+
+def test_other_uses_of_torch_work() -> None:
+    x, weight = random(9, 7), random(5, 7, seed=1)
+    found = torch.func.grad(lambda w: linear(x, w, None, 0.1).square().sum())(weight)
+    expected = torch.func.grad(lambda w: F.leaky_relu(F.linear(x, w), 0.1).square().sum())(weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight, None).dtype == torch.bfloat16
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda value: linear(value, weight, None, 0.1), x)
+    torch.testing.assert_close(traced(x), linear(x, weight, None, 0.1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_default_type_and_device_do_not_hide_onednn() -> None:
+    expected = products._has_onednn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert products._has_onednn.__wrapped__() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_multiply_reduces_the_precision_where_the_right_factor_has_less() -> None:
     left, right = random(8, 16), random(16, 4, seed=1).bfloat16()
     found = multiply(left, right)

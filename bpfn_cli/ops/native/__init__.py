@@ -9,16 +9,17 @@ of either breaks it. OpenMP is the library torch has loaded, so its number of th
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
 
-INTERFACE = 1  # must equal BPFN_INTERFACE in interface.h: what was built from other sources is not called
 MOST_NEIGHBORS = 256  # also of the middle channels
 MOST_POINTS = 2**31 - 1
 
@@ -54,6 +55,24 @@ def has_native() -> bool:
     return os.environ.get("BPFN_NATIVE", "") != "0" and all(_load(name) is not None for name in _LIBRARIES)
 
 
+def describe() -> str:
+    """For people: whether the C loops are there, and what to do if not."""
+    if os.environ.get("BPFN_NATIVE", "") == "0":
+        return "left out by BPFN_NATIVE=0"
+    if has_native():
+        return "built"
+    if all(find_spec(f"{__name__}.{name}") for name in _LIBRARIES):
+        return "built from other sources, or for another machine, and not used: install bpfn again"
+    return "not built, half as fast: install a C compiler with OpenMP (gcc), then bpfn again"
+
+
+@cache
+def fingerprint() -> int:
+    """Of the C sources beside this file, as in setup.py."""
+    content = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.[ch]")))
+    return int(hashlib.sha256(content).hexdigest()[:15], 16)
+
+
 @cache
 def _load(name: str) -> ctypes.CDLL | None:
     spec = find_spec(f"{__name__}.{name}")
@@ -61,7 +80,8 @@ def _load(name: str) -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-        if library.bpfn_interface() != INTERFACE:
+        library.bpfn_sources.restype = _count
+        if library.bpfn_sources() != fingerprint():
             return None
         for function, arguments in _LIBRARIES[name].items():
             getattr(library, function).argtypes = arguments
@@ -88,22 +108,32 @@ def sample(points: Tensor, count: int) -> Tensor:
 def neighbors(queries: Tensor, points: Tensor, k: int) -> Tensor:
     """`knn` of float32; at a tie the lowest index comes first. k <= MOST_NEIGHBORS, at most MOST_POINTS points."""
     found = torch.empty(*queries.shape[:2], k, dtype=torch.int64)
-    is_same = queries.data_ptr() == points.data_ptr() and queries.shape == points.shape
+    looks = [(cloud.data_ptr(), cloud.shape, cloud.stride()) for cloud in (queries, points)]
+    is_same = looks[0] == looks[1]
     points = points.contiguous()
     queries = points if is_same else queries.contiguous()  # then one tree serves both
     _call("_geometry", "bpfn_neighbors", queries, points, *queries.shape[:2], points.shape[1], k, found)
     return found
 
 
-def check_rows(rows: Tensor, number: int) -> None:
-    """Refuse row numbers outside 0 .. number - 1, which C would follow into foreign memory.
+def checked_rows(rows: Tensor, queried: int, number: int) -> Tensor:
+    """Row numbers (queried, k) as C takes them; others it would follow into foreign memory.
 
-    Raises: ShapeError.
+    Raises: ShapeError: of another shape, or outside 0 .. number - 1.
     """
+    if rows.dim() != 2 or len(rows) != queried:
+        raise ShapeError(f"neighbors: {tuple(rows.shape)} found, ({queried}, k) expected")
     if rows.numel():
         least, most = (int(bound) for bound in rows.aminmax())
         if least < 0 or most >= number:
             raise ShapeError(f"neighbors: row numbers reach from {least} to {most}, but there are {number} rows")
+    return rows.to(torch.int64).contiguous()
+
+
+def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    """Raises: ShapeError."""
+    if tensor.shape != expected:
+        raise ShapeError(f"{name}: {tuple(tensor.shape)} found, {expected} expected")
 
 
 def activate(own: Tensor, other: Tensor, rows: Tensor, slope: float, result: Tensor) -> None:
@@ -122,9 +152,17 @@ def largest(values: Tensor, result: Tensor, argmax: Tensor | None) -> None:
 def propagate_backward(
     gradient: Tensor, own: Tensor, other: Tensor, rows: Tensor, weight: Tensor, argmax: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `own`, `other` and `weight` of `propagate_max`."""
-    check_rows(rows, len(other))
-    gradient, own, other, rows, weight = (x.contiguous() for x in (gradient, own, other, rows, weight))
+    """Gradients of `own`, `other` and `weight` of `propagate_max`.
+
+    Raises: ShapeError: the shapes do not fit together.
+    """
+    rows = checked_rows(rows, len(own), len(other))
+    outputs, channels = weight.shape
+    check_shape("own", own, (len(rows), channels))
+    check_shape("other", other, (len(other), channels))
+    check_shape("gradient", gradient, (len(rows), outputs))
+    check_shape("argmax", argmax, (len(rows), outputs))
+    gradient, own, other, weight, argmax = (x.contiguous() for x in (gradient, own, other, weight, argmax))
     results = torch.empty_like(own), torch.zeros_like(other), torch.empty_like(weight)
     sizes = *rows.shape, own.shape[1], len(weight)
     inputs = gradient, own, other, rows, weight, argmax

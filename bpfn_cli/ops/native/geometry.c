@@ -95,6 +95,7 @@ typedef struct {
     int levels;
     Point *points;    /* (number) leaf after leaf */
     Box *boxes;       /* (nodes) the smallest boxes */
+    int32_t *least;   /* (nodes) the lowest index inside */
     int32_t *index;   /* (leaves, LEAF) original indices */
     float *x, *y, *z; /* (leaves, LEAF) */
 } Tree;
@@ -108,6 +109,7 @@ static int tree_levels(int64_t number) {
 static void free_tree(Tree *tree) {
     free(tree->points);
     free(tree->boxes);
+    free(tree->least);
     free(tree->index);
     free(tree->x);
 }
@@ -118,9 +120,10 @@ static int allocate_tree(Tree *tree, int64_t number) {
     size_t leaves = (size_t)1 << tree->levels;
     tree->points = malloc((size_t)number * sizeof *tree->points);
     tree->boxes = malloc(2 * leaves * sizeof *tree->boxes);
+    tree->least = malloc(2 * leaves * sizeof *tree->least);
     tree->index = malloc(leaves * LEAF * sizeof *tree->index);
     tree->x = malloc(3 * leaves * LEAF * sizeof *tree->x);
-    if (!tree->points || !tree->boxes || !tree->index || !tree->x) return 1;
+    if (!tree->points || !tree->boxes || !tree->least || !tree->index || !tree->x) return 1;
     tree->y = tree->x + leaves * LEAF;
     tree->z = tree->y + leaves * LEAF;
     return 0;
@@ -158,12 +161,16 @@ static void fill_leaf(Tree *tree, int64_t leaf, const Point *points, int64_t cou
 
 static void build_node(Tree *tree, int64_t node, int level, Point *points, int64_t count) {
     float low[4] = {INFINITY, INFINITY, INFINITY, 0}, high[4] = {-INFINITY, -INFINITY, -INFINITY, 0};
-    for (int64_t i = 0; i < count; i++)
+    int32_t least = INT32_MAX;
+    for (int64_t i = 0; i < count; i++) {
         for (int axis = 0; axis < 3; axis++) {
             float value = points[i].at[axis];
             low[axis] = value < low[axis] ? value : low[axis];
             high[axis] = value > high[axis] ? value : high[axis];
         }
+        least = points[i].index < least ? points[i].index : least;
+    }
+    tree->least[node] = least;
     memcpy(&tree->boxes[node].low, low, sizeof low);
     memcpy(&tree->boxes[node].high, high, sizeof high);
     if (level == tree->levels) {
@@ -238,7 +245,9 @@ static inline void search(const Tree *tree, Four q, Nearest *nearest, float boun
     stack[depth].node = 0, stack[depth++].distance = 0;
     while (depth) {
         int64_t node = stack[--depth].node;
+        /* The second condition matters where many points tie: all in this node come after the k-th found. */
         if (stack[depth].distance > bound) continue;
+        if (to_key(stack[depth].distance, tree->least[node]) > nearest->keys[nearest->k - 1]) continue;
         while (node < first_leaf) { /* down on the nearer side; the other one later */
             int64_t near = 2 * node + 1, far = near + 1;
             float near_distance = box_distance(tree->boxes + near, q), far_distance = box_distance(tree->boxes + far, q);

@@ -47,12 +47,15 @@ int bpfn_activate(const REAL *own, const REAL *other, const int64_t *neighbors, 
     return 0;
 }
 
+/* Whether `value` takes the place of `best`: it is larger, or not a number, which is then kept. */
+static inline int follows(REAL value, REAL best) { return (value > best) | (value != value); }
+
 VECTORIZED static void largest_of_row(const REAL *restrict values, int64_t k, int64_t channels, REAL *restrict largest) {
     memcpy(largest, values, (size_t)channels * sizeof *largest);
     for (int64_t j = 1; j < k; j++)
         for (int64_t c = 0; c < channels; c++) {
             REAL value = values[j * channels + c];
-            largest[c] = value > largest[c] ? value : largest[c];
+            largest[c] = follows(value, largest[c]) ? value : largest[c];
         }
 }
 
@@ -66,8 +69,8 @@ VECTORIZED static void argmax_of_row(const REAL *restrict values, int64_t k, int
         for (int32_t j = 1; j < k; j++) {
             const REAL *row = values + j * channels + start;
             for (int c = 0; c < count; c++) {
-                where[c] = row[c] > best[c] ? j : where[c];
-                best[c] = row[c] > best[c] ? row[c] : best[c];
+                where[c] = follows(row[c], best[c]) ? j : where[c];
+                best[c] = follows(row[c], best[c]) ? row[c] : best[c];
             }
         }
         memcpy(largest + start, best, (size_t)count * sizeof *best);
@@ -156,7 +159,7 @@ int bpfn_propagate_backward(const REAL *gradient, const REAL *own, const REAL *o
                             int64_t outputs, double slope, REAL *own_gradient, REAL *other_gradient,
                             REAL *weight_gradient) {
     const Propagation of = {gradient, own, other, weight, neighbors, argmax, k, channels, outputs, (REAL)slope};
-    int64_t chunk = 1 + CHUNK_ELEMENTS / (k * channels), threads = omp_get_max_threads(), weights = outputs * channels;
+    int64_t chunk = 1 + CHUNK_ELEMENTS / (k * channels + 1), threads = omp_get_max_threads(), weights = outputs * channels;
     REAL *neighbor_gradient = malloc((size_t)(chunk * k * channels) * sizeof(REAL));
     REAL *inner = malloc((size_t)(threads * k * channels) * sizeof(REAL));
     REAL *of_threads = calloc((size_t)(threads * weights), sizeof(REAL));
@@ -228,7 +231,7 @@ static inline void combine(const REAL *const *rows, int64_t number, const REAL *
         combine_columns(rows, number, scale + c * column_step, row_step, column_step, 1, width, to + c * to_step, to_step);
 }
 
-static inline REAL total(Vector v) {
+static inline __attribute__((always_inline)) REAL total(Vector v) {
     REAL sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int lane = 0; lane < LANES; lane++) sum += v[lane];
@@ -321,7 +324,7 @@ int bpfn_mix_backward(const REAL *mixed_gradient, const REAL *offsets, const REA
                       const int64_t *neighbors, int64_t rows, int64_t k, int64_t channels, int64_t middle,
                       REAL *offsets_gradient, REAL *features_gradient, REAL *weights_gradient) {
     const Mixing of = {offsets, features, weights, neighbors, k, channels, middle};
-    int64_t chunk = 1 + CHUNK_ELEMENTS / (k * channels);
+    int64_t chunk = 1 + CHUNK_ELEMENTS / (k * channels + 1);
     REAL *of_neighbors = malloc((size_t)(chunk * k * channels) * sizeof(REAL));
     if (!of_neighbors) return 1;
 #pragma omp parallel
