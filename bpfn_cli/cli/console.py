@@ -81,9 +81,11 @@ def _rich_bar(what: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None, figures="")
+        started = time.monotonic()
 
         def update(done: int, total: int, figures: str = "") -> None:
-            progress.update(task, completed=done, total=total, figures=figures)
+            rate = _rate(done, time.monotonic() - started)
+            progress.update(task, completed=done, total=total, figures=f"{rate}{', ' if figures else ''}{figures}")
 
         yield update
 
@@ -99,6 +101,13 @@ def _plain_bar(what: str) -> Iterator[Bar]:
             return
         last = now
         left = (now - started) / max(done, 1) * (total - done)
-        say(f"{what}: {done}/{total}, {left:.0f} s left{', ' if figures else ''}{figures}")
+        rate = _rate(done, now - started)
+        say(f"{what}: {done}/{total}, {left:.0f} s left, {rate}{', ' if figures else ''}{figures}")
 
     yield update
+
+
+def _rate(done: int, seconds: float) -> str:
+    """Such as 12/s; slow things by the minute."""
+    per_second = done / max(seconds, 1e-9)
+    return f"{per_second:,.3g}/s" if per_second >= 1 else f"{60 * per_second:,.3g}/min"

@@ -52,7 +52,7 @@ def kitti(
             processes=processes or default_processes(),
             progress=bar,
         )
-    _report(summary, folder, json, f"bpfn eval --data {folder}")
+    _report(summary, "200, of which 142 are evaluated", folder, json, f"bpfn eval --data {folder}")
 
 
 @app.command()
@@ -89,15 +89,18 @@ def flyingthings3d(
             processes=processes or default_processes(),
             progress=bar,
         )
-    _report(summary, folder, json, f"bpfn subset --source {folder}")
+    _report(summary, "19,640 train and 3,824 val", folder, json, f"bpfn subset --source {folder}")
 
 
-def _report(summary: PrepareSummary, folder: Path, json: bool, next_command: str) -> None:
+def _report(summary: PrepareSummary, published: str, folder: Path, json: bool, next_command: str) -> None:
     for note in summary.notes:
         say(f"note: {note}")
     if json:
         print_json(summary)
     else:
         mean = summary.points / max(summary.scenes, 1)
-        print(f"{summary.scenes} scenes ({summary.skipped} were there before), {mean:,.0f} points each on average")
+        print(
+            f"{summary.scenes:,} scenes ({summary.skipped:,} were there before), {mean:,.0f} points each on average; "
+            f"published: {published}"
+        )
     finish(folder, next_command)

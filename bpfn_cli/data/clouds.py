@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Point clouds a user brings: `.npy`, `.npz`, `.ply` and `.bin`. Axes and units stay those of the file."""
+"""Point clouds a user brings: `.npy`, `.npz`, `.ply`, `.pcd` and `.bin`. Axes and units stay those of the file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def read_cloud(path: Path) -> np.ndarray:
     `.npy`: (N, 3) or more columns, of which the first three are used.
     `.npz`: the same, the only array or the one named points, pc or xyz.
     `.ply`: properties x, y, z of the vertices, ascii or binary.
+    `.pcd`: fields x, y, z, ascii or binary, not compressed. Points without a measurement (NaN) are left out.
     `.bin`: KITTI velodyne, float32 x, y, z, intensity.
 
     Raises: DataError: missing, damaged, unknown ending, or as `check_points`. DiskError: not permitted.
@@ -201,9 +202,77 @@ def _parse_ascii_vertices(body: bytes, elements: list[_PlyElement], byte_order: 
     return values[:, [labels.index(axis) for axis in "xyz"]]
 
 
+# --- PCD ------------------------------------------------------------------------------------------
+
+_MAX_PCD_HEADER_BYTES = 1 << 14
+_PCD_TYPES = {"F": "f", "I": "i", "U": "u"}
+
+
+def _read_pcd(path: Path) -> np.ndarray:
+    content, name = bytes(read_file(path)), printable(path)
+    end = re.search(rb"(?m)^DATA[ \t]+(\w+)[ \t]*\r?\n", content[:_MAX_PCD_HEADER_BYTES])
+    if end is None:
+        raise DataError(f"{name}: not a PCD file (a header that ends with DATA expected)")
+    dtype, points = _parse_pcd_header(content[: end.start()].decode("latin-1"), name)
+    body, encoding = content[end.end() :], end[1].decode("latin-1")
+    if encoding == "binary":
+        if len(body) != points * dtype.itemsize:
+            expected = points * dtype.itemsize
+            raise DataError(f"{name}: {len(body)} bytes after the header found, {expected} expected; write it again")
+        rows = np.frombuffer(body, dtype)
+        with np.errstate(invalid="ignore"):
+            cloud = np.stack([rows[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    elif encoding == "ascii":
+        cloud = _parse_ascii_pcd(body, dtype, points, name)
+    else:
+        raise DataError(f"{name}: DATA {printable(encoding)[:30]} is not read; save it as ascii or binary")
+    return cloud[~np.isnan(cloud).any(axis=1)]
+
+
+def _parse_pcd_header(text: str, name: str) -> tuple[np.dtype, int]:
+    """The type of a point, counts of a field as subarrays, and how many points there are."""
+    entries = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip() and line[0] != "#"}
+    fields, counts = entries.get("FIELDS", []), entries.get("COUNT", ["1"] * len(entries.get("FIELDS", [])))
+    sizes, types = entries.get("SIZE", []), entries.get("TYPE", [])
+    try:
+        if not len(fields) == len(sizes) == len(types) == len(counts) or len(fields) > 256:
+            raise ValueError("lines of other lengths")
+        columns = [
+            (f"{field} {index}" if field == "_" else field, f"<{_PCD_TYPES[kind]}{int(size)}", (int(count),))
+            for index, (field, size, kind, count) in enumerate(zip(fields, sizes, types, counts, strict=True))
+        ]
+        if not all(0 < shape[0] <= 4096 for _, _, shape in columns):
+            raise ValueError("a count out of range")
+        dtype = np.dtype([(label, kind, shape if shape != (1,) else ()) for label, kind, shape in columns])
+        (points,) = (int(value) for value in entries["POINTS"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name}: damaged PCD header; FIELDS, SIZE, TYPE, COUNT and POINTS expected") from error
+    if not all(axis in fields and dtype[axis].shape == () for axis in "xyz"):
+        raise DataError(f"{name}: PCD points without x, y and z")
+    if not 0 <= points <= 1 << 40:
+        raise DataError(f"{name}: the PCD header claims {points} points")
+    return dtype, points
+
+
+def _parse_ascii_pcd(body: bytes, dtype: np.dtype, points: int, name: str) -> np.ndarray:
+    """(N, 3) float64, one point a line."""
+    lines = body.split()
+    names = dtype.names or ()
+    widths = [int(np.prod(dtype[field].shape, dtype=int)) for field in names]
+    if len(lines) != points * sum(widths):
+        raise DataError(f"{name}: {len(lines)} numbers found, {points * sum(widths)} expected; write it again")
+    try:
+        values = np.array(lines, dtype="S").astype(np.float64).reshape(points, sum(widths))
+    except ValueError as error:
+        raise DataError(f"{name}: a PCD point is not made of numbers alone; write the file again") from error
+    starts = dict(zip(names, np.cumsum([0, *widths[:-1]]), strict=True))
+    return values[:, [starts[axis] for axis in "xyz"]]
+
+
 _READERS: dict[str, Callable[[Path], np.ndarray]] = {
     ".npy": _read_npy_cloud,
     ".npz": _read_npz_cloud,
     ".ply": _read_ply,
+    ".pcd": _read_pcd,
     ".bin": _read_velodyne,
 }

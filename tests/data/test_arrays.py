@@ -507,7 +507,7 @@ def test_mutated_npy_files_give_points_or_data_errors():
     dice = random.Random(0)
     sources = [npy(POINTS), npy(np.asfortranarray(POINTS)), npy(POINTS, (2, 0)), npy(POINTS.astype(">f8"))]
     refused = 0
-    for index in range(6000):
+    for index in range(10_000):
         content = bytearray(mutated(sources[index % len(sources)], dice))
         try:
             points = check_points(parse_npy(content, "fuzzed.npy"), Path("fuzzed.npy"))
@@ -516,7 +516,7 @@ def test_mutated_npy_files_give_points_or_data_errors():
             assert str(error).isprintable()
         else:
             assert points.shape[1] == 3 and np.isfinite(points).all()
-    assert 1000 < refused < 6000
+    assert 1000 < refused < 10_000
 
 
 def test_mutated_npz_files_give_arrays_or_data_errors(monkeypatch):

@@ -121,7 +121,7 @@ def test_every_format_checks_its_points(tmp_path, ending):
 
 @pytest.mark.parametrize("name", ["cloud.txt", "cloud", "cloud.npy.gz", ".npy"])
 def test_unknown_ending_is_refused_with_the_known_ones(tmp_path, name):
-    assert ".bin, .npy, .npz, .ply are read" in refusal(written(tmp_path, name, b"1 2 3"))
+    assert ".bin, .npy, .npz, .pcd, .ply are read" in refusal(written(tmp_path, name, b"1 2 3"))
 
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".ply", ".bin"])
@@ -281,3 +281,78 @@ def test_mutated_clouds_give_points_or_data_errors(monkeypatch, recwarn):
             assert cloud.shape[1] == 3 and np.isfinite(cloud).all()
     assert 1000 < refused < 3000
     assert not recwarn.list
+
+
+# --- PCD -------------------------------------------------------------------------------------------
+
+PCD = """# .PCD v0.7
+VERSION 0.7
+FIELDS {fields}
+SIZE {sizes}
+TYPE {types}
+COUNT {counts}
+WIDTH {points}
+HEIGHT 1
+VIEWPOINT 0 0 0 1 0 0 0
+POINTS {points}
+DATA {data}
+"""
+
+
+def pcd(data: str, body: bytes, points: int = 2, **changes: str) -> bytes:
+    words = {"fields": "x y z intensity", "sizes": "4 4 4 1", "types": "F F F U", "counts": "1 1 1 1", **changes}
+    return PCD.format(points=points, data=data, **words).encode() + body
+
+
+def test_pcd_by_hand(tmp_path):
+    expected = [[1, 2, 3], [4, 5, 6]]
+    ascii_file, binary = tmp_path / "a.pcd", tmp_path / "b.pcd"
+    ascii_file.write_bytes(pcd("ascii", b"1 2 3 9\n4 5 6 9\n"))
+    binary.write_bytes(pcd("binary", struct.pack("<fffBfffB", 1, 2, 3, 9, 4, 5, 6, 9)))
+    assert read_cloud(ascii_file).tolist() == read_cloud(binary).tolist() == expected
+    wide = {"fields": "z _ x y", "sizes": "8 1 4 2", "types": "F U F I", "counts": "1 3 1 1"}
+    binary.write_bytes(pcd("binary", struct.pack("<d3Bfhd3Bfh", 3, 0, 0, 0, 1, 2, 6, 0, 0, 0, 4, 5), **wide))
+    ascii_file.write_bytes(pcd("ascii", b"3 0 0 0 1 2\n6 0 0 0 4 5\n", **wide))
+    assert read_cloud(ascii_file).tolist() == read_cloud(binary).tolist() == expected
+
+
+def test_pcd_points_without_a_measurement_are_left_out(tmp_path):
+    (tmp_path / "a.pcd").write_bytes(pcd("ascii", b"nan nan nan 0\n4 5 6 9\n"))
+    assert read_cloud(tmp_path / "a.pcd").tolist() == [[4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"nothing", "not a PCD file"),
+        (pcd("binary_compressed", b""), "save it as ascii or binary"),
+        (pcd("binary", b"\0" * 25), "25 bytes after the header found, 26 expected"),
+        (pcd("ascii", b"1 2 3"), "3 numbers found, 8 expected"),
+        (pcd("ascii", b"1 2 3 x 4 5 6 7"), "not made of numbers"),
+        (pcd("ascii", b"", fields="x y intensity t"), "without x, y and z"),
+        (pcd("ascii", b"", sizes="4 4"), "damaged PCD header"),
+        (pcd("ascii", b"", types="F F F S"), "damaged PCD header"),
+        (pcd("ascii", b"", sizes="3 4 4 1"), "damaged PCD header"),
+        (pcd("ascii", b"", counts="1 1 1 9999999"), "damaged PCD header"),
+        (pcd("binary", b"", points=10**12), "0 bytes after the header found"),
+        (pcd("ascii", b"nan 1 1 1 nan 1 1 1"), "empty"),
+    ],
+)
+def test_damaged_pcd(tmp_path, content, said):
+    (tmp_path / "a.pcd").write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_cloud(tmp_path / "a.pcd")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_mutation_of_a_pcd_gives_a_traceback(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    body = struct.pack("<fffBfffB", 1, 2, 3, 9, 4, 5, 6, 9) if seed % 2 else b"1 2 3 9\n4 5 6 9\n"
+    content = bytearray(pcd("binary" if seed % 2 else "ascii", body))
+    for _ in range(5):
+        content[generator.integers(len(content))] = generator.integers(256)
+    (tmp_path / "a.pcd").write_bytes(content)
+    try:
+        read_cloud(tmp_path / "a.pcd")
+    except DataError as error:
+        assert "\n" not in str(error)

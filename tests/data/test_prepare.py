@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 from pathlib import Path
@@ -533,6 +534,24 @@ def test_killed_at_any_write_a_repeated_run_gives_the_same_bytes(tmp_path):
         prepare_kitti(source, out)
         assert tree(out) == whole
     assert not killed_before_rename(writes + 1, source, tmp_path / "finished")
+
+
+@pytest.mark.slow
+def test_killed_100_times_a_repeated_run_gives_the_same_bytes(tmp_path):
+    source, out = kitti_tree(tmp_path / "raw", scenes=40), tmp_path / "out"
+    prepare_kitti(source, tmp_path / "whole")
+    whole = tree(tmp_path / "whole")
+    generator, kills = np.random.default_rng(0), 0
+    while kills < 100:
+        if not killed_before_rename(int(generator.integers(1, 60)), source, out):
+            assert tree(out) == whole
+            shutil.rmtree(out)
+            continue
+        kills += 1
+        left = {name: content for name, content in tree(out).items() if name in whole}
+        assert all(whole[name] == content for name, content in left.items()), "half-written or different"
+    prepare_kitti(source, out)
+    assert tree(out) == whole
 
 
 def killed_before_rename(number: int, source: Path, out: Path) -> bool:
