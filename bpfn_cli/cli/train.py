@@ -108,7 +108,8 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
 
     device = resolve_device(place.device)
     keep_freed_memory()
-    data = place.data or default_dataset(make=not dry_run)
+    named = Path(recipe.data.path) if recipe.data.path else None
+    data = place.data or named or default_dataset(make=not dry_run)
     if data is None:
         say(f"data: {synthetic_first()}")
         _print_recipe(recipe, {}, json)
@@ -134,12 +135,12 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
 
 def _print_plan(experiment: Experiment, json: bool) -> None:
     """What would be trained on what: a few lines, and the whole recipe on stdout."""
-    from bpfn_cli.data.datasets import describe, open_dataset
-    from bpfn_cli.training import teacher_at_hand
+    from bpfn_cli.data.datasets import describe
+    from bpfn_cli.training import open_training_data, teacher_at_hand
     from bpfn_cli.training.fit import count_steps
 
     recipe = experiment.recipe
-    dataset = open_dataset(experiment.data, "train")
+    dataset = open_training_data(experiment)
     steps = count_steps(dataset, recipe)
     say(f"data: {describe(dataset)}")
     if recipe.distillation_losses():

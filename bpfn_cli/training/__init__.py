@@ -4,6 +4,7 @@
 from bpfn_cli.training.experiment import (
     Experiment,
     Outcome,
+    open_training_data,
     run_experiment,
     summary_line,
     teacher_at_hand,
@@ -15,6 +16,7 @@ __all__ = [
     "Experiment",
     "Outcome",
     "Recipe",
+    "open_training_data",
     "run_experiment",
     "summary_line",
     "teacher_at_hand",

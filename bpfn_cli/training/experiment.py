@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bpfn_cli.config import to_yaml
-from bpfn_cli.data.datasets import data_identity, describe, open_dataset
+from bpfn_cli.data.datasets import SceneDataset, data_identity, describe, open_dataset
 from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.losses import build_losses
@@ -82,13 +82,21 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     recipe, wanted = experiment.recipe, experiment.recipe.distillation_losses()
     if experiment.name is not None:
         check_run_name(experiment.name)
-    dataset = open_dataset(experiment.data, "train")
+    dataset = open_training_data(experiment)
     _check_runs_place(experiment.runs, dataset.root)
     progress.line(f"data: {describe(dataset)}")
     objective = build_losses(wanted, variant_named(recipe.variant), variant_named(recipe.teacher), recipe.objective)
     objective.check_length(count_steps(dataset, recipe))  # refuse before hours of teacher
     teacher = _teacher(experiment, progress) if wanted else None
     return _train(experiment, "student", teacher, progress)
+
+
+def open_training_data(experiment: Experiment) -> SceneDataset:
+    """The training scenes. Raises: as `open_dataset`; UsageError: of another kind than the recipe says."""
+    dataset, kind = open_dataset(experiment.data, "train"), experiment.recipe.data.kind
+    if kind not in ("auto", dataset.kind):
+        raise UsageError(f"data.kind {kind}: {printable(dataset.root)} is {dataset.kind}; change one of them")
+    return dataset
 
 
 def _check_runs_place(runs: Path, data: Path) -> None:
@@ -171,7 +179,7 @@ def _train(experiment: Experiment, role: str, teacher: Path | None, progress: Pr
         )
         started = time.monotonic()
         with progress.bar(f"training {role} {recipe.variant} ({about['method']})") as bar:
-            best = fit(strategy, open_dataset(experiment.data, "train"), recipe, run, bar, device)
+            best = fit(strategy, open_training_data(experiment), recipe, run, bar, device)
         seconds = time.monotonic() - started
         deployed = run.deploy(best)
         run.record(

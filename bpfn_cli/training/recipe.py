@@ -24,8 +24,15 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @settings
 class DataSettings:
-    """points: drawn from each cloud. holdout: share of the training scenes that chooses the best checkpoint instead."""
+    """Which scenes, and how they are drawn from.
 
+    path: of the dataset, where `--data` does not say; null: what lies in the data folder. kind: what it must be
+    (`bpfn data check` tells); auto: any. points: drawn from each cloud. holdout: share of the training scenes that
+    chooses the best checkpoint instead.
+    """
+
+    path: str | None = None
+    kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded"] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
     workers: Annotated[int, Field(ge=0, le=256)] = 0
@@ -101,7 +108,8 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     """Identifies the teacher that `recipe` would train on `data`: equal keys, equal teachers."""
     tree = to_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
-    decisive["data"].pop("workers")
+    for key in ("workers", "path", "kind"):  # `dataset` tells the scenes, wherever they lie
+        decisive["data"].pop(key)
     decisive["train"].pop("teacher_precision")  # of the teacher as a teacher, not as it is trained
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

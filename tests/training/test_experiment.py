@@ -16,6 +16,7 @@ import torch
 from scene_folders import contents, write_scene
 from tiny_world import LEAST, TINY, tiny_network
 
+from bpfn_cli.cli.main import run
 from bpfn_cli.data.datasets import open_dataset, split_identity
 from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.data.manifest import SubsetOptions
@@ -29,6 +30,7 @@ from bpfn_cli.training import experiment as module
 from bpfn_cli.training.experiment import (
     Experiment,
     Outcome,
+    open_training_data,
     run_experiment,
     summary_line,
     teacher_at_hand,
@@ -205,6 +207,7 @@ def test_next_distillation_reuses_the_teacher_and_is_not_changed_by_that(
         ({"seed": 1}, False),
         ({"train": TrainSettings(epochs=2, batch_size=2)}, False),
         ({"data": DataSettings(points=LEAST, holdout=0)}, False),
+        ({"data": replace(recipe().data, path="elsewhere", kind="flyingthings3d", workers=3)}, True),
     ],
 )
 def test_teacher_is_reused_where_its_own_recipe_is_the_same(
@@ -448,3 +451,25 @@ def test_summary_line_beside_a_perfect_baseline_has_no_nan() -> None:
     measured = {"model": 0.1, "zero_flow": 0.0, "nearest_neighbor": 0.2}
     result = {"rows": [{"name": name, "epe3d": epe3d} for name, epe3d in measured.items()]}
     assert "nan" not in summary_line("tiny", result)
+
+
+def test_data_of_another_kind_than_the_recipe_says_is_refused(things: Path, tmp_path: Path) -> None:
+    def of_kind(kind: str) -> Experiment:
+        return experiment(things, tmp_path / "runs", recipe(data=replace(recipe().data, kind=kind)))
+
+    assert open_training_data(of_kind("flyingthings3d")).kind == "flyingthings3d"
+    with pytest.raises(UsageError, match=r"data\.kind synthetic: .*things is flyingthings3d"):
+        run_experiment(of_kind("synthetic"), Quiet())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipe_names_its_data_and_a_flag_goes_before_it(
+    things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = write_things(tmp_path / "other", train=5)
+    words = ["train", "--variant", "tiny", "--set", f"data.path={things}", "--dry-run"]
+    assert run(words) == 0
+    assert f"3 training scenes in {things}" in capsys.readouterr().err
+    assert run([*words, "--data", str(other)]) == 0
+    assert f"5 training scenes in {other}" in capsys.readouterr().err
