@@ -60,6 +60,9 @@ def flyingthings3d(
     source: Raw,
     out: options.Out = None,
     near: Annotated[float, typer.Option("--near", min=0, help="Depth cut in metres; 0: none.")] = 35.0,
+    occluded: Annotated[
+        bool, typer.Option("--occluded", help="With hidden points, as FlowNet3D prepared it.", metavar="")
+    ] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many scenes a split.")] = None,
     drop_nonfinite: Annotated[
         bool, typer.Option("--drop-nonfinite", help="Leave out NaN and infinite pixels.", metavar="")
@@ -75,8 +78,25 @@ def flyingthings3d(
     """
     from bpfn_cli.cli.places import data_root
     from bpfn_cli.data.layout import FLYINGTHINGS3D_FOLDER
-    from bpfn_cli.data.prepare import Shard, prepare_flyingthings3d
+    from bpfn_cli.data.prepare import Shard, prepare_flyingthings3d, prepare_occluded_flyingthings3d
+    from bpfn_cli.errors import UsageError
 
+    if occluded:
+        if drop_nonfinite or not near:
+            raise UsageError("--occluded: needs --near, and leaves out what has no finite depth; leave out the others")
+        folder = out or data_root() / "FlyingThings3D_occluded"
+        with ConsoleProgress().bar("preparing scenes") as bar:
+            summary = prepare_occluded_flyingthings3d(
+                source,
+                folder,
+                near=near,
+                limit=limit,
+                shard=Shard.parse(shard),
+                processes=processes or default_processes(),
+                progress=bar,
+            )
+        _report(summary, "20,007 train and 2,007 test", folder, json, f"bpfn train --data {folder}")
+        return
     folder = out or data_root() / FLYINGTHINGS3D_FOLDER
     with ConsoleProgress().bar("preparing scenes") as bar:
         summary = prepare_flyingthings3d(

@@ -8,24 +8,26 @@ killed run completes when repeated, and scenes of other settings are never taken
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from bpfn_cli.data.arrays import MAX_COORDINATE_M, check_points, npy_shape, read_file, write_points
+from bpfn_cli.data.arrays import MAX_COORDINATE_M, check_points, npy_shape, read_file, read_npz, write_points
 from bpfn_cli.data.concurrency import map_in_processes, only_writer
 from bpfn_cli.data.images import parse_flo, parse_kitti_disparity, parse_kitti_flow, parse_mask_png, parse_pfm
 from bpfn_cli.data.kitti import baseline_m, kitti_camera, parse_calibration
 from bpfn_cli.data.manifest import SPLITS
 from bpfn_cli.data.raw import RawFiles, find_folder, is_archive
+from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_json
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_atomic, write_json
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Camera
 
 Progress = Callable[[int, int], None]  # scenes done, scenes in all
@@ -79,8 +81,28 @@ class PrepareSummary:
 # --- KITTI ----------------------------------------------------------------------------------------
 
 
+class _FolderScene:
+    """What scenes have in common that are written as a folder with two clouds."""
+
+    folder: Path
+
+    def complete(self) -> int | None:
+        """Points of a scene that is there already; None where it is not, or not whole."""
+        try:
+            shape1, shape2 = npy_shape(self.folder / "pc1.npy"), npy_shape(self.folder / "pc2.npy")
+        except DataError:
+            return None
+        return shape1[0] if shape1 == shape2 and len(shape1) == 2 else None
+
+    def write(self, pair: _Pair) -> None:
+        """pc2 last: where both are, the scene is complete."""
+        remove_temporaries(make_folder(self.folder))
+        write_points(self.folder / "pc1.npy", pair.pc1)
+        write_points(self.folder / "pc2.npy", pair.pc2)
+
+
 @dataclass(frozen=True)
-class _KittiScene:
+class _KittiScene(_FolderScene):
     name: str
     folder: Path
     training: RawFiles
@@ -200,15 +222,24 @@ def _has_calibration(files: RawFiles | None, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _FlyingThings3DScene:
-    name: str
-    folder: Path
-    split: RawFiles
-    near: float | None
-    drop_nonfinite: bool
+class _RawFrame:
+    """The maps of a frame with a flow."""
 
-    def read(self) -> _Pair:
-        """Pixels visible in both frames and near in both; on-disk axes: x right, y up, z negative forward."""
+    label: str
+    depth1: np.ndarray
+    depth2: np.ndarray
+    flow: np.ndarray
+    occluded: np.ndarray
+
+
+@dataclass(frozen=True)
+class _RawThings:
+    """Where a scene's maps are."""
+
+    name: str
+    split: RawFiles
+
+    def frame(self) -> _RawFrame:
         flow_file = f"flow/left/into_future/{self.name}.flo"
         label = self.split.label(flow_file)
         disparity = self._map(f"disparity/left/{self.name}.pfm", parse_pfm)
@@ -219,17 +250,36 @@ class _FlyingThings3DScene:
             self._map(f"flow_occlusions/left/into_future/{self.name}.png", parse_mask_png),
         ]
         _same_size(label, [flow[..., 0], disparity, change, *occluded])
-        depth1, depth2 = _flyingthings3d_depth(disparity, 0), _flyingthings3d_depth(disparity, change)
-        limit = MAX_COORDINATE_M if self.near is None else self.near
-        far = (depth1 >= limit) | (depth2 >= limit)  # false for NaN: damage is reported, not cut away
-        kept = ~(occluded[0] | occluded[1] | far)
-        pair = self._finite(_back_project_both(FLYINGTHINGS3D_CAMERA, kept, flow, depth1, depth2), label)
-        if len(pair.pc1) == 0:
-            raise DataError(f"{label}: no visible point nearer than {limit:g} m; remove the scene")
-        return _checked(_Pair(pair.pc1 * FLYINGTHINGS3D_AXES, pair.pc2 * FLYINGTHINGS3D_AXES, pair.dropped), label)
+        depths = _flyingthings3d_depth(disparity, 0), _flyingthings3d_depth(disparity, change)
+        return _RawFrame(label, *depths, flow, occluded[0] | occluded[1])
+
+    def next_depth(self) -> np.ndarray:
+        """Of the frame after it."""
+        return _flyingthings3d_depth(self._map(f"disparity/left/{int(self.name) + 1:07d}.pfm", parse_pfm), 0)
 
     def _map(self, file: str, parse: Callable[[bytearray, str], np.ndarray]) -> np.ndarray:
         return parse(self.split.read(file), self.split.label(file))
+
+
+@dataclass(frozen=True)
+class _FlyingThings3DScene(_FolderScene):
+    raw: _RawThings
+    folder: Path
+    near: float | None
+    drop_nonfinite: bool
+
+    def read(self) -> _Pair:
+        """Pixels visible in both frames and near in both; on-disk axes: x right, y up, z negative forward."""
+        frame = self.raw.frame()
+        limit = MAX_COORDINATE_M if self.near is None else self.near
+        far = (frame.depth1 >= limit) | (frame.depth2 >= limit)  # false for NaN: damage is reported, not cut away
+        kept = ~(frame.occluded | far)
+        pair = _back_project_both(FLYINGTHINGS3D_CAMERA, kept, frame.flow, frame.depth1, frame.depth2)
+        pair = self._finite(pair, frame.label)
+        if len(pair.pc1) == 0:
+            raise DataError(f"{frame.label}: no visible point nearer than {limit:g} m; remove the scene")
+        turned = _Pair(pair.pc1 * FLYINGTHINGS3D_AXES, pair.pc2 * FLYINGTHINGS3D_AXES, dropped=pair.dropped)
+        return _checked(turned, frame.label)
 
     def _finite(self, pair: _Pair, label: str) -> _Pair:
         finite = np.isfinite(pair.pc1).all(axis=1) & np.isfinite(pair.pc2).all(axis=1)
@@ -239,7 +289,97 @@ class _FlyingThings3DScene:
                 f"{label}: {bad} of {len(finite)} visible points hold NaN or infinity, "
                 f"the first is point {int(np.argmin(finite))}; --drop-nonfinite leaves them out"
             )
-        return _Pair(pair.pc1[finite], pair.pc2[finite], bad)
+        return _Pair(pair.pc1[finite], pair.pc2[finite], dropped=bad)
+
+
+OCCLUDED_POINTS = 8192  # of each cloud, as in FlowNet3D's files
+_OCCLUDED_AXES = np.array([-1, 1, 1], np.float32)  # on disk x right, y up, z forward
+
+
+@dataclass(frozen=True)
+class _OccludedThingsScene:
+    raw: _RawThings
+    file: Path
+    near: float
+
+    def complete(self) -> int | None:
+        """Points of a scene that is there already; files are written in one step."""
+        try:
+            return len(read_npz(self.file, ["points1"])["points1"])
+        except DataError:
+            return None
+
+    def read(self) -> _Pair:
+        """All near pixels of each frame, hidden in the other or not, of which points are drawn.
+
+        A point's flow is known, hidden or not, while it is in front of the camera in frame 2.
+        """
+        frame, depth = self.raw.frame(), self.raw.next_depth()
+        _same_size(frame.label, [frame.depth1, depth])
+        known = (frame.depth1 < self.near) & np.isfinite(frame.depth2) & np.isfinite(frame.flow).all(axis=2)
+        pair = _back_project_both(FLYINGTHINGS3D_CAMERA, known, frame.flow, frame.depth1, frame.depth2)
+        valid = ~frame.occluded[known]
+        v, u = (index.astype(np.float64) for index in np.nonzero(depth < self.near))
+        pc2 = back_project(u, v, depth[depth < self.near], FLYINGTHINGS3D_CAMERA)
+        if not valid.any() or not len(pc2):
+            raise DataError(f"{frame.label}: no visible point nearer than {self.near:g} m; remove the scene")
+        generator = keyed_generator("occluded", self.file.stem)
+        rows1, rows2 = (np.sort(generator.permutation(len(cloud))[:OCCLUDED_POINTS]) for cloud in (pair.pc1, pc2))
+        checked = _checked(_Pair(pair.pc1[rows1], pc2[rows2]), frame.label)
+        flow = check_points(pair.pc2[rows1] - pair.pc1[rows1], Path(frame.label), "flow")
+        return _Pair(checked.pc1, checked.pc2, flow, valid[rows1])
+
+    def write(self, pair: _Pair) -> None:
+        assert pair.flow is not None and pair.valid is not None, "read() made them"
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            points1=pair.pc1 * _OCCLUDED_AXES,
+            points2=pair.pc2 * _OCCLUDED_AXES,
+            flow=pair.flow * _OCCLUDED_AXES,
+            valid_mask1=pair.valid,
+        )
+        write_atomic(self.file, buffer.getvalue())
+
+
+def prepare_occluded_flyingthings3d(
+    source: Path,
+    out: Path,
+    *,
+    near: float = 35.0,
+    limit: int | None = None,
+    shard: Shard = WHOLE,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> PrepareSummary:
+    """Write `out/{TRAIN,TEST}_A_NNNN_left_NNNN-0.npz` as FlowNet3D did: each cloud from its own frame, and which points
+    of the first are visible in the second. Without the colors of the images, which are not in the subset's maps.
+
+    Args: as `prepare_flyingthings3d`. The frame after one with a flow must have its disparity.
+    Raises: as `prepare_flyingthings3d`.
+    """
+    if not 0 < near <= MAX_COORDINATE_M:
+        raise UsageError(f"near: {near} is not a distance; give metres between 0 and {MAX_COORDINATE_M:.0f}")
+    with disk_errors(source):
+        scenes = [
+            _OccludedThingsScene(raw, out / f"{_occluded_name(split, raw.name)}.npz", near)
+            for split, raw in _raw_things(source, limit)
+        ]
+    settings = {
+        "kind": "flyingthings3d_occluded",
+        "frame": "x right, y up, z forward",
+        "source": str(_real(source)),
+        "near_m": near,
+        "points_a_cloud": OCCLUDED_POINTS,
+    }
+    return _prepare(scenes, _Job(source, out, settings, shard), processes, progress)
+
+
+def _occluded_name(split: str, name: str) -> str:
+    """FlowNet3D's form, from the number of a frame: its last four digits as the frame. None of them is in its list of
+    bad scenes, whose sequences have higher numbers."""
+    sequence, frame = divmod(int(name), 10_000)
+    return f"{'TRAIN' if split == 'train' else 'TEST'}_A_{sequence:04d}_left_{frame:04d}-0"
 
 
 def prepare_flyingthings3d(
@@ -267,16 +407,10 @@ def prepare_flyingthings3d(
     """
     if near is not None and not 0 < near <= MAX_COORDINATE_M:
         raise UsageError(f"near: {near} is not a distance; give metres between 0 and {MAX_COORDINATE_M:.0f}")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit: {limit} is less than one scene; give 1 or more")
     with disk_errors(source):
-        splits = {split: files for split in SPLITS if (files := _raw_split(source, split))}
-        if not splits:
-            raise DataError(f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset")
         scenes = [
-            _FlyingThings3DScene(name, out / split / name, files, near, drop_nonfinite)
-            for split, files in splits.items()
-            for name in _flyingthings3d_names(files)[:limit]
+            _FlyingThings3DScene(raw, out / split / raw.name, near, drop_nonfinite)
+            for split, raw in _raw_things(source, limit)
         ]
     settings = {
         "kind": "flyingthings3d",
@@ -286,6 +420,20 @@ def prepare_flyingthings3d(
         "drop_nonfinite": drop_nonfinite,
     }
     return _prepare(scenes, _Job(source, out, settings, shard), processes, progress)
+
+
+def _raw_things(source: Path, limit: int | None) -> list[tuple[str, _RawThings]]:
+    """Split and maps of each scene, at most `limit` of a split. Raises: DataError: none."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: {limit} is less than one scene; give 1 or more")
+    splits = {split: files for split in SPLITS if (files := _raw_split(source, split))}
+    if not splits:
+        raise DataError(f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset")
+    return [
+        (split, _RawThings(name, files))
+        for split, files in splits.items()
+        for name in _flyingthings3d_names(files)[:limit]
+    ]
 
 
 def _raw_split(source: Path, split: str) -> RawFiles | None:
@@ -337,7 +485,7 @@ def _back_project_both(
 
 def _checked(pair: _Pair, label: str) -> _Pair:
     path = Path(label)
-    return _Pair(check_points(pair.pc1, path, "pc1"), check_points(pair.pc2, path, "pc2"), pair.dropped)
+    return replace(pair, pc1=check_points(pair.pc1, path, "pc1"), pc2=check_points(pair.pc2, path, "pc2"))
 
 
 def _same_size(label: str, maps: Iterable[np.ndarray]) -> None:
@@ -352,15 +500,19 @@ def _same_size(label: str, maps: Iterable[np.ndarray]) -> None:
 
 @dataclass(frozen=True)
 class _Pair:
+    """Two clouds; with occlusion, rows do not correspond, and pc1 has its flow and which of it is visible."""
+
     pc1: np.ndarray
     pc2: np.ndarray
+    flow: np.ndarray | None = None
+    valid: np.ndarray | None = None
     dropped: int = 0
 
 
 class _Scene(Protocol):
-    @property
-    def folder(self) -> Path: ...
+    def complete(self) -> int | None: ...
     def read(self) -> _Pair: ...
+    def write(self, pair: _Pair) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -425,25 +577,14 @@ def _finish(job: _Job, scenes: int, points: int) -> None:
 
 def _prepare_scene(scene: _Scene) -> _Outcome:
     """Faults of the source are returned, so that the other scenes go on; faults of the output end the run."""
-    if (points := _complete(scene.folder)) is not None:
+    if (points := scene.complete()) is not None:
         return _Outcome(points, skipped=True)
     try:
         pair = scene.read()
     except BpfnError as error:
         return _Outcome(failure=type(error)(str(error)))  # without the traceback, which holds the arrays
-    remove_temporaries(make_folder(scene.folder))
-    write_points(scene.folder / "pc1.npy", pair.pc1)
-    write_points(scene.folder / "pc2.npy", pair.pc2)
+    scene.write(pair)
     return _Outcome(len(pair.pc1), pair.dropped)
-
-
-def _complete(folder: Path) -> int | None:
-    """Points of a scene that is there already; None where it is not, or not whole."""
-    try:
-        shape1, shape2 = npy_shape(folder / "pc1.npy"), npy_shape(folder / "pc2.npy")
-    except DataError:
-        return None
-    return shape1[0] if shape1 == shape2 and len(shape1) == 2 else None
 
 
 def _raise_failures(failures: list[BpfnError], scenes: int) -> None:

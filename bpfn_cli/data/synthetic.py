@@ -18,7 +18,7 @@ import numpy as np
 from bpfn_cli.data.arrays import read_file, write_points
 from bpfn_cli.data.concurrency import map_in_processes, only_writer
 from bpfn_cli.data.manifest import CLOUDS, SPLITS
-from bpfn_cli.data.raycast import RenderedPair, pinhole, render_pair
+from bpfn_cli.data.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.scenery import draw_stage
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, is_temporary, make_folder, write_json
@@ -66,22 +66,23 @@ def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.nda
         frames. At least `ENOUGH` of the pixels lie within 35 m in both.
     Raises: UsageError: no such split, or a value out of range.
     """
-    pair = render_chosen(seed, index, split, height)
+    _, pair = render_chosen(seed, index, split, height)
     return pair.points1[pair.visible].astype(np.float32), pair.points2[pair.visible].astype(np.float32)
 
 
-def render_chosen(seed: int, index: int, split: str, height: int) -> RenderedPair:
-    """As `render_scene`, all that frame 1 sees."""
+def render_chosen(seed: int, index: int, split: str, height: int) -> tuple[Stage, RenderedPair]:
+    """As `render_scene`: the scene, and all that frame 1 sees."""
     SyntheticOptions(seed=seed, height=height, train=index)
     if split not in SPLITS:
         raise UsageError(f"synthetic split is '{printable(split)}'; choose train or val")
     camera = pinhole(height)
     for attempt in itertools.count():
-        pair = render_pair(draw_stage(f"{FORMAT} {seed} {split} {index} {attempt}"), camera)
+        stage = draw_stage(f"{FORMAT} {seed} {split} {index} {attempt}")
+        pair = render_pair(stage, camera)
         depths = np.maximum(pair.points1[pair.visible, 2], pair.points2[pair.visible, 2])
         if np.count_nonzero(depths < MAX_DEPTH_M) >= ENOUGH * camera.width * camera.height:
             break
-    return pair
+    return stage, pair
 
 
 def is_synthetic(folder: Path) -> bool:

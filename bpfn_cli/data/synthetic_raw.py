@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Synthetic scenes as a raw download of the FlyingThings3D subset: what `bpfn prepare` can be tried on and tested with.
 
-Maps as in `prepare`: disparity and its change are negative; occluded in the flow is what frame 2 does not see. There is
-one camera, so nothing is occluded in the disparity.
+Maps as in `prepare`: disparity and its change are negative; occluded in the flow is what frame 2 does not see. There
+is one camera, so nothing is occluded in the disparity. Scene i is a sequence of two frames, 2i and 2i + 1; the second
+has a disparity only, as the last frame of each sequence.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import png
 from bpfn_cli.data.arrays import read_file
 from bpfn_cli.data.concurrency import map_in_processes, only_writer
 from bpfn_cli.data.manifest import SPLITS
-from bpfn_cli.data.raycast import FULL_HEIGHT, RenderedPair, pinhole
+from bpfn_cli.data.raycast import FAR, FULL_HEIGHT, RenderedPair, Stage, bodies_in_view, cast_image, pinhole
 from bpfn_cli.data.synthetic import FORMAT, SyntheticOptions, render_chosen
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, write_atomic, write_json
@@ -33,6 +34,8 @@ CHANGE = "disparity_change/left/into_future"
 DISPARITY_OCCLUDED = "disparity_occlusions/left"
 FLOW = "flow/left/into_future"
 FLOW_OCCLUDED = "flow_occlusions/left/into_future"
+
+NEAREST_M = 0.01  # in frame 2; nearer points have no place in its image
 
 Progress = Callable[[int, int], None]
 
@@ -65,20 +68,24 @@ def write_raw(folder: Path, options: SyntheticOptions, processes: int, progress:
 
 
 def raw_maps(pair: RenderedPair) -> dict[str, np.ndarray]:
-    """The five maps of a rendered pair, (H, W) or (H, W, 2), at FULL_HEIGHT."""
+    """The five maps of frame 1, (H, W) or (H, W, 2), at FULL_HEIGHT.
+
+    What is no longer in front of the camera in frame 2 has no depth there: its change takes the disparity to 0.
+    """
     camera = pinhole(FULL_HEIGHT)
     size = (camera.height, camera.width)
-    seen, depth1 = pair.visible, pair.points1[:, 2]
-    x2, y2, depth2 = (pair.points2[seen, axis] for axis in range(3))
-    rows, columns = np.divmod(pair.pixels[seen], camera.width)
     disparity, change = np.zeros(size), np.zeros(size)
     flow, hidden = np.zeros((*size, 2)), np.ones(size, bool)
-    disparity.flat[pair.pixels] = -camera.focal / depth1
-    # To the float32 that is stored, so that what `prepare` adds up is the depth in frame 2.
-    change[rows, columns] = -camera.focal / depth2 - disparity[rows, columns].astype(np.float32)
+    disparity.flat[pair.pixels] = -camera.focal / pair.points1[:, 2]
+    disparity = disparity.astype(np.float32)  # as stored, so that what `prepare` adds up is the depth in frame 2
+    change -= disparity
+    ahead = pair.points2[:, 2] > NEAREST_M
+    rows, columns = np.divmod(pair.pixels[ahead], camera.width)
+    x2, y2, depth2 = (pair.points2[ahead, axis] for axis in range(3))
+    change[rows, columns] += -camera.focal / depth2
     flow[rows, columns, 0] = camera.cx - camera.focal * x2 / depth2 - columns
     flow[rows, columns, 1] = camera.cy - camera.focal * y2 / depth2 - rows
-    hidden[rows, columns] = False
+    hidden.flat[pair.pixels[pair.visible]] = False
     return {
         DISPARITY: disparity,
         CHANGE: change,
@@ -88,17 +95,26 @@ def raw_maps(pair: RenderedPair) -> dict[str, np.ndarray]:
     }
 
 
+def next_disparity(stage: Stage) -> np.ndarray:
+    """The disparity of frame 2, (H, W); 0 where nothing is seen."""
+    camera = pinhole(FULL_HEIGHT)
+    depth, _ = cast_image(bodies_in_view(stage, stage.poses2), camera)
+    return np.where(depth <= FAR, -camera.focal / depth, 0.0)
+
+
 def _write_scene(folder: Path, seed: int, scene: tuple[str, int]) -> None:
     split, index = scene
+    stage, pair = render_chosen(seed, index, split, FULL_HEIGHT)
+    write_atomic(folder / split / DISPARITY / f"{2 * index + 1:07d}.pfm", _pfm(next_disparity(stage)))
     encoders = {DISPARITY: _pfm, CHANGE: _pfm, DISPARITY_OCCLUDED: _mask, FLOW_OCCLUDED: _mask, FLOW: _flo}
     endings = {_pfm: "pfm", _mask: "png", _flo: "flo"}
-    for place, values in raw_maps(render_chosen(seed, index, split, FULL_HEIGHT)).items():  # the flow last
+    for place, values in raw_maps(pair).items():  # the flow last
         encode = encoders[place]
-        write_atomic(folder / split / place / f"{index:07d}.{endings[encode]}", encode(values))
+        write_atomic(folder / split / place / f"{2 * index:07d}.{endings[encode]}", encode(values))
 
 
 def _flow_file(folder: Path, split: str, index: int) -> Path:
-    return folder / split / FLOW / f"{index:07d}.flo"
+    return folder / split / FLOW / f"{2 * index:07d}.flo"
 
 
 def _claim(folder: Path, record: dict[str, object]) -> None:
