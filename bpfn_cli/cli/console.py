@@ -110,4 +110,6 @@ def _plain_bar(what: str) -> Iterator[Bar]:
 def _rate(done: int, seconds: float) -> str:
     """Such as 12/s; slow things by the minute."""
     per_second = done / max(seconds, 1e-9)
-    return f"{per_second:,.3g}/s" if per_second >= 1 else f"{60 * per_second:,.3g}/min"
+    if per_second < 1:
+        return f"{60 * per_second:.3g}/min"
+    return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"

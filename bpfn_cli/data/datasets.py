@@ -9,13 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from bpfn_cli.data.arrays import read_points
+from bpfn_cli.data.arrays import open_regular, read_points
 from bpfn_cli.data.kitti import evaluation_scenes, kitti_camera
 from bpfn_cli.data.layout import Layout, file_sizes, find_layout, fingerprint, scene_files, scene_names
 from bpfn_cli.data.logs import LOG_KIND, open_logs
 from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS, SubsetManifest, packed_name
 from bpfn_cli.data.occluded import FLYINGTHINGS3D_OCCLUDED, OCCLUDED_KINDS, OccludedScenes, of_split
-from bpfn_cli.data.packed import PackedScenes, read_index
+from bpfn_cli.data.packed import MOST_PACKED_BYTES, PackedScenes, read_index
 from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, sha256_of
@@ -178,6 +178,8 @@ def data_identity(path: Path) -> dict[str, Any]:
     if layout.kind in {*OCCLUDED_KINDS, LOG_KIND}:
         return _identity_of_files(layout, path)
     scenes = _all_scenes(layout)
+    if layout.manifest:
+        _check_packed_files(layout.root, layout.manifest)
     options = layout.manifest.task.options if layout.manifest else None
     with disk_errors(layout.root):
         sha256 = sha256_of(layout.root / MANIFEST) if layout.manifest else fingerprint(file_sizes(layout.root, scenes))
@@ -192,6 +194,16 @@ def data_identity(path: Path) -> dict[str, Any]:
         "seed": options.seed if options else None,
         "sha256": sha256,
     }
+
+
+def _check_packed_files(root: Path, manifest: SubsetManifest) -> None:
+    """Raises: DataError: a packed split is missing or of another size."""
+    for name, record in manifest.packed.items():
+        with open_regular(root / name, MOST_PACKED_BYTES) as (_, size):
+            if size != record.bytes:
+                raise DataError(
+                    f"{printable(root / name)}: {size} bytes found, {record.bytes} expected; fetch it again"
+                )
 
 
 def _identity_of_files(layout: Layout, path: Path) -> dict[str, Any]:

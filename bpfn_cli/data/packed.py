@@ -35,7 +35,7 @@ _MAGIC = b"BPFNPACK"
 _FORMAT = 1
 _ALIGNMENT = 64
 _MOST_HEADER_BYTES = 64 << 20
-_MOST_FILE_BYTES = 1 << 44
+MOST_PACKED_BYTES = 1 << 44
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def read_index(path: Path) -> tuple[tuple[str, ...], int, np.ndarray]:
 
     Raises: DataError: not such a file, or damaged. DiskError: not permitted.
     """
-    with open_regular(path, _MOST_FILE_BYTES) as (stream, size), disk_errors(path):
+    with open_regular(path, MOST_PACKED_BYTES) as (stream, size), disk_errors(path):
         prefix = stream.read(16)
         if len(prefix) < 16 or not prefix.startswith(_MAGIC):
             raise DataError(f"{printable(path)}: not a packed split; make it with bpfn subset --packed")

@@ -129,6 +129,18 @@ def test_identity_differs_from_that_of_other_points(source: Path) -> None:
     assert whole != split_identity(packed(source, SubsetOptions(1.0, packed=True, max_points=9), force=True))
 
 
+def test_a_missing_split_is_seen_before_a_training_begins(source: Path) -> None:
+    packed(source)
+    val = source.parent / "packed" / "val.packed"
+    content = val.read_bytes()
+    val.write_bytes(content[:-24])
+    with pytest.raises(DataError, match=r"val\.packed: \d+ bytes found"):
+        data_identity(source.parent / "packed")
+    val.unlink()
+    with pytest.raises(DataError, match=r"val\.packed: no such file"):
+        data_identity(source.parent / "packed")
+
+
 def test_repeating_does_nothing_and_verify_finds_a_changed_byte(source: Path) -> None:
     packed(source)
     out = source.parent / "packed"
