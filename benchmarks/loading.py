@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How fast training samples come: two whole `.npy` files a scene, as published, against a packed subset.
 
-Scenes are rendered in the size of FlyingThings3D's (about 90,000 points). Both storages are read in turns, cold (their
+Scenes are random points, as many as FlyingThings3D's have (about 90,000). Both storages are read in turns, cold (their
 pages dropped from the cache first) and warm. A sample is 8,192 points of each cloud, not augmented.
 
     python benchmarks/loading.py --out loading.json

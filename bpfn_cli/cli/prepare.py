@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,35 +82,26 @@ def flyingthings3d(
     from bpfn_cli.data.prepare import Shard, prepare_flyingthings3d, prepare_occluded_flyingthings3d
     from bpfn_cli.errors import UsageError
 
+    if occluded and (drop_nonfinite or not near):
+        given = "--drop-nonfinite" if drop_nonfinite else "--near 0"
+        raise UsageError(f"{given}: not with --occluded, which drops what has no depth, and is cut; leave it out")
     if occluded:
-        if drop_nonfinite or not near:
-            raise UsageError("--occluded: needs --near, and leaves out what has no finite depth; leave out the others")
-        folder = out or data_root() / "FlyingThings3D_occluded"
-        with ConsoleProgress().bar("preparing scenes") as bar:
-            summary = prepare_occluded_flyingthings3d(
-                source,
-                folder,
-                near=near,
-                limit=limit,
-                shard=Shard.parse(shard),
-                processes=processes or default_processes(),
-                progress=bar,
-            )
-        _report(summary, "20,007 train and 2,007 test", folder, json, f"bpfn train --data {folder}")
-        return
-    folder = out or data_root() / FLYINGTHINGS3D_FOLDER
+        folder, published, then = data_root() / "FlyingThings3D_occluded", "20,007 train and 2,007 test", "train --data"
+        prepare = partial(prepare_occluded_flyingthings3d, near=near)
+    else:
+        folder, published, then = data_root() / FLYINGTHINGS3D_FOLDER, "19,640 train and 3,824 val", "subset --source"
+        prepare = partial(prepare_flyingthings3d, near=near or None, drop_nonfinite=drop_nonfinite)
+    folder = out or folder
     with ConsoleProgress().bar("preparing scenes") as bar:
-        summary = prepare_flyingthings3d(
+        summary = prepare(
             source,
             folder,
-            near=near or None,
-            drop_nonfinite=drop_nonfinite,
             limit=limit,
             shard=Shard.parse(shard),
             processes=processes or default_processes(),
             progress=bar,
         )
-    _report(summary, "19,640 train and 3,824 val", folder, json, f"bpfn subset --source {folder}")
+    _report(summary, published, folder, json, f"bpfn {then} {folder}")
 
 
 def _report(summary: PrepareSummary, published: str, folder: Path, json: bool, next_command: str) -> None:

@@ -20,7 +20,8 @@ def synth(
         int | None, typer.Option("--height", min=27, max=1080, help="Image rows; 16:9. Else 135, or 540 for --raw.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Maps as of a raw download, to try bpfn prepare on.", metavar="")
+        bool,
+        typer.Option("--raw", help="Maps as of a raw download, to try prepare on; 10 MB a scene.", metavar=""),
     ] = False,
     seed: options.Seed = 0,
     processes: options.Processes = None,

@@ -14,8 +14,9 @@ import numpy as np
 from bpfn_cli.data.concurrency import map_in_processes
 from bpfn_cli.data.datasets import SceneDataset, open_dataset, splits_of
 from bpfn_cli.data.layout import find_layout
+from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.errors import BpfnError, DataError, UsageError, printable
-from bpfn_cli.files import disk_errors
+from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.structures import Scene
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -102,9 +103,8 @@ def check_dataset(path: Path, *, processes: int = 1, progress: Progress | None =
 
 
 def write_fix_list(path: Path, damage: Sequence[Damage]) -> None:
-    """One "split/scene" a line, for `bpfn subset --leave-out`."""
-    with disk_errors(path):
-        path.write_text("".join(f"{one.split}/{one.scene}\n" for one in damage), encoding="utf-8")
+    """One "split/scene" a line, for `bpfn subset --leave-out`. Raises: DiskError."""
+    write_atomic(path, "".join(f"{one.split}/{one.scene}\n" for one in damage).encode())
 
 
 def describe_scene(path: Path) -> dict[str, Any]:
@@ -166,8 +166,7 @@ def _look(dataset: SceneDataset, index: int) -> _Look | str:
 
 def _even_rows(scene: Scene) -> np.ndarray:
     known = np.arange(len(scene.pc1)) if scene.valid is None else np.flatnonzero(scene.valid)
-    count = min(len(known), _POINTS_OF_A_SCENE)
-    return known[np.arange(count) * len(known) // count]
+    return known[even_rows(len(known), _POINTS_OF_A_SCENE)]
 
 
 def _summary(dataset: SceneDataset, looks: list[_Look]) -> SplitCheck:

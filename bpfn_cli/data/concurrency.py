@@ -61,8 +61,10 @@ def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of an existing folder; the system frees it when this process ends, however it ends.
+
+    Args: shared: with others that share it, but with nobody who does not.
 
     Raises: BusyError: another process holds it.
     """
@@ -70,7 +72,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
                 f"{printable(folder)}: another process writes there; wait for it to end, then repeat"

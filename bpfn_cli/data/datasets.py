@@ -17,6 +17,7 @@ from bpfn_cli.data.manifest import CLOUDS, MANIFEST, SPLITS, SubsetManifest, pac
 from bpfn_cli.data.occluded import FLYINGTHINGS3D_OCCLUDED, OCCLUDED_KINDS, OccludedScenes, of_split
 from bpfn_cli.data.packed import MOST_PACKED_BYTES, PackedScenes, read_index
 from bpfn_cli.data.sampling import sample_points
+from bpfn_cli.data.scenes import NamedScenes
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, sha256_of
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Camera, Scene
@@ -24,7 +25,7 @@ from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, MAX_
 KITTI_GROUND_M = -1.4  # points below it in both clouds are ground
 
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "test": "val"}
-_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test", "all": "test"}
 
 
 class SceneDataset(Protocol):
@@ -69,19 +70,11 @@ def sample_scene(dataset: SceneDataset, index: int, points: int, generator: np.r
 
 
 @dataclass(frozen=True)
-class FlyingThings3DScenes:
+class FlyingThings3DScenes(NamedScenes):
     """FlyingThings3D as HPLFlowNet prepared it, or scenes written like it.
 
     Source: HPLFlowNet, CVPR 2019, non-occluded points; both clouds within 35 m.
     """
-
-    kind: str
-    root: Path
-    split: str
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def load(self, index: int) -> Scene:
         """See `SceneDataset`. Rows of pc1 and pc2 correspond."""
@@ -91,19 +84,11 @@ class FlyingThings3DScenes:
 
 
 @dataclass(frozen=True)
-class KittiScenes:
+class KittiScenes(NamedScenes):
     """KITTI Scene Flow 2015, non-occluded points without ground, both clouds within 35 m.
 
     Source: HPLFlowNet, CVPR 2019.
     """
-
-    kind: str
-    root: Path
-    split: str
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def load(self, index: int) -> Scene:
         """See `SceneDataset`. Rows of pc1 and pc2 correspond."""
@@ -323,4 +308,6 @@ def _scene(folder: Path, pc1: np.ndarray, pc2: np.ndarray, keep: np.ndarray, cam
             f"{printable(folder)}: none of {len(keep)} points is left after the cuts "
             f"({MAX_DEPTH_M:g} m, and the ground of KITTI); are the axes those of the format?"
         )
-    return Scene(folder.name, pc1[keep], pc2[keep], pc2[keep] - pc1[keep], camera)
+    if not keep.all():  # most scenes were cut when they were prepared
+        pc1, pc2 = pc1[keep], pc2[keep]
+    return Scene(folder.name, pc1, pc2, pc2 - pc1, camera)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bpfn_cli.data.arrays import check_points, open_regular
+from bpfn_cli.data.scenes import NamedScenes
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.structures import MAX_DEPTH_M, Scene
 
@@ -29,21 +30,14 @@ _AXES = [1, 2, 0]  # to x left, y up, z forward
 
 
 @dataclass(frozen=True)
-class LogScenes:
+class LogScenes(NamedScenes):
     """Pairs of sweeps of LiDAR logs, a `SceneDataset`.
 
     Attributes:
         names: "log/time", sorted. pairs: the file and the two sweeps of each.
     """
 
-    kind: str
-    root: Path
-    split: str
-    names: tuple[str, ...]
     pairs: tuple[tuple[Path, str, str], ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def load(self, index: int) -> Scene:
         """See `SceneDataset`. Rows of pc1 and pc2 do not correspond."""

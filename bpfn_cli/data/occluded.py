@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bpfn_cli.data.arrays import check_points, read_npz
+from bpfn_cli.data.scenes import NamedScenes
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Scene
 
@@ -48,16 +49,8 @@ BAD_SCENES = frozenset(
 
 
 @dataclass(frozen=True)
-class OccludedScenes:
+class OccludedScenes(NamedScenes):
     """FlyingThings3D or KITTI with occlusion, a `SceneDataset`."""
-
-    kind: str
-    root: Path
-    split: str
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def load(self, index: int) -> Scene:
         """See `SceneDataset`. Rows of pc1 and pc2 do not correspond."""

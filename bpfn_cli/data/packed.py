@@ -24,8 +24,9 @@ import numpy as np
 from bpfn_cli.data.arrays import MAX_COORDINATE_M, open_regular
 from bpfn_cli.data.manifest import FileRecord, check_scene_name
 from bpfn_cli.data.sampling import keyed_generator, sample_points
-from bpfn_cli.errors import DataError, DiskError, printable
-from bpfn_cli.files import atomic_stream, disk_errors, explain
+from bpfn_cli.data.scenes import NamedScenes
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import atomic_stream, disk_errors
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
 COLUMNS = 6
@@ -39,29 +40,22 @@ MOST_PACKED_BYTES = 1 << 44
 
 
 @dataclass(frozen=True, eq=False)
-class PackedScenes:
+class PackedScenes(NamedScenes):
     """A packed split, a `SceneDataset`.
 
     Attributes:
         file: that holds it. first_byte: of its rows. offsets: (scenes + 1) rows.
     """
 
-    kind: str
-    root: Path
-    split: str
-    names: tuple[str, ...]
     file: Path
     first_byte: int
     offsets: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def load(self, index: int) -> Scene:
         """See `SceneDataset`; the order of the rows is that of the file."""
         start, end = (int(row) for row in self.offsets[index : index + 2])
-        with _opened(self.file) as descriptor:
-            rows = self._rows(descriptor, start, end - start)
+        with open_regular(self.file, MOST_PACKED_BYTES) as (stream, _):
+            rows = self._rows(stream.fileno(), start, end - start)
         return self._scene(index, rows, rows[:, :3] + rows[:, 3:])
 
     def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
@@ -69,9 +63,9 @@ class PackedScenes:
         start, end = (int(row) for row in self.offsets[index : index + 2])
         if end - start < points:
             return sample_points(self.load(index), points, generator)
-        with _opened(self.file) as descriptor:
+        with open_regular(self.file, MOST_PACKED_BYTES) as (stream, _):
             first, second = (
-                self._window(descriptor, start, end - start, points, int(generator.integers(end - start)))
+                self._window(stream.fileno(), start, end - start, points, int(generator.integers(end - start)))
                 for _ in range(2)
             )
         return self._scene(index, first, second[:, :3] + second[:, 3:])
@@ -106,27 +100,6 @@ class PackedScenes:
                 raise DataError(f"{printable(self.file)}: became shorter while it was read; fetch it again")
             content += more
         return np.frombuffer(content, "<f4").reshape(count, COLUMNS)
-
-
-class _opened:
-    """A file descriptor, its faults in one line."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> int:
-        try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise DataError(f"{printable(self._path)}: no such file; it was there when the work began") from error
-        except OSError as error:
-            raise DiskError(f"{printable(self._path)}: {explain(error)}") from error
-        return self._descriptor
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        os.close(self._descriptor)
-        if isinstance(error, OSError):
-            raise DiskError(f"{printable(self._path)}: {explain(error)}") from error
 
 
 def pack_rows(scene: Scene, max_points: int | None, seed: int) -> np.ndarray:

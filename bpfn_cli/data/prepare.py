@@ -8,11 +8,12 @@ killed run completes when repeated, and scenes of other settings are never taken
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -327,7 +328,8 @@ class _OccludedThingsScene:
         rows1, rows2 = (np.sort(generator.permutation(len(cloud))[:OCCLUDED_POINTS]) for cloud in (pair.pc1, pc2))
         checked = _checked(_Pair(pair.pc1[rows1], pc2[rows2]), frame.label)
         flow = check_points(pair.pc2[rows1] - pair.pc1[rows1], Path(frame.label), "flow")
-        return _Pair(checked.pc1, checked.pc2, flow, valid[rows1])
+        damaged = np.isnan(frame.depth1) | np.isnan(frame.depth2) | ~np.isfinite(frame.flow).all(axis=2)
+        return _Pair(checked.pc1, checked.pc2, flow, valid[rows1], int(damaged.sum()))
 
     def write(self, pair: _Pair) -> None:
         assert pair.flow is not None and pair.valid is not None, "read() made them"
@@ -358,8 +360,7 @@ def prepare_occluded_flyingthings3d(
     Args: as `prepare_flyingthings3d`. The frame after one with a flow must have its disparity.
     Raises: as `prepare_flyingthings3d`.
     """
-    if not 0 < near <= MAX_COORDINATE_M:
-        raise UsageError(f"near: {near} is not a distance; give metres between 0 and {MAX_COORDINATE_M:.0f}")
+    _check_near(near)
     with disk_errors(source):
         scenes = [
             _OccludedThingsScene(raw, out / f"{_occluded_name(split, raw.name)}.npz", near)
@@ -405,8 +406,8 @@ def prepare_flyingthings3d(
 
     Raises: as `prepare_kitti`.
     """
-    if near is not None and not 0 < near <= MAX_COORDINATE_M:
-        raise UsageError(f"near: {near} is not a distance; give metres between 0 and {MAX_COORDINATE_M:.0f}")
+    if near is not None:
+        _check_near(near)
     with disk_errors(source):
         scenes = [
             _FlyingThings3DScene(raw, out / split / raw.name, near, drop_nonfinite)
@@ -420,6 +421,11 @@ def prepare_flyingthings3d(
         "drop_nonfinite": drop_nonfinite,
     }
     return _prepare(scenes, _Job(source, out, settings, shard), processes, progress)
+
+
+def _check_near(near: float) -> None:
+    if not 0 < near <= MAX_COORDINATE_M:
+        raise UsageError(f"near: {near} is not a distance; give metres between 0 and {MAX_COORDINATE_M:.0f}")
 
 
 def _raw_things(source: Path, limit: int | None) -> list[tuple[str, _RawThings]]:
@@ -539,7 +545,7 @@ def _prepare(scenes: Sequence[_Scene], job: _Job, processes: int, progress: Prog
         raise UsageError(f"{printable(job.out)}: lies inside the source {printable(job.source)}; choose another --out")
     make_folder(job.out)
     mine = scenes[job.shard.index - 1 :: job.shard.count]
-    with only_writer(_shard_folder(job)):
+    with _only_preparer(job):
         _claim(job.out, job.settings, sweep=job.shard == WHOLE)
         outcomes = []
         for outcome in map_in_processes(_prepare_scene, mine, processes):
@@ -554,22 +560,31 @@ def _prepare(scenes: Sequence[_Scene], job: _Job, processes: int, progress: Prog
     return PrepareSummary(len(mine), sum(outcome.skipped for outcome in outcomes), points, tuple(notes))
 
 
-def _shard_folder(job: _Job) -> Path:
-    """What one shard locks and leaves its record in; of the whole, the output itself."""
+@contextlib.contextmanager
+def _only_preparer(job: _Job) -> Iterator[None]:
+    """Alone in the output, or, for a shard, alone with other shards. Raises: BusyError."""
     if job.shard == WHOLE:
-        return job.out
-    return make_folder(job.out / f"{_SHARD_PREFIX}{job.shard.index}-of-{job.shard.count}")
+        with only_writer(job.out):
+            yield
+        return
+    with only_writer(job.out, shared=True), only_writer(make_folder(_shard_folder(job, job.shard.index))):
+        yield
+
+
+def _shard_folder(job: _Job, index: int) -> Path:
+    """What a shard locks, and leaves its record in."""
+    return job.out / f"{_SHARD_PREFIX}{index}-of-{job.shard.count}"
 
 
 def _finish(job: _Job, scenes: int, points: int) -> None:
-    """Write the record, of a shard only when all of them have written theirs."""
+    """Write the record, of a shard only when all of them have written theirs, of as many scenes in all."""
     if job.shard != WHOLE:
-        write_json(_shard_folder(job) / RECORD, {"points": points})
-        shards = range(1, job.shard.count + 1)
-        records = [job.out / f"{_SHARD_PREFIX}{index}-of-{job.shard.count}" / RECORD for index in shards]
-        if not all(record.is_file() for record in records):
+        write_json(_shard_folder(job, job.shard.index) / RECORD, {"scenes_in_all": scenes, "points": points})
+        records = [_shard_folder(job, index) / RECORD for index in range(1, job.shard.count + 1)]
+        found = [json.loads(read_file(record)) for record in records if record.is_file()]
+        if [one["scenes_in_all"] for one in found] != [scenes] * job.shard.count:
             return
-        points = sum(json.loads(read_file(record))["points"] for record in records)
+        points = sum(one["points"] for one in found)
     write_json(job.out / RECORD, {**job.settings, "scenes": scenes, "points": points})
     with disk_errors(job.out):
         (job.out / PARTIAL_RECORD).unlink(missing_ok=True)
@@ -610,12 +625,13 @@ def _claim(out: Path, settings: dict[str, Any], sweep: bool) -> None:
     """
     if sweep:  # another shard may be writing
         remove_temporaries(out)
+    with disk_errors(out):
+        foreign = [path for path in out.iterdir() if not _is_of_a_shard(path)]
+    # Looked for after that: another shard may have begun meanwhile, and its record comes before its scenes.
     records = [out / name for name in (RECORD, PARTIAL_RECORD) if (out / name).exists()]
     for record in records:
         _check_record(record, settings)
-    with disk_errors(out):
-        foreign = not records and any(not _is_of_a_shard(path) for path in out.iterdir())
-    if foreign:
+    if foreign and not records:
         raise UsageError(f"{printable(out)}: is not empty and was not written by bpfn prepare; choose another --out")
     write_json(out / PARTIAL_RECORD, settings)
 

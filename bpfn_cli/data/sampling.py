@@ -28,6 +28,12 @@ def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> 
     return replace(scene, pc1=scene.pc1[chosen1], pc2=scene.pc2[chosen2], flow=scene.flow[chosen1], valid=valid)
 
 
+def even_rows(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` rows, evenly spaced: for figures of a scene that need not look at all of it."""
+    taken = min(count, most)
+    return np.arange(taken) * count // max(taken, 1)
+
+
 def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray:
     if points <= count:
         return generator.choice(count, points, replace=False, shuffle=False)

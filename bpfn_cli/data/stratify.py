@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bpfn_cli.data.sampling import keyed_generator
+from bpfn_cli.data.sampling import even_rows, keyed_generator
 from bpfn_cli.structures import MAX_DEPTH_M, Scene
 
 DISTANCE = 0.005  # largest gap between the distribution functions at which a choice is good enough
@@ -20,12 +20,11 @@ _DEPTH_EDGES_M = np.concatenate([np.linspace(0, MAX_DEPTH_M, 40), [np.inf]])
 
 def distributions(scene: Scene) -> np.ndarray:
     """(2, 40): the share of a scene's points below each edge of flow length and of depth."""
-    count = min(len(scene.pc1), _POINTS)
-    rows = np.arange(count) * len(scene.pc1) // count
+    rows = even_rows(len(scene.pc1), _POINTS)
     values = np.linalg.norm(scene.flow[rows], axis=1), scene.pc1[rows, 2]
     edges = _FLOW_EDGES_M, _DEPTH_EDGES_M
     counts = [np.histogram(value, edge)[0] for value, edge in zip(values, edges, strict=True)]
-    return np.cumsum(counts, axis=1) / count
+    return np.cumsum(counts, axis=1) / len(rows)
 
 
 def gaps(chosen: np.ndarray, everything: np.ndarray) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -41,6 +42,7 @@ from bpfn_cli.data.manifest import (
     stride,
 )
 from bpfn_cli.data.packed import ROW_BYTES, pack_rows, write_packed
+from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.data.stratify import choose_alike, distributions
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.files import (
@@ -491,40 +493,27 @@ def _place_scene(
 
 
 def _pack(plan: SubsetPlan, out: Path, progress: Progress | None, processes: int | None) -> SubsetManifest:
-    """One file a split. Damaged scenes are all named before anything is said."""
-    total, done, faults = sum(len(names) for names in plan.chosen.values()), 0, []
+    """One file a split. Damaged scenes of all splits are named before anything is said."""
+    faults: list[str] = []
+    total, done = sum(len(names) for names in plan.chosen.values()), 0
+
+    def whole_rows(split: str) -> Iterator[np.ndarray]:
+        """Of each scene, until one is damaged; the others are looked at all the same."""
+        nonlocal done
+        dataset = FlyingThings3DScenes(plan.kind, plan.source, split, plan.chosen[split])
+        for rows in _ordered(functools.partial(_still_rows, plan, dataset), range(len(dataset)), processes):
+            done += 1
+            if progress:
+                progress(done, total)
+            if isinstance(rows, str):
+                faults.append(rows)
+            elif not faults:
+                yield rows
+        if faults:
+            raise _Damaged
+
     records: dict[str, FileRecord] = {}
-
-    def rows_of(dataset: FlyingThings3DScenes, index: int) -> np.ndarray | DataError:
-        name = dataset.names[index]
-        folder = plan.source / dataset.split / name
-        before = [_stamp(folder / cloud) for cloud in CLOUDS]
-        try:
-            rows = pack_rows(dataset.load(index), plan.options.max_points, plan.options.seed)
-        except DataError as error:
-            return error
-        stamps = [_stamp(folder / cloud) for cloud in CLOUDS]
-        sizes = [plan.sizes[f"{dataset.split}/{name}/{cloud}"] for cloud in CLOUDS]
-        if stamps != before or [stamp and stamp[1] for stamp in stamps] != sizes:
-            raise DataError(f"{printable(folder)}: changed while the subset was made; repeat when it is left alone")
-        return rows
-
     for split, names in plan.chosen.items():
-        dataset = FlyingThings3DScenes(plan.kind, plan.source, split, names)
-
-        def all_rows(dataset: FlyingThings3DScenes = dataset) -> Iterator[np.ndarray]:
-            nonlocal done
-            for rows in _ordered(functools.partial(rows_of, dataset), range(len(dataset)), processes):
-                done += 1
-                if progress:
-                    progress(done, total)
-                if isinstance(rows, DataError):
-                    faults.append(str(rows))
-                elif not faults:
-                    yield rows
-            if faults:
-                raise DataError(f"{len(faults)} of {total} scenes are damaged: {in_one_line(faults)}")
-
         about = {
             "source_kind": plan.kind,
             "split": split,
@@ -533,10 +522,36 @@ def _pack(plan: SubsetPlan, out: Path, progress: Progress | None, processes: int
             "seed": plan.options.seed,
             "max_points": plan.options.max_points,
         }
-        records[packed_name(split)] = write_packed(out / packed_name(split), names, all_rows(), about)
+        with contextlib.suppress(_Damaged):
+            records[packed_name(split)] = write_packed(out / packed_name(split), names, whole_rows(split), about)
+    if faults:
+        raise DataError(f"{len(faults)} of {total} scenes are damaged: {in_one_line(faults)}")
     after = Extent(plan.after.train_scenes, plan.after.val_scenes, sum(record.bytes for record in records.values()))
     files: SceneFiles = {split: {name: {} for name in plan.chosen.get(split, ())} for split in SPLITS}
     return SubsetManifest(plan.task, plan.before, after, _measure_likeness(plan), files, records)
+
+
+class _Damaged(Exception):
+    """Some scene is: the file that was begun is not to be kept."""
+
+
+def _still_rows(plan: SubsetPlan, dataset: FlyingThings3DScenes, index: int) -> np.ndarray | str:
+    """The rows to pack of a scene that nobody writes; of a damaged one, what is wrong.
+
+    Raises: DataError: it changes, or is not as large as before.
+    """
+    name = dataset.names[index]
+    folder = plan.source / dataset.split / name
+    before = [_stamp(folder / cloud) for cloud in CLOUDS]
+    try:
+        rows = pack_rows(dataset.load(index), plan.options.max_points, plan.options.seed)
+    except DataError as error:
+        return str(error)
+    stamps = [_stamp(folder / cloud) for cloud in CLOUDS]
+    sizes = [plan.sizes[f"{dataset.split}/{name}/{cloud}"] for cloud in CLOUDS]
+    if stamps != before or [stamp and stamp[1] for stamp in stamps] != sizes:
+        raise DataError(f"{printable(folder)}: changed while the subset was made; repeat when it is left alone")
+    return rows
 
 
 def _ordered(work: Callable[[Item], Result], items: Sequence[Item], processes: int | None) -> Iterator[Result]:
@@ -718,8 +733,7 @@ def _values(plan: SubsetPlan, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
     lengths, depths = [], []
     for index in range(len(dataset)):
         scene = dataset.load(index)
-        count = min(len(scene.pc1), SAMPLED_POINTS)
-        rows = np.arange(count) * len(scene.pc1) // count
+        rows = even_rows(len(scene.pc1), SAMPLED_POINTS)
         lengths.append(np.sqrt((scene.flow[rows] ** 2).sum(axis=1)))
         depths.append(scene.pc1[rows, 2])
     return np.concatenate(lengths), np.concatenate(depths)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -73,10 +75,10 @@ def knn_with_torch(queries: Tensor, points: Tensor, k: int) -> Tensor:
 
 def knn_on_cpu(queries: Tensor, points: Tensor, k: int) -> Tensor:
     """`knn` by one k-d tree a cloud: the C loops', or where they cannot, pykdtree's."""
-    largest = max((float(cloud.abs().max()) for cloud in (queries, points) if cloud.numel()), default=0.0)
-    if not all(bool(torch.isfinite(cloud).all()) for cloud in (queries, points)):
+    extents = [float(cloud.abs().max()) for cloud in (queries, points) if cloud.numel()]
+    if not all(map(math.isfinite, extents)):
         raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
-    if largest > LARGEST_SINGLE:
+    if max(extents, default=0.0) > LARGEST_SINGLE:
         queries, points = queries.double(), points.double()
     fits = k <= native.MOST_NEIGHBORS and max(queries.shape[1], points.shape[1]) <= native.MOST_POINTS
     single = queries.dtype == points.dtype == torch.float32

@@ -67,6 +67,8 @@ def test_kitti_columns_are_turned(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "test")
     scene = dataset.load(0)
     assert dataset.kind == "kitti_occluded"
+    for split in ("test", "all"):
+        assert "kitti_occluded, 1 test scenes" in describe(open_dataset(tmp_path, split))
     assert scene.pc1.tolist() == [[2, 3, 10]]
     assert scene.flow.tolist() == [[2, 3, 1]]
     assert (scene.valid, scene.camera) == (None, None)

@@ -12,10 +12,11 @@ import pytest
 from scene_folders import contents
 from test_prepare import flyingthings3d_scene, kitti_tree
 
+from bpfn_cli.data.concurrency import only_writer
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.prepare import Shard, prepare_flyingthings3d, prepare_kitti
 from bpfn_cli.data.raw import RawFiles
-from bpfn_cli.errors import BpfnError, DataError, UsageError
+from bpfn_cli.errors import BpfnError, BusyError, DataError, UsageError
 
 
 def pack(folder: Path, archive: Path, prefix: str = "") -> Path:
@@ -142,6 +143,45 @@ def test_shards_together_are_the_whole(tmp_path: Path, order: list[int]) -> None
     assert (tmp_path / "out" / "prepared.json").read_bytes() == (tmp_path / "whole" / "prepared.json").read_bytes()
     assert len(open_dataset(tmp_path / "out", "train")) == 5
     assert prepare_flyingthings3d(folder, tmp_path / "out", shard=Shard(2, 3)).skipped == 2
+
+
+def test_shards_of_fewer_scenes_do_not_finish_the_folder(tmp_path: Path) -> None:
+    folder, out = things(tmp_path / "raw"), tmp_path / "out"
+    prepare_flyingthings3d(folder, out, shard=Shard(2, 2), limit=2)
+    prepare_flyingthings3d(folder, out, shard=Shard(1, 2))
+    with pytest.raises(DataError, match="unfinished"):
+        open_dataset(out, "train")
+    prepare_flyingthings3d(folder, out, shard=Shard(2, 2))
+    assert len(open_dataset(out, "train")) == 5
+
+
+def test_shards_work_side_by_side_but_not_beside_the_whole(tmp_path: Path) -> None:
+    folder, out = things(tmp_path / "raw"), tmp_path / "out"
+    prepare_flyingthings3d(folder, out, shard=Shard(1, 2))
+    with only_writer(out, shared=True):  # another shard is at work
+        prepare_flyingthings3d(folder, out, shard=Shard(2, 2))
+        with pytest.raises(BusyError):
+            prepare_flyingthings3d(folder, out)
+    with only_writer(out), pytest.raises(BusyError):
+        prepare_flyingthings3d(folder, out, shard=Shard(1, 2))
+    with only_writer(out / ".shard-1-of-2"), pytest.raises(BusyError):
+        prepare_flyingthings3d(folder, out, shard=Shard(1, 2))
+
+
+def test_a_shard_that_begins_in_the_same_moment_is_no_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one's record and first scene come between our two looks at the folder."""
+    folder, out = things(tmp_path / "raw"), tmp_path / "out"
+    listed = Path.iterdir
+
+    def list_late(path: Path) -> list[Path]:
+        if path == out and not (out / "train").exists():
+            monkeypatch.setattr(Path, "iterdir", listed)
+            prepare_flyingthings3d(folder, out, shard=Shard(2, 2))
+        return list(listed(path))
+
+    monkeypatch.setattr(Path, "iterdir", list_late)
+    prepare_flyingthings3d(folder, out, shard=Shard(1, 2))
+    assert len(open_dataset(out, "train")) == 5
 
 
 def test_more_shards_than_scenes_leave_some_with_nothing(tmp_path: Path) -> None:

@@ -138,6 +138,16 @@ def test_preparing_with_occlusion_again_changes_nothing(raw: Path, tmp_path: Pat
     assert npz == {name: content for name, content in before.items() if name.endswith(".npz")} != {}
 
 
+def test_damaged_pixels_are_left_out_and_counted(raw: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(raw, tmp_path / "raw")
+    path = source / "train" / "disparity/left/0000000.pfm"
+    content = bytearray(path.read_bytes())
+    content[-4000:] = np.full(1000, np.nan, "<f4").tobytes()
+    path.write_bytes(content)
+    summary = prepare_occluded_flyingthings3d(source, tmp_path / "out")
+    assert summary.notes == ("1000 points with NaN or infinity were left out",)
+
+
 def test_no_frame_is_named_as_a_known_bad_one() -> None:
     names = {_occluded_name(split, f"{number:07d}") for split in ("train", "val") for number in range(22_000)}
     assert len(names) == 44_000
