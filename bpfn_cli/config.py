@@ -133,8 +133,9 @@ def to_tree(value: Any) -> dict[str, Any]:
 
 
 def to_yaml(value: Any) -> str:
-    """A `settings` dataclass as YAML text that reads back as itself."""
-    return yaml.safe_dump(to_tree(value), sort_keys=False, allow_unicode=True)
+    """A `settings` dataclass, or its plain values, as YAML text that reads back as itself."""
+    tree = value if isinstance(value, dict) else to_tree(value)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -7,7 +7,7 @@ Importable without torch: tensors are only named here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +68,7 @@ class FlowBatch:
         pc1, pc2, flow: (B, N, 3) metres.
         names, cameras: one a sample.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
+        view: names the draw of points and augmentation; with a sample's name it says all of the sample. None: unknown.
     """
 
     pc1: Tensor
@@ -76,6 +77,7 @@ class FlowBatch:
     names: tuple[str, ...]
     cameras: tuple[Camera | None, ...] = ()
     valid: Tensor | None = None
+    view: str | None = None
 
     def to(self, device: torch.device | str) -> FlowBatch:
         """The same batch on another device. From pinned memory the copy does not hold up what follows."""
@@ -136,6 +138,7 @@ class FlowPyramid:
         estimator_features: l -> (B, N_l, 64) features of the flow estimator.
         pyramid: the geometry used, to be handed to another network on the same clouds; None on the plain path, which
             shares nothing.
+        bfe_neighbors: l -> (B, N_l, k) the target points each source point looked at, found after warping.
     """
 
     flows: list[Tensor]
@@ -146,3 +149,4 @@ class FlowPyramid:
     bfe_embedding: list[Tensor]
     estimator_features: list[Tensor]
     pyramid: PointPyramid | None
+    bfe_neighbors: list[Tensor] = field(default_factory=list)

@@ -23,10 +23,10 @@ def init(
     """Write the default recipe, to start from. Example: `bpfn config init --out recipe.yaml`"""
     from bpfn_cli.config import to_yaml
     from bpfn_cli.files import claim_output, write_atomic
-    from bpfn_cli.training.recipe import Recipe
+    from bpfn_cli.training.recipe import Recipe, recipe_tree
 
     claim_output(out, force=force)
-    write_atomic(out, to_yaml(Recipe()).encode())
+    write_atomic(out, to_yaml(recipe_tree(Recipe())).encode())
     if json:
         print_json({"out": str(out)})
     finish(out, f"bpfn distill -c {out}")
@@ -35,14 +35,15 @@ def init(
 @app.command()
 def show(config: options.RecipeFile = None, changes: options.Set = None, json: options.Json = False) -> None:
     """Print a recipe with all its defaults. Example: `bpfn config show -c recipe.yaml --set train.lr=5e-4`"""
-    from bpfn_cli.config import to_tree, to_yaml
+    from bpfn_cli.config import to_yaml
     from bpfn_cli.training.load import load_recipe
+    from bpfn_cli.training.recipe import recipe_tree
 
-    recipe = load_recipe(config, changes or [], {})
+    tree = recipe_tree(load_recipe(config, changes or [], {}))
     if json:
-        print_json(to_tree(recipe))
+        print_json(tree)
     else:
-        print(to_yaml(recipe), end="")
+        print(to_yaml(tree), end="")
 
 
 @app.command()

@@ -13,10 +13,12 @@ import typer
 
 from bpfn_cli.cli import (
     bench,
+    compare,
     configuration,
     data,
     doctor,
     evaluate,
+    losses,
     predict,
     prepare,
     profile,
@@ -54,6 +56,8 @@ app.command("profile", rich_help_panel=NETWORK)(profile.profile)
 app.command("bench", rich_help_panel=NETWORK)(bench.bench)
 app.command("train", rich_help_panel=TRAINING)(train.train)
 app.command("distill", rich_help_panel=TRAINING)(train.distill)
+app.command("losses", rich_help_panel=TRAINING)(losses.losses)
+app.command("compare", rich_help_panel=TRAINING)(compare.compare)
 app.command("eval", rich_help_panel=RESULTS)(evaluate.evaluate)
 app.command("predict", rich_help_panel=RESULTS)(predict.predict)
 app.command("report", rich_help_panel=RESULTS)(report.report)

@@ -3,12 +3,40 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bpfn_cli.precision import Precision
+
+
+class Strategy(str, Enum):
+    """Names of `bpfn_cli.strategies.STRATEGIES`, which cannot be asked without torch."""
+
+    plain = "plain"
+    self = "self"
+    online = "online"
+    meta = "meta"
+    netaug = "netaug"
+
+
+class EarlyStop(str, Enum):
+    """Kinds of `EarlyStopSettings`."""
+
+    never = "never"
+    hard = "hard"
+    linear = "linear"
+    auto = "auto"
+
+
+class Calendar(str, Enum):
+    """Calendars of `TrainSettings`."""
+
+    every = "every"
+    fast = "fast"
+
 
 Source = Annotated[Path | None, typer.Option("--source", readable=False, help="Folder to read.", metavar="DIR")]
 Out = Annotated[Path | None, typer.Option("--out", readable=False, help="Where to write.", metavar="PATH")]
@@ -40,6 +68,19 @@ Epochs = Annotated[int | None, typer.Option("--epochs", min=1, max=10**9, help="
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands in the way.", metavar="")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.", metavar="")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.", metavar="")]
+Losses = Annotated[
+    list[str] | None,
+    typer.Option("--loss", help="A name of `bpfn losses`, or module:attribute; repeatable, summed.", metavar="NAME"),
+]
+StrategyName = Annotated[
+    Strategy | None, typer.Option("--strategy", help="What is trained beside the student, if anything.")
+]
+EarlyStopName = Annotated[
+    EarlyStop | None, typer.Option("--early-stop", help="When the student stops listening to its teacher.")
+]
+CalendarName = Annotated[
+    Calendar | None, typer.Option("--validation-calendar", help="fast: every fifth epoch in mid-training.")
+]
 PrecisionName = Annotated[
     Precision,
     typer.Option("--precision", help="Of the large matrix products: float32, or bf16, which is faster and coarser."),

@@ -33,6 +33,7 @@ def train(
     changes: options.Set = None,
     points: options.Points = None,
     epochs: options.Epochs = None,
+    validation_calendar: options.CalendarName = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
     runs: options.Runs = RUNS,
@@ -47,7 +48,7 @@ def train(
     from bpfn_cli.errors import UsageError
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed)
+    flags = _flags(variant, points, epochs, seed, validation_calendar)
     recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
     if recipe.distillation_losses():
         raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
@@ -55,10 +56,9 @@ def train(
 
 
 def distill(
-    loss: Annotated[
-        list[str] | None,
-        typer.Option("--loss", help="none, basic, hint or bihint; repeatable, summed.", metavar="NAME"),
-    ] = None,
+    loss: options.Losses = None,
+    strategy: options.StrategyName = None,
+    early_stop: options.EarlyStopName = None,
     variant: options.VariantName = None,
     teacher: options.TeacherFile = None,
     data: options.Data = None,
@@ -67,6 +67,7 @@ def distill(
     changes: options.Set = None,
     points: options.Points = None,
     epochs: options.Epochs = None,
+    validation_calendar: options.CalendarName = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
     runs: options.Runs = RUNS,
@@ -76,17 +77,24 @@ def distill(
 ) -> None:
     """Teach a small network from a large one. Without --teacher one is trained first, and reused next time.
 
-    Examples: `bpfn distill --loss bihint`, `bpfn distill --loss basic --loss hint --variant half --teacher t.pth`
+    Examples: `bpfn distill --loss bihint`, `bpfn distill --loss basic --loss hint --variant half --teacher t.pth`,
+    `bpfn distill --loss ail --early-stop auto`, `bpfn distill --loss none --strategy online`,
+    `bpfn distill --loss my_losses:MyLoss` (docs/losses.md)
     """
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed) | ({"loss": loss} if loss else {})
+    flags = _flags(variant, points, epochs, seed, validation_calendar) | ({"loss": loss} if loss else {})
+    flags |= {"strategy.kind": strategy.value} if strategy else {}
+    flags |= {"early_stop.kind": early_stop.value} if early_stop else {}
     recipe = load_recipe(config, changes or [], flags)
     _carry_out(_Place(data, runs, device, name, checkpoint, teacher), recipe, dry_run, json)
 
 
-def _flags(variant: str | None, points: int | None, epochs: int | None, seed: int | None) -> dict[str, Any]:
+def _flags(
+    variant: str | None, points: int | None, epochs: int | None, seed: int | None, calendar: options.Calendar | None
+) -> dict[str, Any]:
     given = {"variant": variant, "seed": seed, "data.points": points, "train.epochs": epochs}
+    given["train.validation_calendar"] = None if calendar is None else calendar.value
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -136,24 +144,25 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
 def _print_plan(experiment: Experiment, json: bool) -> None:
     """What would be trained on what: a few lines, and the whole recipe on stdout."""
     from bpfn_cli.data.datasets import describe
-    from bpfn_cli.training import open_training_data, teacher_at_hand
-    from bpfn_cli.training.fit import count_steps
+    from bpfn_cli.training import open_training_data, plan_experiment, teacher_at_hand
 
     recipe = experiment.recipe
-    dataset = open_training_data(experiment)
-    steps = count_steps(dataset, recipe)
-    say(f"data: {describe(dataset)}")
+    say(f"data: {describe(open_training_data(experiment))}")
     if recipe.distillation_losses():
         teacher = teacher_at_hand(experiment)
         say(f"teacher: {teacher or recipe.teacher + ', to be trained first'}")
-    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {steps} steps on {experiment.device}")
-    _print_recipe(recipe, {"steps": steps}, json)
+    plan = plan_experiment(experiment)
+    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {experiment.device}")
+    for line in plan.lines():
+        say(line)
+    _print_recipe(recipe, {"steps": plan.steps, "plan": plan.as_tree()}, json)
 
 
 def _print_recipe(recipe: Recipe, figures: dict[str, Any], json: bool) -> None:
-    from bpfn_cli.config import to_tree, to_yaml
+    from bpfn_cli.config import to_yaml
+    from bpfn_cli.training.recipe import recipe_tree
 
     if json:
-        print_json({**figures, "recipe": to_tree(recipe)})
+        print_json({**figures, "recipe": recipe_tree(recipe)})
     else:
-        print(to_yaml(recipe), end="")
+        print(to_yaml(recipe_tree(recipe)), end="")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -78,13 +78,16 @@ def training_batches(
     epoch: int,
     augmentation: AugmentSettings | None,
     workers: int = 0,
+    views: int | None = None,
 ) -> Iterator[FlowBatch]:
     """One epoch of shuffled, sampled, augmented batches of the scenes `indices`; the last may be short.
 
     The batches do not depend on `workers`.
+
+    Args: views: after so many epochs each scene is drawn and augmented as it was before; None: never the same.
     """
     order = [indices[i] for i in epoch_order(len(indices), seed, epoch)]
-    samples = _KeyedSamples(dataset, points, seed, epoch, augmentation)
+    samples = _KeyedSamples(dataset, points, seed, epoch if views is None else epoch % views, augmentation)
     return _batches(samples, order, batch_size, workers)
 
 
@@ -113,6 +116,11 @@ class _KeyedSamples(torch.utils.data.Dataset):
         self.dataset, self.points, self.seed, self.epoch = dataset, points, seed, epoch
         self.augmentation = augmentation
 
+    @property
+    def view(self) -> str:
+        """Names this draw of points and augmentation, beside what all draws of a training share."""
+        return f"{self.seed}-{'evaluation' if self.epoch is None else self.epoch}"
+
     def __getitem__(self, index: int) -> Scene | BpfnError:
         """A sample, or the error that it met: raised in a worker it would arrive wrapped in a traceback."""
         name = self.dataset.names[index]
@@ -132,7 +140,7 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
     loader = torch.utils.data.DataLoader(
         samples,
         batch_sampler=parts,
-        collate_fn=_collate,
+        collate_fn=_Collate(samples.view),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # the default one would draw from the main generator
@@ -143,12 +151,18 @@ def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers:
         yield batch
 
 
-def _collate(items: list[Scene | BpfnError]) -> FlowBatch | BpfnError:
-    failed = next((item for item in items if isinstance(item, BpfnError)), None)
-    return failed or _stack([item for item in items if not isinstance(item, BpfnError)])
+@dataclass(frozen=True)
+class _Collate:
+    """Samples of one view to a batch, or the first error among them."""
+
+    view: str
+
+    def __call__(self, items: list[Scene | BpfnError]) -> FlowBatch | BpfnError:
+        failed = next((item for item in items if isinstance(item, BpfnError)), None)
+        return failed or _stack([item for item in items if not isinstance(item, BpfnError)], self.view)
 
 
-def _stack(scenes: list[Scene]) -> FlowBatch:
+def _stack(scenes: list[Scene], view: str) -> FlowBatch:
     def together(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(parts))
 
@@ -162,4 +176,5 @@ def _stack(scenes: list[Scene]) -> FlowBatch:
         tuple(scene.name for scene in scenes),
         tuple(scene.camera for scene in scenes),
         valid,
+        view,
     )

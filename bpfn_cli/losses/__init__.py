@@ -1,7 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Distillation losses, one term a file. `LOSSES` names them all."""
 
-from bpfn_cli.losses.objective import LOSSES, Objective, ObjectiveSettings, build_losses
+from bpfn_cli.losses.objective import Objective, ObjectiveSettings, build_losses
+from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
 from bpfn_cli.losses.supervised import supervised_loss
+from bpfn_cli.losses.term import Card, DistillationLoss, Levels, Measured, option
 
-__all__ = ["LOSSES", "Objective", "ObjectiveSettings", "build_losses", "supervised_loss"]
+__all__ = [
+    "LOSSES",
+    "NO_DISTILLATION",
+    "Card",
+    "DistillationLoss",
+    "Levels",
+    "Measured",
+    "Objective",
+    "ObjectiveSettings",
+    "build_losses",
+    "loss_named",
+    "option",
+    "supervised_loss",
+]

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.term import Feature, FeatureDistance, Levels, Norm
+from bpfn_cli.losses.features import FIELDS, Feature, FeatureDistance, Norm, total
+from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -22,30 +23,42 @@ _BRANCHES: dict[str, tuple[Feature, ...]] = {
 
 @settings
 class BihintSettings:
-    """branches: features compared. norm: l1, l2 or fvu (unit-free). levels: those compared."""
-
-    branches: Literal["src", "src+tgt", "src+tgt+emb"] = "src+tgt"
-    norm: Norm = "l1"
-    levels: Levels = (0, 1, 2, 3)
+    branches: Literal["src", "src+tgt", "src+tgt+emb"] = option("src+tgt", "features compared, of equal weight")
+    norm: Norm = option("l1", "l1, l2 or fvu (fraction of variance unexplained, unit-free)")
+    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
 
 
-class BihintLoss(nn.Module):
-    """mean over branches of the hint distance: 1/2 [D(A1 u1_student, u1_teacher) + D(A2 u2_student, u2_teacher)].
+class BihintLoss(DistillationLoss):
+    """The features that look into cloud 2 and those that look into cloud 1 follow the teacher's."""
 
-    u1 are the features of source points that look into cloud 2, u2 those of target points that look into cloud 1;
-    each branch has adapters of its own, since the two leave through different projections.
-    Source: our definition of a loss that the reports name but leave open. A hint on u1 alone gives exactly no
-    gradient to the target projection of `cross0`.
-    """
-
-    kind = "hint"
+    card = Card(
+        compares="features of source and target points",
+        formula="D = 1/2 [D(A1 u1_s, u1_t) + D(A2 u2_s, u2_t)], D as in hint, u1 the source points looking into cloud "
+        "2, u2 the target points looking into cloud 1; whole: L_gt + gamma kappa D",
+        source="our own definition of a loss that the reports name and leave open",
+        deviations=(
+            "each branch has adapters of its own, since the two leave through different projections",
+            "a hint on u1 alone gives exactly no gradient to the target projection of cross0",
+        ),
+        adapters="where widths differ",
+    )
+    settings = BihintSettings
 
     def __init__(self, options: BihintSettings, student: Variant, teacher: Variant):
-        super().__init__()
+        super().__init__(options, student, teacher)
         self.branches = nn.ModuleList(
             FeatureDistance(feature, options.levels, options.norm, student, teacher)
             for feature in _BRANCHES[options.branches]
         )
 
-    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
-        return torch.stack([branch(student, teacher) for branch in self.branches]).mean()
+    def reads(self) -> frozenset[str]:
+        return frozenset(FIELDS[feature] for feature in _BRANCHES[self.options.branches])
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
+        found = [branch(student, teacher) for branch in self.branches]
+        levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
+        return Measured(total(levels), "unit of the features", levels)
+
+    def hints(self) -> Iterator[tuple[str, int, int, int]]:
+        for branch in self.branches:
+            yield from branch.hints()  # type: ignore[operator]

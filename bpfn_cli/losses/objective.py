@@ -3,47 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bpfn_cli.config import Tree, build, settings
-from bpfn_cli.errors import UsageError
-from bpfn_cli.losses.basic import BasicLoss, BasicSettings
-from bpfn_cli.losses.bihint import BihintLoss, BihintSettings
-from bpfn_cli.losses.hint import HintLoss, HintSettings
-from bpfn_cli.losses.supervised import supervised_loss
+from bpfn_cli.config import Tree, build, settings, to_tree
+from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
+from bpfn_cli.losses.features import total
+from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
+from bpfn_cli.losses.supervised import UNIT, errors_to_truth, reduce_by_level
+from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 SUPERVISED = "supervised"
-NO_DISTILLATION = "none"
-
-
-@dataclass(frozen=True)
-class LossKind:
-    """A term's module, its options, and one line on what it compares."""
-
-    module: Callable[[Any, Variant, Variant], nn.Module]
-    options: type
-    compares: str
-
-
-LOSSES: dict[str, LossKind] = {
-    "basic": LossKind(BasicLoss, BasicSettings, "flows of student and teacher"),
-    "hint": LossKind(HintLoss, HintSettings, "features of the source points"),
-    "bihint": LossKind(BihintLoss, BihintSettings, "features of source and target points"),
-}
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @settings
-class ObjectiveSettings:
+class WeightSettings:
     """How terms are weighted.
 
     gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms
@@ -51,69 +35,168 @@ class ObjectiveSettings:
     rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|, then kept; several hint terms
         share rho equally.
     calibration_step: the step at which kappa is set; until then hint terms have no weight.
+    stage1_epochs: epochs at the beginning that are trained by hint terms alone; 0: all terms from the start.
     w_gt, w_kd, w_hint: the weights themselves, where those from gamma are not wanted (w_hint is then not scaled).
+    own: options of losses of one's own, by their module:attribute.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
     rho: Annotated[float, Field(gt=0, le=10)] = 0.3
     calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
+    stage1_epochs: Annotated[int, Field(ge=0, le=10**6)] = 0
     w_gt: Weight | None = None
     w_kd: Weight | None = None
     w_hint: Weight | None = None
-    basic: BasicSettings = field(default_factory=BasicSettings)
-    hint: HintSettings = field(default_factory=HintSettings)
-    bihint: BihintSettings = field(default_factory=BihintSettings)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def option_key(name: str) -> str:
+    """The key in `ObjectiveSettings` of a loss's options: `gan_compression` for gan-compression."""
+    return name.replace("-", "_")
+
+
+if TYPE_CHECKING:
+
+    class ObjectiveSettings(WeightSettings):
+        """`WeightSettings`, and the options of every loss of `LOSSES` under its name."""
+else:
+    _SETTINGS = {option_key(name): kind.settings for name, kind in LOSSES.items()}
+    _body = {"__annotations__": _SETTINGS, "__module__": __name__, "__doc__": "Weights, and the options of every loss."}
+    _body |= {key: field(default_factory=kind) for key, kind in _SETTINGS.items()}
+    ObjectiveSettings = settings(type("ObjectiveSettings", (WeightSettings,), _body))
 
 
 class Objective(nn.Module):
     """Called with (student output, teacher output, batch), returns {term name: weighted scalar}; the loss is their sum.
 
+    No gradient reaches the teacher's output.
+
     Attributes:
-        terms: distillation terms by name; empty for training without a teacher.
-        kappas: scale of each hint term, in the order of `hints`; a buffer.
+        terms: distillation terms; `names` are theirs, in the same order. Empty for training without a teacher.
+        kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set.
+        calibrated: whether the kappas are set; a buffer.
+        teacher_share: factor on gamma, by which a schedule takes the teacher away; at 0 no teacher is needed.
     """
 
     kappas: Tensor
+    calibration: Tensor
 
     def __init__(self, names: Iterable[str], options: ObjectiveSettings, student: Variant, teacher: Variant | None):
         super().__init__()
         self.options = options
-        self.terms = nn.ModuleDict()
-        for name in names:
+        self.names = list(names)
+        self.terms = nn.ModuleList()
+        for name in self.names:
             if teacher is None:
                 raise UsageError(f"--loss {name} needs a teacher")
-            self.terms[name] = LOSSES[name].module(getattr(options, name), student, teacher)
+            self.terms.append(loss_named(name)(_options_of(name, options), student, teacher))
         scaled = options.w_hint is None
-        self.hints = [name for name, term in self.terms.items() if term.kind == "hint"]
+        self.hints = [name for name, term in self.items() if term.kind == "hint"]
+        self.teacher_share = 1.0
+        self.hints_alone = False
         if scaled and self.hints and self.weight(SUPERVISED) == 0:
             cause = "gamma 1" if options.w_gt is None else "w_gt 0"
             raise UsageError(f"objective.{cause} leaves nothing to scale hints by; give objective.w_hint too")
-        self.register_buffer("kappas", torch.full((len(self.hints),), 0.0 if scaled else 1.0))
-        self.calibrated = not (self.hints and scaled and options.gamma > 0)
+        if options.stage1_epochs and self.names and not self.hints:
+            raise UsageError("objective.stage1_epochs: none of the losses is a hint; leave it at 0")
+        self.register_buffer("kappas", torch.ones(len(self.hints)))
+        self.register_buffer("calibration", torch.tensor(not (self.hints and scaled and options.gamma > 0)))
+
+    @property
+    def calibrated(self) -> bool:
+        return bool(self.calibration)
+
+    @calibrated.setter
+    def calibrated(self, value: bool) -> None:
+        self.calibration.fill_(value)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher's output is looked at."""
+        return bool(self.names) and self.teacher_share > 0
+
+    def items(self) -> Iterator[tuple[str, DistillationLoss]]:
+        """The distillation terms by name."""
+        return zip(self.names, self.terms, strict=True)  # type: ignore[arg-type]
+
+    def reads(self) -> frozenset[str]:
+        """The fields of the teacher's output that the terms look at."""
+        return frozenset().union(*(term.reads() for _, term in self.items()))
+
+    def adapters(self) -> list[nn.Parameter]:
+        """What is trained together with the student."""
+        return [parameter for _, term in self.items() for parameter in term.adapters()]
+
+    def prepare(self, passes: TeacherPasses) -> None:
+        """Let the terms learn what they must know of the teacher before the first step."""
+        for _, term in self.items():
+            if term.needs_preparation():
+                term.prepare(passes)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the terms where the training stands; `epoch` counts from 0."""
+        self.hints_alone = bool(self.hints) and epoch < self.options.stage1_epochs
+        for _, term in self.items():
+            term.begin_epoch(epoch, epochs)
+
+    def before_step(self, student: FlowPyramid, teacher: FlowPyramid | None, batch: FlowBatch) -> None:
+        """Let terms train what has an optimizer of its own."""
+        if self.needs_teacher and teacher is not None:
+            student, teacher = detached(student), detached(teacher)
+            for _, term in self.items():
+                term.before_step(student, teacher, batch)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid | None, batch: FlowBatch) -> dict[str, Tensor]:
-        raw = self.raw_terms(student, teacher, batch)
-        return {name: value * self.weight(name) for name, value in raw.items()}
+        return self.weigh(self.measure(student, teacher, batch))
 
-    def raw_terms(self, student: FlowPyramid, teacher: FlowPyramid | None, batch: FlowBatch) -> dict[str, Tensor]:
-        """The terms before weighting."""
-        raw = {SUPERVISED: supervised_loss(student, batch)}
-        for name, term in self.terms.items():
-            raw[name] = term(student, teacher, batch)
-        return raw
+    def measure(
+        self,
+        student: FlowPyramid,
+        teacher: FlowPyramid | None,
+        batch: FlowBatch,
+        *,
+        through_teacher: bool = False,
+    ) -> dict[str, Measured]:
+        """The terms before weighting; without the teacher's where its share is 0.
+
+        Args: through_teacher: let gradients reach the teacher's output.
+        Raises: ShapeError: a term is not a scalar, or a hint is missing.
+        """
+        levels = reduce_by_level(errors_to_truth(student, batch))
+        found = {SUPERVISED: Measured(total(levels), UNIT, levels)}
+        if not self.needs_teacher:
+            return found
+        if teacher is None:
+            raise UsageError(f"--loss {', '.join(self.names)} needs a teacher's output")
+        guide = teacher if through_teacher else detached(teacher)
+        for name, term in self.items():
+            value = _call(name, term, student, guide, batch)
+            measured = value if isinstance(value, Measured) else Measured(value)
+            if not isinstance(measured.value, Tensor) or measured.value.dim() != 0:
+                shape = tuple(measured.value.shape) if isinstance(measured.value, Tensor) else type(value).__name__
+                raise ShapeError(f"loss {name} returned {shape}, not a scalar tensor")
+            found[name] = measured
+        return found
+
+    def weigh(self, found: Mapping[str, Measured]) -> dict[str, Tensor]:
+        """The weighted scalars of measured terms."""
+        return {name: one.value * self.weight(name) for name, one in found.items()}
 
     def weight(self, name: str) -> float:
         """The present weight of a term."""
         options = self.options
-        has_output_terms = len(self.hints) < len(self.terms)
+        if self.hints_alone:
+            return 1.0 / len(self.hints) if name in self.hints else 0.0
+        gamma = options.gamma * self.teacher_share
+        has_output_terms = len(self.hints) < len(self.names)
         if name == SUPERVISED:
             if options.w_gt is not None:
                 return options.w_gt
-            return 1 - options.gamma if has_output_terms else 1.0
+            return 1 - gamma if has_output_terms else 1.0
         if name in self.hints:
             kappa = float(self.kappas[self.hints.index(name)])
-            return kappa * (options.gamma if options.w_hint is None else options.w_hint)
-        return options.gamma if options.w_kd is None else options.w_kd
+            return kappa * (gamma if options.w_hint is None else options.w_hint * self.teacher_share)
+        return gamma if options.w_kd is None else options.w_kd * self.teacher_share
 
     def check_length(self, steps: int) -> None:
         """Raises: UsageError: a training of `steps` steps would end before hints get a weight."""
@@ -127,16 +210,26 @@ class Objective(nn.Module):
         """kappa of each hint term, by name."""
         return {f"kappa_{name}": float(kappa) for name, kappa in zip(self.hints, self.kappas, strict=True)}
 
-    def calibrate(self, raw: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> None:
+    def await_calibration(self) -> None:
+        """Give hints no weight until `calibrate` sets their kappa, as in a training; without this call it is 1."""
+        if not self.calibrated:
+            self.kappas.zero_()
+
+    def is_due(self, step: int) -> bool:
+        """Whether kappa is to be set at this step."""
+        waits = self.calibrated or self.hints_alone or not self.needs_teacher
+        return not waits and step >= self.options.calibration_step
+
+    def calibrate(self, found: Mapping[str, Measured], parameters: Iterable[nn.Parameter]) -> None:
         """Set kappa from the gradients of the raw terms with respect to the student's parameters, once.
 
         Several hint terms share rho equally. A term without gradient (the student already equals its teacher)
         gets kappa 0.
         """
         used = [p for p in parameters if p.requires_grad]
-        push = self.options.rho * self.weight(SUPERVISED) * _gradient_norm(raw[SUPERVISED], used)
+        push = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
         for index, name in enumerate(self.hints):
-            norm = _gradient_norm(raw[name], used) * self.options.gamma * len(self.hints)
+            norm = gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints)
             self.kappas[index] = push / norm if norm > 0 else 0.0
         self.calibrated = True
 
@@ -147,7 +240,7 @@ def build_losses(
     teacher: Variant | None = None,
     options: ObjectiveSettings | Mapping[str, Any] | None = None,
 ) -> Objective:
-    """Build an objective from names of `LOSSES` (`none` for the supervised loss alone).
+    """Build an objective from names of `LOSSES` (`none` for the supervised loss alone) or module:attribute.
 
     Args:
         options: an `ObjectiveSettings` or its fields as plain values.
@@ -155,15 +248,45 @@ def build_losses(
     """
     wanted = list(dict.fromkeys(name for name in names if name != NO_DISTILLATION))
     for name in wanted:
-        if name not in LOSSES:
-            raise UsageError(f"unknown loss {name!r}: choose from {', '.join([NO_DISTILLATION, *LOSSES])}")
+        loss_named(name)
     if not isinstance(options, ObjectiveSettings):
-        options = build(ObjectiveSettings, Tree(dict(options or {}), {}, "loss options"))
+        tree = {option_key(key): value for key, value in (options or {}).items()}
+        options = build(ObjectiveSettings, Tree(tree, {}, "loss options"))
     with torch.random.fork_rng(devices=[]):  # adapters must not change the draws that follow
         return Objective(wanted, options, student, teacher)
 
 
-def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
+def used_options(names: Iterable[str], options: ObjectiveSettings) -> dict[str, Any]:
+    """The settings as plain values, without the options of losses that are not used."""
+    tree = to_tree(options)
+    unused = {option_key(name) for name in LOSSES} - {option_key(name) for name in names}
+    return {key: value for key, value in tree.items() if key not in unused and (key != "own" or value)}
+
+
+def gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
+    """The norm of the gradient of a scalar; the graph is kept."""
+    if not value.requires_grad:
+        return 0.0
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _call(name: str, term: DistillationLoss, *outputs: Any) -> Measured | Tensor:
+    """Call a term; what goes wrong in one of the user's own is the user's to mend, in one line."""
+    try:
+        return term(*outputs)
+    except BpfnError:
+        raise
+    except Exception as error:
+        if name in LOSSES or means_out_of_memory(str(error)):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}, line {frame.lineno}"
+        raise UsageError(f"loss {name} failed: {type(error).__name__}: {error} ({where})") from error
+
+
+def _options_of(name: str, options: ObjectiveSettings) -> Any:
+    if name in LOSSES:
+        return getattr(options, option_key(name))
+    return build(loss_named(name).settings, Tree(dict(options.own.get(name, {})), {}, f"objective.own.{name}"))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import NonFiniteError, printable
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.ops import gather, knn, matrix_precision
+from bpfn_cli.ops import gather, knn, matrix_precision, moving_points
 from bpfn_cli.precision import Precision
 from bpfn_cli.structures import FlowBatch
 
@@ -61,11 +61,23 @@ class SceneResult:
 
 
 @dataclass(frozen=True)
+class MotionErrors:
+    """Mean EPE3D in metres of the points that move by themselves, and of those that the camera's motion explains.
+
+    Each is a mean over the scenes that have such points; None: no scene has.
+    """
+
+    dynamic: float | None
+    static: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Means over scenes by predictor, and what they are means of."""
+    """Means over scenes by predictor, and what they are means of; EPE3D of moving and still points apart."""
 
     means: dict[str, SceneFlowMetrics]
     scenes: tuple[SceneResult, ...]
+    by_motion: dict[str, MotionErrors] = field(default_factory=dict)
 
 
 def evaluate(
@@ -86,14 +98,18 @@ def evaluate(
     """
     chosen = range(len(dataset)) if indices is None else indices
     means = {name: MeanMetrics() for name in predictors}
+    by_motion: dict[str, list[list[float]]] = {name: [[], []] for name in predictors}
     scenes = []
     batches = evaluation_batches(dataset, list(chosen), points=points, batch_size=1, seed=seed)
     for done, batch in enumerate(batches, start=1):
         result = {}
+        moving = moving_points(batch.pc1, batch.flow, batch.valid)
         for name, predict in predictors.items():
             try:
                 flow = predict(batch)
                 result[name] = _measure(flow, batch)
+                for errors, wanted in zip(by_motion[name], (moving, ~moving), strict=True):
+                    errors.extend(_mean_error(flow, batch, wanted))
                 if batch.valid is not None:
                     result[f"{name}{FULL}"] = _measure(flow, replace(batch, valid=None))
             except NonFiniteError as error:
@@ -103,12 +119,35 @@ def evaluate(
         scenes.append(SceneResult(batch.names[0], result))
         if progress is not None:
             progress(done, len(chosen))
-    return Evaluation({name: mean.result() for name, mean in means.items()}, tuple(scenes))
+    return Evaluation(
+        {name: mean.result() for name, mean in means.items()},
+        tuple(scenes),
+        {name: MotionErrors(*map(_mean, errors)) for name, errors in by_motion.items()},
+    )
 
 
 def _measure(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
     mask = None if batch.valid is None else batch.valid[0]
     return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0], mask)
+
+
+def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> list[float]:
+    """The mean end-point error of the wanted points of a scene; empty where there are none."""
+    chosen = wanted if batch.valid is None else wanted & batch.valid
+    errors = torch.linalg.vector_norm(flow[chosen].double() - batch.flow[chosen].double(), dim=-1)
+    return [float(errors.mean())] if len(errors) else []
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def motion_rows(by_motion: dict[str, MotionErrors]) -> list[dict[str, str | float | None]]:
+    """Rows for a result file: `name`, and EPE3D of moving and of still points."""
+    return [
+        {"name": name, "epe3d_dynamic": errors.dynamic, "epe3d_static": errors.static}
+        for name, errors in by_motion.items()
+    ]
 
 
 def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | float | None]]:

@@ -161,7 +161,7 @@ class BiPointFlowNet(nn.Module):
                 own = source.self_neighbors[level]
                 estimated, correction = estimator(pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), own, own)
                 flow = correction if flow is None else flow + correction
-                levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], estimated))
+                levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], neighbors[0], estimated))
                 coarse = torch.cat(bfe[:2])
         return FlowPyramid(
             flows=[level.flow for level in levels],
@@ -172,6 +172,7 @@ class BiPointFlowNet(nn.Module):
             bfe_embedding=[level.embedding for level in levels],
             estimator_features=[level.estimated for level in levels],
             pyramid=pyramid,
+            bfe_neighbors=[level.neighbors for level in levels],
         )
 
     def _upsampled_context(self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor) -> Tensor:
@@ -200,4 +201,5 @@ class _LevelOutput:
     source: Tensor
     target: Tensor
     embedding: Tensor
+    neighbors: Tensor
     estimated: Tensor

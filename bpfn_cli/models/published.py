@@ -40,12 +40,13 @@ def published_forward(
             target = warp(source, target, flow)
         embed = getattr(network, f"cross{level}")
         k = network.variant.embedding_neighbors
+        neighbors = knn(source, target, k)
         coarse1, coarse2, embedding = embed(
             source,
             target,
             torch.cat([encoded1[level], context1], dim=-1),
             torch.cat([encoded2[level], context2], dim=-1),
-            knn(source, target, k),
+            neighbors,
             knn(target, source, k),
             knn(source, target, k),
         )
@@ -54,8 +55,15 @@ def published_forward(
         k = network.variant.estimator_neighbors
         estimated, correction = estimate(source, features, knn(source, source, k), knn(source, source, k))
         flow = correction if flow is None else flow + correction
-        results = (flow, coarse1, coarse2, embedding, estimated)
-        lists = (output.flows, output.bfe_source, output.bfe_target, output.bfe_embedding, output.estimator_features)
+        results = (flow, coarse1, coarse2, embedding, neighbors, estimated)
+        lists = (
+            output.flows,
+            output.bfe_source,
+            output.bfe_target,
+            output.bfe_embedding,
+            output.bfe_neighbors,
+            output.estimator_features,
+        )
         for found, result in zip(lists, results, strict=True):
             found.insert(0, result)
     return output

@@ -48,6 +48,18 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
     return SliceReport(tuple(copied), tuple(sliced), tuple(fresh))
 
 
+def slice_rows(name: str, whole: torch.Size, part: torch.Size, student: Variant, teacher: Variant) -> Tensor:
+    """Where in a weight of the teacher, flattened, the elements of the student's slice of it lie.
+
+    Args: name: of the weight. whole, part: its shapes in teacher and student.
+    Raises: UsageError: the student is wider than the teacher, or the numbers mean something else.
+    """
+    if not _is_slice(name, student, teacher):
+        raise UsageError(f"{name}: the student's is no part of the teacher's; they need the same c_mid")
+    rows = torch.arange(whole.numel()).view(whole)
+    return rows.flatten() if whole == part else _slice(name, rows, torch.empty(part), student, teacher).flatten()
+
+
 def _is_slice(name: str, student: Variant, teacher: Variant) -> bool:
     """False where the numbers mean something else: a separable map groups its outputs by c_mid."""
     if not re.search(r"\.(pointwise|conv)\.", name):

@@ -7,9 +7,11 @@ from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propa
 from bpfn_cli.ops.neighbors import knn
 from bpfn_cli.ops.precision import matrix_precision
 from bpfn_cli.ops.pyramid import build_pyramid, level_sizes
+from bpfn_cli.ops.rigid import MOVING_M, motion_residual, moving_points, rigid_motion
 from bpfn_cli.ops.sampling import farthest_point_sample
 
 __all__ = [
+    "MOVING_M",
     "build_pyramid",
     "convolve_neighbors",
     "farthest_point_sample",
@@ -21,8 +23,11 @@ __all__ = [
     "knn",
     "level_sizes",
     "matrix_precision",
+    "motion_residual",
+    "moving_points",
     "plain_path",
     "propagate_max",
+    "rigid_motion",
     "upsample",
     "warp",
 ]

@@ -79,11 +79,10 @@ def answer() -> None:
 def _peak_of_pass(work: Workload) -> int:
     work.model.zero_grad(set_to_none=True)
     _return_freed_memory()
-    start = _resident_bytes(peak=False)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    start = resident_bytes(peak=False)
+    forget_peak()
     work.run()
-    return _resident_bytes(peak=True) - start
+    return resident_bytes(peak=True) - start
 
 
 def _return_freed_memory() -> None:
@@ -92,7 +91,13 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def _resident_bytes(*, peak: bool) -> int:
+def forget_peak() -> None:
+    """Let the peak of this process's resident set begin anew, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_bytes(*, peak: bool) -> int:
     """Of this process. Where the system tells only the peak, that of before stands for the start."""
     if sys.platform == "linux":
         # Not getrusage: its peak is inherited from the parent.

@@ -11,7 +11,6 @@ from bpfn_cli.reporting.layout import METRICS, Column, Mark, Row, Table, Value, 
 from bpfn_cli.reporting.results import Evaluation, MetricRow, Run
 
 REFERENCES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
-METHODS = ("scratch", "fine-tuned", "basic", "hint", "bihint")
 METHOD_MEANINGS = {
     "teacher": "the network the others learn from",
     "scratch": "ground truth alone",
@@ -19,7 +18,27 @@ METHOD_MEANINGS = {
     "basic": "ground truth and the teacher's flow",
     "hint": "ground truth and the teacher's features of the first cloud",
     "bihint": "ground truth and the teacher's features of both clouds",
+    "ail": "basic, more where the teacher errs little",
+    "aht": "hint, more where the teacher errs little",
+    "bounded": "ground truth, more where the student is worse than the teacher",
+    "weighted": "basic, moving and still points balanced",
+    "rkd": "ground truth and the relations among the teacher's flows",
+    "localization": "ground truth and the teacher's distributions of flow",
+    "pairwise": "ground truth and the similarities among the teacher's features",
+    "adversarial": "ground truth and a critic that tells student from teacher",
+    "gan-compression": "squared hints and a critic",
+    "mobilebert": "ground truth and the teacher's features and attention",
+    "self": "the finest level teaches the coarser ones",
+    "online": "two students learn from each other",
+    "meta": "the teacher learns to teach",
+    "netaug": "the student is also trained as part of wider networks",
+    "early-stop-hard": "without the teacher after a share of the epochs",
+    "early-stop-linear": "with less and less of the teacher",
+    "early-stop-auto": "without the teacher once it is overtaken",
+    "random-teacher": "a control: a teacher that was never trained",
+    "shuffled-teacher": "a control: the teacher's outputs dealt to other points",
 }
+METHODS = tuple(METHOD_MEANINGS)[1:]  # in the order of the rows
 # Baselines of one protocol may differ by the rounding of two machines, not by more (relative).
 SAME = 1e-4
 

@@ -10,7 +10,9 @@ from typing import Literal
 
 Value = str | int | float | Decimal | None
 Mark = Literal["", "reference", "best", "incomplete"]
-Kind = Literal["accuracy", "without_results", "complexity", "published_accuracy", "published_complexity"]
+Kind = Literal[
+    "accuracy", "without_results", "complexity", "published_accuracy", "published_complexity", "means", "differences"
+]
 
 DATASETS = {"synthetic": "synthetic", "flyingthings3d": "FlyingThings3D", "kitti": "KITTI"}
 PUBLISHED = "published (reports 1 and 6), not measured here"

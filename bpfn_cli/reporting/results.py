@@ -39,12 +39,19 @@ class TrainingData(_Schema):
     fraction: Annotated[float, Field(gt=0, le=1)] | None
 
 
+class TeacherTest(_Schema):
+    """What a report shows of a teacher's own evaluation."""
+
+    epe3d: Amount
+
+
 class Teacher(_Schema):
-    """Whom a student learned from; `run` is None for a checkpoint from elsewhere."""
+    """Whom a student learned from; `run` is None for a checkpoint from elsewhere. test: its own metrics."""
 
     run: Name | None
     variant: Name
     sha256: Name
+    test: TeacherTest | None = None
 
 
 class Complexity(_Schema):
@@ -76,6 +83,8 @@ class RunRecord(_Schema):
     teacher: Teacher | None
     complexity: Complexity | None
     started: datetime
+    cell: Name | None = None
+    control: Name | None = None
 
 
 class Dataset(_Schema):
@@ -109,6 +118,21 @@ class MetricRow(_Schema):
     acc2d: Share | None
 
 
+class MotionRow(_Schema):
+    """EPE3D of one predictor in metres, over points that move by themselves and over the others; None: none."""
+
+    name: Name
+    epe3d_dynamic: Amount | None
+    epe3d_static: Amount | None
+
+
+class SceneRow(_Schema):
+    """EPE3D of the network on one scene, metres."""
+
+    name: Name
+    model: Amount
+
+
 class Evaluation(_Schema):
     """One `evaluations/*.json`: the network and the baselines on one dataset."""
 
@@ -118,6 +142,8 @@ class Evaluation(_Schema):
     seed: int
     checkpoint: Checkpoint
     rows: tuple[MetricRow, ...]
+    by_motion: tuple[MotionRow, ...] = ()
+    scenes: tuple[SceneRow, ...] = ()
 
     @model_validator(mode="after")
     def _one_row_each(self) -> Evaluation:
@@ -125,6 +151,11 @@ class Evaluation(_Schema):
         if names.count("model") != 1 or len(set(names)) != len(names):
             raise ValueError("needs one row `model` and at most one of each baseline")
         return self
+
+    @property
+    def motion(self) -> MotionRow | None:
+        """The network's errors by motion, where they were measured."""
+        return next((row for row in self.by_motion if row.name == "model"), None)
 
     def row(self, name: str) -> MetricRow | None:
         """The metrics of `name`, or None where it was not measured."""

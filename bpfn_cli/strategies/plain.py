@@ -1,94 +1,277 @@
 # SPDX-License-Identifier: MIT
-"""One student, a fixed teacher or none."""
+"""One student, a fixed teacher or none. What the other strategies change is this."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import NonFiniteError, printable
-from bpfn_cli.losses import Objective
-from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.losses import Measured, Objective
+from bpfn_cli.losses.objective import gradient_norm
+from bpfn_cli.losses.term import NoOptions
+from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
-from bpfn_cli.structures import FlowBatch
+from bpfn_cli.strategies.teacher import Teacher
+from bpfn_cli.structures import FlowBatch, FlowPyramid
+
+# Batches of scenes that are held back from learning, drawn for a round: for strategies that quiz the student.
+QuizBatches = Callable[[int], Iterable[FlowBatch]]
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A term of a step: what was measured, and what it is multiplied by."""
+
+    measured: Measured
+    weight: float
+
+    @property
+    def value(self) -> Tensor:
+        return self.measured.value * self.weight
+
+
+@dataclass(frozen=True)
+class TermRecord:
+    """A term of a step as numbers.
+
+    Attributes:
+        weighted: raw * weight. active: share of the points that take part; None: all.
+        gradient_share: its share of the sum of all terms' gradient norms; None: not measured at this step.
+        levels: raw value by level. figures: others.
+    """
+
+    weighted: float
+    raw: float
+    weight: float
+    active: float | None
+    gradient_share: float | None
+    levels: dict[int, float]
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StrategyCard:
+    """What `bpfn losses --strategies` prints."""
+
+    does: str
+    source: str
+    deviations: tuple[str, ...] = ()
 
 
 class PlainStrategy:
     """Trains `student` (and the adapters of `objective`) by Adam, as in the published training.
 
     Args:
-        teacher: None where the objective has no distillation term. It stays in evaluation mode, without gradients.
+        teacher: None where the objective has no distillation term.
         clip_norm: largest norm of the gradient; None: not clipped.
-        precision, teacher_precision: of the large matrix products, the backward ones included.
+        precision: of the large matrix products, the backward ones included.
+        options: of the strategy, its `settings`. quiz: where `needs_quiz` says so.
+        largest: the variant the student may grow to, where the strategy makes use of one. seed: of its own draws.
+
     """
+
+    card: ClassVar[StrategyCard] = StrategyCard("one student, a fixed teacher or none", "the reports")
+    settings: ClassVar[type] = NoOptions
 
     def __init__(
         self,
         student: BiPointFlowNet,
-        teacher: BiPointFlowNet | None,
+        teacher: Teacher | None,
         objective: Objective,
         *,
         weight_decay: float,
         clip_norm: float | None,
         precision: Precision = Precision.float32,
-        teacher_precision: Precision = Precision.float32,
+        options: Any = None,
+        quiz: QuizBatches | None = None,
+        largest: Variant | None = None,
+        seed: int = 0,
     ):
         self.student, self.teacher, self.objective = student, teacher, objective
-        self.clip_norm = clip_norm
-        self.precision, self.teacher_precision = precision, teacher_precision
+        self.clip_norm, self.precision = clip_norm, precision
+        self.options = self.settings() if options is None else options
+        self.quiz, self.largest, self.seed = quiz, largest, seed
         self.steps = 0
-        self.parameters = [*student.parameters(), *objective.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, weight_decay=weight_decay, fused=True)
-        if teacher is not None:
-            teacher.eval().requires_grad_(False)
+        self.epoch, self.epochs = 0, 1
+        objective.await_calibration()
+        self.begin()
+        self.optimizer = torch.optim.Adam(
+            [parameter for group in self.groups() for parameter in group], weight_decay=weight_decay, fused=True
+        )
 
-    def step(self, batch: FlowBatch, learning_rate: float) -> dict[str, float]:
-        """One optimizer step; returns the weighted terms.
+    # --- what a strategy may change ---
+
+    @classmethod
+    def needs_quiz(cls, options: Any) -> bool:
+        """Whether scenes are held back from learning, to quiz the student with."""
+        return False
+
+    def begin(self) -> None:
+        """Make what is trained beside the student. Draws from generators of its own alone."""
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """What the optimizer trains; each list is clipped by itself."""
+        return [[*self.student.parameters(), *self.objective.adapters()]]
+
+    def networks(self) -> list[BiPointFlowNet]:
+        """Networks whose running statistics a step changes."""
+        return [self.student]
+
+    def terms(self, batch: FlowBatch) -> dict[str, Weighed]:
+        """The weighed terms of a batch; their sum is what is minimized."""
+        output = self.run(self.student, batch)
+        return self.weigh(self.objective, output, self.guide(batch, output), batch)
+
+    def adopt_preparation(self) -> None:
+        """Called once the objective has learned what it must know of the teacher."""
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each epoch; `epoch` counts from 0."""
+        self.epoch, self.epochs = epoch, epochs
+        self.objective.begin_epoch(epoch, epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a training that goes on later needs, the point of the epoch apart."""
+        return {
+            "steps": self.steps,
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    # --- what they share ---
+
+    def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
+        """One optimizer step; returns the terms as they were before it.
 
         Raises: NonFiniteError: a term or the gradient is NaN or infinite; names it and the samples. No weight
             or running statistic has changed then.
         """
-        statistics = [buffer.clone() for buffer in self.student.buffers()]
+        statistics = [(buffer, buffer.clone()) for network in self.networks() for buffer in network.buffers()]
         try:
-            terms = self._backward(batch)
+            terms, shares = self._backward(batch, measure_gradients)
         except NonFiniteError:
-            for buffer, before in zip(self.student.buffers(), statistics, strict=True):
+            for buffer, before in statistics:
                 buffer.copy_(before)
             raise
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.steps += 1
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return {name: _record(term, shares.get(name)) for name, term in terms.items()}
 
-    def _backward(self, batch: FlowBatch) -> dict[str, Tensor]:
-        """The weighted terms, their gradients in the parameters."""
-        terms = self._terms(batch)
-        for name, value in terms.items():
-            self._check_finite(f"term {name}", value, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        limit = torch.inf if self.clip_norm is None else self.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        self._check_finite("the gradient", norm, batch)
-        return terms
+    def rehearse(self, batch: FlowBatch, learning_rate: float) -> float:
+        """Take two steps on a batch and undo them; returns the seconds of the second.
 
-    def _terms(self, batch: FlowBatch) -> dict[str, Tensor]:
-        self.student.train()
+        So that what cannot work is found before hours of training, and the time of the rest is known.
+        """
+        before = copy.deepcopy(self.state_dict())
+        try:
+            self.step(batch, learning_rate)
+            _wait_for(batch)
+            if self.teacher is not None:
+                self.teacher.forget()
+            started = time.perf_counter()
+            self.step(batch, learning_rate)
+            _wait_for(batch)
+            return time.perf_counter() - started
+        finally:
+            self.load_state_dict(before)
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def run(self, network: BiPointFlowNet, batch: FlowBatch, like: FlowPyramid | None = None) -> FlowPyramid:
+        """A network's output in training mode, on the pyramid of another output of the batch if given."""
+        network.train()
         with matrix_precision(self.precision):
-            output = self.student(batch.pc1, batch.pc2)
-        guide = None
-        if self.teacher is not None:
-            with torch.no_grad(), matrix_precision(self.teacher_precision):
-                guide = self.teacher(batch.pc1, batch.pc2, pyramid=output.pyramid)
-        if not self.objective.calibrated and self.steps >= self.objective.options.calibration_step:
-            raw = self.objective.raw_terms(output, guide, batch)
-            self.objective.calibrate(raw, self.student.parameters())
-        return self.objective(output, guide, batch)
+            return network(batch.pc1, batch.pc2, pyramid=None if like is None else like.pyramid)
 
-    @staticmethod
-    def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:
-        if not torch.isfinite(value):
-            names = printable(", ".join(batch.names))
-            raise NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")
+    def own_seed(self, purpose: str) -> int:
+        """A seed for weights beside the student's, which no training has for its student."""
+        return int(keyed_generator(purpose, self.seed).integers(2**32, 2**62))
+
+    def guide(self, batch: FlowBatch, output: FlowPyramid) -> FlowPyramid | None:
+        """The teacher's output, where any term looks at it."""
+        if self.teacher is None or not self.objective.needs_teacher:
+            return None
+        return self.teacher(batch, output)
+
+    def weigh(
+        self, objective: Objective, output: FlowPyramid, guide: FlowPyramid | None, batch: FlowBatch
+    ) -> dict[str, Weighed]:
+        """The terms of an objective, which is calibrated when its time has come."""
+        objective.before_step(output, guide, batch)
+        found = objective.measure(output, guide, batch)
+        if objective.is_due(self.steps):
+            objective.calibrate(found, self.student.parameters())
+        return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
+
+    def _backward(self, batch: FlowBatch, measure_gradients: bool) -> tuple[dict[str, Weighed], dict[str, float]]:
+        """The terms, their shares of the gradient if asked for, and the gradients in the parameters."""
+        terms = self.terms(batch)
+        values = {name: term.value for name, term in terms.items()}
+        for name, value in values.items():
+            _check_finite(f"term {name}", value, batch)
+        shares = _gradient_shares(values, list(self.student.parameters())) if measure_gradients else {}
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(values.values())).sum().backward()
+        limit = torch.inf if self.clip_norm is None else self.clip_norm
+        for group in self.groups():
+            _check_finite("the gradient", torch.nn.utils.clip_grad_norm_(group, limit), batch)
+        return terms, shares
+
+
+def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> dict[str, float]:
+    norms = {name: gradient_norm(value, parameters) for name, value in values.items()}
+    whole = sum(norms.values())
+    return {name: norm / whole if whole > 0 else 0.0 for name, norm in norms.items()}
+
+
+def _record(term: Weighed, gradient_share: float | None) -> TermRecord:
+    measured = term.measured
+    return TermRecord(
+        weighted=float(term.value.detach()),
+        raw=float(measured.value.detach()),
+        weight=term.weight,
+        active=None if measured.active is None else float(measured.active),
+        gradient_share=gradient_share,
+        levels={level: float(part.detach()) for level, part in measured.levels.items()},
+        figures={name: float(figure.detach()) for name, figure in measured.figures.items()},
+    )
+
+
+def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:
+    if not torch.isfinite(value):
+        names = printable(", ".join(batch.names))
+        raise NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")
+
+
+def _wait_for(batch: FlowBatch) -> None:
+    if batch.pc1.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def teacher_passes(
+    teacher: Teacher, batches: Callable[[], Iterable[FlowBatch]]
+) -> Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]:
+    """Passes of a teacher over batches, as `Objective.prepare` takes them."""
+
+    def one_pass() -> Iterator[tuple[FlowPyramid, FlowBatch]]:
+        for batch in batches():
+            yield teacher(batch), batch
+
+    return one_pass

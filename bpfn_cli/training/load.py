@@ -10,6 +10,7 @@ from typing import Any
 
 from bpfn_cli.config import Tree, build, override, read_yaml
 from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.losses import NO_DISTILLATION, loss_named
 from bpfn_cli.models.variants import variant_named
 from bpfn_cli.training.recipe import Recipe
 
@@ -29,19 +30,19 @@ def load_recipe(
     tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in unset.items()])
     tree = override(tree, assignments)
     tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in flags.items()])
+    return checked_recipe(tree)
+
+
+def checked_recipe(tree: Tree) -> Recipe:
+    """The recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
     recipe = build(Recipe, tree)
     variant_named(recipe.variant)
     variant_named(recipe.teacher)
-    _check_losses(recipe.loss)
-    return recipe
-
-
-def _check_losses(names: Sequence[str]) -> None:
-    from bpfn_cli.losses import LOSSES
-
-    known = ["none", *LOSSES]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--loss {printable(name)}: choose from {', '.join(known)}")
-    if "none" in names and len(names) > 1:
+    if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
         raise UsageError("--loss none stands alone: it means no distillation")
+    for name in recipe.distillation_losses():
+        loss_named(name)
+    unused = sorted(set(recipe.objective.own) - set(recipe.loss))
+    if unused:
+        raise UsageError(f"objective.own.{printable(unused[0])}: no such --loss in this recipe")
+    return recipe

@@ -6,17 +6,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import field
-from typing import Annotated, Any, Literal
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 import bpfn_cli
 from bpfn_cli.config import settings, to_tree
 from bpfn_cli.data.loader import AugmentSettings
-from bpfn_cli.losses import ObjectiveSettings
-from bpfn_cli.losses.objective import NO_DISTILLATION
+from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings
+from bpfn_cli.losses.objective import used_options
+from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.precision import Precision
+from bpfn_cli.strategies import STRATEGIES
+from bpfn_cli.training.early_stop import EarlyStopSettings
+
+SCRATCH = "scratch"
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -28,13 +33,17 @@ class DataSettings:
 
     path: of the dataset, where `--data` does not say; null: what lies in the data folder. kind: what it must be
     (`bpfn data check` tells); auto: any. points: drawn from each cloud. holdout: share of the training scenes that
-    chooses the best checkpoint instead.
+    chooses the best checkpoint instead. quiz: share that is held back too where a strategy (meta, online with target
+    general) asks for it. views: after so many epochs each scene is drawn and augmented as before, so that a teacher
+    cache has an end; null: never the same.
     """
 
     path: str | None = None
     kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded"] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
+    quiz: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    views: Count | None = None
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
@@ -44,7 +53,10 @@ class TrainSettings:
     """How one network is optimized.
 
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
-    after `warmup_steps` to `lr_floor` at the end. validate_every: epochs between validations (the last always).
+    after `warmup_steps` to `lr_floor` at the end. validation_calendar `every`: each `validate_every`-th epoch and the
+    last; `fast`: each of the first 1/28 and of the last quarter, every fifth between, as in report 6.
+    gradient_every: epochs between measurements of each term's share of the gradient, at the first step; 0: never.
+    teacher_cache: folder for the teacher's outputs, found again by other losses with this seed; null: none.
     precision, teacher_precision: of the large matrix products, `bf16` where the processor is fast at it; weights,
     losses and evaluation stay float32.
     """
@@ -59,18 +71,41 @@ class TrainSettings:
     warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 10
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    validation_calendar: Literal["every", "fast"] = "every"
     validate_every: Count = 4
+    gradient_every: Annotated[int, Field(ge=0, le=10**6)] = 1
+    teacher_cache: str | None = None
     precision: Precision = Precision.float32
     teacher_precision: Precision = Precision.float32
 
 
+if TYPE_CHECKING:
+
+    class StrategySettings:
+        """kind: a name of `STRATEGIES`; and the options of each under its name."""
+
+        kind: str
+else:
+    _OPTIONS = {name: kind.settings for name, kind in STRATEGIES.items() if kind.settings is not NoOptions}
+    _body = {"__annotations__": {"kind": Literal[tuple(STRATEGIES)], **_OPTIONS}, "__module__": __name__}
+    _body |= {"kind": "plain", **{name: field(default_factory=kind) for name, kind in _OPTIONS.items()}}
+    StrategySettings = settings(type("StrategySettings", (), _body))
+
+
 @settings
 class Recipe:
-    """variant: the student (of `train` too). teacher: what is trained as teacher where no file is given."""
+    """variant: the student (of `train` too). teacher: what is trained as teacher where no file is given.
+
+    control: what is done to the teacher so that it cannot help: `random`, weights that were never trained; `shuffled`,
+    its outputs dealt to other points.
+    """
 
     variant: str = "weightnet48"
     teacher: str = "baseline"
     loss: Annotated[tuple[str, ...], Field(min_length=1)] = ("bihint",)
+    strategy: StrategySettings = field(default_factory=StrategySettings)
+    early_stop: EarlyStopSettings = field(default_factory=EarlyStopSettings)
+    control: Literal["none", "random", "shuffled"] = "none"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -80,6 +115,15 @@ class Recipe:
         """Names of the losses that need a teacher; empty for training alone."""
         return [name for name in self.loss if name != NO_DISTILLATION]
 
+    def method(self) -> str:
+        """What sets this training apart from others, in a word: `scratch`, `bihint`, `basic+online`, ..."""
+        parts = self.distillation_losses()
+        parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
+        has_teacher = bool(self.distillation_losses())
+        parts += [f"early-stop-{self.early_stop.kind}"] if has_teacher and self.early_stop.kind != "never" else []
+        parts += [f"{self.control}-teacher"] if has_teacher and self.control != "none" else []
+        return "+".join(parts) or SCRATCH
+
     def for_teacher(self) -> Recipe:
         """The same recipe for the teacher: its variant, by the supervised loss alone."""
         return Recipe(
@@ -88,8 +132,16 @@ class Recipe:
             loss=("none",),
             seed=self.seed,
             data=self.data,
-            train=self.train,
+            train=replace(self.train, teacher_cache=None),
         )
+
+
+def recipe_tree(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, without the options of losses and strategies that it does not use."""
+    tree = to_tree(recipe)
+    tree["objective"] = used_options(recipe.loss, recipe.objective)
+    tree["strategy"] = {key: value for key, value in tree["strategy"].items() if key in ("kind", recipe.strategy.kind)}
+    return tree
 
 
 def learning_rate(options: TrainSettings, step: int, steps_per_epoch: int) -> float:
@@ -110,6 +162,8 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
     for key in ("workers", "path", "kind"):  # `dataset` tells the scenes, wherever they lie
         decisive["data"].pop(key)
-    decisive["train"].pop("teacher_precision")  # of the teacher as a teacher, not as it is trained
+    for key in ("teacher_precision", "teacher_cache", "gradient_every"):  # of the teacher as a teacher, and of the log
+        decisive["train"].pop(key)
+    decisive["data"].pop("quiz")  # a network alone is not quizzed
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

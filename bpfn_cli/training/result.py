@@ -11,8 +11,17 @@ import torch
 from bpfn_cli.data.datasets import SceneDataset, split_identity
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.evaluation import BASELINES, MODEL, MODEL_BF16, TEACHER, evaluate, evaluation_rows, network_flow
-from bpfn_cli.models import build_from, load_checkpoint, read_checkpoint
+from bpfn_cli.metrics.evaluation import (
+    BASELINES,
+    MODEL,
+    MODEL_BF16,
+    TEACHER,
+    evaluate,
+    evaluation_rows,
+    motion_rows,
+    network_flow,
+)
+from bpfn_cli.models import BiPointFlowNet, build_from, read_checkpoint
 from bpfn_cli.precision import Precision
 from bpfn_cli.training.progress import Progress
 
@@ -27,7 +36,7 @@ def evaluate_checkpoint(
     seed: int,
     device: torch.device,
     progress: Progress,
-    teacher: Path | None = None,
+    teacher: BiPointFlowNet | None = None,
     precision: Precision = Precision.float32,
 ) -> dict[str, Any]:
     """Measure a checkpoint, the baselines and, where given, its teacher on a dataset: the result file's content.
@@ -42,7 +51,7 @@ def evaluate_checkpoint(
     if precision is Precision.bf16:
         predictors[MODEL_BF16] = network_flow(network, device, precision)
     if teacher is not None:
-        predictors[TEACHER] = network_flow(load_checkpoint(teacher).to(device), device)
+        predictors[TEACHER] = network_flow(teacher.to(device), device)
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: its {dataset.split} split is empty; there is nothing to measure")
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
@@ -65,6 +74,7 @@ def evaluate_checkpoint(
             "sha256": sha256_of(checkpoint),
         },
         "rows": evaluation_rows(measured.means),
+        "by_motion": motion_rows(measured.by_motion),
         "scenes": [
             {"name": scene.name, **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
             for scene in measured.scenes

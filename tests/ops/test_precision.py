@@ -14,7 +14,7 @@ from bpfn_cli.models.predict import predict_flow
 from bpfn_cli.ops import matrix_precision, plain_path
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.precision import Precision
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import PlainStrategy, Teacher
 from bpfn_cli.structures import FlowBatch
 
 
@@ -79,9 +79,10 @@ def test_training_reduces_student_or_teacher_as_told(which: str) -> None:
     def loss_after_a_step(**precisions: Precision) -> float:
         student, teacher = tiny_network(1), tiny_network(2)
         objective = build_losses(["basic"], student.variant, teacher.variant)
-        strategy = PlainStrategy(student, teacher, objective, weight_decay=0, clip_norm=None, **precisions)
+        guide = Teacher(teacher, precisions.pop("teacher_precision", Precision.float32))
+        strategy = PlainStrategy(student, guide, objective, weight_decay=0, clip_norm=None, **precisions)
         batch = FlowBatch(*clouds(), torch.zeros(1, LEAST, 3), names=("a",))
-        return sum(strategy.step(batch, 1e-3).values())
+        return sum(term.weighted for term in strategy.step(batch, 1e-3).values())
 
     exact, reduced = loss_after_a_step(), loss_after_a_step(**{which: Precision.bf16})
     assert reduced != exact

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scene_folders import contents, write_scene
 from tiny_world import LEAST, TINY, tiny_network
 
@@ -26,7 +27,9 @@ from bpfn_cli.files import sha256_of
 from bpfn_cli.losses import ObjectiveSettings
 from bpfn_cli.models import BASELINE, VARIANTS, build_model, load_checkpoint, read_checkpoint, save_checkpoint, slim
 from bpfn_cli.profiling import count_modules
+from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.training import experiment as module
+from bpfn_cli.training.early_stop import EarlyStopSettings
 from bpfn_cli.training.experiment import (
     Experiment,
     Outcome,
@@ -136,11 +139,16 @@ def test_distillation_trains_its_teacher_first(distilled: tuple[Outcome, Quiet])
     assert [teacher[key] for key in described] == ["teacher", "big", "scratch", "train", "finished", 1]
     assert [student[key] for key in described] == ["student", "tiny", "bihint", "distill", "finished", 1]
     weights = runs / teacher_folder / "student.safetensors"
+    (evaluation,) = (runs / teacher_folder / "evaluations").iterdir()
+    own = dict(rows(json.loads(evaluation.read_text()))["model"])
+    assert own.pop("name") == "model"
     assert student["teacher"] == {
         "run": teacher_folder,
         "variant": "big",
         "path": str(weights),
         "sha256": sha256_of(weights),
+        "held_out_epe3d": None,  # none was held out
+        "test": own,
     }
     assert teacher["weights_sha256"] == sha256_of(weights)
     assert teacher["teacher"] is None
@@ -253,6 +261,183 @@ def test_network_of_another_objective_is_no_teacher(things: Path, tmp_path: Path
     assert teacher_at_hand(experiment(things, tmp_path, recipe("bihint"))) is None
 
 
+# --- what is said before and written during a training -----------------------------------------------
+
+
+def test_plan_is_said_before_training_and_kept(distilled: tuple[Outcome, Quiet]) -> None:
+    outcome, progress = distilled
+    plan = about(outcome.folder)["plan"]
+    assert [term["name"] for term in plan["terms"]] == ["supervised", "bihint"]
+    hints = plan["terms"][1]["hints"]
+    assert [(hint["feature"], hint["level"]) for hint in hints] == [
+        (feature, level) for feature in ("source", "target") for level in range(4)
+    ]
+    widths = [(level.embedding, other.embedding) for level, other in zip(TINY.levels, BIG.levels, strict=True)]
+    assert [(hint["student"][2], hint["teacher"][2]) for hint in hints[:4]] == widths[:4]
+    assert [hint["student"][:2] for hint in hints[:4]] == [[2, LEAST // n] for n in (1, 4, 16, 32)]
+    # Two branches, one adapter each where widths differ: in * out weights and out biases.
+    assert plan["terms"][1]["parameters"] == 2 * sum(a * b + b for a, b in widths[:4] if a != b)
+    assert plan["steps"] == 2
+    assert plan["seconds_per_step"] > 0
+    assert plan["memory_mb"] > 10
+    said = [line for line in progress.lines if line.startswith("plan: ")]
+    assert any("kappa, set at step 1 so that its gradient is 0.3 of the supervised one" in line for line in said)
+
+
+def test_log_has_raw_values_weights_shares_and_what_takes_part(things: Path, tmp_path: Path) -> None:
+    outcome, _ = carry_out(experiment(things, tmp_path, recipe("bounded", "basic")))
+    line = json.loads((outcome.folder / "metrics.jsonl").read_text())
+    for name in ("supervised", "bounded", "basic"):
+        assert {f"{kind}_{name}" for kind in ("loss", "raw", "weight", "gradient_share")} <= line.keys()
+        assert line[f"raw_{name}"] == pytest.approx(sum(line[f"raw_{name}_level{level}"] for level in range(4)))
+    assert sum(line[f"gradient_share_{name}"] for name in ("supervised", "bounded", "basic")) == pytest.approx(1)
+    assert 0 < line["active_bounded"] <= 1
+    assert line["teacher_share"] == 1
+    assert (line["weight_supervised"], line["weight_basic"]) == (0.7, 0.3)
+
+
+def test_rehearsal_leaves_no_trace(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for number in range(2):
+        if number:
+            monkeypatch.setattr(PlainStrategy, "rehearse", lambda *_: 1.0)
+        given = experiment(things, tmp_path / str(number), recipe("adversarial", "hint"))
+        outcome, _ = carry_out(given)
+        weights.append(load_checkpoint(outcome.folder / "student.safetensors").state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_loss_that_cannot_work_is_found_before_a_teacher_is_trained(
+    things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_loss.py").write_text(
+        "from bpfn_cli.losses import Card, DistillationLoss\n"
+        "class Bad(DistillationLoss):\n"
+        "    card = Card(compares='x', formula='x', source='x')\n"
+        "    def forward(self, student, teacher, batch):\n"
+        "        return student.flows[0].mean() / teacher.flow.mean()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=r"loss bad_loss:Bad failed: AttributeError: .*bad_loss\.py, line 5"):
+        carry_out(experiment(things, tmp_path / "runs", recipe("bad_loss:Bad")))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("loss", ["ail", "localization"])
+def test_what_a_loss_knows_of_the_teacher_is_found_once(things: Path, tmp_path: Path, loss: str) -> None:
+    first, progress = carry_out(experiment(things, tmp_path, recipe(loss)))
+    assert any(stage == f"{loss}: looking at the teacher" for stage in progress.stages)
+    again, later = carry_out(experiment(things, tmp_path, recipe(loss)))
+    assert f"{loss}: what it knows of the teacher was found by an earlier run" in later.lines
+    assert again.result["rows"] == first.result["rows"]
+    (kept,) = (tmp_path / ".prepared").iterdir()
+    kept.write_bytes(b"damaged")
+    third, _ = carry_out(experiment(things, tmp_path, recipe(loss)))
+    assert third.result["rows"] == first.result["rows"]
+
+
+# --- controls, early stop, the cache -------------------------------------------------------------------
+
+
+def test_random_teacher_is_not_trained_and_said_so(things: Path, tmp_path: Path) -> None:
+    outcome, progress = carry_out(experiment(things, tmp_path, recipe("bihint", control="random")))
+    record = about(outcome.folder)
+    assert run_names(tmp_path) == [outcome.folder.name]
+    assert record["method"] == "bihint+random-teacher"
+    assert (record["teacher"]["path"], record["teacher"]["run"]) == ("random weights", None)
+    assert any("never trained, as a control" in line for line in progress.lines)
+
+
+def test_shuffled_teacher_teaches_something_else(distilled: tuple[Outcome, Quiet], things: Path) -> None:
+    runs = distilled[0].folder.parent
+    outcome, _ = carry_out(experiment(things, runs, recipe("bihint", control="shuffled")))
+    assert about(outcome.folder)["method"] == "bihint+shuffled-teacher"
+    assert about(outcome.folder)["teacher"]["sha256"] == about(distilled[0].folder)["teacher"]["sha256"]
+    assert outcome.result["rows"] != distilled[0].result["rows"]
+
+
+def four_epochs(**changes: Any) -> Recipe:
+    train = TrainSettings(epochs=4, batch_size=2, lr=1e-3, lr_floor=0, warmup_steps=0, validate_every=1)
+    return recipe("basic", train=train, **changes)
+
+
+def with_cache(folder: Path, **data: Any) -> Recipe:
+    given = four_epochs()
+    train = replace(given.train, teacher_cache=str(folder))
+    return replace(given, train=train, data=replace(given.data, **data))
+
+
+def weights_of(outcome: Outcome) -> dict[str, torch.Tensor]:
+    return load_checkpoint(outcome.folder / "checkpoints" / "last.safetensors").state_dict()
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.fixture(scope="module")
+def outside_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_checkpoint(path, tiny_network(6, BIG))
+    return path
+
+
+@pytest.mark.parametrize(("at", "shares", "forwards"), [(0.0, [0] * 4, 0), (0.5, [1, 1, 0, 0], 4), (1.0, [1] * 4, 8)])
+def test_hard_stop_runs_the_teacher_until_then_and_no_longer(
+    things: Path, tmp_path: Path, outside_teacher: Path, at: float, shares: list[float], forwards: int
+) -> None:
+    stop = EarlyStopSettings(kind="hard", at=at)
+    outcome, _ = carry_out(experiment(things, tmp_path, four_epochs(early_stop=stop), teacher=outside_teacher))
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["teacher_share"] for line in lines] == shares
+    assert ["loss_basic" in line for line in lines] == [share > 0 for share in shares]
+    # The rehearsal runs it twice more, before the schedule begins.
+    assert about(outcome.folder)["teacher_forwards"] == forwards + 2
+
+
+def test_stop_at_0_is_from_scratch_and_at_the_end_is_never(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+    def trained(loss: str, kind: str, at: float) -> dict[str, torch.Tensor]:
+        stop = EarlyStopSettings(kind=kind, at=at)  # type: ignore[arg-type]
+        chosen = replace(four_epochs(early_stop=stop), loss=(loss,))
+        teacher = None if loss == "none" else outside_teacher
+        return weights_of(carry_out(experiment(things, tmp_path, chosen, teacher=teacher))[0])
+
+    scratch, never = trained("none", "never", 0.5), trained("basic", "never", 0.5)
+    assert equal(scratch, trained("basic", "hard", 0.0))
+    assert equal(never, trained("basic", "hard", 1.0))
+    assert not equal(scratch, never)
+
+
+def test_stored_outputs_of_the_teacher_serve_another_run(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+    plain, first, second = (
+        carry_out(experiment(things, tmp_path / "runs", chosen, teacher=outside_teacher))[0]
+        for chosen in (four_epochs(), with_cache(tmp_path / "cache"), with_cache(tmp_path / "cache"))
+    )
+    figures = [about(outcome.folder)["teacher_cache"] for outcome in (first, second)]
+    assert figures[0]["missed"] == 12  # three scenes, four epochs; each view is another
+    assert figures[1]["missed"] == 0
+    assert equal(weights_of(plain), weights_of(first))
+    assert equal(weights_of(plain), weights_of(second))
+    # It is run on one sample an epoch, to verify; and for the rehearsal's verification.
+    assert about(second.folder)["teacher_forwards"] == 4 < about(first.folder)["teacher_forwards"]
+
+
+def test_views_let_the_cache_end(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+    chosen = with_cache(tmp_path / "cache", views=2)
+    outcome, _ = carry_out(experiment(things, tmp_path / "runs", chosen, teacher=outside_teacher))
+    assert about(outcome.folder)["teacher_cache"]["missed"] == 6
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 6
+
+
+def test_stored_outputs_of_another_teacher_are_found_out(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+    given = experiment(things, tmp_path / "runs", with_cache(tmp_path / "cache"), teacher=outside_teacher)
+    carry_out(given)
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        save_file({name: tensor + 0.5 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(DataError, match=r"flows at level 0 is not what the teacher gives now; delete"):
+        carry_out(given)
+
+
 # --- given weights ----------------------------------------------------------------------------------
 
 
@@ -264,13 +449,11 @@ def test_outside_teacher_is_measured_in_a_row_of_its_own(things: Path, tmp_path:
     outcome, progress = carry_out(given)
     assert progress.lines[1] == f"teacher: {path}"
     assert run_names(tmp_path / "runs") == [outcome.folder.name]
-    assert about(outcome.folder)["teacher"] == {
-        "run": None,
-        "variant": "big",
-        "path": str(path),
-        "sha256": sha256_of(path),
-    }
+    identity = about(outcome.folder)["teacher"]
+    assert (identity["run"], identity["variant"], identity["path"]) == (None, "big", str(path))
+    assert identity["sha256"] == sha256_of(path)
     measured = rows(outcome.result)
+    assert identity["test"] == {key: value for key, value in measured["teacher"].items() if key != "name"}
     assert list(measured) == ["model", "zero_flow", "nearest_neighbor", "teacher"]
     alone = evaluate_checkpoint(path, open_dataset(things, "test"), points=LEAST, seed=0, device=CPU, progress=Quiet())
     assert {**rows(alone)["model"], "name": "teacher"} == measured["teacher"]

@@ -14,10 +14,10 @@ from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.metrics.evaluation import evaluate, network_flow
 from bpfn_cli.models import load_checkpoint, read_checkpoint
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training import fit as module
-from bpfn_cli.training.fit import TermMeans, count_steps, fit, is_validation_epoch, split_holdout
+from bpfn_cli.training.fit import EpochLog, count_steps, fit, split_holdout
 from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.run_folder import RunFolder
 
@@ -115,19 +115,28 @@ def test_steps_are_batches_of_the_learned_scenes_times_epochs(epochs: int, batch
     assert len(list(batches)) * epochs == steps
 
 
-@pytest.mark.parametrize(
-    ("epochs", "every", "expected"), [(5, 2, [1, 3, 4]), (4, 2, [1, 3]), (3, 1, [0, 1, 2]), (3, 9, [2]), (1, 4, [0])]
-)
-def test_validation_is_every_so_many_epochs_and_after_the_last(epochs: int, every: int, expected: list[int]) -> None:
-    assert [epoch for epoch in range(epochs) if is_validation_epoch(epoch, epochs, every)] == expected
+def record(weighted: float, share: float | None = None, weight: float = 2.0) -> TermRecord:
+    return TermRecord(weighted, weighted / weight, weight, None, share, {}, {})
 
 
-def test_term_means_weigh_batches_by_their_samples() -> None:
-    means = TermMeans()
-    means.add({"supervised": 1.0, "hint": 2.0}, 4)
-    means.add({"supervised": 6.0, "hint": 0.0}, 1)
-    assert means.means() == {"loss_supervised": 2.0, "loss_hint": 1.6}
-    assert means.total() == pytest.approx(3.6)
+def test_epoch_log_weighs_batches_by_their_samples() -> None:
+    log = EpochLog()
+    log.add({"supervised": record(1.0, 0.75), "hint": record(2.0, 0.25)}, 4)
+    log.add({"supervised": record(6.0), "hint": record(0.0, weight=3.0)}, 1)
+    figures = log.figures()
+    assert figures["loss_supervised"] == 2.0
+    assert figures["loss_hint"] == 1.6
+    assert figures["raw_supervised"] == 1.0
+    assert (figures["weight_supervised"], figures["weight_hint"]) == (2.0, 3.0)  # of the last step
+    assert (figures["gradient_share_supervised"], figures["gradient_share_hint"]) == (0.75, 0.25)  # of the first
+    assert log.total() == pytest.approx(3.6)
+
+
+def test_epoch_log_takes_the_mean_of_a_term_over_the_steps_that_had_it() -> None:
+    log = EpochLog()
+    log.add({"supervised": record(1.0), "augmented": record(4.0)}, 2)
+    log.add({"supervised": record(1.0)}, 2)
+    assert log.figures()["loss_augmented"] == 4.0
 
 
 # --- the loop ---------------------------------------------------------------------------------------
@@ -173,7 +182,7 @@ class Training:
 def scripted(monkeypatch: pytest.MonkeyPatch, *epe3d: float) -> None:
     """Let validations find these figures."""
     figures = iter(epe3d)
-    monkeypatch.setattr(module, "_validation_epe3d", lambda *_: next(figures))
+    monkeypatch.setattr(module, "validation_epe3d", lambda *_: next(figures))
 
 
 def test_fit_returns_the_epoch_of_the_lowest_validation_and_keeps_the_last(
@@ -226,9 +235,9 @@ def test_fit_writes_a_line_an_epoch_with_means_over_samples(tmp_path: Path, monk
     steps: list[tuple[int, float, float]] = []
     step = training.strategy.step
 
-    def spy(batch: FlowBatch, rate: float) -> dict[str, float]:
-        terms = step(batch, rate)
-        steps.append((len(batch.names), rate, terms["supervised"]))
+    def spy(batch: FlowBatch, rate: float, measure_gradients: bool) -> dict[str, TermRecord]:
+        terms = step(batch, rate, measure_gradients)
+        steps.append((len(batch.names), rate, terms["supervised"].weighted))
         return terms
 
     monkeypatch.setattr(training.strategy, "step", spy)
@@ -250,7 +259,8 @@ def test_each_epoch_takes_its_own_batches_of_the_learned_scenes(
 ) -> None:
     training = Training(tmp_path, epochs=2)
     seen: list[FlowBatch] = []
-    monkeypatch.setattr(training.strategy, "step", lambda batch, rate: seen.append(batch) or {"supervised": 1.0})
+    terms = {"supervised": record(1.0)}
+    monkeypatch.setattr(training.strategy, "step", lambda batch, rate, _: seen.append(batch) or terms)
     training.fit()
     data, learn = training.recipe.data, split_holdout(training.dataset, 0.2, 0).learn
     expected = [
@@ -268,11 +278,11 @@ def test_diverging_training_ends_and_keeps_the_epochs_before(tmp_path: Path, mon
     training = Training(tmp_path)
     step = training.strategy.step
 
-    def poisoned(batch: FlowBatch, rate: float) -> dict[str, float]:
+    def poisoned(batch: FlowBatch, rate: float, measure_gradients: bool) -> dict[str, TermRecord]:
         if training.strategy.steps == 2:
             with torch.no_grad():
                 training.strategy.student.flow0.fc.bias.fill_(torch.nan)
-        return step(batch, rate)
+        return step(batch, rate, measure_gradients)
 
     monkeypatch.setattr(training.strategy, "step", poisoned)
     with pytest.raises(NonFiniteError):

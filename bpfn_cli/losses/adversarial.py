@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""Adversarial distillation: a critic learns to tell the student's flow from the teacher's, the student to fool it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bpfn_cli.config import settings
+from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows, take_rows
+from bpfn_cli.models.variants import Variant
+from bpfn_cli.structures import FlowBatch, FlowPyramid
+
+WIDTHS = (6, 64, 128, 256)
+
+
+@settings
+class AdversarialSettings:
+    points: Annotated[int, Field(ge=1, le=65536)] = option(2048, "points the critic sees, spread over the cloud")
+    lr: Annotated[float, Field(gt=0, le=1)] = option(4e-4, "learning rate of the critic (Adam, betas 0 and 0.9)")
+    gradient_penalty: Annotated[float, Field(ge=0)] = option(10.0, "lambda_gp, weight of the critic's gradient penalty")
+    seed: Annotated[int, Field(ge=0)] = option(0, "of the penalty's random mixtures; draws of its own")
+
+
+class Critic(nn.Module):
+    """A score for a cloud with its flow: an MLP on each point, the maximum over points, a linear map.
+
+    No norm layers: the gradient penalty is on each sample by itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.per_point = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(WIDTHS))
+        self.score = nn.Linear(WIDTHS[-1], 1)
+
+    def forward(self, points: Tensor, flow: Tensor) -> Tensor:
+        """(B, N, 3) metres each, to (B,). The order of points does not matter."""
+        x = torch.cat([points - points.mean(dim=1, keepdim=True), flow], dim=-1)
+        for layer in self.per_point:
+            x = F.leaky_relu(layer(x), 0.2)
+        return self.score(x.amax(dim=1))[:, 0]
+
+
+def gradient_penalty(critic: nn.Module, points: Tensor, flow: Tensor) -> Tensor:
+    """mean_b (||d critic / d flow||_2 - 1)^2."""
+    flow = flow.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(points, flow).sum(), flow, create_graph=True)
+    return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
+
+
+class Adversary(nn.Module):
+    """The critic with its optimizer; a training of its own inside the student's."""
+
+    def __init__(self, options: AdversarialSettings):
+        super().__init__()
+        self.options = options
+        self.critic = Critic()
+        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=options.lr, betas=(0.0, 0.9))
+        self.draws = torch.Generator().manual_seed(options.seed)
+        self.last: dict[str, Tensor] = {}
+
+    def score(self, output: FlowPyramid, batch: FlowBatch) -> Tensor:
+        """(B,) of an output; the critic is fixed, the gradient goes to the flow alone."""
+        fixed = {name: tensor.detach() for name, tensor in self.critic.named_parameters()}
+        return functional_call(self.critic, fixed, self._seen(output, batch))
+
+    def learn(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
+        """One step of the critic: the teacher's flow is the real one."""
+        points, false = self._seen(student, batch)
+        _, true = self._seen(teacher, batch)
+        share = torch.rand(len(points), 1, 1, generator=self.draws).to(points)
+        with torch.enable_grad():
+            gap = self.critic(points, false).mean() - self.critic(points, true).mean()
+            penalty = gradient_penalty(self.critic, points, share * true + (1 - share) * false)
+            gradients = torch.autograd.grad(
+                gap + self.options.gradient_penalty * penalty, list(self.critic.parameters())
+            )
+        for parameter, gradient in zip(self.critic.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.last = {"critic_gap": gap.detach(), "critic_penalty": penalty.detach()}
+
+    def _seen(self, output: FlowPyramid, batch: FlowBatch) -> tuple[Tensor, Tensor]:
+        rows = spread_rows(output, 0, self.options.points)
+        return take_rows(batch.pc1, rows), take_rows(output.flows[0], rows)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "draws": self.draws.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.draws.set_state(state["draws"].cpu())
+
+
+class AdversarialLoss(DistillationLoss):
+    """The student's flow is to look like the teacher's to a critic that learns along."""
+
+    card = Card(
+        compares="flows, as a critic sees them",
+        formula="L = -mean_b D(p, s); critic: lambda_gp mean (||grad D|| - 1)^2 + mean D(s) - mean D(t); "
+        "whole: L_gt + gamma kappa L",
+        source="Liu et al., Structured Knowledge Distillation, CVPR 2019, holistic distillation (WGAN-GP) [read in the "
+        "authors' code]",
+        deviations=(
+            "the critic is a small point network (6-64-128-256, maximum, 1), without batch norm",
+            "one critic step a student step; the order of magnitude of D is free, so kappa sets the push",
+        ),
+        adapters="a critic",
+        never_zero="the critic scores the student by itself; the value has no zero",
+    )
+    settings = AdversarialSettings
+
+    def __init__(self, options: AdversarialSettings, student: Variant, teacher: Variant):
+        super().__init__(options, student, teacher)
+        self.adversary = Adversary(options)
+
+    def adapters(self) -> list[nn.Parameter]:
+        return []  # the critic has an optimizer of its own
+
+    def before_step(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
+        self.adversary.learn(student, teacher, batch)
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
+        check_flows(student, teacher, (0,))
+        return Measured(-self.adversary.score(student, batch).mean(), "1", figures=self.adversary.last)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""Distances of named features, and the adapters between widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bpfn_cli.errors import ShapeError
+from bpfn_cli.losses.term import check_same_points, level_of
+from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.structures import FlowPyramid
+
+Feature = Literal["source", "target", "embedding", "estimator"]
+Norm = Literal["l1", "l2", "fvu"]
+
+FIELDS: dict[str, str] = {
+    "source": "bfe_source",
+    "target": "bfe_target",
+    "embedding": "bfe_embedding",
+    "estimator": "estimator_features",
+}
+
+
+def feature_of(output: FlowPyramid, feature: Feature, level: int) -> Tensor:
+    """(B, N_l, C_l). Raises: ShapeError: missing or empty."""
+    return level_of(getattr(output, FIELDS[feature]), feature, level)
+
+
+def feature_width(variant: Variant, feature: Feature, level: int) -> int:
+    """Channels of a named feature at a level."""
+    return ESTIMATOR_FEATURES if feature == "estimator" else variant.levels[level].embedding
+
+
+class FeatureDistance(nn.Module):
+    """Distance of one named feature of student and teacher: the mean over levels, batch, channels and points.
+
+    Where the widths differ (or `always_adapt`), the student's features first pass an adapter: a linear map, trained
+    with the student, in no exported file, counted nowhere. It starts as the identity between equal widths.
+
+    Args (of the call): two outputs on the same points; weights: level -> (B, N_l) of the points, in place of 1; levels:
+        those compared this time, None: all.
+    Returns: level -> its part of the mean. l1: |A s - t|; l2: (A s - t)^2; fvu: sum (A s - t)^2 / sum (t - mean t)^2,
+        which is 0 for perfect, 1 for predicting the mean, and free of units.
+    Raises: ShapeError: a feature is missing or empty, or the points differ.
+    """
+
+    def __init__(
+        self,
+        feature: Feature,
+        levels: tuple[int, ...],
+        norm: Norm,
+        student: Variant,
+        teacher: Variant,
+        always_adapt: bool = False,
+    ):
+        super().__init__()
+        self.feature, self.levels, self.norm = feature, levels, norm
+        self.widths = {i: (feature_width(student, feature, i), feature_width(teacher, feature, i)) for i in levels}
+        self.adapters = nn.ModuleDict(
+            {str(i): _adapter(*widths) for i, widths in self.widths.items() if always_adapt or widths[0] != widths[1]}
+        )
+
+    def forward(
+        self,
+        student: FlowPyramid,
+        teacher: FlowPyramid,
+        weights: dict[int, Tensor] | None = None,
+        levels: tuple[int, ...] | None = None,
+    ) -> dict[int, Tensor]:
+        check_same_points(student, teacher)
+        chosen = self.levels if levels is None else levels
+        return {
+            level: self._at_level(level, student, teacher, None if weights is None else weights[level]) / len(chosen)
+            for level in chosen
+        }
+
+    def hints(self) -> Iterator[tuple[str, int, int, int]]:
+        """As `DistillationLoss.hints`."""
+        for level, (own, other) in self.widths.items():
+            yield self.feature, level, own, other
+
+    def _at_level(self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Tensor | None) -> Tensor:
+        own, target = (feature_of(output, self.feature, level) for output in (student, teacher))
+        adapter = self.adapters[str(level)] if str(level) in self.adapters else nn.Identity()
+        adapted = adapter(own)
+        if adapted.shape != target.shape:
+            raise ShapeError(
+                f"hint {self.feature} at level {level}: student {tuple(adapted.shape)}, teacher {tuple(target.shape)}"
+            )
+        difference = adapted - target
+        distance = difference.abs() if self.norm == "l1" else difference.square()
+        if weights is not None:
+            distance = distance * weights[..., None]
+        if self.norm == "fvu":
+            return distance.sum() / (target - target.mean(dim=(0, 1))).square().sum()
+        return distance.mean()
+
+
+def total(levels: dict[int, Tensor]) -> Tensor:
+    """The sum of the parts of all levels."""
+    return torch.stack(list(levels.values())).sum()
+
+
+def _adapter(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    if inputs == outputs:
+        nn.init.eye_(layer.weight)
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Localization distillation: distributions over bins of flow, not flow itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bpfn_cli.config import settings
+from bpfn_cli.losses.features import feature_of, total
+from bpfn_cli.losses.supervised import at_levels, known_points
+from bpfn_cli.losses.term import (
+    ALL_LEVELS,
+    Card,
+    DistillationLoss,
+    Levels,
+    Measured,
+    TeacherPasses,
+    check_flows,
+    option,
+)
+from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.ops import interpolate, upsample
+from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid, PointPyramid
+
+QUANTILE = 0.995  # of the residual's size: what the bins reach to
+KEPT_A_SAMPLE = 256
+SMALLEST_REACH_M = 1e-3
+
+
+@settings
+class LocalizationSettings:
+    bins: Annotated[int, Field(ge=3, le=257)] = option(33, "bins of each coordinate of the residual flow")
+    temperature: Annotated[float, Field(gt=0)] = option(10.0, "tau of both distributions")
+    weight: Annotated[float, Field(ge=0)] = option(0.25, "of the distillation beside the distribution focal loss")
+    head_epochs: Annotated[int, Field(ge=1, le=100)] = option(5, "passes that fit the teacher's head, before training")
+    head_lr: Annotated[float, Field(gt=0, le=1)] = option(1e-2, "learning rate of that fit (Adam)")
+    levels: Levels = option(ALL_LEVELS, "levels that have heads, 0 the finest")
+
+
+def distribution_focal_loss(logits: Tensor, values: Tensor, reach: Tensor) -> Tensor:
+    """Cross entropy with the two bins around each value: -(1 - r) log p_k - r log p_{k+1}.
+
+    Args:
+        logits: (..., K). values: (...) metres, cut to +-reach. reach: scalar, metres; bins are evenly spaced over
+            [-reach, reach].
+    """
+    bins = logits.shape[-1]
+    position = ((values / reach).clamp(-1, 1) + 1) / 2 * (bins - 1)
+    lower = position.floor().clamp(max=bins - 2).long()
+    rest = position - lower
+    log_p = logits.log_softmax(dim=-1)
+    at_lower, at_upper = (log_p.gather(-1, index[..., None])[..., 0] for index in (lower, lower + 1))
+    return -((1 - rest) * at_lower + rest * at_upper)
+
+
+def softened_divergence(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL(softmax(other / tau) || softmax(own / tau)) of logits (..., K), summed over bins."""
+    log_own, log_other = (logits.div(temperature).log_softmax(dim=-1) for logits in (own, other))
+    return (log_other.exp() * (log_other - log_own)).sum(dim=-1) * temperature**2
+
+
+def expectation(logits: Tensor, reach: Tensor) -> Tensor:
+    """The mean of the distribution over bin centers, metres."""
+    centers = torch.linspace(-1, 1, logits.shape[-1], dtype=logits.dtype, device=logits.device) * reach
+    return (logits.softmax(dim=-1) * centers).sum(dim=-1)
+
+
+def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
+    """What each level's estimator should add to the flow from the level below: (B, N_l, 3) metres."""
+    truth = at_levels(output, batch.flow)
+    found = [truth[-1]]
+    points = None if isinstance(output.pyramid, PointPyramid) else at_levels(output, batch.pc1)
+    for level in reversed(range(LEVELS - 1)):
+        coarser = output.flows[level + 1].detach()
+        if points is not None:
+            coarse = upsample(points[level], points[level + 1], coarser)
+        else:
+            source = output.pyramid.source  # type: ignore[union-attr]
+            coarse = interpolate(coarser, source.up_neighbors[level], source.up_weights[level])
+        found.insert(0, truth[level] - coarse)
+    return found
+
+
+class Heads(nn.ModuleDict):
+    """A linear map at each level from the estimator's features to bins of the three coordinates."""
+
+    def __init__(self, levels: tuple[int, ...], bins: int):
+        super().__init__({str(level): nn.Linear(ESTIMATOR_FEATURES, 3 * bins) for level in levels})
+
+    def logits(self, output: FlowPyramid, level: int) -> Tensor:
+        """(B, N_l, 3, K)."""
+        return self[str(level)](feature_of(output, "estimator", level)).unflatten(-1, (3, -1))
+
+
+class LocalizationLoss(DistillationLoss):
+    """A head of the student learns the distribution of the residual flow from the truth and from the teacher's head."""
+
+    reaches: Tensor
+    fitted: Tensor
+
+    card = Card(
+        compares="distributions of the residual flow over bins",
+        formula="mean over levels of [DFL + 0.25 tau^2 KL(softmax(z_t / tau) || softmax(z_s / tau)) / K]; "
+        "whole: L_gt + gamma kappa L",
+        source="Zheng et al., Localization Distillation, CVPR 2022; distribution focal loss of Li et al., NeurIPS 2020 "
+        "[read in the authors' code]",
+        deviations=(
+            "the network has no distribution head: a linear one on the estimator's 64 features, in training only; the "
+            "deployed flow stays that of `fc`",
+            "the teacher's body is frozen, its heads are fitted by DFL on the training scenes before that",
+            "bins reach to the 99.5 % quantile of the teacher's residual; each network's residual is to its own "
+            "coarser flow",
+        ),
+        adapters="two heads a level",
+        never_zero="the distribution focal loss learns from the truth, and two heads are not one",
+    )
+    settings = LocalizationSettings
+
+    def __init__(self, options: LocalizationSettings, student: Variant, teacher: Variant):
+        super().__init__(options, student, teacher)
+        self.own_heads, self.teacher_heads = (Heads(options.levels, options.bins) for _ in range(2))
+        self.teacher_heads.requires_grad_(False)
+        self.register_buffer("reaches", torch.zeros(LEVELS))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    def adapters(self) -> list[nn.Parameter]:
+        return list(self.own_heads.parameters())
+
+    def needs_preparation(self) -> bool:
+        return not bool(self.fitted)
+
+    def prepare(self, passes: TeacherPasses) -> None:
+        """Find the reach of the bins, then fit the teacher's heads."""
+        if bool(self.fitted):
+            return
+        sizes: list[list[Tensor]] = [[] for _ in range(LEVELS)]
+        for teacher, batch in passes():
+            for level, size in enumerate(self._sizes(teacher, batch)):
+                stride = max(1, len(size) // (KEPT_A_SAMPLE * len(batch.names)))
+                sizes[level].append(size[::stride].cpu())
+        self.reaches.copy_(torch.stack([_reach(torch.cat(size)) for size in sizes]))
+        self.teacher_heads.requires_grad_(True)
+        optimizer = torch.optim.Adam(self.teacher_heads.parameters(), lr=self.options.head_lr)
+        for _ in range(self.options.head_epochs):
+            for teacher, batch in passes():
+                with torch.enable_grad():
+                    loss = total(self._focal(self.teacher_heads, teacher, batch, self.reaches))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                optimizer.step()
+        self.teacher_heads.requires_grad_(False)
+        self.fitted.fill_(True)
+
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows", "estimator_features"})
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
+        check_flows(student, teacher, self.options.levels)
+        reaches = self.reaches if bool(self.fitted) else self._reaches_of(teacher, batch)
+        focal = self._focal(self.own_heads, student, batch, reaches)
+        divergence = {}
+        for level in self.options.levels:
+            own, other = self.own_heads.logits(student, level), self.teacher_heads.logits(teacher, level)
+            apart = softened_divergence(own, other, self.options.temperature) / self.options.bins
+            divergence[level] = apart.mean() / len(self.options.levels)
+        levels = {level: focal[level] + self.options.weight * divergence[level] for level in focal}
+        figures = {"focal": total(focal).detach(), "divergence": total(divergence).detach()}
+        return Measured(total(levels), "nats", levels, figures=figures)
+
+    def _focal(self, heads: Heads, output: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> dict[int, Tensor]:
+        truth, known = residual_truth(output, batch), known_points(output, batch)
+        found = {}
+        for level in self.options.levels:
+            each = distribution_focal_loss(heads.logits(output, level), truth[level], reaches[level]).mean(dim=-1)
+            if known is not None:
+                each = torch.where(known[level], each, 0.0)
+            found[level] = each.mean() / len(self.options.levels)
+        return found
+
+    @staticmethod
+    def _sizes(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
+        known = known_points(output, batch)
+        sizes = [residual.abs().amax(dim=-1) for residual in residual_truth(output, batch)]
+        return [size.flatten() if known is None else size[known[level]] for level, size in enumerate(sizes)]
+
+    def _reaches_of(self, output: FlowPyramid, batch: FlowBatch) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([_reach(size) for size in self._sizes(output, batch)])
+
+
+def _reach(sizes: Tensor) -> Tensor:
+    if not len(sizes):
+        return torch.tensor(1.0)
+    ranked = sizes.sort().values
+    return ranked[min(len(ranked) - 1, int(QUANTILE * len(ranked)))].clamp_min(SMALLEST_REACH_M)

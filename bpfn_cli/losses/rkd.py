@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Relational distillation: distances and angles between points of one cloud, not the values themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bpfn_cli.config import settings
+from bpfn_cli.losses.features import FIELDS, feature_of
+from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows, take_rows
+from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
+
+TINY = 1e-12
+
+
+@settings
+class RkdSettings:
+    of: Literal["flow", "source", "target", "embedding", "estimator"] = option("flow", "what is related")
+    level: Annotated[int, Field(ge=0, lt=LEVELS)] = option(0, "level it is taken from, 0 the finest")
+    distance_points: Annotated[int, Field(ge=2, le=4096)] = option(256, "points whose distances are compared")
+    angle_points: Annotated[int, Field(ge=3, le=512)] = option(64, "points whose angles are compared (cubic)")
+    lambda_distance: Annotated[float, Field(ge=0)] = option(1.0, "weight of distances")
+    lambda_angle: Annotated[float, Field(ge=0)] = option(2.0, "weight of angles")
+
+
+def pair_distances(x: Tensor) -> Tensor:
+    """(B, M, C) to (B, M, M): distances over the mean of the positive ones. Finite gradients at coinciding points."""
+    squares = (x[:, :, None] - x[:, None]).square().sum(dim=-1)
+    positive = squares > TINY
+    distances = torch.where(positive, squares.clamp_min(TINY).sqrt(), 0.0)
+    mean = distances.sum(dim=(1, 2)) / positive.sum(dim=(1, 2)).clamp_min(1)
+    return distances / mean.clamp_min(TINY)[:, None, None]
+
+
+def angles(x: Tensor) -> Tensor:
+    """(B, M, C) to (B, M, M, M): the cosine at each vertex between the ways to two others; 0 where one is no way."""
+    ways = x[:, None] - x[:, :, None]
+    squares = ways.square().sum(dim=-1, keepdim=True)
+    units = torch.where(squares > TINY, ways / squares.clamp_min(TINY).sqrt(), 0.0)
+    return units @ units.mT
+
+
+class RkdLoss(DistillationLoss):
+    """The student's points are to be related to each other as the teacher's are."""
+
+    card = Card(
+        compares="distances and angles between the flows of one cloud",
+        formula="lambda_D mean_ij huber(psi_D^s - psi_D^t) + lambda_A mean_ijk huber(psi_A^s - psi_A^t), psi_D = "
+        "||x_i - x_j|| / mean, psi_A = cosine at the vertex; whole: L_gt + gamma kappa L",
+        source="Park, Kim, Lu & Cho, CVPR 2019 [read in the authors' code]",
+        deviations=(
+            "points of a cloud are related, not samples of a batch: the first farthest point samples, without a draw",
+            "means over all M^2 and M^3 entries, as in the official code; lambda 1:2, the rest is kappa",
+            "the same for a flow that is scaled, turned or shifted: never use it alone",
+        ),
+    )
+    settings = RkdSettings
+
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows", *([] if self.options.of == "flow" else [FIELDS[self.options.of]])})
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
+        options = self.options
+        check_flows(student, teacher, (options.level,))
+        own, other = self._related(student), self._related(teacher)
+        rows = spread_rows(student, options.level, options.distance_points)
+        few = rows[:, : options.angle_points]
+        by_distance = F.huber_loss(pair_distances(take_rows(own, rows)), pair_distances(take_rows(other, rows)))
+        by_angle = F.huber_loss(angles(take_rows(own, few)), angles(take_rows(other, few)))
+        value = options.lambda_distance * by_distance + options.lambda_angle * by_angle
+        return Measured(value, "1", figures={"distance": by_distance, "angle": by_angle})
+
+    def _related(self, output: FlowPyramid) -> Tensor:
+        if self.options.of == "flow":
+            return output.flows[self.options.level]
+        return feature_of(output, self.options.of, self.options.level)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""The tables of a study: means over seeds, and paired differences to training from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
+from bpfn_cli.reporting.accuracy import METHOD_MEANINGS, Protocol
+from bpfn_cli.reporting.layout import METRICS, Column, Report, Row, Table, Value, row_of
+from bpfn_cli.reporting.results import Evaluation, Run, RunResults
+
+SCRATCH = "scratch"
+CONTROLS = {
+    "equal_time": "scratch, equal time",
+    "same_width_teacher": "same-width teacher",
+    "random_teacher": "random teacher",
+    "shuffled_teacher": "shuffled teacher",
+}
+SCENES_OF_A_SEQUENCE = 10  # as where scenes are held out
+
+MEANS = (
+    Column("method", "Method"),
+    Column("seeds", "Seeds", "d"),
+    *METRICS,
+    Column("epe3d_deviation", "Deviation [m]", ".4f"),
+    Column("epe3d_dynamic", "Dynamic [m]", ".4f"),
+    Column("epe3d_static", "Static [m]", ".4f"),
+    Column("train_minutes", "Training", ".1f", " min"),
+    Column("epochs", "Epochs", "d", detail=1),
+    Column("parameters", "Parameters", ",d", detail=2),
+    Column("module_macs", "MACs, modules", ".4g", detail=3),
+)
+DIFFERENCES = (
+    Column("method", "Method"),
+    Column("pairs", "Pairs", "d"),
+    Column("difference", "To scratch [m]", "+.4f"),
+    Column("low", "from", "+.4f"),
+    Column("high", "to", "+.4f"),
+    Column("low_scenes", "Seeds and scenes: from", "+.4f"),
+    Column("high_scenes", "to", "+.4f"),
+    Column("pairs_needed", "Pairs needed", ",d"),
+    Column("p", "Sign-flip p"),
+    Column("p_holm", "Holm p"),
+    Column("to_equal_time", "To equal time [m]", "+.4f"),
+    Column("gap_closed_percent", "Gap closed", ".0f", " %"),
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One finished training of a study and its evaluation."""
+
+    run: Run
+    evaluation: Evaluation
+
+    @property
+    def epe3d(self) -> float:
+        return self.evaluation.model.epe3d
+
+    @property
+    def label(self) -> str:
+        record = self.run.record
+        if record.control is None:
+            return record.method
+        named = CONTROLS.get(record.control, record.control)
+        return named if record.method == SCRATCH else f"{record.method.partition('+')[0]}, {named}"
+
+    @property
+    def is_method(self) -> bool:
+        return self.run.record.control is None and self.run.record.method != SCRATCH
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trainings of one row: equal but for their seed."""
+
+    label: str
+    members: tuple[Trained, ...]
+
+    @property
+    def first(self) -> Trained:
+        return self.members[0]
+
+    @property
+    def by_seed(self) -> dict[int, Trained]:
+        return {one.run.record.seed: one for one in self.members}
+
+    def mean(self, values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+
+def comparison_report(results: RunResults) -> Report:
+    """The tables of all finished trainings of a study: two for each variant and protocol."""
+    trained = [
+        Trained(run, evaluation)
+        for run in results.runs
+        if run.complete and run.record.cell is not None
+        for evaluation in run.evaluations[:1]
+    ]
+    tables: list[Table] = []
+    keys = sorted({(one.run.record.variant, Protocol.of(one.evaluation)) for one in trained})
+    for variant, protocol in keys:
+        of_key = [
+            one for one in trained if (one.run.record.variant, Protocol.of(one.evaluation)) == (variant, protocol)
+        ]
+        tables += _tables(variant, protocol, of_key, _teacher_epe3d(of_key))
+    message = None if tables else f"No finished training of a study in {results.folder}."
+    return Report(tuple(tables), _notes(trained) if tables else (), results.problems, message)
+
+
+def _groups(trained: Sequence[Trained]) -> list[Group]:
+    """One a row: scratch, its control of equal time, the same-width teacher, methods, controls (LOSSES.md 2.6)."""
+    labels = sorted(dict.fromkeys(one.label for one in trained), key=lambda label: _rank(label, trained))
+    return [
+        Group(label, tuple(sorted((one for one in trained if one.label == label), key=lambda one: one.run.record.seed)))
+        for label in labels
+    ]
+
+
+def _rank(label: str, trained: Sequence[Trained]) -> tuple[int, int]:
+    one = next(one for one in trained if one.label == label)
+    control = one.run.record.control
+    ranks = {None: 3 if one.is_method else 0, "equal_time": 1, "same_width_teacher": 2}
+    methods = list(METHOD_MEANINGS)
+    method = one.run.record.method
+    return ranks.get(control, 4), methods.index(method) if method in methods else len(methods)
+
+
+def _tables(variant: str, protocol: Protocol, trained: Sequence[Trained], teacher: float | None) -> list[Table]:
+    groups = _groups(trained)
+    scratch = next((group for group in groups if group.label == SCRATCH), None)
+    rows = [_mean_row(group) for group in groups]
+    means = Table("means", f"{variant}: {protocol.title}", MEANS, (*_teacher_rows(trained, teacher), *rows))
+    if scratch is None:
+        return [means]
+    return [means, _difference_table(variant, groups, scratch, teacher)]
+
+
+def _teacher_rows(trained: Sequence[Trained], epe3d: float | None) -> tuple[Row, ...]:
+    if epe3d is None:
+        return ()
+    variant = next(one.run.record.teacher.variant for one in trained if one.run.record.teacher is not None)
+    return (row_of(MEANS, {"method": f"teacher ({variant})", "seeds": 1, "epe3d": epe3d}, "reference"),)
+
+
+def _teacher_epe3d(trained: Sequence[Trained]) -> float | None:
+    """EPE3D of the teacher of the methods, by the evaluator that measured them."""
+    for one in trained:
+        teacher = one.run.record.teacher
+        if one.is_method and teacher is not None and teacher.test is not None:
+            return teacher.test.epe3d
+    return None
+
+
+def _mean_row(group: Group) -> Row:
+    record, members = group.first.run.record, group.members
+    known: dict[str, Value] = {"method": group.label, "seeds": len(members)}
+    for metric in METRICS:
+        known[metric.key] = group.mean(getattr(one.evaluation.model, metric.key) for one in members)
+    known["epe3d_deviation"] = float(np.std([one.epe3d for one in members], ddof=1)) if len(members) > 1 else None
+    motions = [one.evaluation.motion for one in members]
+    known["epe3d_dynamic"] = group.mean(motion.epe3d_dynamic for motion in motions if motion)
+    known["epe3d_static"] = group.mean(motion.epe3d_static for motion in motions if motion)
+    seconds = group.mean(one.run.record.train_seconds for one in members)
+    known["train_minutes"] = None if seconds is None else seconds / 60
+    known["epochs"] = record.epochs
+    if record.complexity is not None:
+        known |= {"parameters": record.complexity.parameters, "module_macs": record.complexity.module_macs}
+    return row_of(MEANS, known)
+
+
+def _difference_table(variant: str, groups: Sequence[Group], scratch: Group, teacher: float | None) -> Table:
+    compared = [(group, _paired_with(group, scratch)) for group in groups if group is not scratch]
+    found = [(group, of_group) for group, of_group in compared if of_group is not None]
+    methods = [(group, of_group.p) for group, of_group in found if group.first.is_method and of_group.p is not None]
+    corrected = dict(
+        zip([group.label for group, _ in methods], holm([p for _, p in methods if p is not None]), strict=True)
+    )
+    equal_time = next((group for group in groups if group.first.run.record.control == "equal_time"), None)
+    rows = []
+    for group, of_group in found:
+        known: dict[str, Value] = {
+            "method": group.label,
+            "pairs": of_group.pairs,
+            "difference": of_group.mean,
+            "low": of_group.low,
+            "high": of_group.high,
+            "pairs_needed": _pairs_needed(of_group),
+            "p": _p(of_group),
+            "p_holm": f"{corrected[group.label]:.3f}" if group.label in corrected else None,
+            "gap_closed_percent": _gap_closed(group, scratch, teacher),
+        }
+        if equal_time is not None and group is not equal_time:
+            to_equal = _paired_with(group, equal_time)
+            known["to_equal_time"] = None if to_equal is None else to_equal.mean
+        known |= _scene_interval(group, scratch)
+        rows.append(row_of(DIFFERENCES, known))
+    notes = (
+        "Differences of EPE3D in metres, seed by seed: negative is better than scratch. from, to: 95 % interval, BCa "
+        "bootstrap over seeds; then over seeds and scenes.",
+        f"Sign-flip p: with k pairs none below 2 / 2^k is possible, so {SIGNIFICANCE:g} takes six. Holm p: corrected "
+        "for the number of methods; controls are not counted.",
+        "Pairs needed: seeds by which a difference as large as the one found would show at p 0.05 in 8 of 10 studies.",
+        "Gap closed: of the way from scratch to the teacher; blank where that is within two deviations of scratch.",
+    )
+    return Table("differences", f"{variant}: differences to scratch", DIFFERENCES, tuple(rows), notes)
+
+
+def _paired_with(group: Group, reference: Group) -> Paired | None:
+    shared = sorted(group.by_seed.keys() & reference.by_seed.keys())
+    if not shared:
+        return None
+    return paired([group.by_seed[seed].epe3d - reference.by_seed[seed].epe3d for seed in shared])
+
+
+def _scene_interval(group: Group, reference: Group) -> dict[str, Value]:
+    """Over seeds and scenes, where both runs of every pair list the same scenes."""
+    shared = sorted(group.by_seed.keys() & reference.by_seed.keys())
+    pairs = [(group.by_seed[seed].evaluation.scenes, reference.by_seed[seed].evaluation.scenes) for seed in shared]
+    names = [scene.name for scene in pairs[0][0]] if pairs else []
+    if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
+        return {}
+    apart = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
+    by_sequence = group.first.evaluation.dataset.kind.startswith("flyingthings3d")
+    sequences = [int(name) // SCENES_OF_A_SEQUENCE if by_sequence and name.isdecimal() else name for name in names]
+    low, high = hierarchical_interval(apart, sequences)
+    return {"low_scenes": low, "high_scenes": high}
+
+
+def _pairs_needed(found: Paired) -> int | None:
+    return pairs_needed(found.deviation, found.mean) if found.deviation and found.mean else None
+
+
+def _p(found: Paired) -> str:
+    return f"{found.p:.3f}" if found.p is not None else f"not testable ({found.pairs} pairs)"
+
+
+def _gap_closed(group: Group, scratch: Group, teacher: float | None) -> float | None:
+    if teacher is None or len(scratch.members) < 2:
+        return None
+    values = [one.epe3d for one in scratch.members]
+    gap = float(np.mean(values)) - teacher
+    if gap <= 2 * float(np.std(values, ddof=1)):
+        return None
+    mean = group.mean(one.epe3d for one in group.members)
+    return None if mean is None else 100 * (float(np.mean(values)) - mean) / gap
+
+
+def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:
+    notes = [
+        "Seeds change initialization, order and augmentation alike in all rows; one teacher serves all seeds.",
+        "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of points that move by themselves and of the others.",
+    ]
+    if any(one.evaluation.dataset.kind.startswith("synthetic") for one in trained):
+        notes.append("Synthetic scenes are not FlyingThings3D: these rows rank methods among themselves.")
+    return tuple(notes)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Network augmentation: the student also learns as a part of wider networks that share its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bpfn_cli.config import settings
+from bpfn_cli.data.sampling import keyed_generator
+from bpfn_cli.errors import UsageError
+from bpfn_cli.losses.objective import SUPERVISED
+from bpfn_cli.losses.supervised import errors_to_truth, measured
+from bpfn_cli.losses.term import option
+from bpfn_cli.models import BiPointFlowNet, Level, Variant, build_model
+from bpfn_cli.models.slim import slice_rows
+from bpfn_cli.ops import matrix_precision
+from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, Weighed
+from bpfn_cli.structures import FlowBatch
+
+
+@settings
+class NetaugSettings:
+    alpha: Annotated[float, Field(ge=0)] = option(1.0, "weight of the wider network's loss")
+    choices: Annotated[int, Field(ge=1, le=64)] = option(4, "wider networks to draw from, evenly spaced")
+    until: Annotated[float, Field(ge=0, le=1)] = option(0.5, "share of the epochs in which wider networks are trained")
+
+
+def widened(student: Variant, largest: Variant, share: float) -> Variant:
+    """The student with its sizes moved by `share` towards those of `largest`; its kind stays its own."""
+
+    def between(own: int, other: int) -> int:
+        return own + round(share * max(0, other - own))
+
+    levels = []
+    for own, other in zip(student.levels, largest.levels, strict=True):
+        sizes = {name: between(getattr(own, name), getattr(other, name)) for name in ("width", "expanded", "embedding")}
+        c_mid = own.c_mid if student.separable else between(own.c_mid, other.c_mid)
+        levels.append(replace(own, **sizes, c_mid=c_mid))
+    return replace(student, name=f"{student.name}+{share:g}", levels=_five(levels))
+
+
+def _five(levels: list[Level]) -> tuple[Level, Level, Level, Level, Level]:
+    first, second, third, fourth, fifth = levels
+    return first, second, third, fourth, fifth
+
+
+@dataclass(frozen=True)
+class _Wider:
+    """A wider network: its structure without weights, and for each weight the rows of the widest one's."""
+
+    structure: BiPointFlowNet
+    rows: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, variant: Variant, widest: BiPointFlowNet) -> _Wider:
+        with torch.device("meta"):
+            structure = BiPointFlowNet(variant, widest.num_points)
+        return cls(structure, _rows_of(structure, widest))
+
+
+class NetaugStrategy(PlainStrategy):
+    """`plain`, and a random wider network around the student learns with it in the first half of the training."""
+
+    card = StrategyCard(
+        "the student is trained by itself and as part of a random wider network",
+        "NetAug, Cai et al., ICLR 2022 [read in the authors' code]: L(base) + alpha L([base, augmented]), alpha 1",
+        (
+            "the widest network has the teacher's widths and WeightNet outputs; PointConv's inputs, flattened as "
+            "c * C_mid + w, are cut in both factors",
+            "wider networks take batch statistics of their own and leave the student's alone, so that nothing has to "
+            "be re-estimated afterwards",
+            "channels are not sorted by their size every epoch: narrower choices are prefixes of wider ones, which "
+            "orders them by use",
+            "wider networks learn from the truth alone, the student also by --loss",
+        ),
+    )
+    settings = NetaugSettings
+
+    def begin(self) -> None:
+        student, options = self.student, self.options
+        if self.largest is None:
+            raise UsageError("strategy netaug needs a larger variant to grow to")
+        shares = [(index + 1) / options.choices for index in range(options.choices)]
+        variants = [widened(student.variant, self.largest, share) for share in shares]
+        if variants[-1].levels == student.variant.levels:
+            raise UsageError(
+                f"strategy netaug: {self.largest.name} is nowhere wider than {student.variant.name}; choose another "
+                "--variant or recipe key teacher"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.own_seed("widest"))
+            self.widest = build_model(variants[-1], student.num_points).to(next(student.parameters()).device)
+        self.rows = _rows_of(student, self.widest)
+        self.wider = [_Wider.of(variant, self.widest) for variant in variants]
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        return [*super().groups(), list(self.widest.parameters())]
+
+    def terms(self, batch: FlowBatch) -> dict[str, Weighed]:
+        output = self.run(self.student, batch)
+        found = self.weigh(self.objective, output, self.guide(batch, output), batch)
+        if self.epoch >= self.options.until * self.epochs or self.options.alpha == 0:
+            return found
+        wider = self.wider[int(keyed_generator("netaug", self.seed, self.steps).integers(len(self.wider)))]
+        structure, weights = wider.structure.train(), self.weights_of(wider)
+        with matrix_precision(self.precision):
+            wide = functional_call(structure, weights, (batch.pc1, batch.pc2), {"pyramid": output.pyramid})
+        weight = self.options.alpha * found[SUPERVISED].weight
+        found["augmented"] = Weighed(measured(errors_to_truth(wide, batch)), weight)
+        return found
+
+    def weights_of(self, wider: _Wider) -> dict[str, Tensor]:
+        """Weights of a wider network: the student's own where it has them, else the widest's; fresh statistics."""
+        own = dict(self.student.named_parameters())
+        found = {}
+        shapes = {name: parameter.shape for name, parameter in wider.structure.named_parameters()}
+        for name, parameter in self.widest.named_parameters():
+            whole = parameter.flatten().index_copy(0, self.rows[name], own[name].flatten())
+            found[name] = whole.index_select(0, wider.rows[name]).view(shapes[name])
+        for name, buffer in wider.structure.named_buffers():
+            fill = torch.ones if name.endswith("running_var") else torch.zeros
+            found[name] = fill(buffer.shape, dtype=buffer.dtype, device=parameter.device)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "widest": self.widest.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.widest.load_state_dict(state["widest"])
+
+
+def _rows_of(part: BiPointFlowNet, whole: BiPointFlowNet) -> dict[str, Tensor]:
+    """For each weight of `part`, flattened: its places in that of `whole`, flattened."""
+    shapes = {name: parameter.shape for name, parameter in part.named_parameters()}
+    return {
+        name: slice_rows(name, parameter.shape, shapes[name], part.variant, whole.variant).to(parameter.device)
+        for name, parameter in whole.named_parameters()
+    }

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""A teacher at work: without gradients, once a batch, on the student's points, from disk where it has been before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import bpfn_cli
+from bpfn_cli.data.sampling import keyed_generator
+from bpfn_cli.errors import DataError, DiskError, printable
+from bpfn_cli.files import make_folder, write_atomic
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.ops import matrix_precision
+from bpfn_cli.precision import Precision
+from bpfn_cli.structures import FlowBatch, FlowPyramid
+
+TOLERANCE = 1e-3  # metres or units of a feature: rounding of another batch, not another teacher
+
+Control = Callable[[FlowPyramid], FlowPyramid]
+
+
+class Teacher:
+    """A network in evaluation mode whose outputs guide a student.
+
+    Attributes:
+        forwards: how often the network was run. precision: of its large matrix products.
+        control: what is done to its outputs before a student sees them (see `shuffle_points`); None: nothing.
+        cache: outputs on disk; None: always computed.
+    """
+
+    def __init__(
+        self,
+        network: BiPointFlowNet,
+        precision: Precision = Precision.float32,
+        control: Control | None = None,
+        cache: TeacherCache | None = None,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.precision, self.control, self.cache = precision, control, cache
+        self.forwards = 0
+        self._last: tuple[FlowBatch, FlowPyramid] | None = None
+
+    def __call__(self, batch: FlowBatch, student: FlowPyramid | None = None) -> FlowPyramid:
+        """The outputs on a batch, computed once for the same batch object.
+
+        Args: student: an output on the same batch, whose point pyramid is used.
+        """
+        if self._last is None or self._last[0] is not batch:
+            self._last = None  # free the memory first
+            self._last = batch, self._outputs(batch, student)
+        return self._last[1]
+
+    def forget(self) -> None:
+        """Let the next call compute, whatever the batch."""
+        self._last = None
+
+    def compute(self, batch: FlowBatch, student: FlowPyramid | None = None) -> FlowPyramid:
+        """The network's own outputs, whatever is on disk; with gradients where they are enabled."""
+        self.forwards += 1
+        with matrix_precision(self.precision):
+            return self.network(batch.pc1, batch.pc2, pyramid=None if student is None else student.pyramid)
+
+    @contextmanager
+    def trainable(self) -> Iterator[None]:
+        """In the block gradients reach the network's parameters; after it, its outputs are computed anew."""
+        self.network.requires_grad_(True)
+        try:
+            yield
+        finally:
+            self.network.requires_grad_(False)
+            self._last = None
+
+    def _outputs(self, batch: FlowBatch, student: FlowPyramid | None) -> FlowPyramid:
+        with torch.no_grad():
+            if self.cache is None or student is None:
+                found = self.compute(batch, student)
+            else:
+                found = self.cache.outputs(batch, student, self.compute)
+            return found if self.control is None else self.control(found)
+
+
+def shuffle_points(output: FlowPyramid) -> FlowPyramid:
+    """The outputs of each level dealt to other points of it, the same way every time: a teacher that knows nothing of
+    which point is which. A control: learning from it must not help."""
+
+    def dealt(tensors: list[Tensor]) -> list[Tensor]:
+        found = []
+        for level, tensor in enumerate(tensors):
+            order = torch.from_numpy(keyed_generator("shuffle", level).permutation(tensor.shape[1]))
+            found.append(tensor[:, order.to(tensor.device)])
+        return found
+
+    return replace(
+        output,
+        flows=dealt(output.flows),
+        bfe_source=dealt(output.bfe_source),
+        bfe_target=dealt(output.bfe_target),
+        bfe_embedding=dealt(output.bfe_embedding),
+        estimator_features=dealt(output.estimator_features),
+    )
+
+
+@dataclass
+class TeacherCache:
+    """A teacher's outputs on disk, one file for each sample as it was drawn and augmented.
+
+    A sample is named by its scene and the key of its draw (`FlowBatch.view`), so the same recipe with another loss, or
+    the same views in a later epoch, finds it. Once an epoch one sample is computed again and compared.
+
+    Attributes:
+        folder: of this teacher on these data (see `cache_key`). reads: fields that are stored.
+        found, missed: samples. full: why nothing more is written; empty while it is.
+    """
+
+    folder: Path
+    reads: frozenset[str]
+    found: int = 0
+    missed: int = 0
+    full: str = ""
+    _verified: str | None = None
+
+    def outputs(
+        self, batch: FlowBatch, student: FlowPyramid, compute: Callable[[FlowBatch, FlowPyramid | None], FlowPyramid]
+    ) -> FlowPyramid:
+        """The stored outputs of a batch; where one is missing, all are computed and stored.
+
+        Raises: DataError: a stored output is damaged, or not what the teacher gives.
+        """
+        if batch.view is None:
+            return compute(batch, student)
+        paths = [self.folder / batch.view / f"{quote(name, safe='')}.safetensors" for name in batch.names]
+        if not all(path.is_file() for path in paths):
+            self.missed += len(paths)
+            output = compute(batch, student)
+            self._store(paths, output)
+            return output
+        self.found += len(paths)
+        stored = [self._load(path, student) for path in paths]
+        if self._verified != batch.view:
+            self._verified = batch.view
+            self._verify(batch, student, stored, paths, compute)
+        together = {
+            name: [torch.cat(level) for level in zip(*(one[name] for one in stored), strict=True)]
+            for name in self.reads
+        }
+        return FlowPyramid(
+            flows=together.get("flows", []),
+            sample_indices1=student.sample_indices1,
+            sample_indices2=student.sample_indices2,
+            bfe_source=together.get("bfe_source", []),
+            bfe_target=together.get("bfe_target", []),
+            bfe_embedding=together.get("bfe_embedding", []),
+            estimator_features=together.get("estimator_features", []),
+            pyramid=student.pyramid,
+            bfe_neighbors=together.get("bfe_neighbors", []),
+        )
+
+    def _store(self, paths: list[Path], output: FlowPyramid) -> None:
+        if self.full:
+            return
+        try:
+            for index, path in enumerate(paths):
+                tensors = {
+                    f"{name}.{level}": tensor[index : index + 1].detach().cpu().contiguous()
+                    for name in sorted(self.reads)
+                    for level, tensor in enumerate(getattr(output, name))
+                }
+                make_folder(path.parent)
+                write_atomic(path, safetensors.torch.save(tensors))
+        except DiskError as error:
+            self.full = str(error)
+
+    def _load(self, path: Path, student: FlowPyramid) -> dict[str, list[Tensor]]:
+        like = student.flows[0]
+        try:
+            tensors = safetensors.torch.load(path.read_bytes())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"{printable(path)}: not a teacher's output ({error}); delete it") from None
+        found = {}
+        for name in self.reads:
+            levels = [tensors.get(f"{name}.{level}") for level in range(len(student.flows))]
+            if any(tensor is None for tensor in levels):
+                raise DataError(f"{printable(path)}: has no {name}; delete it")
+            found[name] = [tensor.to(like.device) for tensor in levels if tensor is not None]
+        return found
+
+    def _verify(
+        self,
+        batch: FlowBatch,
+        student: FlowPyramid,
+        stored: list[dict[str, list[Tensor]]],
+        paths: list[Path],
+        compute: Callable[[FlowBatch, FlowPyramid | None], FlowPyramid],
+    ) -> None:
+        chosen = int(keyed_generator("verify", batch.view or "", *batch.names).integers(len(paths)))
+        one = replace(batch, pc1=batch.pc1[chosen : chosen + 1], pc2=batch.pc2[chosen : chosen + 1])
+        truth = compute(one, None)
+        for name, levels in stored[chosen].items():
+            for level, tensor in enumerate(levels):
+                true = getattr(truth, name)[level]
+                apart = (tensor.double() - true.double()).abs()
+                # Neighbors at equal distance, and a maximum that tips over, may differ by rounding: not all points.
+                share = (apart > TOLERANCE * true.double().abs().clamp_min(1)).double().mean()
+                if tensor.shape != true.shape or share > 0.01:
+                    raise DataError(
+                        f"{printable(paths[chosen])}: {name} at level {level} is not what the teacher gives now; "
+                        f"delete {printable(self.folder)}"
+                    )
+
+
+def cache_key(teacher_sha256: str, data: dict[str, Any], reads: frozenset[str]) -> str:
+    """Names what a teacher's stored outputs depend on beside scene and view.
+
+    Args: data: identity of the scenes, points, seed, augmentation and precision, as plain values.
+    """
+    known = {"teacher": teacher_sha256, "data": data, "reads": sorted(reads), "bpfn": bpfn_cli.__version__}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bytes_a_sample(network: BiPointFlowNet, points: int, reads: frozenset[str]) -> int:
+    """Bytes that `TeacherCache` stores for one sample."""
+    variant, size, rows = network.variant, 0, points
+    for level, reduction in enumerate((1, *variant.reductions[:3])):
+        rows //= reduction
+        width = variant.levels[level].embedding
+        widths = {"flows": 3, "estimator_features": 64, "bfe_neighbors": 2 * variant.embedding_neighbors}
+        size += sum(4 * rows * widths.get(name, width) for name in reads)
+    return size

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""C1 to C6 of LOSSES.md: what must hold for every loss."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from toys import SMALLER, TINY, batch_of, measure, network, objective, outputs, value
+
+from bpfn_cli.errors import ShapeError
+from bpfn_cli.losses import LOSSES, build_losses
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.strategies import PlainStrategy, Teacher
+from bpfn_cli.structures import FlowPyramid
+from bpfn_cli.training.loss_checks import HAND, IDENTITIES, Pair, check_losses
+
+ALL = tuple(LOSSES)
+NEVER_ZERO = {"localization", "adversarial", "gan-compression"}
+FROM_THE_BATCH = {"ail", "aht", "localization"}  # spread of errors, reach of bins: of the batch, until prepared
+
+
+def test_the_losses_are_those_of_the_specification() -> None:
+    names = (
+        "basic hint bihint ail aht bounded weighted rkd localization pairwise adversarial gan-compression mobilebert"
+    )
+    assert " ".join(ALL) == names
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c1_zero_where_student_equals_teacher(name: str) -> None:
+    teacher = network()
+    student = copy.deepcopy(teacher)
+    batch = batch_of()
+    with torch.no_grad():
+        own, guide = student(batch.pc1, batch.pc2), teacher(batch.pc1, batch.pc2)
+    assert (value(name, own, guide, batch, TINY) == 0) == (name not in NEVER_ZERO)
+    assert bool(LOSSES[name].card.never_zero) == (name in NEVER_ZERO)
+
+
+def test_c1_parts_of_the_losses_that_have_no_zero() -> None:
+    _, guide, batch = outputs(TINY)
+    assert value("gan-compression", guide, guide, batch, TINY, lambda_critic=0.0) == 0
+    # With the same heads, localization is left with the distribution focal loss alone.
+    one = objective("localization", TINY)
+    term = one.terms[0]
+    term.teacher_heads.load_state_dict(term.own_heads.state_dict())
+    found = one.measure(guide, guide, batch)["localization"]
+    assert float(found.figures["divergence"]) == 0
+    assert float(found.figures["focal"]) > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c2_teacher_stays_as_it_is(name: str) -> None:
+    teacher, student = network(), network(SMALLER, 1)
+    teacher.train()
+    before = copy.deepcopy(teacher.state_dict())
+    one = build_losses([name], SMALLER, TINY, {"calibration_step": 0})
+    strategy = PlainStrategy(student, Teacher(teacher), one, weight_decay=0, clip_norm=None)
+    strategy.step(batch_of(), 1e-3)
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(before[key], tensor) for key, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c2_no_gradient_flows_into_teacher_outputs(name: str) -> None:
+    teacher, student, batch = network(), network(seed=1), batch_of()
+    guide = teacher(batch.pc1, batch.pc2)
+    measure(name, student(batch.pc1, batch.pc2), guide, batch, TINY).value.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert any(parameter.grad is not None for parameter in student.parameters())
+
+
+def permuted(output: FlowPyramid, orders: list[Tensor]) -> FlowPyramid:
+    """The same output with the source points of each level in another order."""
+
+    def dealt(tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor[:, order] for tensor, order in zip(tensors, orders, strict=True)]
+
+    indices = {}
+    for level, index in output.sample_indices1.items():
+        if level < len(orders):
+            position = torch.argsort(orders[level - 1])  # where a point of the level above has gone
+            indices[level] = position[index][:, orders[level]]
+        else:
+            indices[level] = index
+    return replace(
+        output,
+        flows=dealt(output.flows),
+        bfe_source=dealt(output.bfe_source),
+        bfe_embedding=dealt(output.bfe_embedding),
+        estimator_features=dealt(output.estimator_features),
+        bfe_neighbors=dealt(output.bfe_neighbors),
+        sample_indices1=indices,
+        pyramid=None,
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c3_joint_permutation_of_points_changes_nothing(name: str) -> None:
+    own, guide, batch = outputs()
+    generator = torch.Generator().manual_seed(5)
+    # Levels below the finest keep their order, which is that of their sampling.
+    first = torch.randperm(own.flows[0].shape[1], generator=generator)
+    orders = [first, *(torch.arange(flow.shape[1]) for flow in own.flows[1:])]
+    turned = replace(batch, pc1=batch.pc1[:, first], flow=batch.flow[:, first])
+    one = objective(name)
+    plain = one.measure(replace(own, pyramid=None), replace(guide, pyramid=None), batch)[name].value.detach()
+    other = one.measure(permuted(own, orders), permuted(guide, orders), turned)[name].value.detach()
+    assert float(other) == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c3_value_does_not_depend_on_the_order_or_split_of_samples(name: str) -> None:
+    student, teacher, batch = network(SMALLER, 1), network(), batch_of(2)
+    one = objective(name)
+
+    def of(part: slice | list[int]) -> float:
+        chosen = replace(batch, pc1=batch.pc1[part], pc2=batch.pc2[part], flow=batch.flow[part])
+        with torch.no_grad():
+            both = (net(chosen.pc1, chosen.pc2) for net in (student, teacher))
+            return float(one.measure(*both, chosen)[name].value)
+
+    whole = of(slice(None))
+    assert of([1, 0]) == pytest.approx(whole, rel=1e-5)
+    if name not in FROM_THE_BATCH:
+        assert (of([0]) + of([1])) / 2 == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return Pair.of(network(SMALLER, 1), network())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c4_gradient_is_the_slope_along_a_random_direction(name: str, pair: Pair) -> None:
+    passed, detail = IDENTITIES["C4 gradient"](name, pair)
+    assert passed, detail
+
+
+def train_steps(names: list[str], options: dict[str, float], teacher: BiPointFlowNet | None) -> dict[str, Tensor]:
+    student = network(SMALLER, 1)
+    one = build_losses(names, SMALLER, TINY if teacher else None, options)
+    guide = None if teacher is None else Teacher(teacher)
+    strategy = PlainStrategy(student, guide, one, weight_decay=1e-4, clip_norm=None)
+    for step in range(2):
+        strategy.step(batch_of(seed=step), 1e-3)
+    return {**student.state_dict(), "next draw": torch.rand(4)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c5_weight_zero_is_training_from_scratch_bit_for_bit(name: str) -> None:
+    scratch = train_steps(["none"], {}, None)
+    distilled = train_steps([name], {"w_gt": 1.0, "w_kd": 0.0, "w_hint": 0.0}, network())
+    assert all(torch.equal(scratch[key], distilled[key]) for key in scratch)
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty"])
+@pytest.mark.parametrize("name", ALL)
+def test_c6_output_that_is_missing_is_an_error(name: str, fault: str) -> None:
+    own, guide, batch = outputs(TINY)
+    one = objective(name, TINY)
+    for field in one.terms[0].reads() - {"bfe_neighbors"}:
+        tensors = getattr(guide, field)
+        broken = tensors[:0] if fault == "missing" else [tensor[:, :0] for tensor in tensors]
+        with pytest.raises(ShapeError, match="missing or empty"):
+            one.measure(own, replace(guide, **{field: broken}), batch)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"adversarial"}))
+def test_c6_points_that_do_not_match_are_an_error(name: str) -> None:
+    own, guide, batch = outputs(TINY)
+    cut = replace(
+        guide,
+        flows=[flow[:, :-1] for flow in guide.flows],
+        bfe_source=[tensor[:, :-1] for tensor in guide.bfe_source],
+        estimator_features=[tensor[:, :-1] for tensor in guide.estimator_features],
+    )
+    with pytest.raises(ShapeError):
+        objective(name, TINY).measure(own, cut, batch)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_c6_different_samples_are_an_error(name: str) -> None:
+    own, guide, batch = outputs(TINY)
+    turned = {**own.sample_indices1, 1: own.sample_indices1[1].flip(1)}
+    with pytest.raises(ShapeError, match="different points at level 1"):
+        objective(name, TINY).measure(replace(own, sample_indices1=turned), guide, batch)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_values_beside_the_scalar(name: str) -> None:
+    found = measure(name, *outputs())
+    assert found.unit
+    assert found.value.dim() == 0
+    assert torch.isfinite(found.value)
+    if found.levels and name != "gan-compression":
+        parts = sum(part.detach() for part in found.levels.values())
+        assert float(parts) == pytest.approx(float(found.value.detach()), rel=1e-5)
+    if found.active is not None:
+        assert 0 <= float(found.active) <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_card_says_what_it_is(name: str) -> None:
+    kind = LOSSES[name]
+    assert kind.card.formula and kind.card.source and kind.card.compares
+    for option, field in getattr(kind.settings, "__pydantic_fields__", {}).items():
+        assert field.description, f"{name}.{option} has no meaning"
+
+
+def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = list(check_losses(["basic", "bounded"], pair))
+    assert [check.passed for check in good] == [True] * (
+        2 * len(IDENTITIES) + len(HAND["basic"]) + len(HAND["bounded"])
+    )
+    kind = LOSSES["basic"]
+    forward = kind.forward
+
+    def shifted(self: object, student: FlowPyramid, teacher: FlowPyramid, batch: object) -> object:
+        found = forward(self, student, teacher, batch)  # type: ignore[arg-type]
+        return replace(found, value=found.value + 0.5)  # type: ignore[type-var]
+
+    monkeypatch.setattr(kind, "forward", shifted)
+    failed = [check.name for check in check_losses(["basic"], pair) if check.passed is False]
+    assert failed == ["C1 zero at the teacher"]
+
+
+@pytest.mark.parametrize(("loss", "name"), [(loss, name) for loss, checks in HAND.items() for name in checks])
+def test_hand_values_for_users(loss: str, name: str) -> None:
+    got, expected = HAND[loss][name]()
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert HAND.keys() <= LOSSES.keys()

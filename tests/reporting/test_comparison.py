@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""The tables of a study from files typed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import evaluation, record
+
+from bpfn_cli.losses import LOSSES
+from bpfn_cli.reporting import read_runs, to_csv, to_markdown
+from bpfn_cli.reporting.accuracy import METHOD_MEANINGS
+from bpfn_cli.reporting.comparison import DIFFERENCES, MEANS, comparison_report
+from bpfn_cli.reporting.layout import Report, Table
+from bpfn_cli.strategies import STRATEGIES
+
+# EPE3D by method and seed, metres.
+SCRATCH = [0.30, 0.31, 0.29, 0.30, 0.32, 0.28]
+BASIC = [0.29, 0.29, 0.28, 0.28, 0.31, 0.26]
+
+
+def write(folder: Path, method: str, seed: int, epe3d: float, control: str | None = None, **changes: Any) -> None:
+    name = f"{method}-{control}-{seed}"
+    run = folder / name
+    (run / "evaluations").mkdir(parents=True)
+    teacher = {"run": "t", "variant": "baseline", "sha256": "e" * 64, "test": {"epe3d": 0.2}}
+    about = record(method=method, seed=seed, teacher=None if method == "scratch" else teacher, **changes)
+    about |= {"cell": name, "control": control}
+    (run / "run.json").write_text(json.dumps(about))
+    scenes = [{"name": f"{index:07d}", "model": epe3d + offset} for index, offset in enumerate((-0.1, 0.0, 0.1))]
+    result = evaluation(epe3d)
+    result |= {"scenes": scenes, "by_motion": [{"name": "model", "epe3d_dynamic": 0.4, "epe3d_static": 0.1}]}
+    (run / "evaluations" / "a.json").write_text(json.dumps(result))
+
+
+def tables(folder: Path) -> tuple[Table, Table]:
+    means, differences = comparison_report(read_runs(folder)).tables
+    return means, differences
+
+
+def cells(table: Table, label: str) -> dict[str, Any]:
+    row = next(row for row in table.rows if row.cells[0] == label)
+    return {column.key: value for column, value in zip(table.columns, row.cells, strict=True)}
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Path:
+    for seed, (scratch, basic) in enumerate(zip(SCRATCH, BASIC, strict=True)):
+        write(tmp_path, "scratch", seed, scratch)
+        write(tmp_path, "basic", seed, basic)
+        write(tmp_path, "hint", seed, scratch + 0.01 * (-1) ** seed)
+    return tmp_path
+
+
+def test_differences_by_hand(six: Path) -> None:
+    means, differences = tables(six)
+    basic = cells(differences, "basic")
+    # -1, -2, -1, -2, -1, -2 cm: the mean is -1.5 cm, and all six have one sign: p 2 / 64.
+    assert basic["difference"] == pytest.approx(-0.015)
+    assert basic["pairs"] == 6
+    assert basic["p"] == "0.031"
+    assert basic["p_holm"] == "0.062"  # of two methods
+    assert -0.02 < basic["low"] < -0.015 < basic["high"] < -0.01
+    assert basic["pairs_needed"] == 3  # deviation 0.548 cm: (2.8 * 0.365)^2 = 1.04
+    # Scratch 0.30, teacher 0.2, basic 0.285: 15 % of the way.
+    assert basic["gap_closed_percent"] == pytest.approx(15)
+    hint = cells(differences, "hint")
+    assert hint["difference"] == pytest.approx(0, abs=1e-12)
+    assert (hint["p"], hint["p_holm"]) == ("1.000", "1.000")
+    assert cells(means, "scratch")["epe3d"] == pytest.approx(0.30)
+    assert cells(means, "scratch")["epe3d_deviation"] == pytest.approx(0.014142, abs=1e-5)
+    assert (cells(means, "basic")["epe3d_dynamic"], cells(means, "basic")["epe3d_static"]) == (0.4, 0.1)
+    assert cells(means, "teacher (baseline)")["epe3d"] == 0.2
+
+
+def test_three_seeds_are_not_testable(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "scratch", seed, SCRATCH[seed])
+        write(tmp_path, "basic", seed, BASIC[seed])
+    found = cells(tables(tmp_path)[1], "basic")
+    assert found["p"] == "not testable (3 pairs)"
+    assert found["p_holm"] is None
+
+
+def test_pairs_are_of_one_seed_and_a_missing_partner_is_no_pair(tmp_path: Path) -> None:
+    for seed, value in ((0, 0.3), (1, 0.5)):
+        write(tmp_path, "scratch", seed, value)
+    for seed, value in ((1, 0.4), (2, 0.1)):
+        write(tmp_path, "basic", seed, value)
+    found = cells(tables(tmp_path)[1], "basic")
+    assert found["pairs"] == 1
+    assert found["difference"] == pytest.approx(-0.1)
+
+
+def test_gap_within_the_noise_of_scratch_is_left_blank(tmp_path: Path) -> None:
+    for seed, value in enumerate((0.15, 0.25, 0.2)):
+        write(tmp_path, "scratch", seed, value)
+        write(tmp_path, "basic", seed, value)
+    assert cells(tables(tmp_path)[1], "basic")["gap_closed_percent"] is None
+
+
+def test_controls_stand_last_and_are_not_corrected_for(six: Path) -> None:
+    for seed, value in enumerate(SCRATCH):
+        write(six, "scratch", seed, value - 0.02, control="equal_time", epochs=13)
+        write(six, "hint+shuffled-teacher", seed, value + 0.01, control="shuffled_teacher")
+    means, differences = tables(six)
+    assert [row.cells[0] for row in means.rows] == [
+        "teacher (baseline)",
+        "scratch",
+        "scratch, equal time",
+        "basic",
+        "hint",
+        "hint, shuffled teacher",
+    ]
+    assert cells(differences, "scratch, equal time")["p_holm"] is None
+    assert cells(differences, "basic")["p_holm"] == "0.062"
+    assert cells(differences, "basic")["to_equal_time"] == pytest.approx(0.005)
+    assert cells(differences, "scratch, equal time")["to_equal_time"] is None
+
+
+def test_unfinished_trainings_and_other_runs_do_not_count(six: Path) -> None:
+    write(six, "basic", 6, 0.001, state="interrupted")
+    other = six / "basic-None-6" / "run.json"
+    assert cells(tables(six)[0], "basic")["seeds"] == 6
+    about = json.loads(other.read_text()) | {"state": "finished"}
+    about.pop("cell")
+    other.write_text(json.dumps(about))
+    assert cells(tables(six)[0], "basic")["seeds"] == 6
+
+
+def test_drawings_of_the_tables(six: Path) -> None:
+    made = comparison_report(read_runs(six))
+    text = to_markdown(made)
+    assert "| basic" in text and "not FlyingThings3D" in text
+    files = to_csv(made)
+    assert set(files) == {"means", "differences"}
+    assert files["differences"].splitlines()[0] == "table," + ",".join(column.key for column in DIFFERENCES)
+    assert files["means"].splitlines()[0] == "table," + ",".join(column.key for column in MEANS)
+
+
+def test_empty_folder_says_so(tmp_path: Path) -> None:
+    made = comparison_report(read_runs(tmp_path))
+    assert isinstance(made, Report)
+    assert made.tables == ()
+    assert "No finished training" in (made.message or "")
+
+
+def test_every_method_has_a_meaning() -> None:
+    assert {*LOSSES, *STRATEGIES} - {"plain"} <= METHOD_MEANINGS.keys()
