@@ -136,7 +136,7 @@ def _tables(variant: str, protocol: Protocol, trained: Sequence[Trained], teache
     scratch = next((group for group in groups if group.label == SCRATCH), None)
     rows = [_mean_row(group) for group in groups]
     means = Table("means", f"{variant}: {protocol.title}", MEANS, (*_teacher_rows(trained, teacher), *rows))
-    if scratch is None:
+    if scratch is None or len(groups) == 1:
         return [means]
     return [means, _difference_table(variant, groups, scratch, teacher)]
 

@@ -21,10 +21,10 @@ import bpfn_cli
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import DataError, DiskError, printable
 from bpfn_cli.files import make_folder, write_atomic
-from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.ops import matrix_precision
+from bpfn_cli.models import BiPointFlowNet, Variant
+from bpfn_cli.ops import level_sizes, matrix_precision
 from bpfn_cli.precision import Precision
-from bpfn_cli.structures import FlowBatch, FlowPyramid
+from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 TOLERANCE = 1e-3  # metres or units of a feature: rounding of another batch, not another teacher
 
@@ -134,26 +134,26 @@ class TeacherCache:
     def outputs(
         self, batch: FlowBatch, student: FlowPyramid, compute: Callable[[FlowBatch, FlowPyramid | None], FlowPyramid]
     ) -> FlowPyramid:
-        """The stored outputs of a batch; where one is missing, all are computed and stored.
+        """The stored outputs of a batch; where one is missing or damaged, all are computed and stored.
 
-        Raises: DataError: a stored output is damaged, or not what the teacher gives.
+        Raises: DataError: a stored output is not what the teacher gives.
         """
         if batch.view is None:
             return compute(batch, student)
         paths = [self.folder / batch.view / f"{quote(name, safe='')}.safetensors" for name in batch.names]
-        if not all(path.is_file() for path in paths):
+        stored = [self._load(path, student) for path in paths]
+        if any(one is None for one in stored):
             self.missed += len(paths)
             output = compute(batch, student)
             self._store(paths, output)
             return output
         self.found += len(paths)
-        stored = [self._load(path, student) for path in paths]
+        whole = [one for one in stored if one is not None]
         if self._verified != batch.view:
             self._verified = batch.view
-            self._verify(batch, student, stored, paths, compute)
+            self._verify(batch, whole, paths, compute)
         together = {
-            name: [torch.cat(level) for level in zip(*(one[name] for one in stored), strict=True)]
-            for name in self.reads
+            name: [torch.cat(level) for level in zip(*(one[name] for one in whole), strict=True)] for name in self.reads
         }
         return FlowPyramid(
             flows=together.get("flows", []),
@@ -182,24 +182,21 @@ class TeacherCache:
         except DiskError as error:
             self.full = str(error)
 
-    def _load(self, path: Path, student: FlowPyramid) -> dict[str, list[Tensor]]:
-        like = student.flows[0]
+    def _load(self, path: Path, student: FlowPyramid) -> dict[str, list[Tensor]] | None:
+        """The stored fields of a sample; None where there is no such file, or a damaged one, which is then replaced."""
         try:
             tensors = safetensors.torch.load(path.read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"{printable(path)}: not a teacher's output ({error}); delete it") from None
-        found = {}
-        for name in self.reads:
-            levels = [tensors.get(f"{name}.{level}") for level in range(len(student.flows))]
-            if any(tensor is None for tensor in levels):
-                raise DataError(f"{printable(path)}: has no {name}; delete it")
-            found[name] = [tensor.to(like.device) for tensor in levels if tensor is not None]
-        return found
+            device = student.flows[0].device
+            return {
+                name: [tensors[f"{name}.{level}"].to(device) for level in range(len(student.flows))]
+                for name in self.reads
+            }
+        except (OSError, KeyError, safetensors.SafetensorError):
+            return None
 
     def _verify(
         self,
         batch: FlowBatch,
-        student: FlowPyramid,
         stored: list[dict[str, list[Tensor]]],
         paths: list[Path],
         compute: Callable[[FlowBatch, FlowPyramid | None], FlowPyramid],
@@ -229,11 +226,10 @@ def cache_key(teacher_sha256: str, data: dict[str, Any], reads: frozenset[str]) 
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def bytes_a_sample(network: BiPointFlowNet, points: int, reads: frozenset[str]) -> int:
-    """Bytes that `TeacherCache` stores for one sample."""
-    variant, size, rows = network.variant, 0, points
-    for level, reduction in enumerate((1, *variant.reductions[:3])):
-        rows //= reduction
+def bytes_a_sample(variant: Variant, points: int, reads: frozenset[str]) -> int:
+    """Bytes that `TeacherCache` stores for one sample of a teacher of `variant`, headers apart."""
+    size = 0
+    for level, rows in enumerate(level_sizes(points, variant.reductions)[:LEVELS]):
         width = variant.levels[level].embedding
         widths = {"flows": 3, "estimator_features": 64, "bfe_neighbors": 2 * variant.embedding_neighbors}
         size += sum(4 * rows * widths.get(name, width) for name in reads)

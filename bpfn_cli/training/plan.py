@@ -14,6 +14,7 @@ from bpfn_cli.losses.objective import SUPERVISED
 from bpfn_cli.ops import level_sizes
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
 from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies.teacher import bytes_a_sample
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.calendar import validation_epochs
 from bpfn_cli.training.recipe import Recipe
@@ -55,7 +56,7 @@ class Plan:
 
     Attributes:
         seconds_per_step: of a step that was taken and undone. memory_mb: peak of this process then (on CUDA that of the
-            allocator), 10^6 bytes. teacher_share: of the step that the teacher's forward takes; None: no teacher.
+            allocator), 10^6 bytes. cache_bytes: that a teacher cache may grow to; None: there is none.
     """
 
     strategy: str
@@ -65,6 +66,7 @@ class Plan:
     validations: int
     seconds_per_step: float
     memory_mb: float
+    cache_bytes: int | None = None
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -89,6 +91,8 @@ class Plan:
             f"{self.seconds_per_step:.3g} s a step, {_time(self.seconds_per_epoch)} an epoch, "
             f"{_time(self.seconds_per_step * self.steps)} in all; {self.memory_mb:,.0f} MB at the peak"
         )
+        if self.cache_bytes is not None:
+            yield f"plan: the teacher cache may grow to {self.cache_bytes / 1e9:.3g} GB"
 
 
 def rehearse(strategy: PlainStrategy, batch: FlowBatch, recipe: Recipe) -> tuple[float, float]:
@@ -103,10 +107,10 @@ def rehearse(strategy: PlainStrategy, batch: FlowBatch, recipe: Recipe) -> tuple
     return seconds, peak / 1e6
 
 
-def make_plan(strategy: PlainStrategy, recipe: Recipe, steps: int, figures: tuple[float, float]) -> Plan:
+def make_plan(strategy: PlainStrategy, recipe: Recipe, steps: int, scenes: int, figures: tuple[float, float]) -> Plan:
     """The plan of a strategy.
 
-    Args: steps: of the whole training. figures: of `rehearse`.
+    Args: steps: of the whole training. scenes: that are learned from. figures: of `rehearse`.
     """
     options = recipe.train
     return Plan(
@@ -117,7 +121,16 @@ def make_plan(strategy: PlainStrategy, recipe: Recipe, steps: int, figures: tupl
         validations=validation_epochs(options.epochs, options.validation_calendar, options.validate_every),
         seconds_per_step=figures[0],
         memory_mb=figures[1],
+        cache_bytes=_cache_bytes(strategy, recipe, scenes),
     )
+
+
+def _cache_bytes(strategy: PlainStrategy, recipe: Recipe, scenes: int) -> int | None:
+    teacher = strategy.teacher
+    if teacher is None or teacher.cache is None:
+        return None
+    views = min(recipe.data.views or recipe.train.epochs, recipe.train.epochs)
+    return scenes * views * bytes_a_sample(teacher.network.variant, recipe.data.points, teacher.cache.reads)
 
 
 def _terms(strategy: PlainStrategy, recipe: Recipe) -> Iterator[TermPlan]:

@@ -23,15 +23,14 @@ from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import make_folder
 from bpfn_cli.losses import NO_DISTILLATION
+from bpfn_cli.training.assembly import build_objective
 from bpfn_cli.training.experiment import (
-    Experiment,
-    build_objective,
-    open_training_data,
     run_experiment,
     teacher_at_hand,
     train_teacher,
 )
 from bpfn_cli.training.fit import count_steps
+from bpfn_cli.training.job import Experiment, open_training_data
 from bpfn_cli.training.load import checked_recipe
 from bpfn_cli.training.progress import Progress
 from bpfn_cli.training.recipe import Recipe, recipe_tree

@@ -172,6 +172,17 @@ def test_spread_is_that_of_the_training_scenes(granularity: str) -> None:
     assert not other.terms[0].needs_preparation()
 
 
+def test_quantiles_of_phi_are_logged_and_no_gradient_goes_through_it() -> None:
+    own, guide, batch = outputs(TINY)
+    found = measure("ail", own, guide, batch, TINY)
+    quantiles = [float(found.figures[f"phi_q{name}"]) for name in ("05", "50", "95")]
+    assert quantiles == sorted(quantiles)
+    assert 0 <= quantiles[0] < quantiles[2] <= 1
+    trained = replace(guide, flows=[flow.clone().requires_grad_() for flow in guide.flows])
+    weights = objective("ail", TINY).terms[0].imitability(trained, batch)
+    assert not any(weight.requires_grad for weight in weights.values())
+
+
 def test_attention_is_0_where_the_true_flow_is_unknown() -> None:
     own, guide, batch = outputs(TINY)
     valid = torch.zeros(batch.flow.shape[:2], dtype=torch.bool)

@@ -189,3 +189,14 @@ def test_hidden_points_are_left_out_and_stand_beside_in_full() -> None:
     assert means["zero_flow"].epe3d == pytest.approx(1.75)
     assert means["zero_flow_full"].epe3d == pytest.approx(1.25)
     assert set(means) == {"zero_flow", "nearest_neighbor", "zero_flow_full", "nearest_neighbor_full"}
+
+
+def test_errors_of_moving_and_still_points_by_hand() -> None:
+    """All points stand but one of twenty, which moves by 1 m: a still world errs there alone."""
+    pc1 = np.random.default_rng(0).uniform(-5, 5, (20, 3)).astype(np.float32)
+    flow = np.zeros((20, 3), np.float32)
+    flow[7] = (0, 0, 1)
+    measured = evaluate(BASELINES, Given((Scene("a", pc1, pc1 + flow, flow, LENS), standing())), points=20)
+    assert measured.by_motion["zero_flow"].dynamic == pytest.approx(1)
+    assert measured.by_motion["zero_flow"].static == 0
+    assert evaluate(BASELINES, Given((standing(),)), points=3).by_motion["zero_flow"].dynamic is None

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""From a recipe to the strategy that carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bpfn_cli.config import to_tree
+from bpfn_cli.data.datasets import SceneDataset, data_identity
+from bpfn_cli.losses import Objective, build_losses
+from bpfn_cli.losses.objective import used_options
+from bpfn_cli.models import BiPointFlowNet, Variant, variant_named
+from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher, TeacherCache
+from bpfn_cli.strategies.plain import teacher_passes
+from bpfn_cli.strategies.teacher import cache_key, shuffle_points
+from bpfn_cli.structures import FlowBatch
+from bpfn_cli.training.fit import epoch_batches, split_of
+from bpfn_cli.training.guide import Guide
+from bpfn_cli.training.job import Experiment
+from bpfn_cli.training.prepared import Prepared
+from bpfn_cli.training.progress import Bar, Progress
+from bpfn_cli.training.recipe import Recipe
+
+
+def build_objective(recipe: Recipe, teacher: Variant | None = None) -> Objective:
+    """The objective of a recipe; `teacher` where it is not the recipe's."""
+    teacher = teacher or (variant_named(recipe.teacher) if recipe.distillation_losses() else None)
+    return build_losses(recipe.loss, variant_named(recipe.variant), teacher, recipe.objective)
+
+
+def build_strategy(
+    experiment: Experiment, student: BiPointFlowNet, guide: Guide | None, dataset: SceneDataset
+) -> PlainStrategy:
+    """The recipe's strategy, on the experiment's device."""
+    recipe, device = experiment.recipe, experiment.device
+    kind = STRATEGIES[recipe.strategy.kind]
+    quizzed = split_of(dataset, recipe).quiz
+    options = recipe.train
+    objective = build_losses(recipe.loss, student.variant, guide.network.variant if guide else None, recipe.objective)
+
+    def quiz(number: int) -> Iterator[FlowBatch]:
+        return (batch.to(device) for batch in epoch_batches(dataset, quizzed, recipe, number))
+
+    return kind(
+        student.to(device),
+        None if guide is None else _build_teacher(experiment, guide, objective),
+        objective.to(device),
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+        precision=options.precision,
+        options=getattr(recipe.strategy, recipe.strategy.kind, None),
+        quiz=quiz if quizzed else None,
+        largest=variant_named(recipe.teacher),
+        seed=recipe.seed,
+    )
+
+
+def _build_teacher(experiment: Experiment, guide: Guide, objective: Objective) -> Teacher:
+    recipe, cache = experiment.recipe, None
+    if recipe.train.teacher_cache is not None:
+        drawn = {
+            "dataset": data_identity(experiment.data)["sha256"],
+            "points": recipe.data.points,
+            "augment": to_tree(recipe.data.augment),
+            "precision": recipe.train.teacher_precision.value,
+        }
+        key = cache_key(guide.sha256, drawn, objective.reads())
+        cache = TeacherCache(Path(recipe.train.teacher_cache) / key, objective.reads())
+    return Teacher(
+        guide.network.to(experiment.device),
+        recipe.train.teacher_precision,
+        shuffle_points if recipe.control == "shuffled" else None,
+        cache,
+    )
+
+
+def prepare_losses(
+    experiment: Experiment, strategy: PlainStrategy, guide: Guide | None, dataset: SceneDataset, progress: Progress
+) -> None:
+    """Let losses look at the teacher on all training scenes, or read what they found when they did so before."""
+    recipe, teacher = experiment.recipe, strategy.teacher
+    if guide is None or teacher is None:
+        return
+    learn = split_of(dataset, recipe).learn
+    tree, data = to_tree(recipe), data_identity(experiment.data)["sha256"]
+    for name, term in strategy.objective.items():
+        if not term.needs_preparation():
+            continue
+        decisive = {
+            "teacher": guide.sha256,
+            "control": recipe.control,
+            "dataset": data,
+            "names": [dataset.names[index] for index in learn],
+            "recipe": [tree["seed"], tree["data"]["points"], tree["data"]["augment"], tree["train"]["batch_size"]],
+            "loss": name,
+            "options": used_options([name], recipe.objective),
+        }
+        prepared = Prepared(experiment.runs, decisive)
+        if prepared.restore(term):
+            progress.line(f"{name}: what it knows of the teacher was found by an earlier run")
+            continue
+        before = {key: tensor.clone() for key, tensor in term.state_dict().items() if isinstance(tensor, torch.Tensor)}
+        with progress.bar(f"{name}: looking at the teacher") as bar:
+            done = 0
+
+            def batches(bar: Bar = bar) -> Iterator[FlowBatch]:
+                nonlocal done
+                for batch in epoch_batches(dataset, learn, recipe, 0):
+                    yield batch.to(experiment.device)
+                    done += len(batch.names)
+                    bar(done % len(learn) or len(learn), len(learn))
+
+            term.prepare(teacher_passes(teacher, batches))
+        prepared.keep(term, before)
+    strategy.adopt_preparation()

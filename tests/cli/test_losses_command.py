@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn losses`, losses of one's own, strategies and studies, as typed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command import bpfn, refused
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.losses import LOSSES
+from bpfn_cli.strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--epochs", 1, "--set", "train.batch_size=2", "--set", "objective.calibration_step=0", "--set", "teacher=half")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder with six synthetic scenes and an untrained teacher."""
+    folder = tmp_path_factory.mktemp("work")
+    assert bpfn("synth", "--train", 6, "--val", 2, "--out", "data/synthetic", cwd=folder).returncode == 0
+    assert bpfn("slim", "--variant", "half", "--out", "teacher.safetensors", cwd=folder).returncode == 0
+    return folder
+
+
+# --- the list and the cards ---
+
+
+def test_list_names_every_loss_and_strategy(tmp_path):
+    result = bpfn("losses", cwd=tmp_path)
+    assert result.returncode == 0
+    words = result.stdout.split()
+    assert {*LOSSES, *STRATEGIES} <= set(words)
+    assert "measured on" in result.stderr
+
+
+def test_list_as_json_has_measured_costs(tmp_path):
+    found = json.loads(bpfn("losses", "--json", cwd=tmp_path).stdout)
+    assert [one["name"] for one in found["losses"]] == list(LOSSES)
+    assert all(isinstance(one["extra_cost"], float) for one in found["losses"])
+    assert all(one["source"] and one["compares"] and one["adapters"] for one in found["losses"])
+    assert found["cost_measured"]
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *STRATEGIES])
+def test_card_has_source_deviations_and_options_with_defaults(name, capsys):
+    assert run(["losses", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == name
+    text = " ".join(line.strip() for line in lines)
+    assert "source: " in text
+    settings = LOSSES[name].settings if name in LOSSES else STRATEGIES[name].settings
+    for option in getattr(settings, "__pydantic_fields__", {}):
+        assert f"option {option} = " in text
+
+
+def test_wrong_names_are_refused(tmp_path):
+    refused(bpfn("losses", "hnit", cwd=tmp_path), 2, "did you mean hint")
+    refused(bpfn("losses", "os:getcwd", cwd=tmp_path), 2, "getcwd is no loss", "not a class")
+    refused(bpfn("losses", "--check", "--measure", cwd=tmp_path), 2, "give one of them")
+
+
+# --- checks on one's own pair ---
+
+
+def test_check_on_ones_own_pair(work):
+    result = bpfn("losses", "basic", "--check", "--student", "teacher.safetensors", "--teacher", "half", cwd=work)
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert len(lines) == 6 + 3
+    assert all(line.startswith("pass ") for line in lines)
+    assert result.stderr.splitlines()[-1] == "9 passed, 0 failed, 0 do not apply"
+
+
+def test_check_finds_a_loss_that_is_not_what_it_says(work, tmp_path):
+    (tmp_path / "wrong.py").write_text(
+        "from bpfn_cli.losses import Card, DistillationLoss\n"
+        "class Wrong(DistillationLoss):\n"
+        "    card = Card(compares='flows', formula='1 + mean |s - t|', source='nowhere')\n"
+        "    def forward(self, student, teacher, batch):\n"
+        "        return 1 + (student.flows[0] - teacher.flows[0]).abs().mean()\n"
+    )
+    result = bpfn("losses", "wrong:Wrong", "--check", "--json", "--teacher", "weightnet4", cwd=tmp_path)
+    assert result.returncode == 1
+    failed = [one["name"] for one in json.loads(result.stdout) if one["passed"] is False]
+    assert "C1 zero at the teacher" in failed
+
+
+# --- training with them ---
+
+
+def example() -> str:
+    """The loss of one's own in the docs, as printed."""
+    text = (ROOT / "docs" / "losses.md").read_text()
+    (block,) = re.findall(r"```python\n(# my_losses\.py\n.*?)```", text, flags=re.DOTALL)
+    return block
+
+
+def test_example_of_the_docs_trains_and_its_options_are_kept(work):
+    (work / "my_losses.py").write_text(example())
+    name = "my_losses:FlowDirection"
+    result = bpfn("distill", "--loss", name, "--teacher", "teacher.safetensors", "--name", "own", *SMALL, cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert f"plan: {name}: " in result.stderr
+    line = json.loads((work / "runs/own/metrics.jsonl").read_text())
+    assert line[f"raw_{name}"] > 0
+    changed = bpfn(
+        "distill", "--loss", name, "--teacher", "teacher.safetensors", "--dry-run", "--json", *SMALL,
+        "--set", f"objective.own={{\"{name}\": {{level: 2}}}}", cwd=work,
+    )  # fmt: skip
+    assert changed.returncode == 0, changed.stderr
+    assert json.loads(changed.stdout)["recipe"]["objective"]["own"] == {name: {"level": 2}}
+    wrong = bpfn(
+        "distill", "--loss", name, "--dry-run", *SMALL, "--set", f"objective.own={{\"{name}\": {{lvel: 2}}}}", cwd=work
+    )  # fmt: skip
+    refused(wrong, 2, "unknown key lvel, did you mean level")
+    check = bpfn("losses", name, "--check", "--student", "weightnet4", "--teacher", "weightnet4", cwd=work)
+    assert check.returncode == 0, check.stdout
+
+
+def test_what_is_no_loss_is_refused_before_anything_is_done(work):
+    for name, word in (("json:loads", "is no loss"), ("nowhere:Loss", "no module nowhere"), ("my losses:x", "write")):
+        refused(bpfn("distill", "--loss", name, *SMALL, cwd=work), 2, word)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method"),
+    [
+        (("--strategy", "self", "--loss", "none"), "self"),
+        (("--strategy", "online", "--loss", "ail"), "ail+online"),
+        (("--strategy", "meta", "--loss", "basic", "--set", "data.quiz=0.3"), "basic+meta"),
+        (("--strategy", "netaug", "--loss", "none"), "netaug"),
+        (("--loss", "weighted", "--loss", "rkd", "--early-stop", "linear"), "weighted+rkd+early-stop-linear"),
+        (("--loss", "pairwise", "--loss", "adversarial", "--validation-calendar", "fast"), "pairwise+adversarial"),
+    ],
+)  # fmt: skip
+def test_methods_train_from_the_command_line(work, arguments, method):
+    result = bpfn(
+        "distill", *arguments, "--teacher", "teacher.safetensors", *SMALL, "--set", "data.holdout=0.2", "--json",
+        cwd=work,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    folder = work / json.loads(result.stdout)["run"]
+    about = json.loads((folder / "run.json").read_text())
+    assert (about["method"], about["state"]) == (method, "finished")
+    assert (folder / "student.safetensors").stat().st_size == about["complexity"]["checkpoint_bytes"]
+    again = bpfn("config", "validate", folder / "config.yaml", cwd=work)
+    assert again.returncode == 0, again.stderr
+
+
+def test_strategy_that_lacks_something_says_so(work):
+    refused(bpfn("distill", "--strategy", "meta", "--loss", "none", *SMALL, cwd=work), 2, "moves a teacher")
+    refused(
+        bpfn("distill", "--strategy", "netaug", "--loss", "none", "--variant", "half", *SMALL, cwd=work),
+        2,
+        "half is nowhere wider than half",
+    )
+
+
+# --- a study ---
+
+
+def test_study_from_a_file_goes_on_where_it_was(work):
+    (work / "study.yaml").write_text(
+        "recipe: {teacher: half, train: {epochs: 1, batch_size: 2}, objective: {calibration_step: 0}}\n"
+        "variants: [weightnet4]\nlosses: [none, hint]\nseeds: [0]\ncontrols: [random_teacher]\ncontrol_loss: hint\n"
+        "teacher: teacher.safetensors\n"
+    )
+    plan = bpfn("compare", "study.yaml", "--dry-run", cwd=work)
+    assert plan.stdout.splitlines() == [
+        "to do     weightnet4-scratch-seed0",
+        "to do     weightnet4-hint-seed0",
+        "to do     weightnet4-hint-random_teacher-seed0",
+    ]
+    first = bpfn("compare", "study.yaml", "--shard", "1/3", cwd=work)
+    assert first.returncode == 0, first.stderr
+    assert "2 of 3 trainings are not finished" in first.stderr
+    whole = bpfn("compare", "study.yaml", "--json", cwd=work)
+    assert whole.returncode == 0, whole.stderr
+    assert "scratch-seed0" not in whole.stderr  # it was finished
+    kinds = [table["kind"] for table in json.loads(whole.stdout)["tables"]]
+    assert kinds == ["means", "differences"]
+    folder = work / "runs" / "study"
+    assert {"compare.md", "compare_means.csv", "compare_differences.csv"} <= {path.name for path in folder.iterdir()}
+    assert "not testable (1 pairs)" in (folder / "compare.md").read_text()
+    again = bpfn("compare", "study.yaml", "--table", cwd=work)
+    assert again.returncode == 0
+    report = bpfn("report", "--source", "runs/study", cwd=work)
+    assert report.returncode == 0
+    refused(bpfn("compare", "study.yaml", "--shard", "4/3", cwd=work), 2, "--shard 4/3")
+    refused(bpfn("compare", "nothing.yaml", cwd=work), 2, "nothing.yaml", "no such")
