@@ -62,12 +62,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Tree:
+def read_yaml(path: Path, missing: str = "no such recipe file; `bpfn config init` writes one to start from") -> Tree:
     """Parse a recipe file. Raises: UsageError: missing, too large, not YAML, or not a mapping."""
     name = printable(path)
     try:
         if not path.is_file():
-            raise UsageError(f"{name}: no such recipe file; `bpfn config init` writes one to start from")
+            raise UsageError(f"{name}: {missing}")
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{name}: larger than {MAX_BYTES // 1024} KiB, so not a recipe")
         text = path.read_bytes().decode("utf-8")

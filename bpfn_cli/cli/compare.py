@@ -30,6 +30,7 @@ def compare(
         str | None, typer.Option("--shard", help="Part i of n, e.g. 2/8, for job arrays.", metavar="I/N")
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Only the tables of what is finished.", metavar="")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Train again what failed by NaN.", metavar="")] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -38,10 +39,11 @@ def compare(
     Finished trainings are kept: the same command goes on where it was stopped. Tables go to `compare.md` and CSV files
     in the study's folder.
 
-    Examples: `bpfn compare configs/studies/synthetic.yaml --dry-run`, `bpfn compare configs/study_synthetic.yaml`,
+    Examples: `bpfn compare configs/studies/synthetic.yaml --dry-run`, `bpfn compare configs/studies/synthetic.yaml`,
     `bpfn compare study.yaml --shard 3/8`, `bpfn compare study.yaml --table`
     """
     from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.errors import NonFiniteError
     from bpfn_cli.training.run_folder import check_run_name
     from bpfn_cli.training.study import Place, read_study, run_study, states
 
@@ -63,12 +65,15 @@ def compare(
     if dry_run:
         _print_states(states(read, place), json)
         return
-    after = run_study(read, place, ConsoleProgress())
+    after = run_study(read, place, ConsoleProgress(), retry)
     left = [state for state in after if state.state != "finished"]
     if left:
         say(f"{len(left)} of {len(after)} trainings are not finished: {', '.join(s.cell.name for s in left[:5])}")
     _print_tables(folder, json)
     finish(folder / "compare.md", f"bpfn report --source {folder}")
+    failed = [state.cell.name for state in left if state.state == "failed"]
+    if failed:
+        raise NonFiniteError(f"{', '.join(failed)}: failed by NaN or infinity; see their run.json, or --retry")
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -88,7 +93,7 @@ def _print_states(found: list[CellState], json: bool) -> None:
         return
     for one in found:
         print(f"{one.state:<9} {one.cell.name}")
-    counts = {state: sum(one.state == state for one in found) for state in ("finished", "to do", "waiting")}
+    counts = {state: sum(one.state == state for one in found) for state in ("finished", "failed", "to do", "waiting")}
     say(", ".join(f"{count} {state}" for state, count in counts.items()) + " (waiting: for the times of the others)")
 
 

@@ -50,26 +50,30 @@ def losses(
     `bpfn losses hint --check --student half --teacher runs/teacher/student.safetensors`, `bpfn losses --measure`
     """
     from bpfn_cli.errors import UsageError
-    from bpfn_cli.losses import LOSSES, loss_named
+    from bpfn_cli.losses import LOSSES, NO_DISTILLATION, loss_named
     from bpfn_cli.strategies import STRATEGIES
 
     if check and measure:
         raise UsageError("--check and --measure: give one of them")
-    chosen = {name: loss_named(name) for name in names or LOSSES if name not in STRATEGIES}
+    chosen = {name: loss_named(name) for name in names or LOSSES if name not in (*STRATEGIES, NO_DISTILLATION)}
+    if names and not chosen and (check or measure):
+        raise UsageError(f"{', '.join(names)}: only losses that compare can be checked or timed; see `bpfn losses`")
     if check:
         _check(list(chosen), student, teacher, json)
     elif measure:
         _measure(list(chosen), student, teacher, points, batch, rounds, device, json)
     elif names:
-        cards = [{"name": name, **_card(STRATEGIES.get(name) or chosen[name])} for name in names]
+        cards = [{"name": name, **_card(name, STRATEGIES.get(name) or chosen.get(name))} for name in names]
         print_json(cards) if json else print("\n\n".join("\n".join(_lines(card)) for card in cards))
     else:
         _list(json)
 
 
-def _card(kind: type[DistillationLoss] | type[PlainStrategy]) -> dict[str, Any]:
+def _card(name: str, kind: type[DistillationLoss] | type[PlainStrategy] | None) -> dict[str, Any]:
     from dataclasses import asdict
 
+    if kind is None:
+        return {"does": "no distillation: the supervised loss alone", "deviations": [], "options": []}
     return {**asdict(kind.card), "options": _options(kind.settings)}
 
 

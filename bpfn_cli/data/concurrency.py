@@ -70,12 +70,31 @@ def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """
     with disk_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with _held(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder):
+        yield
+
+
+@contextlib.contextmanager
+def only_holder(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be: for what is no folder, and for network file systems, which
+    lock only what is opened for writing.
+
+    Raises: BusyError: another process holds it.
+    """
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with _held(descriptor, fcntl.LOCK_EX, path):
+        yield
+
+
+@contextlib.contextmanager
+def _held(descriptor: int, operation: int, path: Path) -> Iterator[None]:
     try:
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(
-                f"{printable(folder)}: another process writes there; wait for it to end, then repeat"
+                f"{printable(path)}: another process writes there; wait for it to end, then repeat"
             ) from error
         except OSError:
             pass  # a file system without locks; every file is whole and the same whoever writes it

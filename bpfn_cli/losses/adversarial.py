@@ -23,7 +23,7 @@ WIDTHS = (6, 64, 128, 256)
 
 @settings
 class AdversarialSettings:
-    points: Annotated[int, Field(ge=1, le=65536)] = option(2048, "points the critic sees, spread over the cloud")
+    points: Annotated[int, Field(ge=1, le=65536)] = option(2048, "points the critic sees, a quarter of all at most")
     lr: Annotated[float, Field(gt=0, le=1)] = option(4e-4, "learning rate of the critic (Adam, betas 0 and 0.9)")
     gradient_penalty: Annotated[float, Field(ge=0)] = option(10.0, "lambda_gp, weight of the critic's gradient penalty")
     seed: Annotated[int, Field(ge=0)] = option(0, "of the penalty's random mixtures; draws of its own")
@@ -112,7 +112,9 @@ class AdversarialLoss(DistillationLoss):
         "authors' code]",
         deviations=(
             "the critic is a small point network (6-64-128-256, maximum, 1), without batch norm",
-            "one critic step a student step; the order of magnitude of D is free, so kappa sets the push",
+            "one critic step a student step; kappa is set while the critic is young: its slope, and with it the push, "
+            "grows about fourfold in the next fifty steps (gradient_share in the log)",
+            "the critic sees points relative to their mean",
         ),
         adapters="a critic",
         never_zero="the critic scores the student by itself; the value has no zero",
@@ -128,6 +130,9 @@ class AdversarialLoss(DistillationLoss):
 
     def before_step(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
         self.adversary.learn(student, teacher, batch)
+
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         check_flows(student, teacher, (0,))

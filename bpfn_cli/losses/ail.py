@@ -54,6 +54,9 @@ class AilLoss(DistillationLoss):
     def needs_preparation(self) -> bool:
         return self.imitability.wants_training_set
 
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows"})
+
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)

@@ -37,6 +37,9 @@ class BasicLoss(DistillationLoss):
     settings = BasicSettings
     kind = "output"
 
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows"})
+
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)

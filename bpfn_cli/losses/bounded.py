@@ -47,6 +47,9 @@ class BoundedLoss(DistillationLoss):
     )
     settings = BoundedSettings
 
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows"})
+
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         check_flows(student, teacher, tuple(range(LEVELS)))
         options, known = self.options, known_points(student, batch)

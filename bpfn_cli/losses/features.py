@@ -96,7 +96,8 @@ class FeatureDistance(nn.Module):
         if weights is not None:
             distance = distance * weights[..., None]
         if self.norm == "fvu":
-            return distance.sum() / (target - target.mean(dim=(0, 1))).square().sum()
+            variance = (target - target.mean(dim=(0, 1))).square().sum()
+            return distance.sum() / variance.clamp_min(torch.finfo(variance.dtype).tiny)
         return distance.mean()
 
 

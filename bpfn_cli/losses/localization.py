@@ -168,7 +168,15 @@ class LocalizationLoss(DistillationLoss):
             apart = softened_divergence(own, other, self.options.temperature) / self.options.bins
             divergence[level] = apart.mean() / len(self.options.levels)
         levels = {level: focal[level] + self.options.weight * divergence[level] for level in focal}
-        figures = {"focal": total(focal).detach(), "divergence": total(divergence).detach()}
+        finest = min(self.options.levels)
+        with torch.no_grad():
+            told = expectation(self.own_heads.logits(student, finest), reaches[finest])
+            apart_m = torch.linalg.vector_norm(told - residual_truth(student, batch)[finest], dim=-1).mean()
+        figures = {
+            "focal": total(focal).detach(),
+            "divergence": total(divergence).detach(),
+            "head_error_m": apart_m,  # of the expectation of the finest head
+        }
         return Measured(total(levels), "nats", levels, figures=figures)
 
     def _focal(self, heads: Heads, output: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> dict[int, Tensor]:
@@ -194,6 +202,6 @@ class LocalizationLoss(DistillationLoss):
 
 def _reach(sizes: Tensor) -> Tensor:
     if not len(sizes):
-        return torch.tensor(1.0)
+        return sizes.new_tensor(1.0)
     ranked = sizes.sort().values
     return ranked[min(len(ranked) - 1, int(QUANTILE * len(ranked)))].clamp_min(SMALLEST_REACH_M)

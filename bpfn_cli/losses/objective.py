@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,8 +31,8 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]
 class WeightSettings:
     """How terms are weighted.
 
-    gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms
-        L_gt + gamma kappa L_hint.
+    gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd (several share gamma equally), hint
+        terms L_gt + gamma kappa L_hint.
     rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|, then kept; several hint terms
         share rho equally.
     calibration_step: the step at which kappa is set; until then hint terms have no weight.
@@ -89,7 +90,9 @@ class Objective(nn.Module):
         for name in self.names:
             if teacher is None:
                 raise UsageError(f"--loss {name} needs a teacher")
-            self.terms.append(loss_named(name)(_options_of(name, options), student, teacher))
+            kind, own = loss_named(name), _options_of(name, options)
+            with _blaming(name):
+                self.terms.append(kind(own, student, teacher))
         scaled = options.w_hint is None
         self.hints = [name for name, term in self.items() if term.kind == "hint"]
         self.teacher_share = 1.0
@@ -127,24 +130,27 @@ class Objective(nn.Module):
         """What is trained together with the student."""
         return [parameter for _, term in self.items() for parameter in term.adapters()]
 
-    def prepare(self, passes: TeacherPasses) -> None:
-        """Let the terms learn what they must know of the teacher before the first step."""
-        for _, term in self.items():
-            if term.needs_preparation():
-                term.prepare(passes)
+    def prepare(self, passes: TeacherPasses, only: str | None = None) -> None:
+        """Let the terms (or the one named) learn what they must know of the teacher before the first step."""
+        for name, term in self.items():
+            if term.needs_preparation() and only in (None, name):
+                with _blaming(name):
+                    term.prepare(passes)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Tell the terms where the training stands; `epoch` counts from 0."""
         self.hints_alone = bool(self.hints) and epoch < self.options.stage1_epochs
-        for _, term in self.items():
-            term.begin_epoch(epoch, epochs)
+        for name, term in self.items():
+            with _blaming(name):
+                term.begin_epoch(epoch, epochs)
 
     def before_step(self, student: FlowPyramid, teacher: FlowPyramid | None, batch: FlowBatch) -> None:
         """Let terms train what has an optimizer of its own."""
         if self.needs_teacher and teacher is not None:
             student, teacher = detached(student), detached(teacher)
-            for _, term in self.items():
-                term.before_step(student, teacher, batch)
+            for name, term in self.items():
+                with _blaming(name):
+                    term.before_step(student, teacher, batch)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid | None, batch: FlowBatch) -> dict[str, Tensor]:
         return self.weigh(self.measure(student, teacher, batch))
@@ -156,26 +162,33 @@ class Objective(nn.Module):
         batch: FlowBatch,
         *,
         through_teacher: bool = False,
+        check: Callable[[str, Tensor], None] | None = None,
     ) -> dict[str, Measured]:
         """The terms before weighting; without the teacher's where its share is 0.
 
-        Args: through_teacher: let gradients reach the teacher's output.
+        Args: through_teacher: let gradients reach the teacher's output. check: called with the name and value of each
+            term before the next is measured.
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
         levels = reduce_by_level(errors_to_truth(student, batch))
         found = {SUPERVISED: Measured(total(levels), UNIT, levels)}
+        if check is not None:
+            check(SUPERVISED, found[SUPERVISED].value)
         if not self.needs_teacher:
             return found
         if teacher is None:
             raise UsageError(f"--loss {', '.join(self.names)} needs a teacher's output")
         guide = teacher if through_teacher else detached(teacher)
         for name, term in self.items():
-            value = _call(name, term, student, guide, batch)
+            with _blaming(name):
+                value = term(student, guide, batch)
             measured = value if isinstance(value, Measured) else Measured(value)
             if not isinstance(measured.value, Tensor) or measured.value.dim() != 0:
                 shape = tuple(measured.value.shape) if isinstance(measured.value, Tensor) else type(value).__name__
                 raise ShapeError(f"loss {name} returned {shape}, not a scalar tensor")
             found[name] = measured
+            if check is not None:
+                check(name, measured.value)
         return found
 
     def weigh(self, found: Mapping[str, Measured]) -> dict[str, Tensor]:
@@ -185,21 +198,26 @@ class Objective(nn.Module):
     def weight(self, name: str) -> float:
         """The present weight of a term."""
         options = self.options
-        if self.hints_alone:
+        if self.hints_alone and self.needs_teacher:
             return 1.0 / len(self.hints) if name in self.hints else 0.0
         gamma = options.gamma * self.teacher_share
-        has_output_terms = len(self.hints) < len(self.names)
+        output_terms = len(self.names) - len(self.hints)
         if name == SUPERVISED:
             if options.w_gt is not None:
                 return options.w_gt
-            return 1 - gamma if has_output_terms else 1.0
+            return 1 - gamma if output_terms else 1.0
         if name in self.hints:
             kappa = float(self.kappas[self.hints.index(name)])
             return kappa * (gamma if options.w_hint is None else options.w_hint * self.teacher_share)
-        return gamma if options.w_kd is None else options.w_kd * self.teacher_share
+        return gamma / output_terms if options.w_kd is None else options.w_kd * self.teacher_share
 
-    def check_length(self, steps: int) -> None:
-        """Raises: UsageError: a training of `steps` steps would end before hints get a weight."""
+    def check_length(self, steps: int, epochs: int | None = None) -> None:
+        """Raises: UsageError: a training so long would end before hints, or the truth, get a weight."""
+        if epochs is not None and self.names and self.options.stage1_epochs >= epochs:
+            raise UsageError(
+                f"objective.stage1_epochs {self.options.stage1_epochs}: all {epochs} epochs would be of hints alone, "
+                "without the truth; lower it"
+            )
         if not self.calibrated and steps <= self.options.calibration_step:
             raise UsageError(
                 f"{steps} steps of training end before hints get their weight at step "
@@ -272,10 +290,11 @@ def gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
-def _call(name: str, term: DistillationLoss, *outputs: Any) -> Measured | Tensor:
-    """Call a term; what goes wrong in one of the user's own is the user's to mend, in one line."""
+@contextlib.contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """What goes wrong in a loss of the user's own is the user's to mend, in one line."""
     try:
-        return term(*outputs)
+        yield
     except BpfnError:
         raise
     except Exception as error:

@@ -23,7 +23,7 @@ class RkdSettings:
     of: Literal["flow", "source", "target", "embedding", "estimator"] = option("flow", "what is related")
     level: Annotated[int, Field(ge=0, lt=LEVELS)] = option(0, "level it is taken from, 0 the finest")
     distance_points: Annotated[int, Field(ge=2, le=4096)] = option(256, "points whose distances are compared")
-    angle_points: Annotated[int, Field(ge=3, le=512)] = option(64, "points whose angles are compared (cubic)")
+    angle_points: Annotated[int, Field(ge=3, le=512)] = option(64, "points whose angles are compared, of those")
     lambda_distance: Annotated[float, Field(ge=0)] = option(1.0, "weight of distances")
     lambda_angle: Annotated[float, Field(ge=0)] = option(2.0, "weight of angles")
 

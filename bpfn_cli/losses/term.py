@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from bpfn_cli.config import settings
@@ -17,8 +17,19 @@ from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
-Levels = Annotated[tuple[Annotated[int, Field(ge=0, lt=LEVELS)], ...], Field(min_length=1, max_length=LEVELS)]
+
+def _different(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(levels)) < len(levels):
+        raise ValueError("a level stands twice")
+    return levels
+
+
+Level = Annotated[int, Field(ge=0, lt=LEVELS)]
+Levels = Annotated[tuple[Level, ...], Field(min_length=1, max_length=LEVELS), AfterValidator(_different)]
 ALL_LEVELS = tuple(range(LEVELS))
+ALL_FIELDS = frozenset(
+    ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", "bfe_neighbors")
+)  # of a `FlowPyramid`
 
 # Passes of the fixed teacher over the training scenes: outputs with their batches. Each call is one pass.
 TeacherPasses = Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]
@@ -94,8 +105,8 @@ class DistillationLoss(nn.Module):
         raise NotImplementedError
 
     def reads(self) -> frozenset[str]:
-        """The fields of the teacher's output that it looks at, for the teacher cache."""
-        return frozenset({"flows"})
+        """The fields of the teacher's output that it looks at, for the teacher cache: all, where it does not say."""
+        return ALL_FIELDS
 
     def adapters(self) -> list[nn.Parameter]:
         """What is trained together with the student, by its optimizer, and never exported."""

@@ -24,18 +24,22 @@ class WeightedSettings:
     levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
 
 
-def class_weights(moving: Tensor, clip: tuple[float, float] = (SMALLEST, LARGEST)) -> Tensor:
-    """Weights (B, N) that give both classes of a sample the same say, with sum N; all 1 where there is but one class.
+def class_weights(
+    moving: Tensor, known: Tensor | None = None, clip: tuple[float, float] = (SMALLEST, LARGEST)
+) -> Tensor:
+    """Weights (B, N) that give both classes of a sample the same say, of mean 1; all 1 where there is but one class.
 
-    Args: moving: (B, N) bool. clip: bounds before the sum is set to N.
+    Args: moving: (B, N) bool. known: (B, N) bool, the points that count, others get 0; None: all. clip: bounds before
+        the mean is set to 1.
     """
-    points = moving.shape[1]
-    count = moving.sum(dim=1, keepdim=True)
+    counted = torch.ones_like(moving) if known is None else known
+    points = counted.sum(dim=1, keepdim=True)
+    count = (moving & counted).sum(dim=1, keepdim=True)
     of_moving = points / (2 * count.clamp_min(1))
     of_still = points / (2 * (points - count).clamp_min(1))
-    weights = torch.where(moving, of_moving, of_still).clamp(*clip)
-    weights = weights * points / weights.sum(dim=1, keepdim=True)
-    return torch.where((count > 0) & (count < points), weights, torch.ones_like(weights))
+    weights = torch.where(moving, of_moving, of_still).clamp(*clip) * counted
+    weights = weights * points / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.where((count > 0) & (count < points), weights, counted.to(weights.dtype))
 
 
 class WeightedLoss(DistillationLoss):
@@ -54,6 +58,9 @@ class WeightedLoss(DistillationLoss):
     settings = WeightedSettings
     kind = "output"
 
+    def reads(self) -> frozenset[str]:
+        return frozenset({"flows"})
+
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)
@@ -64,6 +71,6 @@ class WeightedLoss(DistillationLoss):
             if level not in levels:
                 continue
             distance = torch.linalg.vector_norm(student.flows[level] - teacher.flows[level], dim=-1)
-            distance = class_weights(values[..., 0] > 0) * distance
-            errors[level] = distance if known is None else torch.where(known[level], distance, 0.0)
-        return measured(errors, figures={"moving_share": moving.float().mean()})
+            errors[level] = class_weights(values[..., 0] > 0, None if known is None else known[level]) * distance
+        seen = moving if batch.valid is None else moving[batch.valid]
+        return measured(errors, figures={"moving_share": seen.float().mean()})

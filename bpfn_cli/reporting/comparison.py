@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bpfn_cli.data.scenes import sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
 from bpfn_cli.reporting.accuracy import METHOD_MEANINGS, Protocol
 from bpfn_cli.reporting.layout import METRICS, Column, Report, Row, Table, Value, row_of
@@ -20,7 +22,6 @@ CONTROLS = {
     "random_teacher": "random teacher",
     "shuffled_teacher": "shuffled teacher",
 }
-SCENES_OF_A_SEQUENCE = 10  # as where scenes are held out
 
 MEANS = (
     Column("method", "Method"),
@@ -67,7 +68,8 @@ class Trained:
         if record.control is None:
             return record.method
         named = CONTROLS.get(record.control, record.control)
-        return named if record.method == SCRATCH else f"{record.method.partition('+')[0]}, {named}"
+        method = record.method.removesuffix("+random-teacher").removesuffix("+shuffled-teacher")
+        return named if method == SCRATCH else f"{method}, {named}"
 
     @property
     def is_method(self) -> bool:
@@ -96,12 +98,7 @@ class Group:
 
 def comparison_report(results: RunResults) -> Report:
     """The tables of all finished trainings of a study: two for each variant and protocol."""
-    trained = [
-        Trained(run, evaluation)
-        for run in results.runs
-        if run.complete and run.record.cell is not None
-        for evaluation in run.evaluations[:1]
-    ]
+    trained = list(_trained(results.runs))
     tables: list[Table] = []
     keys = sorted({(one.run.record.variant, Protocol.of(one.evaluation)) for one in trained})
     for variant, protocol in keys:
@@ -111,6 +108,22 @@ def comparison_report(results: RunResults) -> Report:
         tables += _tables(variant, protocol, of_key, _teacher_epe3d(of_key))
     message = None if tables else f"No finished training of a study in {results.folder}."
     return Report(tuple(tables), _notes(trained) if tables else (), results.problems, message)
+
+
+def _trained(runs: Sequence[Run]) -> Iterator[Trained]:
+    """The first finished run of each cell, under the protocol that most of them share: that of the study."""
+    cells: dict[str, Run] = {}
+    for run in runs:
+        if run.complete and run.record.cell is not None:
+            cells.setdefault(run.record.cell, run)
+    protocols = Counter(Protocol.of(one) for run in cells.values() for one in dict.fromkeys(run.evaluations))
+    if not protocols:
+        return
+    shared = max(sorted(protocols), key=lambda protocol: protocols[protocol])
+    for run in cells.values():
+        found = [one for one in run.evaluations if Protocol.of(one) == shared]
+        if found:
+            yield Trained(run, found[0])
 
 
 def _groups(trained: Sequence[Trained]) -> list[Group]:
@@ -226,8 +239,8 @@ def _scene_interval(group: Group, reference: Group) -> dict[str, Value]:
     if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
         return {}
     apart = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
-    by_sequence = group.first.evaluation.dataset.kind.startswith("flyingthings3d")
-    sequences = [int(name) // SCENES_OF_A_SEQUENCE if by_sequence and name.isdecimal() else name for name in names]
+    kind = group.first.evaluation.dataset.kind
+    sequences = [sequence_of(kind, name) for name in names]
     low, high = hierarchical_interval(apart, sequences)
     return {"low_scenes": low, "high_scenes": high}
 
@@ -247,8 +260,8 @@ def _gap_closed(group: Group, scratch: Group, teacher: float | None) -> float | 
     gap = float(np.mean(values)) - teacher
     if gap <= 2 * float(np.std(values, ddof=1)):
         return None
-    mean = group.mean(one.epe3d for one in group.members)
-    return None if mean is None else 100 * (float(np.mean(values)) - mean) / gap
+    to_scratch = _paired_with(group, scratch)
+    return None if to_scratch is None else -100 * to_scratch.mean / gap
 
 
 def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def meta_gradient(
     quiz: Callable[[], Tensor],
     eta: float,
     epsilon: float,
-) -> list[Tensor]:
+) -> list[Tensor] | None:
     """d quiz(theta - eta d lesson / d theta) / d phi, by a finite difference of first derivatives.
 
     v = d quiz at theta'; the gradient is -eta [d lesson(theta + eps v) - d lesson(theta - eps v)] / (2 eps) in phi.
@@ -59,23 +59,26 @@ def meta_gradient(
         student, teacher: parameters theta, phi; both with gradients enabled.
         lesson: the student's loss, a function of both. quiz: its loss on other scenes, of theta alone.
         epsilon: over the norm of v.
+    Returns: one a parameter of the teacher; None where a number on the way is not finite.
     Source: MetaDistil, Zhou, Xu & McAuley, ACL 2022; the difference of DARTS, Liu et al., ICLR 2019, eq. 8.
     """
     inner = _gradients(lesson(), student)
-    nothing = [torch.zeros_like(parameter) for parameter in teacher]
     if not _all_finite(inner):
-        return nothing  # the student's own step will say what is wrong with these samples
+        return None
     with moved(student, inner, -eta):
         v = _gradients(quiz(), student)
     length = torch.stack([part.square().sum() for part in v]).sum().sqrt()
-    if not (length > 0 and torch.isfinite(length)):
-        return nothing
+    if not torch.isfinite(length):
+        return None
+    if length == 0:
+        return [torch.zeros_like(parameter) for parameter in teacher]
     step = epsilon / float(length)
     sides = []
     for sign in (1.0, -1.0):
         with moved(student, v, sign * step):
             sides.append(_gradients(lesson(), teacher))
-    return [-eta * (plus - minus) / (2 * step) for plus, minus in zip(*sides, strict=True)]
+    found = [-eta * (plus - minus) / (2 * step) for plus, minus in zip(*sides, strict=True)]
+    return found if _all_finite(found) else None
 
 
 class MetaStrategy(PlainStrategy):
@@ -91,10 +94,15 @@ class MetaStrategy(PlainStrategy):
         ),
     )
     settings = MetaSettings
+    needs_teacher = True
 
     @classmethod
     def needs_quiz(cls, options: MetaSettings) -> bool:
         return True
+
+    @property
+    def steps_of_a_round(self) -> int:
+        return min(self.options.every, 8)
 
     def begin(self) -> None:
         if self.teacher is None:
@@ -134,7 +142,13 @@ class MetaStrategy(PlainStrategy):
             gradients = meta_gradient(
                 own, other, lesson, quiz_loss, self.options.trial * learning_rate, self.options.epsilon
             )
-            if _all_finite(gradients):
+            if gradients is not None and self._round == 1 and not any(bool(part.any()) for part in gradients):
+                names = ", ".join(self.objective.names)
+                raise UsageError(
+                    f"strategy meta: nothing in --loss {names} depends smoothly on the teacher, so it cannot move; "
+                    "choose one that compares flows or features, such as basic or hint"
+                )
+            if gradients is not None:  # else the student's own step says what is wrong with these samples
                 for parameter, gradient in zip(other, gradients, strict=True):
                     parameter.grad = gradient
                 self.teacher_optimizer.step()

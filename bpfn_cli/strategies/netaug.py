@@ -100,6 +100,9 @@ class NetaugStrategy(PlainStrategy):
         self.rows = _rows_of(student, self.widest)
         self.wider = [_Wider.of(variant, self.widest) for variant in variants]
 
+    def busiest_epoch(self, epochs: int) -> int:
+        return 0
+
     def groups(self) -> list[list[nn.Parameter]]:
         return [*super().groups(), list(self.widest.parameters())]
 

@@ -34,6 +34,8 @@ def general_weights(covariance: Tensor) -> Tensor:
     Args: covariance: (m, m), mean inner products of the peers' errors, m^2.
     """
     exact = covariance.double()
+    if not exact.diagonal().sum() > 0:  # no error at all, or nothing to measure it on
+        return torch.full((len(exact),), 1 / len(exact), dtype=torch.float64)
     # The ridge lets two peers that err alike share equally.
     ridge = 1e-9 * exact.diagonal().mean() * torch.eye(len(exact), dtype=torch.float64)
     weights = torch.linalg.solve(exact + ridge, torch.ones(len(exact), 1, dtype=torch.float64)).flatten()
@@ -117,7 +119,7 @@ class OnlineStrategy(PlainStrategy):
         """As `weigh`, for the peer."""
         objective = self.peer_objective
         objective.before_step(output, guide, batch)
-        found = objective.measure(output, guide, batch)
+        found = objective.measure(output, guide, batch, check=self.checking(batch, "peer_"))
         if objective.is_due(self.steps):
             objective.calibrate(found, self.peer.parameters())
         return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}

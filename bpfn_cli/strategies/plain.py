@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class TermRecord:
 
 @dataclass(frozen=True)
 class StrategyCard:
-    """What `bpfn losses --strategies` prints."""
+    """What `bpfn losses NAME` prints of a strategy."""
 
     does: str
     source: str
@@ -69,6 +70,8 @@ class StrategyCard:
 
 class PlainStrategy:
     """Trains `student` (and the adapters of `objective`) by Adam, as in the published training.
+
+    Class attributes: needs_teacher: whether it makes no sense without a distillation loss.
 
     Args:
         teacher: None where the objective has no distillation term.
@@ -81,6 +84,7 @@ class PlainStrategy:
 
     card: ClassVar[StrategyCard] = StrategyCard("one student, a fixed teacher or none", "the reports")
     settings: ClassVar[type] = NoOptions
+    needs_teacher: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -131,12 +135,23 @@ class PlainStrategy:
         output = self.run(self.student, batch)
         return self.weigh(self.objective, output, self.guide(batch, output), batch)
 
+    @property
+    def steps_of_a_round(self) -> int:
+        """After how many steps everything that a step may do has been done."""
+        return 1
+
+    def busiest_epoch(self, epochs: int) -> int:
+        """An epoch in which most is done."""
+        return max(0, epochs - 1)
+
     def adopt_preparation(self) -> None:
         """Called once the objective has learned what it must know of the teacher."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch; `epoch` counts from 0."""
         self.epoch, self.epochs = epoch, epochs
+        if self.teacher is not None:
+            self.teacher.begin_epoch()
         self.objective.begin_epoch(epoch, epochs)
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,7 +175,7 @@ class PlainStrategy:
         """One optimizer step; returns the terms as they were before it.
 
         Raises: NonFiniteError: a term or the gradient is NaN or infinite; names it and the samples. No weight
-            or running statistic has changed then.
+            or running statistic of a network has changed then.
         """
         statistics = [(buffer, buffer.clone()) for network in self.networks() for buffer in network.buffers()]
         try:
@@ -175,30 +190,45 @@ class PlainStrategy:
         self.steps += 1
         return {name: _record(term, shares.get(name)) for name, term in terms.items()}
 
-    def rehearse(self, batch: FlowBatch, learning_rate: float) -> float:
-        """Take two steps on a batch and undo them; returns the seconds of the second.
+    def rehearse(self, batch: FlowBatch, learning_rate: float, epochs: int = 1) -> float:
+        """Take a few steps of the busiest epoch and undo them; returns the seconds of one, the first not counted.
 
-        So that what cannot work is found before hours of training, and the time of the rest is known.
+        So that what cannot work is found before hours of training, and the time of the rest is known. Nothing comes
+        from a teacher cache or goes there.
         """
         before = copy.deepcopy(self.state_dict())
+        teacher = self.teacher
+        known = None if teacher is None else (teacher.cache, teacher.forwards)
         try:
+            if teacher is not None:
+                teacher.cache = None
+            self.begin_epoch(self.busiest_epoch(epochs), epochs)
             self.step(batch, learning_rate)
             _wait_for(batch)
-            if self.teacher is not None:
-                self.teacher.forget()
+            self.objective.calibrated = True  # what waits for it takes part
             started = time.perf_counter()
-            self.step(batch, learning_rate)
+            for _ in range(self.steps_of_a_round):
+                if teacher is not None:
+                    teacher.forget()
+                self.step(batch, learning_rate)
             _wait_for(batch)
-            return time.perf_counter() - started
+            return (time.perf_counter() - started) / self.steps_of_a_round
         finally:
             self.load_state_dict(before)
             self.optimizer.zero_grad(set_to_none=True)
+            if teacher is not None and known is not None:
+                teacher.cache, teacher.forwards = known
+                teacher.forget()
 
     def run(self, network: BiPointFlowNet, batch: FlowBatch, like: FlowPyramid | None = None) -> FlowPyramid:
         """A network's output in training mode, on the pyramid of another output of the batch if given."""
         network.train()
         with matrix_precision(self.precision):
             return network(batch.pc1, batch.pc2, pyramid=None if like is None else like.pyramid)
+
+    def checking(self, batch: FlowBatch, prefix: str = "") -> Callable[[str, Tensor], None]:
+        """A check that raises NonFiniteError, which names a term that is NaN or infinite and the samples."""
+        return lambda name, value: _check_finite(f"term {prefix}{name}", value, batch)
 
     def own_seed(self, purpose: str) -> int:
         """A seed for weights beside the student's, which no training has for its student."""
@@ -215,7 +245,7 @@ class PlainStrategy:
     ) -> dict[str, Weighed]:
         """The terms of an objective, which is calibrated when its time has come."""
         objective.before_step(output, guide, batch)
-        found = objective.measure(output, guide, batch)
+        found = objective.measure(output, guide, batch, check=self.checking(batch))
         if objective.is_due(self.steps):
             objective.calibrate(found, self.student.parameters())
         return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
@@ -243,15 +273,21 @@ def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter
 
 def _record(term: Weighed, gradient_share: float | None) -> TermRecord:
     measured = term.measured
+    active = None if measured.active is None else _number(measured.active)
+    figures = {name: _number(figure) for name, figure in measured.figures.items()}
     return TermRecord(
-        weighted=float(term.value.detach()),
-        raw=float(measured.value.detach()),
+        weighted=_number(term.value),
+        raw=_number(measured.value),
         weight=term.weight,
-        active=None if measured.active is None else float(measured.active),
+        active=active if active is not None and math.isfinite(active) else None,
         gradient_share=gradient_share,
-        levels={level: float(part.detach()) for level, part in measured.levels.items()},
-        figures={name: float(figure.detach()) for name, figure in measured.figures.items()},
+        levels={level: _number(part) for level, part in measured.levels.items()},
+        figures={name: figure for name, figure in figures.items() if math.isfinite(figure)},
     )
+
+
+def _number(value: Tensor | float) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,13 +21,14 @@ from torch import Tensor
 import bpfn_cli
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import DataError, DiskError, printable
-from bpfn_cli.files import make_folder, write_atomic
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder
 from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import level_sizes, matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
-TOLERANCE = 1e-3  # metres or units of a feature: rounding of another batch, not another teacher
+TOLERANCE = {Precision.float32: 1e-3, Precision.bf16: 5e-2}
+LONGEST_NAME = 200  # bytes of a file's name
 
 Control = Callable[[FlowPyramid], FlowPyramid]
 
@@ -61,6 +63,11 @@ class Teacher:
             self._last = None  # free the memory first
             self._last = batch, self._outputs(batch, student)
         return self._last[1]
+
+    def begin_epoch(self) -> None:
+        """Let the cache verify a sample of the next batch."""
+        if self.cache is not None:
+            self.cache.is_verified = False
 
     def forget(self) -> None:
         """Let the next call compute, whatever the batch."""
@@ -121,15 +128,18 @@ class TeacherCache:
 
     Attributes:
         folder: of this teacher on these data (see `cache_key`). reads: fields that are stored.
+        tolerance: relative and absolute; rounding of another batch, not another teacher.
         found, missed: samples. full: why nothing more is written; empty while it is.
+        is_verified: whether a sample has been compared since the epoch began.
     """
 
     folder: Path
     reads: frozenset[str]
+    tolerance: float = TOLERANCE[Precision.float32]
     found: int = 0
     missed: int = 0
     full: str = ""
-    _verified: str | None = None
+    is_verified: bool = False
 
     def outputs(
         self, batch: FlowBatch, student: FlowPyramid, compute: Callable[[FlowBatch, FlowPyramid | None], FlowPyramid]
@@ -140,7 +150,7 @@ class TeacherCache:
         """
         if batch.view is None:
             return compute(batch, student)
-        paths = [self.folder / batch.view / f"{quote(name, safe='')}.safetensors" for name in batch.names]
+        paths = [self.folder / batch.view / f"{_file_name(name)}.safetensors" for name in batch.names]
         stored = [self._load(path, student) for path in paths]
         if any(one is None for one in stored):
             self.missed += len(paths)
@@ -149,8 +159,8 @@ class TeacherCache:
             return output
         self.found += len(paths)
         whole = [one for one in stored if one is not None]
-        if self._verified != batch.view:
-            self._verified = batch.view
+        if not self.is_verified:
+            self.is_verified = True
             self._verify(batch, whole, paths, compute)
         together = {
             name: [torch.cat(level) for level in zip(*(one[name] for one in whole), strict=True)] for name in self.reads
@@ -178,7 +188,7 @@ class TeacherCache:
                     for level, tensor in enumerate(getattr(output, name))
                 }
                 make_folder(path.parent)
-                write_atomic(path, safetensors.torch.save(tensors))
+                _replace(path, safetensors.torch.save(tensors))
         except DiskError as error:
             self.full = str(error)
 
@@ -209,12 +219,29 @@ class TeacherCache:
                 true = getattr(truth, name)[level]
                 apart = (tensor.double() - true.double()).abs()
                 # Neighbors at equal distance, and a maximum that tips over, may differ by rounding: not all points.
-                share = (apart > TOLERANCE * true.double().abs().clamp_min(1)).double().mean()
+                share = (apart > self.tolerance * true.double().abs().clamp_min(1)).double().mean()
                 if tensor.shape != true.shape or share > 0.01:
                     raise DataError(
                         f"{printable(paths[chosen])}: {name} at level {level} is not what the teacher gives now; "
                         f"delete {printable(self.folder)}"
                     )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file in one step, without waiting for the disk: what is lost in a power cut is computed again."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    with disk_errors(path):
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _file_name(scene: str) -> str:
+    """A file name for a scene, whatever it is called."""
+    quoted = quote(scene, safe="")
+    return quoted if len(quoted) <= LONGEST_NAME else hashlib.sha256(scene.encode()).hexdigest()
 
 
 def cache_key(teacher_sha256: str, data: dict[str, Any], reads: frozenset[str]) -> str:

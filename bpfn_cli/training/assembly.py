@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,17 @@ import torch
 
 from bpfn_cli.config import to_tree
 from bpfn_cli.data.datasets import SceneDataset, data_identity
-from bpfn_cli.losses import Objective, build_losses
-from bpfn_cli.losses.objective import used_options
+from bpfn_cli.errors import UsageError
+from bpfn_cli.losses import LOSSES, DistillationLoss, Objective, build_losses
 from bpfn_cli.models import BiPointFlowNet, Variant, variant_named
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher, TeacherCache
 from bpfn_cli.strategies.plain import teacher_passes
-from bpfn_cli.strategies.teacher import cache_key, shuffle_points
+from bpfn_cli.strategies.teacher import TOLERANCE, cache_key, shuffle_points
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.fit import epoch_batches, split_of
+from bpfn_cli.training.calendar import validation_epochs
+from bpfn_cli.training.fit import count_steps, epoch_batches, split_of
 from bpfn_cli.training.guide import Guide
-from bpfn_cli.training.job import Experiment
+from bpfn_cli.training.job import Experiment, without_workers
 from bpfn_cli.training.prepared import Prepared
 from bpfn_cli.training.progress import Bar, Progress
 from bpfn_cli.training.recipe import Recipe
@@ -29,6 +31,39 @@ def build_objective(recipe: Recipe, teacher: Variant | None = None) -> Objective
     """The objective of a recipe; `teacher` where it is not the recipe's."""
     teacher = teacher or (variant_named(recipe.teacher) if recipe.distillation_losses() else None)
     return build_losses(recipe.loss, variant_named(recipe.variant), teacher, recipe.objective)
+
+
+def check_recipe(recipe: Recipe, dataset: SceneDataset) -> None:
+    """Refuse what would train something else than it says.
+
+    Raises: UsageError: an unknown loss or option; hints, or the truth, would never get a weight.
+    """
+    steps, epochs = count_steps(dataset, recipe), recipe.train.epochs
+    objective = build_objective(recipe)
+    objective.check_length(steps, epochs)
+    stop = recipe.early_stop
+    if stop.kind in ("hard", "linear") and stop.at > 0 and not objective.calibrated:
+        taught = round(stop.at * epochs) * (steps // epochs)
+        if taught <= recipe.objective.calibration_step:
+            raise UsageError(
+                f"early_stop.at {stop.at:g}: the teacher goes after {taught} steps, before hints get their weight at "
+                f"step {recipe.objective.calibration_step}: lower objective.calibration_step, or raise it"
+            )
+
+
+def early_stop_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
+    """Lines that say why `auto` cannot stop anything, where it cannot."""
+    if recipe.early_stop.kind != "auto" or not recipe.distillation_losses():
+        return
+    options, checks = recipe.train, recipe.early_stop.checks
+    before_end = validation_epochs(options.epochs, options.validation_calendar, options.validate_every) - 1
+    if not split_of(dataset, recipe).held_out:
+        yield "early stop: auto stops nothing without held-out scenes; raise data.holdout"
+    elif before_end < checks:
+        yield (
+            f"early stop: auto stops nothing here: {before_end} validations before the last epoch, and it takes "
+            f"{checks} good ones; lower train.validate_every or early_stop.checks"
+        )
 
 
 def build_strategy(
@@ -42,7 +77,8 @@ def build_strategy(
     objective = build_losses(recipe.loss, student.variant, guide.network.variant if guide else None, recipe.objective)
 
     def quiz(number: int) -> Iterator[FlowBatch]:
-        return (batch.to(device) for batch in epoch_batches(dataset, quizzed, recipe, number))
+        # Without workers: processes would be started for each single batch.
+        return (batch.to(device) for batch in epoch_batches(dataset, quizzed, without_workers(recipe), number))
 
     return kind(
         student.to(device),
@@ -53,7 +89,7 @@ def build_strategy(
         precision=options.precision,
         options=getattr(recipe.strategy, recipe.strategy.kind, None),
         quiz=quiz if quizzed else None,
-        largest=variant_named(recipe.teacher),
+        largest=variant_named(recipe.teacher) if guide is None else guide.network.variant,
         seed=recipe.seed,
     )
 
@@ -68,7 +104,8 @@ def _build_teacher(experiment: Experiment, guide: Guide, objective: Objective) -
             "precision": recipe.train.teacher_precision.value,
         }
         key = cache_key(guide.sha256, drawn, objective.reads())
-        cache = TeacherCache(Path(recipe.train.teacher_cache) / key, objective.reads())
+        tolerance = TOLERANCE[recipe.train.teacher_precision]
+        cache = TeacherCache(Path(recipe.train.teacher_cache) / key, objective.reads(), tolerance)
     return Teacher(
         guide.network.to(experiment.device),
         recipe.train.teacher_precision,
@@ -95,8 +132,10 @@ def prepare_losses(
             "dataset": data,
             "names": [dataset.names[index] for index in learn],
             "recipe": [tree["seed"], tree["data"]["points"], tree["data"]["augment"], tree["train"]["batch_size"]],
+            "precision": recipe.train.teacher_precision.value,
             "loss": name,
-            "options": used_options([name], recipe.objective),
+            "options": to_tree(term.options),
+            "code": _code_of(term),
         }
         prepared = Prepared(experiment.runs, decisive)
         if prepared.restore(term):
@@ -113,6 +152,16 @@ def prepare_losses(
                     done += len(batch.names)
                     bar(done % len(learn) or len(learn), len(learn))
 
-            term.prepare(teacher_passes(teacher, batches))
+            strategy.objective.prepare(teacher_passes(teacher, batches), only=name)
         prepared.keep(term, before)
     strategy.adopt_preparation()
+
+
+def _code_of(term: DistillationLoss) -> str:
+    """What a loss of the user's own is written as, so that an edited one is prepared anew; empty for ours."""
+    if type(term) in LOSSES.values():
+        return ""
+    try:
+        return inspect.getsource(inspect.getmodule(term) or type(term))
+    except (OSError, TypeError):
+        return ""

@@ -25,7 +25,7 @@ from bpfn_cli.models import (
 )
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.strategies import PlainStrategy
-from bpfn_cli.training.assembly import build_objective, build_strategy, prepare_losses
+from bpfn_cli.training.assembly import build_strategy, check_recipe, early_stop_notes, prepare_losses
 from bpfn_cli.training.early_stop import EarlyStop
 from bpfn_cli.training.fit import count_steps, fit, split_of, validation_epe3d
 from bpfn_cli.training.guide import Guide, check_pyramids, known_test_metrics, random_guide
@@ -65,7 +65,9 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     dataset = open_training_data(experiment)
     _check_runs_place(experiment.runs, dataset.root)
     progress.line(f"data: {describe(dataset)}")
-    build_objective(recipe).check_length(count_steps(dataset, recipe))  # refuse before hours of teacher
+    check_recipe(recipe, dataset)  # refuse before hours of teacher
+    for line in early_stop_notes(recipe, dataset):
+        progress.line(line)
     guide = None
     if recipe.distillation_losses():
         guide = _find_guide(experiment, dataset, progress)
@@ -80,12 +82,14 @@ def plan_experiment(experiment: Experiment) -> Plan:
     recipe, dataset = experiment.recipe, open_training_data(experiment)
     student = build_model(recipe.variant, recipe.data.points)
     guide = None
+    check_recipe(recipe, dataset)
+    if experiment.initial is not None:
+        initialize_from(student, load_checkpoint(experiment.initial))
     if recipe.distillation_losses():
-        found = teacher_at_hand(experiment)
+        found = None if recipe.control == "random" else teacher_at_hand(experiment)
         guide = random_guide(recipe) if found is None else Guide.read(found, experiment.runs)
         check_pyramids(guide, student)
     strategy = build_strategy(experiment, student, guide, dataset)
-    strategy.objective.check_length(count_steps(dataset, recipe))
     batch = first_batch(experiment, dataset)
     learn = len(split_of(dataset, recipe).learn)
     return make_plan(strategy, recipe, count_steps(dataset, recipe), learn, rehearse(strategy, batch, recipe))
@@ -120,7 +124,7 @@ def _find_guide(experiment: Experiment, dataset: SceneDataset, progress: Progres
         # What cannot work is found now, with weights that were never trained.
         student = build_model(recipe.variant, recipe.data.points)
         strategy = build_strategy(experiment, student, random_guide(recipe), dataset)
-        strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr)
+        strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
         del student, strategy
         name = recipe.teacher
         progress.line(f"teacher: none trained with this recipe yet, so {name} is trained first (reused next time)")
@@ -151,6 +155,7 @@ def _train(experiment: Experiment, role: str, guide: Guide | None, progress: Pro
     with run.working():
         started = time.monotonic()
         prepare_losses(experiment, strategy, guide, dataset, progress)
+        prepared = time.monotonic()
         figures = rehearse(strategy, first_batch(experiment, dataset), recipe)
         plan = make_plan(strategy, recipe, count_steps(dataset, recipe), len(split_of(dataset, recipe).learn), figures)
         for line in plan.lines():
@@ -161,9 +166,12 @@ def _train(experiment: Experiment, role: str, guide: Guide | None, progress: Pro
         with progress.bar(f"training {role} {recipe.variant} ({about['method']})") as bar:
             best = fit(strategy, dataset, recipe, run, bar, device, early_stop)
         seconds = time.monotonic() - started
+        if strategy.teacher is not None and strategy.teacher.cache is not None and strategy.teacher.cache.full:
+            progress.line(f"teacher cache: stopped writing: {strategy.teacher.cache.full}")
         deployed = run.deploy(best)
         run.record(
             train_seconds=round(seconds, 1),
+            prepare_seconds=round(prepared - started, 1),
             weights_sha256=sha256_of(deployed),
             complexity=_complexity(student, deployed),
             teacher_forwards=None if strategy.teacher is None else strategy.teacher.forwards,

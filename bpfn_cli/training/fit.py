@@ -14,6 +14,7 @@ import torch
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import training_batches
 from bpfn_cli.data.sampling import keyed_generator
+from bpfn_cli.data.scenes import sequence_of
 from bpfn_cli.metrics.evaluation import MODEL, evaluate, network_flow
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, TermRecord
@@ -23,8 +24,6 @@ from bpfn_cli.training.early_stop import EarlyStop
 from bpfn_cli.training.progress import Bar
 from bpfn_cli.training.recipe import Recipe, learning_rate
 from bpfn_cli.training.run_folder import RunFolder
-
-SCENES_OF_A_SEQUENCE = 10  # consecutive numbers in FlyingThings3D; approximate, where frames are left out
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def split_holdout(dataset: SceneDataset, share: float, seed: int, quiz: float = 
 
     Args: quiz: share of the scenes that is held back besides.
     """
-    length = 1 if dataset.kind == "synthetic" else SCENES_OF_A_SEQUENCE
-    sequences = [int(name) // length if name.isdecimal() else name for name in dataset.names]
+    sequences = [sequence_of(dataset.kind, name) for name in dataset.names]
     ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
     count = min(len(ranked) - 1, max(1, round(share * len(ranked)))) if share > 0 else 0
     quizzed = min(len(ranked) - 1 - count, max(1, round(quiz * len(ranked)))) if quiz > 0 else 0
@@ -100,7 +98,8 @@ def fit(
     early_stop = early_stop or EarlyStop(recipe.early_stop)
     total = count_steps(dataset, recipe)
     steps_per_epoch = total // options.epochs
-    best_epe3d, best, fastest = float("inf"), None, float("inf")
+    best_epe3d, best = float("inf"), None
+    epoch_seconds: list[float] = []
     for epoch in range(options.epochs):
         log, started = EpochLog(), time.monotonic()
         strategy.objective.teacher_share = early_stop.share(epoch, options.epochs)
@@ -111,7 +110,7 @@ def fit(
             log.add(strategy.step(batch.to(device), rate, is_measured), len(batch.names))
             bar(strategy.steps, total, f"loss {log.total():.1f}" + _validated(best_epe3d))
         seconds = time.monotonic() - started
-        fastest = min(fastest, seconds)
+        epoch_seconds.append(round(seconds, 3))
         record = {"epoch": epoch + 1, "lr": rate, "seconds": round(seconds, 3), **log.figures()}
         record |= strategy.objective.scales()
         if recipe.distillation_losses():
@@ -125,7 +124,7 @@ def fit(
             best_epe3d = record["validation_epe3d"]
             best = run.save("best", strategy.student, epoch=epoch + 1, validation_epe3d=best_epe3d)
         run.log_metrics(record)
-        run.record(epochs_done=epoch + 1, fastest_epoch_seconds=round(fastest, 3))
+        run.record(epochs_done=epoch + 1, epoch_seconds=epoch_seconds)
     return best or last
 
 
@@ -144,7 +143,7 @@ class EpochLog:
         for name, term in terms.items():
             means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
             means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
-            means |= {f"{figure}_{name}": value for figure, value in term.figures.items()}
+            means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
             if term.active is not None:
                 means[f"active_{name}"] = term.active
             for key, value in means.items():

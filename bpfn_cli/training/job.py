@@ -50,7 +50,11 @@ def open_training_data(experiment: Experiment) -> SceneDataset:
 
 def first_batch(experiment: Experiment, dataset: SceneDataset) -> FlowBatch:
     """The batch that the training begins with, on its device."""
-    recipe = experiment.recipe
-    without_workers = replace(recipe, data=replace(recipe.data, workers=0))
-    batches = epoch_batches(dataset, split_of(dataset, recipe).learn, without_workers, 0)
+    recipe = without_workers(experiment.recipe)
+    batches = epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0)
     return next(iter(batches)).to(experiment.device)
+
+
+def without_workers(recipe: Recipe) -> Recipe:
+    """The same recipe whose scenes are loaded by this process: for a single batch."""
+    return replace(recipe, data=replace(recipe.data, workers=0))

@@ -17,6 +17,7 @@ import bpfn_cli.resources
 from bpfn_cli.losses import NO_DISTILLATION, build_losses
 from bpfn_cli.models import Variant, build_model
 from bpfn_cli.strategies import PlainStrategy, Teacher
+from bpfn_cli.strategies.plain import teacher_passes
 from bpfn_cli.training.loss_checks import random_batch
 
 RECORD = "loss_costs.yaml"  # what `bpfn losses` shows without measuring
@@ -53,6 +54,8 @@ def measure_costs(
         kind = _TeacherAlone if name == TEACHER_ALONE else PlainStrategy
         network = build_model(student, points).to(device)
         needed = None if name == NO_DISTILLATION else Teacher(guide)
+        if needed is not None:
+            objective.prepare(teacher_passes(needed, lambda: iter([batch])))
         strategies[name] = kind(network, needed, objective, weight_decay=0, clip_norm=None)
     times: dict[str, list[float]] = {name: [] for name in strategies}
     for number in range(rounds + 1):  # the first round warms up

@@ -96,13 +96,13 @@ class Plan:
 
 
 def rehearse(strategy: PlainStrategy, batch: FlowBatch, recipe: Recipe) -> tuple[float, float]:
-    """Take two steps and undo them: seconds of the second, and megabytes at the peak.
+    """Take a few steps and undo them: seconds of one, and megabytes at the peak.
 
     Raises: ShapeError, UsageError: a term cannot work with these networks.
     """
     on_cuda = batch.pc1.device.type == "cuda"
     torch.cuda.reset_peak_memory_stats() if on_cuda else forget_peak()
-    seconds = strategy.rehearse(batch, recipe.train.lr)
+    seconds = strategy.rehearse(batch, recipe.train.lr, recipe.train.epochs)
     peak = torch.cuda.max_memory_allocated() if on_cuda else resident_bytes(peak=True)
     return seconds, peak / 1e6
 

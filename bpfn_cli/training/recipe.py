@@ -131,7 +131,7 @@ class Recipe:
             teacher=self.teacher,
             loss=("none",),
             seed=self.seed,
-            data=self.data,
+            data=replace(self.data, views=None),
             train=replace(self.train, teacher_cache=None),
         )
 
@@ -164,6 +164,7 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
         decisive["data"].pop(key)
     for key in ("teacher_precision", "teacher_cache", "gradient_every"):  # of the teacher as a teacher, and of the log
         decisive["train"].pop(key)
-    decisive["data"].pop("quiz")  # a network alone is not quizzed
+    for key in ("quiz", "views"):  # a network alone is not quizzed, and has no outputs to store
+        decisive["data"].pop(key)
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

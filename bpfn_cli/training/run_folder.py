@@ -68,7 +68,7 @@ class RunFolder:
             raise
         except BaseException as error:
             reason = str(error) if isinstance(error, BpfnError) else f"{type(error).__name__}: {error}"
-            self._end("failed", printable(reason))
+            self._end("failed", printable(reason), failed_by=type(error).__name__)
             raise
         self.record(state="finished", reason=None, finished=_now())
         write_json(self.path / "summary.json", {**self.about, "result": self.result})
@@ -105,9 +105,9 @@ class RunFolder:
         write_json(path, result)
         return path
 
-    def _end(self, state: str, reason: str | None) -> None:
+    def _end(self, state: str, reason: str | None, **more: str) -> None:
         with contextlib.suppress(DiskError):  # the error that ended the run is the one to show
-            self.record(state=state, reason=reason, finished=_now())
+            self.record(state=state, reason=reason, finished=_now(), **more)
 
 
 def check_run_name(name: str) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,22 +17,24 @@ from pydantic import Field
 
 import bpfn_cli
 from bpfn_cli.config import Tree, build, read_yaml, settings
-from bpfn_cli.data.concurrency import only_writer
+from bpfn_cli.data.concurrency import only_holder
 from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
-from bpfn_cli.files import make_folder
+from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.losses import NO_DISTILLATION
-from bpfn_cli.training.assembly import build_objective
+from bpfn_cli.models import build_model
+from bpfn_cli.strategies import STRATEGIES
+from bpfn_cli.training.assembly import build_strategy, check_recipe
 from bpfn_cli.training.experiment import (
     run_experiment,
     teacher_at_hand,
     train_teacher,
 )
-from bpfn_cli.training.fit import count_steps
+from bpfn_cli.training.guide import random_guide
 from bpfn_cli.training.job import Experiment, open_training_data
 from bpfn_cli.training.load import checked_recipe
 from bpfn_cli.training.progress import Progress
-from bpfn_cli.training.recipe import Recipe, recipe_tree
+from bpfn_cli.training.recipe import SCRATCH, Recipe, recipe_tree, teacher_key
 from bpfn_cli.training.run_folder import find_runs
 
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"]
@@ -49,7 +50,7 @@ class Study:
     """What a study file holds.
 
     recipe: keys of a recipe that all trainings share. variants, losses, strategies, seeds: one training for each
-    combination; `basic+hint` is the sum of two losses, `none` the baseline from scratch, always needed.
+    combination that makes sense; `basic+hint` is the sum of two losses, `none` the baseline, always needed.
     controls: equal_time, from scratch for as long as the slowest method took; same_width_teacher, taught by a network
     of the student's own variant; random_teacher, shuffled_teacher, taught by one that knows nothing. control_loss:
     theirs.
@@ -88,15 +89,15 @@ class Place:
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell, and whether it is finished, to be done, or waits for others."""
+    """A cell: finished, failed (by NaN; `--retry` trains it again), to be done, or waiting for the times of others."""
 
     cell: Cell
-    state: Literal["finished", "to do", "waiting"]
+    state: Literal["finished", "failed", "to do", "waiting"]
 
 
 def read_study(path: Path) -> Study:
     """Read a study file. Raises: UsageError: all mistakes in one line."""
-    study = build(Study, read_yaml(path))
+    study = build(Study, read_yaml(path, "no such study file; docs/losses.md has one to start from"))
     cells_of(study)
     return study
 
@@ -106,9 +107,13 @@ def cells_of(study: Study) -> list[Cell]:
 
     Raises: UsageError: a recipe that cannot be carried out; no baseline from scratch.
     """
-    reserved = {"variant", "loss", "seed", "strategy.kind", "control"} & set(study.recipe)
-    if reserved:
-        raise UsageError(f"recipe.{min(reserved)}: the study itself says so; leave it out of the recipe")
+    strategy = study.recipe.get("strategy", {})
+    if not isinstance(strategy, dict):
+        raise UsageError("recipe.strategy: give options of strategies, such as {online: {target: naive}}")
+    said: list[str] = [key for key in ("variant", "loss", "seed", "control") if key in study.recipe]
+    said += ["strategy.kind"] if "kind" in strategy else []
+    if said:
+        raise UsageError(f"recipe.{said[0]}: the study itself says so; leave it out of the recipe")
     if NO_DISTILLATION not in study.losses:
         raise UsageError("losses: add none, the baseline from scratch that all others are compared with")
     if study.controls and study.control_loss == NO_DISTILLATION:
@@ -122,9 +127,12 @@ def cells_of(study: Study) -> list[Cell]:
 
 
 def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
+    yield _cell(_recipe(study, variant, NO_DISTILLATION, seed))
     for strategy in study.strategies:
         for loss in study.losses:
-            yield _cell(_recipe(study, variant, loss, seed, strategy=strategy))
+            recipe = _recipe(study, variant, loss, seed, strategy=strategy)
+            if recipe.distillation_losses() or not STRATEGIES[strategy].needs_teacher:
+                yield _cell(recipe)
     controlled = _recipe(study, variant, study.control_loss, seed)
     for control in study.controls:
         if control == "equal_time":
@@ -150,40 +158,45 @@ def _cell(recipe: Recipe, control: Control | None = None) -> Cell:
 
 def states(study: Study, place: Place) -> list[CellState]:
     """Every cell of the study (of all shards) with its state. Raises: UsageError: the study has changed since."""
-    cells = cells_of(study)
-    done = _finished(place)
+    return _states(study, cells_of(study), _ended(place), _Keys(study, place))
+
+
+def _states(study: Study, cells: Sequence[Cell], ended: _Ended, keys: _Keys) -> list[CellState]:
     found = []
     for cell in cells:
-        if cell.name in done:
-            _check_unchanged(cell, done[cell.name], place)
-            found.append(CellState(cell, "finished"))
+        about = ended.get(cell.name)
+        if about is not None:
+            keys.check_unchanged(cell, about)
+            found.append(CellState(cell, "finished" if about["state"] == "finished" else "failed"))
         else:
-            waits = cell.control == "equal_time" and _slowest_over_scratch(cells, done, cell) is None
+            waits = cell.control == "equal_time" and _times_as_long(cells, ended, cell) is None
             found.append(CellState(cell, "waiting" if waits else "to do"))
     return found
 
 
-def run_study(study: Study, place: Place, progress: Progress) -> list[CellState]:
+def run_study(study: Study, place: Place, progress: Progress, retry: bool = False) -> list[CellState]:
     """Train what is not finished of this shard, one after another; the states of all cells afterwards.
 
-    What another process works on is left to it. A training that fails by NaN is told and passed over.
-    Raises: as `run_experiment`; UsageError: the study has changed since a training of it.
+    What another process works on is left to it. A training that fails by NaN is told, and passed over until `retry`.
+    Raises: as `run_experiment`; UsageError: the study has changed since a training of it, or cannot be carried out.
     """
-    make_folder(place.folder / FOLDER_OF_LOCKS)
-    _check_all(study, place)
+    locks = make_folder(place.folder / FOLDER_OF_LOCKS)
+    cells, keys = cells_of(study), _Keys(study, place)
+    _check_all(study, cells, place)
     index, count = place.shard
-    own = cells_of(study)[index - 1 :: count]
+    own = cells[index - 1 :: count]
     own.sort(key=lambda cell: cell.control == "equal_time")  # last: they depend on the others
     for number, cell in enumerate(own, start=1):
-        if {state.cell.name: state.state for state in states(study, place)}[cell.name] != "to do":
+        now = {state.cell.name: state.state for state in _states(study, cells, _ended(place), keys)}[cell.name]
+        if not (now == "to do" or (retry and now == "failed")):
             continue
-        lock = make_folder(place.folder / FOLDER_OF_LOCKS / cell.name)
         try:
-            with only_writer(lock):
-                if cell.name in _finished(place):
+            with only_holder(locks / cell.name):
+                about = _ended(place).get(cell.name)
+                if about is not None and not (retry and about["state"] == "failed"):
                     continue
                 progress.line(f"training {number} of {len(own)}: {cell.name}")
-                _train(study, cell, place, progress)
+                _train(study, cells, cell, place, keys, progress)
         except BusyError:
             progress.line(f"{cell.name}: another process works on it")
         except NonFiniteError as error:
@@ -191,113 +204,153 @@ def run_study(study: Study, place: Place, progress: Progress) -> list[CellState]
     return states(study, place)
 
 
-def _train(study: Study, cell: Cell, place: Place, progress: Progress) -> None:
+def _train(study: Study, cells: Sequence[Cell], cell: Cell, place: Place, keys: _Keys, progress: Progress) -> None:
     recipe, teacher = cell.recipe, None
     if recipe.distillation_losses() and recipe.control != "random":
         teacher = _teacher(study, cell, place, progress)
-    labels: dict[str, Any] = {"cell": cell.name, "control": cell.control, "cell_key": _key(cell, place)}
+    labels: dict[str, Any] = {"cell": cell.name, "control": cell.control, "cell_key": keys.of(cell)}
     if cell.control == "equal_time":
-        longer = _slowest_over_scratch(cells_of(study), _finished(place), cell)
+        longer = _times_as_long(cells, _ended(place), cell)
         if longer is None:
             return
         epochs = max(1, round(longer * recipe.train.epochs))
         recipe = replace(recipe, train=replace(recipe.train, epochs=epochs))
         labels["times_as_long"] = round(longer, 3)
-    run_experiment(
-        Experiment(
-            recipe=recipe,
-            data=place.data,
-            runs=place.folder,
-            device=place.device,
-            command=place.command,
-            name=cell.name,
-            teacher=teacher,
-            labels=labels,
-        ),
-        progress,
-    )
+    experiment = _experiment(place, recipe)
+    run_experiment(replace(experiment, name=cell.name, teacher=teacher, labels=labels), progress)
+
+
+def _experiment(place: Place, recipe: Recipe) -> Experiment:
+    return Experiment(recipe=recipe, data=place.data, runs=place.folder, device=place.device, command=place.command)
 
 
 def _teacher(study: Study, cell: Cell, place: Place, progress: Progress) -> Path:
     """The teacher of all seeds: given, found, or trained by whichever process comes first."""
     if study.teacher is not None and cell.control != "same_width_teacher":
         return Path(study.teacher)
-    recipe = replace(cell.recipe, seed=study.seeds[0], control="none")
-    experiment = Experiment(
-        recipe=recipe, data=place.data, runs=place.folder, device=place.device, command=place.command
-    )
-    lock = make_folder(place.folder / FOLDER_OF_LOCKS / f"teacher-{recipe.teacher}")
+    experiment = _experiment(place, _teacher_recipe(study, cell))
+    lock = place.folder / FOLDER_OF_LOCKS / f"teacher-{experiment.recipe.teacher}"
     told = False
     while (found := teacher_at_hand(experiment)) is None:
         try:
-            with only_writer(lock):
+            with only_holder(lock):
                 if teacher_at_hand(experiment) is None:
                     train_teacher(experiment, progress)
         except BusyError:
             if not told:
-                progress.line(f"teacher: another process trains {recipe.teacher}; waiting for it")
+                progress.line(f"teacher: another process trains {experiment.recipe.teacher}; waiting for it")
             told = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
     return found
 
 
-def _check_all(study: Study, place: Place) -> None:
+def _teacher_recipe(study: Study, cell: Cell) -> Recipe:
+    """The recipe that says how the teacher of all seeds is trained."""
+    return replace(cell.recipe, seed=study.seeds[0], control="none")
+
+
+def _check_all(study: Study, cells: Sequence[Cell], place: Place) -> None:
     """Refuse what cannot work in any cell before the first one is trained."""
-    for cell in cells_of(study):
-        experiment = Experiment(
-            recipe=cell.recipe, data=place.data, runs=place.folder, device=place.device, command=place.command
-        )
-        dataset = open_training_data(experiment)
-        build_objective(cell.recipe).check_length(count_steps(dataset, cell.recipe))
     if study.teacher is not None and not Path(study.teacher).is_file():
         raise UsageError(f"teacher: {printable(study.teacher)}: no such file")
     states(study, place)
+    for cell in cells:
+        if cell.recipe.seed != study.seeds[0]:
+            continue
+        experiment = _experiment(place, cell.recipe)
+        dataset = open_training_data(experiment)
+        check_recipe(cell.recipe, dataset)
+        student = build_model(cell.recipe.variant, cell.recipe.data.points)
+        guide = random_guide(cell.recipe) if cell.recipe.distillation_losses() else None
+        build_strategy(experiment, student, guide, dataset)
 
 
-def _finished(place: Place) -> dict[str, Mapping[str, Any]]:
-    """run.json of each finished cell, by the cell's name; of several the first."""
+_Ended = Mapping[str, Mapping[str, Any]]
+
+
+def _ended(place: Place) -> _Ended:
+    """run.json of each cell that is finished or has failed by its numbers; of several the first that is finished."""
     found: dict[str, Mapping[str, Any]] = {}
     for _, about in find_runs(place.folder):
-        if isinstance(about.get("cell"), str) and about.get("state") == "finished":
-            found.setdefault(about["cell"], about)
+        name, state = about.get("cell"), about.get("state")
+        if not isinstance(name, str):
+            continue
+        is_better = found.get(name, {}).get("state") != "finished"
+        if state == "finished" and is_better:
+            found[name] = about
+        elif state == "failed" and about.get("failed_by") == NonFiniteError.__name__:
+            found.setdefault(name, about)
     return found
 
 
-def _key(cell: Cell, place: Place) -> str:
-    """What a cell's result depends on; equal keys, equal trainings."""
-    known = {
-        "recipe": recipe_tree(cell.recipe),
-        "control": cell.control,
-        "data": data_identity(place.data)["sha256"],
-        "bpfn": bpfn_cli.__version__,
-    }
-    for ignored in ("workers", "path", "kind"):
-        known["recipe"]["data"].pop(ignored)
-    known["recipe"]["train"].pop("teacher_cache")
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+class _Keys:
+    """What the results of cells depend on; equal keys, equal trainings."""
+
+    def __init__(self, study: Study, place: Place):
+        self.study, self.place = study, place
+        self.data = data_identity(place.data)
+        self.teacher = None if study.teacher is None else sha256_of(Path(study.teacher))
+
+    def of(self, cell: Cell) -> str:
+        tree = recipe_tree(cell.recipe)
+        for ignored in ("workers", "path", "kind"):
+            tree["data"].pop(ignored)
+        for ignored in ("teacher_cache", "gradient_every"):
+            tree["train"].pop(ignored)
+        known = {
+            "recipe": tree,
+            "control": cell.control,
+            "teacher": self._teacher(cell),
+            "data": self.data["sha256"],
+            "bpfn": bpfn_cli.__version__,
+        }
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check_unchanged(self, cell: Cell, about: Mapping[str, Any]) -> None:
+        """Raises: UsageError: a training of the cell was another one."""
+        if about.get("cell_key") != self.of(cell):
+            raise UsageError(
+                f"{printable(self.place.folder)}: {cell.name} was trained by another recipe or teacher, on other data "
+                "or by another bpfn; give the study another --name, or delete that folder"
+            )
+
+    def _teacher(self, cell: Cell) -> str | None:
+        if not cell.recipe.distillation_losses() or cell.recipe.control == "random":
+            return None
+        if self.teacher is not None and cell.control != "same_width_teacher":
+            return self.teacher
+        return teacher_key(_teacher_recipe(self.study, cell), self.data)
 
 
-def _check_unchanged(cell: Cell, about: Mapping[str, Any], place: Place) -> None:
-    if about.get("cell_key") != _key(cell, place):
-        raise UsageError(
-            f"{printable(place.folder)}: {cell.name} was trained by another recipe, on other data or by another bpfn; "
-            "give the study another --name, or delete that folder"
-        )
+def _times_as_long(cells: Sequence[Cell], ended: _Ended, cell: Cell) -> float | None:
+    """How many times as long as from scratch the slowest method of this variant learns; None: not all have ended.
 
-
-def _slowest_over_scratch(cells: Sequence[Cell], done: Mapping[str, Mapping[str, Any]], cell: Cell) -> float | None:
-    """How many times as long as from scratch the slowest method of this variant takes; None: not all are finished.
-
-    By medians over seeds of each training's fastest epoch, on which other work of the machine weighs least.
+    Once a control of this variant has been trained, its figure holds for other seeds too. Methods that failed do not
+    count.
     """
-    times: dict[str, list[float]] = {}
-    for other in cells:
-        if other.control is None and other.recipe.variant == cell.recipe.variant:
-            seconds = done.get(other.name, {}).get("fastest_epoch_seconds")
-            if seconds is None:
+    same = [other for other in cells if other.recipe.variant == cell.recipe.variant]
+    for other in same:
+        known = ended.get(other.name, {}).get("times_as_long")
+        if other.control == "equal_time" and isinstance(known, int | float):
+            return float(known)
+    times: dict[str, list[Mapping[str, Any]]] = {}
+    for other in same:
+        if other.control is None:
+            if other.name not in ended:
                 return None
-            times.setdefault(other.recipe.method(), []).append(float(seconds))
-    scratch = times.pop("scratch", None)
+            if ended[other.name]["state"] == "finished":
+                times.setdefault(other.recipe.method(), []).append(ended[other.name])
+    scratch = times.pop(SCRATCH, None)
     if not scratch or not times:
         return None
-    return max(1.0, max(median(seconds) for seconds in times.values()) / median(scratch))
+    return max(1.0, max(learning_seconds(runs) for runs in times.values()) / learning_seconds(scratch))
+
+
+def learning_seconds(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that a method learns, validation left out: of each epoch the fastest of the runs, on which other work of
+    the machine weighs least, and what its losses did before the first.
+
+    Args: runs: run.json of the method's trainings, which differ in their seed alone.
+    """
+    epochs = zip(*(run["epoch_seconds"] for run in runs), strict=True)
+    return min(float(run.get("prepare_seconds", 0)) for run in runs) + sum(min(seconds) for seconds in epochs)

@@ -262,6 +262,10 @@ def test_class_weights_by_hand() -> None:
     assert float(free[3]) == pytest.approx(5)
     assert float(free[0]) == pytest.approx(0.5556, abs=1e-4)
     assert float(free.sum()) == pytest.approx(10)
+    known = torch.ones(1, 10, dtype=torch.bool)
+    known[0, 5:] = False  # one of five that count moves
+    some = class_weights(moving, known, clip=(0, 100))[0]
+    assert some.tolist() == pytest.approx([0.625, 0.625, 0.625, 2.5, 0.625, 0, 0, 0, 0, 0])
     clipped = class_weights(torch.nn.functional.one_hot(torch.tensor([0]), 100).bool())[0]
     assert float(clipped.sum()) == pytest.approx(100)
     assert float(clipped[0] / clipped[1]) == pytest.approx(5 / 0.50505, rel=1e-3)  # 50 is cut to 5

@@ -13,6 +13,7 @@ from bpfn_cli.losses import (
     LOSSES,
     Card,
     DistillationLoss,
+    Measured,
     build_losses,
     supervised_loss,
 )
@@ -215,6 +216,27 @@ def test_first_stage_is_of_hints_alone_and_kappa_waits_for_its_end() -> None:
     assert objective.is_due(10)
 
 
+def test_several_output_losses_share_gamma() -> None:
+    objective = build_losses(["basic", "ail", "weighted"], TINY, TINY, {"gamma": 0.3})
+    weights = [objective.weight(name) for name in ("supervised", "basic", "ail", "weighted")]
+    assert weights == pytest.approx([0.7, 0.1, 0.1, 0.1])
+
+
+def test_first_stage_that_never_ends_is_refused_and_needs_a_teacher() -> None:
+    objective = build_losses(["hint"], TINY, TINY, {"stage1_epochs": 5, "calibration_step": 0})
+    with pytest.raises(UsageError, match=r"objective\.stage1_epochs 5: all 5 epochs would be of hints alone"):
+        objective.check_length(100, 5)
+    objective.check_length(100, 6)
+    objective.begin_epoch(0, 6)
+    objective.teacher_share = 0.0
+    assert objective.weight("supervised") == 1
+
+
+def test_level_that_stands_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="a level stands twice"):
+        build_losses(["hint"], TINY, TINY, {"hint": {"levels": [0, 0]}})
+
+
 def test_first_stage_without_a_hint_is_refused() -> None:
     with pytest.raises(UsageError, match=r"objective\.stage1_epochs: none of the losses is a hint"):
         build_losses(["basic"], TINY, TINY, {"stage1_epochs": 1})
@@ -249,6 +271,17 @@ class Own(DistillationLoss):
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> torch.Tensor:
         return (student.flows[0] - teacher.flows[0]).abs().mean()
+
+
+class CannotBegin(Own):
+    def __init__(self, options: object, student: object, teacher: object):
+        raise RuntimeError("no such layer")
+
+
+class Numbers(Own):
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:  # type: ignore[override]
+        nan = torch.tensor(float("nan"))
+        return Measured(super().forward(student, teacher, batch), active=nan, figures={"raw": 0.5, "bad": nan})  # type: ignore[dict-item]
 
 
 class Vector(Own):
@@ -314,3 +347,16 @@ def test_loss_of_ones_own_that_fails_is_told_in_a_line(name: str, error: type[Ex
     objective = build_losses([f"{__name__}:{name}"], TINY, TINY)
     with pytest.raises(error, match=expected):
         objective(toy([S] * 4), toy([T] * 4), TOY_BATCH)
+
+
+def test_loss_of_ones_own_that_cannot_begin_is_told_in_a_line() -> None:
+    with pytest.raises(UsageError, match=r"loss .*:CannotBegin failed: RuntimeError: no such layer \(.*line \d+\)"):
+        build_losses([f"{__name__}:CannotBegin"], TINY, TINY)
+
+
+def test_figures_of_ones_own_may_be_numbers_and_nan_is_left_out() -> None:
+    name = f"{__name__}:Numbers"
+    objective = build_losses([name], SMALLER, TINY, {"calibration_step": 0})
+    strategy = PlainStrategy(network(SMALLER, 1), Teacher(network()), objective, weight_decay=0, clip_norm=None)
+    term = strategy.step(batch_of(), 1e-3)[name]
+    assert (term.active, term.figures) == (None, {"raw": 0.5})

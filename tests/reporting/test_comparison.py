@@ -142,6 +142,21 @@ def test_drawings_of_the_tables(six: Path) -> None:
     assert files["means"].splitlines()[0] == "table," + ",".join(column.key for column in MEANS)
 
 
+def test_evaluation_on_other_data_does_not_move_a_training_out_of_its_table(six: Path) -> None:
+    other = evaluation(0.9, dataset__kind="kitti", dataset__split="test")
+    (six / "basic-None-0" / "evaluations" / "0.json").write_text(json.dumps(other))
+    assert cells(tables(six)[0], "basic")["seeds"] == 6
+
+
+def test_second_run_of_a_cell_does_not_count_twice(six: Path) -> None:
+    again = six / "basic-None-0-2"
+    again.mkdir()
+    for name in ("run.json", "evaluations/a.json"):
+        (again / name).parent.mkdir(exist_ok=True)
+        (again / name).write_text((six / "basic-None-0" / name).read_text())
+    assert cells(tables(six)[0], "basic")["seeds"] == 6
+
+
 def test_empty_folder_says_so(tmp_path: Path) -> None:
     made = comparison_report(read_runs(tmp_path))
     assert isinstance(made, Report)

@@ -88,7 +88,10 @@ def test_rehearsal_is_undone(name: str) -> None:
     strategy.step(batch_of(), 1e-3)
     before = copy.deepcopy(strategy.state_dict())
     drawn = torch.get_rng_state()
-    assert strategy.rehearse(batch_of(seed=1), 1e-3) > 0
+    assert strategy.teacher is not None
+    forwards = strategy.teacher.forwards
+    assert strategy.rehearse(batch_of(seed=1), 1e-3, epochs=4) > 0
+    assert strategy.teacher.forwards == forwards
     assert same(strategy.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), drawn)
 

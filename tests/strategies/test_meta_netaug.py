@@ -105,6 +105,14 @@ def test_teacher_moves_every_so_many_steps() -> None:
     assert moves == [True, False, False, True, False]
 
 
+def test_losses_that_do_not_depend_smoothly_on_the_teacher_are_refused() -> None:
+    with pytest.raises(UsageError, match="nothing in --loss bounded depends smoothly on the teacher"):
+        made(
+            "meta",
+            losses=("bounded",),
+        ).rehearse(batch_of(), 1e-3)
+
+
 # --- netaug ---
 
 SMALL = replace(SMALLER, bn=True)

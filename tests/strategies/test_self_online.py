@@ -97,6 +97,7 @@ def test_best_mix_of_two_by_hand() -> None:
 def test_mix_of_peers_never_has_a_negative_share_and_alike_ones_share_equally() -> None:
     assert general_weights(torch.tensor([[1.0, 0.5], [0.5, 0.1]])).tolist() == [0.0, 1.0]
     assert general_weights(torch.full((2, 2), 0.3)).tolist() == pytest.approx([0.5, 0.5])
+    assert general_weights(torch.zeros(2, 2)).tolist() == [0.5, 0.5]
 
 
 def test_linear_share_by_hand() -> None:

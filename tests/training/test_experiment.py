@@ -391,8 +391,7 @@ def test_hard_stop_runs_the_teacher_until_then_and_no_longer(
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["teacher_share"] for line in lines] == shares
     assert ["loss_basic" in line for line in lines] == [share > 0 for share in shares]
-    # The rehearsal runs it twice more, before the schedule begins.
-    assert about(outcome.folder)["teacher_forwards"] == forwards + 2
+    assert about(outcome.folder)["teacher_forwards"] == forwards
 
 
 def test_stop_at_0_is_from_scratch_and_at_the_end_is_never(things: Path, tmp_path: Path, outside_teacher: Path) -> None:

@@ -17,13 +17,14 @@ from scene_folders import write_scene
 from tiny_world import LEAST, TINY
 
 from bpfn_cli.config import build, parse_yaml
-from bpfn_cli.data.concurrency import only_writer
-from bpfn_cli.errors import UsageError
-from bpfn_cli.models import BASELINE, VARIANTS, slim
+from bpfn_cli.data.concurrency import only_holder
+from bpfn_cli.errors import NonFiniteError, UsageError
+from bpfn_cli.models import BASELINE, VARIANTS, build_model, save_checkpoint, slim
 from bpfn_cli.reporting import read_runs
 from bpfn_cli.reporting.comparison import comparison_report
+from bpfn_cli.training import experiment as experiment_module
 from bpfn_cli.training import study as module
-from bpfn_cli.training.study import Place, Study, cells_of, read_study, run_study, states
+from bpfn_cli.training.study import Place, Study, cells_of, learning_seconds, read_study, run_study, states
 
 BIG = slim(BASELINE, "big", width=0.1, c_mid=2)
 SHORT = {
@@ -92,12 +93,10 @@ def runs_of(folder: Path) -> list[str]:
 
 
 def test_cells_are_all_combinations_seed_by_seed() -> None:
-    given = study(losses=("none", "basic+hint"), strategies=("plain", "online"), controls=("equal_time",))
-    assert names(given) == [
-        f"tiny-{what}-seed{seed}"
-        for seed in (0, 1)
-        for what in ("scratch", "basic+hint", "online", "basic+hint+online", "equal_time")
-    ]
+    given = study(losses=("none", "basic+hint"), strategies=("plain", "online", "meta"), controls=("equal_time",))
+    methods = ("scratch", "basic+hint", "online", "basic+hint+online", "basic+hint+meta", "equal_time")
+    assert names(given) == [f"tiny-{what}-seed{seed}" for seed in (0, 1) for what in methods]
+    assert names(study(losses=("none", "basic"), strategies=("online",), seeds=(0,)))[0] == "tiny-scratch-seed0"
     cell = cells_of(given)[1]
     assert (cell.recipe.loss, cell.recipe.seed, cell.recipe.variant) == (("basic", "hint"), 0, "tiny")
     assert cell.recipe.objective.calibration_step == 1
@@ -119,6 +118,8 @@ def test_controls_have_recipes_of_their_own() -> None:
         ({"recipe": {"seed": 1}}, r"recipe\.seed: the study itself says so"),
         ({"recipe": {"train": {"epoch": 3}}}, r"unknown key train\.epoch, did you mean train\.epochs"),
         ({"losses": ("none", "hnit")}, "did you mean hint"),
+        ({"recipe": {"strategy": "online"}}, r"recipe\.strategy: give options of strategies"),
+        ({"recipe": {"strategy": {"kind": "self"}}}, r"recipe\.strategy\.kind: the study itself says so"),
         ({"variants": ("tyni",)}, "unknown variant 'tyni'"),
         ({"controls": ("random_teacher",), "control_loss": "none"}, "control_loss: none has no teacher"),
     ],
@@ -188,7 +189,7 @@ def test_more_seeds_and_losses_go_on_from_there(done: tuple[Study, Place, Quiet]
     found = {state.cell.name: state.state for state in states(more, where)}
     assert found["tiny-basic-seed1"] == "finished"
     assert found["tiny-ail-seed0"] == found["tiny-basic-seed2"] == "to do"
-    assert found["tiny-equal_time-seed2"] == "waiting"  # for the times of the new ones
+    assert found["tiny-equal_time-seed2"] == "to do"  # as long as those of the other seeds
 
 
 def test_study_that_has_changed_is_refused(done: tuple[Study, Place, Quiet]) -> None:
@@ -206,6 +207,46 @@ def test_tables_of_a_study_have_a_row_for_each_method_and_control(done: tuple[St
     assert [row.cells[0] for row in means.rows] == ["teacher (big)", *labels]
     assert [row.cells[0] for row in differences.rows] == labels[1:]
     assert {row.cells[1] for row in differences.rows} == {2}
+
+
+def test_study_whose_teacher_has_changed_is_refused(done: tuple[Study, Place, Quiet], tmp_path: Path) -> None:
+    given, where, _ = done
+    teacher = tmp_path / "other.safetensors"
+    save_checkpoint(teacher, build_model(BIG, LEAST))
+    for other in (replace(given, teacher=str(teacher)), replace(given, seeds=(1, 0))):
+        with pytest.raises(UsageError, match=r"was trained by another recipe or teacher"):
+            run_study(other, where, Quiet())
+
+
+def test_training_that_fails_by_nan_is_told_and_not_repeated_until_asked(
+    things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = study(losses=("none", "basic", "hint"), seeds=(0,), controls=("equal_time",))
+    where, progress = place(things, tmp_path / "runs"), Quiet()
+    fit, broken = experiment_module.fit, True
+
+    def failing(strategy: Any, dataset: Any, recipe: Any, *rest: Any) -> Any:
+        if broken and recipe.loss == ("basic",):
+            raise NonFiniteError("term basic is nan")
+        return fit(strategy, dataset, recipe, *rest)
+
+    monkeypatch.setattr(experiment_module, "fit", failing)
+    run_study(given, where, progress)
+    assert "tiny-basic-seed0: failed: term basic is nan" in progress.lines
+    found = {state.cell.name: state.state for state in states(given, where)}
+    assert found["tiny-basic-seed0"] == "failed"
+    assert found["tiny-equal_time-seed0"] == "finished"  # by the methods that did not fail
+    run_study(given, where, again := Quiet())
+    assert again.lines == []
+    broken = False
+    run_study(given, where, Quiet(), retry=True)
+    assert {state.state for state in states(given, where)} == {"finished"}
+
+
+def test_learning_time_takes_each_epoch_where_nothing_else_ran() -> None:
+    runs = [{"prepare_seconds": 3.0, "epoch_seconds": [1.0, 9.0, 2.0]}, {"epoch_seconds": [7.0, 1.0, 2.5]}]
+    assert learning_seconds(runs[:1]) == 15
+    assert learning_seconds(runs) == 0 + 1 + 1 + 2
 
 
 def test_shards_share_the_work(things: Path, tmp_path: Path) -> None:
@@ -241,9 +282,9 @@ def test_study_that_was_stopped_goes_on(things: Path, tmp_path: Path, monkeypatc
 def test_cell_of_another_process_is_left_to_it(things: Path, tmp_path: Path) -> None:
     given, where = study(losses=("none", "hint"), seeds=(0,)), place(things, tmp_path / "runs")
     lock = where.folder / module.FOLDER_OF_LOCKS / "tiny-scratch-seed0"
-    lock.mkdir(parents=True)
+    lock.parent.mkdir(parents=True)
     progress = Quiet()
-    with only_writer(lock):
+    with only_holder(lock):
         after = run_study(given, where, progress)
     assert {state.cell.name: state.state for state in after} == {
         "tiny-scratch-seed0": "to do",
