@@ -13,7 +13,7 @@ from bpfn_cli.data.scenes import sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
 from bpfn_cli.reporting.accuracy import METHOD_MEANINGS, Protocol
 from bpfn_cli.reporting.layout import METRICS, Column, Report, Row, Table, Value, row_of
-from bpfn_cli.reporting.results import Evaluation, Run, RunResults
+from bpfn_cli.reporting.results import Evaluation, Run, RunResults, Teacher
 
 SCRATCH = "scratch"
 CONTROLS = {
@@ -59,6 +59,11 @@ class Trained:
     evaluation: Evaluation
 
     @property
+    def key(self) -> tuple[str, Protocol]:
+        """What trainings must share to stand in one table."""
+        return self.run.record.variant, Protocol.of(self.evaluation)
+
+    @property
     def epe3d(self) -> float:
         return self.evaluation.model.epe3d
 
@@ -100,12 +105,8 @@ def comparison_report(results: RunResults) -> Report:
     """The tables of all finished trainings of a study: two for each variant and protocol."""
     trained = list(_trained(results.runs))
     tables: list[Table] = []
-    keys = sorted({(one.run.record.variant, Protocol.of(one.evaluation)) for one in trained})
-    for variant, protocol in keys:
-        of_key = [
-            one for one in trained if (one.run.record.variant, Protocol.of(one.evaluation)) == (variant, protocol)
-        ]
-        tables += _tables(variant, protocol, of_key, _teacher_epe3d(of_key))
+    for key in sorted({one.key for one in trained}):
+        tables += _tables(*key, [one for one in trained if one.key == key])
     message = None if tables else f"No finished training of a study in {results.folder}."
     return Report(tuple(tables), _notes(trained) if tables else (), results.problems, message)
 
@@ -144,30 +145,29 @@ def _rank(label: str, trained: Sequence[Trained]) -> tuple[int, int]:
     return ranks.get(control, 4), methods.index(method) if method in methods else len(methods)
 
 
-def _tables(variant: str, protocol: Protocol, trained: Sequence[Trained], teacher: float | None) -> list[Table]:
+def _tables(variant: str, protocol: Protocol, trained: Sequence[Trained]) -> list[Table]:
+    teacher = _teacher_of_methods(trained)
     groups = _groups(trained)
     scratch = next((group for group in groups if group.label == SCRATCH), None)
     rows = [_mean_row(group) for group in groups]
-    means = Table("means", f"{variant}: {protocol.title}", MEANS, (*_teacher_rows(trained, teacher), *rows))
+    means = Table("means", f"{variant}: {protocol.title}", MEANS, (*_teacher_row(teacher), *rows))
     if scratch is None or len(groups) == 1:
         return [means]
-    return [means, _difference_table(variant, groups, scratch, teacher)]
+    epe3d = teacher.test.epe3d if teacher is not None and teacher.test is not None else None
+    return [means, _difference_table(variant, groups, scratch, epe3d)]
 
 
-def _teacher_rows(trained: Sequence[Trained], epe3d: float | None) -> tuple[Row, ...]:
-    if epe3d is None:
+def _teacher_row(teacher: Teacher | None) -> tuple[Row, ...]:
+    if teacher is None or teacher.test is None:
         return ()
-    variant = next(one.run.record.teacher.variant for one in trained if one.run.record.teacher is not None)
-    return (row_of(MEANS, {"method": f"teacher ({variant})", "seeds": 1, "epe3d": epe3d}, "reference"),)
+    metrics = {metric.key: getattr(teacher.test, metric.key) for metric in METRICS}
+    return (row_of(MEANS, {"method": f"teacher ({teacher.variant})", "seeds": 1, **metrics}, "reference"),)
 
 
-def _teacher_epe3d(trained: Sequence[Trained]) -> float | None:
-    """EPE3D of the teacher of the methods, by the evaluator that measured them."""
-    for one in trained:
-        teacher = one.run.record.teacher
-        if one.is_method and teacher is not None and teacher.test is not None:
-            return teacher.test.epe3d
-    return None
+def _teacher_of_methods(trained: Sequence[Trained]) -> Teacher | None:
+    """The teacher of the methods, with its metrics by the evaluator that measured them."""
+    teachers = (one.run.record.teacher for one in trained if one.is_method)
+    return next((teacher for teacher in teachers if teacher is not None and teacher.test is not None), None)
 
 
 def _mean_row(group: Group) -> Row:

@@ -40,9 +40,14 @@ class TrainingData(_Schema):
 
 
 class TeacherTest(_Schema):
-    """What a report shows of a teacher's own evaluation."""
+    """A teacher's own metrics, by the evaluation that measured its student or itself."""
 
     epe3d: Amount
+    acc3d_strict: Share | None = None
+    acc3d_relax: Share | None = None
+    outliers3d: Share | None = None
+    epe2d: Amount | None = None
+    acc2d: Share | None = None
 
 
 class Teacher(_Schema):
