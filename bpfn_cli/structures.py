@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -150,3 +152,18 @@ class FlowPyramid:
     estimator_features: list[Tensor]
     pyramid: PointPyramid | None
     bfe_neighbors: list[Tensor] = field(default_factory=list)
+
+    def mapped(self, change: Callable[[int, Tensor], Tensor]) -> FlowPyramid:
+        """The same output with flows and features changed: `change` is given the level and a tensor (B, N_l, C)."""
+
+        def of(tensors: list[Tensor]) -> list[Tensor]:
+            return [change(level, tensor) for level, tensor in enumerate(tensors)]
+
+        return replace(
+            self,
+            flows=of(self.flows),
+            bfe_source=of(self.bfe_source),
+            bfe_target=of(self.bfe_target),
+            bfe_embedding=of(self.bfe_embedding),
+            estimator_features=of(self.estimator_features),
+        )

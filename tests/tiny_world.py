@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scene_folders import write_scene
 
 from bpfn_cli.models import BASELINE, BiPointFlowNet, Variant, build_model, slim
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
 TINY = slim(BASELINE, "tiny", width=0.05, c_mid=1)
 LEAST = TINY.least_points
+BIG = slim(BASELINE, "big", width=0.1, c_mid=2)  # a teacher
 
 
 def tiny_network(seed: int = 0, variant: Variant = TINY) -> BiPointFlowNet:
@@ -39,3 +43,29 @@ class Scenes:
         pc1 = generator.uniform((-5, -2, 2), (5, 3, 30), (self.points, 3)).astype(np.float32)
         flow = generator.normal(0, 0.5, (self.points, 3)).astype(np.float32)
         return Scene(self.names[index], pc1, pc1 + flow, flow, FLYINGTHINGS3D_CAMERA)
+
+
+class Quiet:
+    """Progress that keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.stages: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    @contextlib.contextmanager
+    def bar(self, what: str) -> Iterator[Callable[..., None]]:
+        self.stages.append(what)
+        yield lambda done, total, figures="": None
+
+
+def write_things(root: Path, train: int = 3, val: int = 1) -> Path:
+    """FlyingThings3D: points 20 to 2 m before the camera, on-disk axes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            pc1 = generator.uniform((-5, -2, -20), (5, 3, -2), (LEAST + 30, 3))
+            write_scene(root / split / f"{10 * index:07d}", pc1, pc1 + generator.normal(0, 0.5, pc1.shape))
+    return root

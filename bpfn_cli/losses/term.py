@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -164,18 +164,7 @@ def level_of(tensors: list[Tensor], what: str, level: int) -> Tensor:
 
 def detached(output: FlowPyramid) -> FlowPyramid:
     """The same output, through which no gradient flows."""
-
-    def cut(tensors: list[Tensor]) -> list[Tensor]:
-        return [tensor.detach() for tensor in tensors]
-
-    return replace(
-        output,
-        flows=cut(output.flows),
-        bfe_source=cut(output.bfe_source),
-        bfe_target=cut(output.bfe_target),
-        bfe_embedding=cut(output.bfe_embedding),
-        estimator_features=cut(output.estimator_features),
-    )
+    return output.mapped(lambda level, tensor: tensor.detach())
 
 
 def spread_rows(output: FlowPyramid, level: int, count: int) -> Tensor:

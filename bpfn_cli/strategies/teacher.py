@@ -102,21 +102,11 @@ def shuffle_points(output: FlowPyramid) -> FlowPyramid:
     """The outputs of each level dealt to other points of it, the same way every time: a teacher that knows nothing of
     which point is which. A control: learning from it must not help."""
 
-    def dealt(tensors: list[Tensor]) -> list[Tensor]:
-        found = []
-        for level, tensor in enumerate(tensors):
-            order = torch.from_numpy(keyed_generator("shuffle", level).permutation(tensor.shape[1]))
-            found.append(tensor[:, order.to(tensor.device)])
-        return found
+    def dealt(level: int, tensor: Tensor) -> Tensor:
+        order = torch.from_numpy(keyed_generator("shuffle", level).permutation(tensor.shape[1]))
+        return tensor[:, order.to(tensor.device)]
 
-    return replace(
-        output,
-        flows=dealt(output.flows),
-        bfe_source=dealt(output.bfe_source),
-        bfe_target=dealt(output.bfe_target),
-        bfe_embedding=dealt(output.bfe_embedding),
-        estimator_features=dealt(output.estimator_features),
-    )
+    return output.mapped(dealt)
 
 
 @dataclass

@@ -157,12 +157,13 @@ def _order_and_split(name: str, pair: Pair) -> Outcome:
 
 def _samples(output: FlowPyramid, rows: list[int]) -> FlowPyramid:
     """Some samples of an output, without its pyramid."""
-    fields = {field: [tensor[rows] for tensor in getattr(output, field)] for field in (*LISTS, "bfe_neighbors")}
-    indices = {
-        field: {level: tensor[rows] for level, tensor in getattr(output, field).items()}
-        for field in ("sample_indices1", "sample_indices2")
-    }
-    return replace(output, pyramid=None, **fields, **indices)  # type: ignore[arg-type]
+    first, second = (
+        {level: tensor[rows] for level, tensor in indices.items()}
+        for indices in (output.sample_indices1, output.sample_indices2)
+    )
+    cut = output.mapped(lambda level, tensor: tensor[rows])
+    neighbors = [tensor[rows] for tensor in output.bfe_neighbors]
+    return replace(cut, pyramid=None, bfe_neighbors=neighbors, sample_indices1=first, sample_indices2=second)
 
 
 def _depends_on_batch(objective: Objective) -> str:
@@ -234,8 +235,7 @@ def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
 
 
 def _double(output: FlowPyramid) -> FlowPyramid:
-    fields = {field: [tensor.double() for tensor in getattr(output, field)] for field in LISTS}
-    return replace(output, pyramid=None, **fields)  # type: ignore[arg-type]
+    return replace(output.mapped(lambda level, tensor: tensor.double()), pyramid=None)
 
 
 IDENTITIES: dict[str, Callable[[str, Pair], Outcome]] = {

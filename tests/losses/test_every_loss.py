@@ -77,10 +77,6 @@ def test_c2_no_gradient_flows_into_teacher_outputs(name: str) -> None:
 
 def permuted(output: FlowPyramid, orders: list[Tensor]) -> FlowPyramid:
     """The same output with the source points of each level in another order."""
-
-    def dealt(tensors: list[Tensor]) -> list[Tensor]:
-        return [tensor[:, order] for tensor, order in zip(tensors, orders, strict=True)]
-
     indices = {}
     for level, index in output.sample_indices1.items():
         if level < len(orders):
@@ -88,13 +84,11 @@ def permuted(output: FlowPyramid, orders: list[Tensor]) -> FlowPyramid:
             indices[level] = position[index][:, orders[level]]
         else:
             indices[level] = index
+    turned = output.mapped(lambda level, tensor: tensor[:, orders[level]])
     return replace(
-        output,
-        flows=dealt(output.flows),
-        bfe_source=dealt(output.bfe_source),
-        bfe_embedding=dealt(output.bfe_embedding),
-        estimator_features=dealt(output.estimator_features),
-        bfe_neighbors=dealt(output.bfe_neighbors),
+        turned,
+        bfe_target=output.bfe_target,
+        bfe_neighbors=[n[:, order] for n, order in zip(output.bfe_neighbors, orders, strict=True)],
         sample_indices1=indices,
         pyramid=None,
     )

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scene_folders import contents, write_scene
-from tiny_world import LEAST, TINY, tiny_network
+from tiny_world import BIG, LEAST, TINY, Quiet, tiny_network, write_things
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.data.datasets import open_dataset, split_identity
@@ -25,7 +24,7 @@ from bpfn_cli.data.subset import make_subset
 from bpfn_cli.errors import CheckpointError, DataError, UsageError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.losses import ObjectiveSettings
-from bpfn_cli.models import BASELINE, VARIANTS, build_model, load_checkpoint, read_checkpoint, save_checkpoint, slim
+from bpfn_cli.models import VARIANTS, build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.training import experiment as module
@@ -43,33 +42,6 @@ from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.result import evaluate_checkpoint, result_name
 
 CPU = torch.device("cpu")
-BIG = slim(BASELINE, "big", width=0.1, c_mid=2)
-
-
-class Quiet:
-    """Progress that keeps the lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.stages: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Callable[..., None]]:
-        self.stages.append(what)
-        yield lambda done, total, figures="": None
-
-
-def write_things(root: Path, train: int = 3, val: int = 1) -> Path:
-    """FlyingThings3D: points 20 to 2 m before the camera, on-disk axes."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", train), ("val", val)):
-        for index in range(count):
-            pc1 = generator.uniform((-5, -2, -20), (5, 3, -2), (LEAST + 30, 3))
-            write_scene(root / split / f"{10 * index:07d}", pc1, pc1 + generator.normal(0, 0.5, pc1.shape))
-    return root
 
 
 @pytest.fixture(scope="module", autouse=True)

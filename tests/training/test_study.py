@@ -3,48 +3,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scene_folders import write_scene
-from tiny_world import LEAST, TINY
+from tiny_world import BIG, LEAST, TINY, Quiet, write_things
 
 from bpfn_cli.config import build, parse_yaml
 from bpfn_cli.data.concurrency import only_holder
 from bpfn_cli.errors import NonFiniteError, UsageError
-from bpfn_cli.models import BASELINE, VARIANTS, build_model, save_checkpoint, slim
+from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
 from bpfn_cli.reporting import read_runs
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.training import experiment as experiment_module
 from bpfn_cli.training import study as module
 from bpfn_cli.training.study import Place, Study, cells_of, learning_seconds, read_study, run_study, states
 
-BIG = slim(BASELINE, "big", width=0.1, c_mid=2)
 SHORT = {
     "teacher": "big",
     "data": {"points": LEAST, "holdout": 0},
     "train": {"epochs": 1, "batch_size": 2, "warmup_steps": 0},
     "objective": {"calibration_step": 1},
 }
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Callable[..., None]]:
-        yield lambda done, total, figures="": None
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,12 +41,7 @@ def small_variants() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, generator = tmp_path_factory.mktemp("things"), np.random.default_rng(0)
-    for split, count in (("train", 3), ("val", 2)):
-        for index in range(count):
-            pc1 = generator.uniform((-5, -2, -20), (5, 3, -2), (LEAST + 30, 3))
-            write_scene(root / split / f"{10 * index:07d}", pc1, pc1 + generator.normal(0, 0.5, pc1.shape))
-    return root
+    return write_things(tmp_path_factory.mktemp("data") / "things", val=2)
 
 
 def study(**changes: Any) -> Study:
