@@ -250,7 +250,7 @@ def _pairs_needed(found: Paired) -> int | None:
 
 
 def _p(found: Paired) -> str:
-    return f"{found.p:.3f}" if found.p is not None else f"not testable ({found.pairs} pairs)"
+    return f"{found.p:.3f}" if found.p is not None else "not testable"
 
 
 def _gap_closed(group: Group, scratch: Group, teacher: float | None) -> float | None:
