@@ -45,7 +45,7 @@ def compare(
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.errors import NonFiniteError
     from bpfn_cli.training.run_folder import check_run_name
-    from bpfn_cli.training.study import Place, read_study, run_study, states
+    from bpfn_cli.training.study import Place, planned, read_study, run_study
 
     chosen = name or study.stem
     check_run_name(chosen)
@@ -63,7 +63,7 @@ def compare(
         shard=_shard(shard),
     )
     if dry_run:
-        _print_states(states(read, place), json)
+        _print_states(planned(read, place), json)
         return
     after = run_study(read, place, ConsoleProgress(), retry)
     left = [state for state in after if state.state != "finished"]

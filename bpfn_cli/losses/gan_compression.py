@@ -66,7 +66,9 @@ class GanCompressionLoss(DistillationLoss):
             return Measured(total(levels), "1", levels)
         check_flows(student, teacher, (0,))
         score = self.adversary.score(student, batch).mean()
-        return Measured(total(levels) - options.lambda_critic * score, "1", levels, figures=self.adversary.last)
+        critic = -options.lambda_critic * score
+        figures = {"critic": critic.detach(), **self.adversary.last}  # the part that is of no level
+        return Measured(total(levels) + critic, "1", levels, figures=figures)
 
     def hints(self) -> Iterator[tuple[str, int, int, int]]:
         return self.distance.hints()

@@ -56,13 +56,17 @@ def loss_named(name: str) -> type[DistillationLoss]:
 
     near = difflib.get_close_matches(name, LOSSES, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
+    if "+" in name:
+        hint = "repeat --loss to add losses up. "
     known = ", ".join([NO_DISTILLATION, *LOSSES])
-    raise UsageError(f"--loss {printable(name)}: unknown loss {name!r}: {hint}Known: {known}; or module:attribute")
+    raise UsageError(f"unknown loss {printable(name)!r}: {hint}Known: {known}; or module:attribute")
 
 
 def _own_loss(name: str) -> type[DistillationLoss]:
     module_name, _, attribute = name.partition(":")
-    shown = f"--loss {printable(name)}"
+    shown = f"loss {printable(name)}"
+    if module_name.endswith(".py"):
+        raise UsageError(f"{shown}: write the module without .py: {module_name.removesuffix('.py')}:{attribute}")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UsageError(f"{shown}: write module:attribute, such as my_losses:MyLoss for class MyLoss of my_losses.py")
     here = str(Path.cwd())

@@ -112,11 +112,11 @@ def comparison_report(results: RunResults) -> Report:
 
 
 def _trained(runs: Sequence[Run]) -> Iterator[Trained]:
-    """The first finished run of each cell, under the protocol that most of them share: that of the study."""
+    """The last finished run of each cell, under the protocol that most of them share: that of the study."""
     cells: dict[str, Run] = {}
     for run in runs:
         if run.complete and run.record.cell is not None:
-            cells.setdefault(run.record.cell, run)
+            cells[run.record.cell] = run
     protocols = Counter(Protocol.of(one) for run in cells.values() for one in dict.fromkeys(run.evaluations))
     if not protocols:
         return

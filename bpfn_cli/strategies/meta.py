@@ -95,10 +95,25 @@ class MetaStrategy(PlainStrategy):
     )
     settings = MetaSettings
     needs_teacher = True
+    _quiz_losses: list[float]
 
     @classmethod
     def needs_quiz(cls, options: MetaSettings) -> bool:
         return True
+
+    @property
+    def adds(self) -> tuple[tuple[str, str], ...]:
+        return (("teacher", f"moves every {self.options.every} steps by Adam, rate {self.options.teacher_lr:g}"),)
+
+    def figures(self) -> dict[str, float]:
+        if not self._quiz_losses:
+            return {"meta_moves": 0}
+        mean = sum(self._quiz_losses) / len(self._quiz_losses)
+        return {"meta_moves": len(self._quiz_losses), "meta_quiz_loss": mean}
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        super().begin_epoch(epoch, epochs)
+        self._quiz_losses = []
 
     @property
     def steps_of_a_round(self) -> int:
@@ -113,6 +128,7 @@ class MetaStrategy(PlainStrategy):
             raise UsageError("strategy meta needs scenes to quiz its student with")
         self.teacher_optimizer = torch.optim.Adam(self.teacher.network.parameters(), lr=self.options.teacher_lr)
         self._round = 0
+        self._quiz_losses = []
 
     def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
         is_due = self.steps % self.options.every == 0 and self.options.teacher_lr > 0
@@ -134,7 +150,9 @@ class MetaStrategy(PlainStrategy):
             return torch.stack(list(self.objective.weigh(found).values())).sum()
 
         def quiz_loss() -> Tensor:
-            return supervised_loss(self.run(self.student, quiz), quiz)
+            value = supervised_loss(self.run(self.student, quiz), quiz)
+            self._quiz_losses.append(float(value.detach()))
+            return value
 
         own = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         with teacher.trainable():

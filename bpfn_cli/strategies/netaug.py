@@ -103,6 +103,12 @@ class NetaugStrategy(PlainStrategy):
     def busiest_epoch(self, epochs: int) -> int:
         return 0
 
+    @property
+    def adds(self) -> tuple[tuple[str, str], ...]:
+        widest = self.wider[-1].structure.variant.levels[0]
+        text = f"weight {self.options.alpha:g} in the first {self.options.until:.0%} of the epochs, one of "
+        return (("augmented", f"{text}{len(self.wider)} wider networks (width up to {widest.width} at level 0)"),)
+
     def groups(self) -> list[list[nn.Parameter]]:
         return [*super().groups(), list(self.widest.parameters())]
 

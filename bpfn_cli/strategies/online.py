@@ -88,6 +88,11 @@ class OnlineStrategy(PlainStrategy):
         self.peer_objective = copy.deepcopy(self.objective)
         self.mix = torch.tensor([0.5, 0.5])
 
+    @property
+    def adds(self) -> tuple[tuple[str, str], ...]:
+        own = (("online", f"weight {self.options.weight:g}, target {self.options.target}"),)
+        return (*own, ("peer_...", "the same terms of the other student"))
+
     def groups(self) -> list[list[nn.Parameter]]:
         return [*super().groups(), [*self.peer.parameters(), *self.peer_objective.adapters()]]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bpfn_cli.data.sampling import keyed_generator
-from bpfn_cli.errors import NonFiniteError, printable
+from bpfn_cli.errors import NonFiniteError, UsageError, printable
 from bpfn_cli.losses import Measured, Objective
 from bpfn_cli.losses.objective import gradient_norm
 from bpfn_cli.losses.term import NoOptions
@@ -203,6 +203,7 @@ class PlainStrategy:
             if teacher is not None:
                 teacher.cache = None
             self.begin_epoch(self.busiest_epoch(epochs), epochs)
+            self._check_connected(batch)
             self.step(batch, learning_rate)
             _wait_for(batch)
             self.objective.calibrated = True  # what waits for it takes part
@@ -219,6 +220,29 @@ class PlainStrategy:
             if teacher is not None and known is not None:
                 teacher.cache, teacher.forwards = known
                 teacher.forget()
+
+    def _check_connected(self, batch: FlowBatch) -> None:
+        """Raises: UsageError: a term's value does not depend on the student, so that it teaches nothing."""
+        output = self.run(self.student, batch)
+        found = self.objective.measure(output, self.guide(batch, output), batch)
+        parameters = list(self.student.parameters())
+        for name, one in found.items():
+            gradients = (
+                torch.autograd.grad(one.value, parameters, retain_graph=True, allow_unused=True)
+                if one.value.requires_grad
+                else ()
+            )
+            if all(gradient is None for gradient in gradients):
+                raise UsageError(f"loss {name} does not depend on the student: its gradient reaches no weight of it")
+
+    @property
+    def adds(self) -> tuple[tuple[str, str], ...]:
+        """Terms beside those of the objective, for the plan: name, and how it is weighted."""
+        return ()
+
+    def figures(self) -> dict[str, float]:
+        """What else is worth a number in the log of an epoch."""
+        return {}
 
     def run(self, network: BiPointFlowNet, batch: FlowBatch, like: FlowPyramid | None = None) -> FlowPyramid:
         """A network's output in training mode, on the pyramid of another output of the batch if given."""

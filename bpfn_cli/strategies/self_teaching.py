@@ -55,6 +55,14 @@ class SelfStrategy(PlainStrategy):
     )
     settings = SelfSettings
 
+    @property
+    def adds(self) -> tuple[tuple[str, str], ...]:
+        options, start = self.options, f"from {self.options.start:.0%} of the epochs on"
+        return ("self_flow", f"share {options.alpha:g} of the coarser levels, {start}"), (
+            "self_features",
+            f"weight {options.feature_weight:g}, {start}",
+        )
+
     def terms(self, batch: FlowBatch) -> dict[str, Weighed]:
         output = self.run(self.student, batch)
         found = self.weigh(self.objective, output, self.guide(batch, output), batch)

@@ -11,7 +11,7 @@ import torch
 
 from bpfn_cli.config import to_tree
 from bpfn_cli.data.datasets import SceneDataset, data_identity
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, DistillationLoss, Objective, build_losses
 from bpfn_cli.models import BiPointFlowNet, Variant, variant_named
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher, TeacherCache
@@ -19,6 +19,7 @@ from bpfn_cli.strategies.plain import teacher_passes
 from bpfn_cli.strategies.teacher import TOLERANCE, cache_key, shuffle_points
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.calendar import validation_epochs
+from bpfn_cli.training.early_stop import EarlyStop
 from bpfn_cli.training.fit import count_steps, epoch_batches, split_of
 from bpfn_cli.training.guide import Guide
 from bpfn_cli.training.job import Experiment, without_workers
@@ -41,28 +42,30 @@ def check_recipe(recipe: Recipe, dataset: SceneDataset) -> None:
     steps, epochs = count_steps(dataset, recipe), recipe.train.epochs
     objective = build_objective(recipe)
     objective.check_length(steps, epochs)
-    stop = recipe.early_stop
-    if stop.kind in ("hard", "linear") and stop.at > 0 and not objective.calibrated:
-        taught = round(stop.at * epochs) * (steps // epochs)
-        if taught <= recipe.objective.calibration_step:
-            raise UsageError(
-                f"early_stop.at {stop.at:g}: the teacher goes after {taught} steps, before hints get their weight at "
-                f"step {recipe.objective.calibration_step}: lower objective.calibration_step, or raise it"
-            )
 
 
 def early_stop_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
-    """Lines that say why `auto` cannot stop anything, where it cannot."""
-    if recipe.early_stop.kind != "auto" or not recipe.distillation_losses():
+    """Lines that say what an early stop does not do, where it does not do what one may think."""
+    options, stop = recipe.train, recipe.early_stop
+    if stop.kind == "never" or not recipe.distillation_losses():
         return
-    options, checks = recipe.train, recipe.early_stop.checks
-    before_end = validation_epochs(options.epochs, options.validation_calendar, options.validate_every) - 1
-    if not split_of(dataset, recipe).held_out:
-        yield "early stop: auto stops nothing without held-out scenes; raise data.holdout"
-    elif before_end < checks:
+    if stop.kind == "auto":
+        before_end = validation_epochs(options.epochs, options.validation_calendar, options.validate_every) - 1
+        if not split_of(dataset, recipe).held_out:
+            yield "early stop: auto stops nothing without held-out scenes; raise data.holdout"
+        elif before_end < stop.checks:
+            yield (
+                f"early stop: auto stops nothing here: {before_end} validations before the last epoch, and it takes "
+                f"{stop.checks} good ones; lower train.validate_every or early_stop.checks"
+            )
+        return
+    schedule = EarlyStop(stop)
+    taught = sum(schedule.share(epoch, options.epochs) > 0 for epoch in range(options.epochs))
+    steps = taught * (count_steps(dataset, recipe) // options.epochs)
+    if steps <= recipe.objective.calibration_step and not build_objective(recipe).calibrated:
         yield (
-            f"early stop: auto stops nothing here: {before_end} validations before the last epoch, and it takes "
-            f"{checks} good ones; lower train.validate_every or early_stop.checks"
+            f"early stop: the teacher goes after {steps} steps, before hints get their weight at step "
+            f"{recipe.objective.calibration_step}: they teach nothing; lower objective.calibration_step"
         )
 
 
@@ -104,6 +107,9 @@ def _build_teacher(experiment: Experiment, guide: Guide, objective: Objective) -
             "precision": recipe.train.teacher_precision.value,
         }
         key = cache_key(guide.sha256, drawn, objective.reads())
+        place = Path(recipe.train.teacher_cache)
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"train.teacher_cache {printable(place)}: is a file; name a folder")
         tolerance = TOLERANCE[recipe.train.teacher_precision]
         cache = TeacherCache(Path(recipe.train.teacher_cache) / key, objective.reads(), tolerance)
     return Teacher(

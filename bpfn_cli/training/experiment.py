@@ -243,7 +243,7 @@ def _about(experiment: Experiment, role: str, guide: Guide | None) -> dict[str, 
     if initial is not None:
         method = "fine-tuned" if method == SCRATCH else f"fine-tuned+{method}"
     return {
-        "command": "distill" if losses else "train",
+        "command": "distill" if losses or recipe.strategy.kind != "plain" else "train",
         "role": role,
         "variant": recipe.variant,
         "method": method,

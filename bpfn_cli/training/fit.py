@@ -112,7 +112,7 @@ def fit(
         seconds = time.monotonic() - started
         epoch_seconds.append(round(seconds, 3))
         record = {"epoch": epoch + 1, "lr": rate, "seconds": round(seconds, 3), **log.figures()}
-        record |= strategy.objective.scales()
+        record |= {**strategy.objective.scales(), **strategy.figures()}
         if recipe.distillation_losses():
             record["teacher_share"] = strategy.objective.teacher_share
         calendar = options.validation_calendar

@@ -22,6 +22,7 @@ from bpfn_cli.losses.mobilebert import attention_distance, attention_logits
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.losses.pairwise import similarities
 from bpfn_cli.losses.rkd import angles, pair_distances
+from bpfn_cli.losses.term import DistillationLoss
 from bpfn_cli.losses.weighted import class_weights
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
 from bpfn_cli.strategies import PlainStrategy, Teacher
@@ -221,17 +222,33 @@ def _after_a_step(pair: Pair, names: list[str], options: dict[str, float]) -> di
 
 
 def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
+    """Each field that the loss says it reads; all at once, where it does not say."""
+    objective = _objective(name, pair.student.variant, pair.teacher.variant)
+    _value(objective, (pair.own, pair.other), pair.batch)  # what fails on whole outputs proves nothing here
+    (_, term), *_ = objective.items()
+    says = type(term).reads is not DistillationLoss.reads
+    read = sorted(term.reads() & set(LISTS))
+    for fields in [[field] for field in read] if says else [read]:
+        without = replace(pair.other, **{field: [] for field in fields})  # type: ignore[arg-type]
+        try:
+            _value(objective, (pair.own, without), pair.batch)
+        except ShapeError:
+            continue
+        except IndexError:
+            return False, f"an IndexError without {', '.join(fields)}, not a ShapeError that names the hint"
+        return False, f"a value without {', '.join(fields)}, as if nothing were missing"
+    return True, f"without {', '.join(read)}"
+
+
+def _looks_at_the_teacher(name: str, pair: Pair) -> Outcome:
     objective = _objective(name, pair.student.variant, pair.teacher.variant)
     (_, term), *_ = objective.items()
-    read = [field for field in FEATURES if field in term.reads()] or ["flows"]
-    without = replace(pair.other, **{field: [] for field in read})  # type: ignore[arg-type]
-    try:
-        _value(objective, (pair.own, without), pair.batch)
-    except ShapeError as error:
-        return True, str(error)
-    except IndexError:
-        return False, "an IndexError, not a ShapeError that names the hint"
-    return False, "a value, as if nothing were missing"
+    if type(term).before_step is not DistillationLoss.before_step:
+        return None, "through what it trains by itself"
+    value = float(_value(objective, (pair.own, pair.other), pair.batch).detach())
+    other = pair.other.mapped(lambda level, tensor: tensor.flip(1))
+    changed = float(_value(objective, (pair.own, other), pair.batch).detach())
+    return value != changed, f"{value:.6g}; with the teacher's outputs at other points {changed:.6g}"
 
 
 def _double(output: FlowPyramid) -> FlowPyramid:
@@ -245,6 +262,7 @@ IDENTITIES: dict[str, Callable[[str, Pair], Outcome]] = {
     "C4 gradient": _gradient,
     "C5 weight 0 is scratch": _scratch_at_weight_zero,
     "C6 missing hint raises": _missing_hint_raises,
+    "looks at the teacher": _looks_at_the_teacher,
 }
 
 

@@ -149,6 +149,8 @@ def _terms(strategy: PlainStrategy, recipe: Recipe) -> Iterator[TermPlan]:
         )
         parameters = sum(parameter.numel() for parameter in term.parameters())
         yield TermPlan(name, _weight(objective, name), hints, parameters, term.needs_preparation())
+    for name, weight in strategy.adds:
+        yield TermPlan(name, weight)
 
 
 def _weight(objective: Objective, name: str) -> str:

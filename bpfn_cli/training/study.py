@@ -40,6 +40,7 @@ from bpfn_cli.training.run_folder import find_runs
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"]
 FOLDER_OF_LOCKS = ".locks"
 SECONDS_BETWEEN_LOOKS = 5.0
+TWIN_APART = 1_000_003  # from the first seed to that of a teacher of the student's own size
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=1000)]
@@ -53,7 +54,7 @@ class Study:
     combination that makes sense; `basic+hint` is the sum of two losses, `none` the baseline, always needed.
     controls: equal_time, from scratch for as long as the slowest method took; same_width_teacher, taught by a network
     of the student's own variant; random_teacher, shuffled_teacher, taught by one that knows nothing. control_loss:
-    theirs.
+    theirs, one of the losses; null: bihint if it is one of them, else the first.
     teacher: a checkpoint for all; null: the recipe's, trained once with the first seed.
     """
 
@@ -63,7 +64,7 @@ class Study:
     strategies: Names = ("plain",)
     seeds: Seeds = (0, 1, 2)
     controls: tuple[Control, ...] = ("equal_time", "random_teacher", "shuffled_teacher")
-    control_loss: str = "bihint"
+    control_loss: str | None = None
     teacher: str | None = None
 
 
@@ -116,8 +117,10 @@ def cells_of(study: Study) -> list[Cell]:
         raise UsageError(f"recipe.{said[0]}: the study itself says so; leave it out of the recipe")
     if NO_DISTILLATION not in study.losses:
         raise UsageError("losses: add none, the baseline from scratch that all others are compared with")
-    if study.controls and study.control_loss == NO_DISTILLATION:
-        raise UsageError("control_loss: none has no teacher to control; name a loss")
+    if study.control_loss is not None and study.control_loss not in _taught(study):
+        raise UsageError(f"control_loss {printable(study.control_loss)}: is none of the losses that have a teacher")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UsageError("seeds: one stands twice")
     found: dict[str, Cell] = {}
     for seed in study.seeds:
         for variant in study.variants:
@@ -133,7 +136,11 @@ def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
             recipe = _recipe(study, variant, loss, seed, strategy=strategy)
             if recipe.distillation_losses() or not STRATEGIES[strategy].needs_teacher:
                 yield _cell(recipe)
-    controlled = _recipe(study, variant, study.control_loss, seed)
+    taught = _taught(study)
+    if not taught:
+        return  # nothing to control
+    loss = study.control_loss or ("bihint" if "bihint" in taught else taught[0])
+    controlled = _recipe(study, variant, loss, seed)
     for control in study.controls:
         if control == "equal_time":
             yield _cell(_recipe(study, variant, NO_DISTILLATION, seed), control)
@@ -141,6 +148,11 @@ def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
             yield _cell(replace(controlled, teacher=variant), control)
         else:
             yield _cell(replace(controlled, control="random" if control == "random_teacher" else "shuffled"), control)
+
+
+def _taught(study: Study) -> list[str]:
+    """The losses that have a teacher."""
+    return [loss for loss in study.losses if loss != NO_DISTILLATION]
 
 
 def _recipe(study: Study, variant: str, loss: str, seed: int, strategy: str = "plain") -> Recipe:
@@ -156,6 +168,14 @@ def _cell(recipe: Recipe, control: Control | None = None) -> Cell:
     return Cell(re.sub(r"[^\w+.-]", "_", f"{recipe.variant}-{what}-seed{recipe.seed}"), recipe, control)
 
 
+def planned(study: Study, place: Place) -> list[CellState]:
+    """The cells of this shard with their states. Raises: UsageError: as `run_study`."""
+    cells = cells_of(study)
+    _check_all(study, cells, place)
+    index, count = place.shard
+    return states(study, place)[index - 1 :: count]
+
+
 def states(study: Study, place: Place) -> list[CellState]:
     """Every cell of the study (of all shards) with its state. Raises: UsageError: the study has changed since."""
     return _states(study, cells_of(study), _ended(place), _Keys(study, place))
@@ -167,7 +187,9 @@ def _states(study: Study, cells: Sequence[Cell], ended: _Ended, keys: _Keys) -> 
         about = ended.get(cell.name)
         if about is not None:
             keys.check_unchanged(cell, about)
-            found.append(CellState(cell, "finished" if about["state"] == "finished" else "failed"))
+            is_stale = cell.control == "equal_time" and about.get("slowest_of") != _methods(cells, cell)
+            ended_as: Literal["finished", "failed"] = "finished" if about["state"] == "finished" else "failed"
+            found.append(CellState(cell, "to do" if is_stale and _times_as_long(cells, ended, cell) else ended_as))
         else:
             waits = cell.control == "equal_time" and _times_as_long(cells, ended, cell) is None
             found.append(CellState(cell, "waiting" if waits else "to do"))
@@ -192,9 +214,9 @@ def run_study(study: Study, place: Place, progress: Progress, retry: bool = Fals
             continue
         try:
             with only_holder(locks / cell.name):
-                about = _ended(place).get(cell.name)
-                if about is not None and not (retry and about["state"] == "failed"):
-                    continue
+                now = {state.cell.name: state.state for state in _states(study, cells, _ended(place), keys)}[cell.name]
+                if not (now == "to do" or (retry and now == "failed")):
+                    continue  # another process was faster
                 progress.line(f"training {number} of {len(own)}: {cell.name}")
                 _train(study, cells, cell, place, keys, progress)
         except BusyError:
@@ -215,7 +237,7 @@ def _train(study: Study, cells: Sequence[Cell], cell: Cell, place: Place, keys: 
             return
         epochs = max(1, round(longer * recipe.train.epochs))
         recipe = replace(recipe, train=replace(recipe.train, epochs=epochs))
-        labels["times_as_long"] = round(longer, 3)
+        labels |= {"times_as_long": round(longer, 3), "slowest_of": _methods(cells, cell)}
     experiment = _experiment(place, recipe)
     run_experiment(replace(experiment, name=cell.name, teacher=teacher, labels=labels), progress)
 
@@ -246,7 +268,10 @@ def _teacher(study: Study, cell: Cell, place: Place, progress: Progress) -> Path
 
 def _teacher_recipe(study: Study, cell: Cell) -> Recipe:
     """The recipe that says how the teacher of all seeds is trained."""
-    return replace(cell.recipe, seed=study.seeds[0], control="none")
+    first = study.seeds[0]
+    # A student of the teacher's own size must not be its twin.
+    seed = (first + TWIN_APART) % 2**31 if cell.recipe.teacher == cell.recipe.variant else first
+    return replace(cell.recipe, seed=seed, control="none")
 
 
 def _check_all(study: Study, cells: Sequence[Cell], place: Place) -> None:
@@ -269,14 +294,13 @@ _Ended = Mapping[str, Mapping[str, Any]]
 
 
 def _ended(place: Place) -> _Ended:
-    """run.json of each cell that is finished or has failed by its numbers; of several the first that is finished."""
+    """run.json of each cell that is finished or has failed by its numbers; of several the last that is finished."""
     found: dict[str, Mapping[str, Any]] = {}
     for _, about in find_runs(place.folder):
         name, state = about.get("cell"), about.get("state")
         if not isinstance(name, str):
             continue
-        is_better = found.get(name, {}).get("state") != "finished"
-        if state == "finished" and is_better:
+        if state == "finished":
             found[name] = about
         elif state == "failed" and about.get("failed_by") == NonFiniteError.__name__:
             found.setdefault(name, about)
@@ -325,13 +349,14 @@ class _Keys:
 def _times_as_long(cells: Sequence[Cell], ended: _Ended, cell: Cell) -> float | None:
     """How many times as long as from scratch the slowest method of this variant learns; None: not all have ended.
 
-    Once a control of this variant has been trained, its figure holds for other seeds too. Methods that failed do not
-    count.
+    Once a control of this variant has been trained, its figure holds for other seeds too, as long as the methods are
+    the same. Methods that failed do not count.
     """
     same = [other for other in cells if other.recipe.variant == cell.recipe.variant]
     for other in same:
-        known = ended.get(other.name, {}).get("times_as_long")
-        if other.control == "equal_time" and isinstance(known, int | float):
+        about = ended.get(other.name, {})
+        known = about.get("times_as_long")
+        if isinstance(known, int | float) and about.get("slowest_of") == _methods(cells, cell):
             return float(known)
     times: dict[str, list[Mapping[str, Any]]] = {}
     for other in same:
@@ -344,6 +369,12 @@ def _times_as_long(cells: Sequence[Cell], ended: _Ended, cell: Cell) -> float | 
     if not scratch or not times:
         return None
     return max(1.0, max(learning_seconds(runs) for runs in times.values()) / learning_seconds(scratch))
+
+
+def _methods(cells: Sequence[Cell], cell: Cell) -> list[str]:
+    """The methods of a cell's variant."""
+    same = (other for other in cells if other.control is None and other.recipe.variant == cell.recipe.variant)
+    return sorted({other.recipe.method() for other in same})
 
 
 def learning_seconds(runs: Sequence[Mapping[str, Any]]) -> float:

@@ -69,9 +69,9 @@ def test_check_on_ones_own_pair(work):
     result = bpfn("losses", "basic", "--check", "--student", "teacher.safetensors", "--teacher", "half", cwd=work)
     assert result.returncode == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert len(lines) == 6 + 3
+    assert len(lines) == 7 + 3
     assert all(line.startswith("pass ") for line in lines)
-    assert result.stderr.splitlines()[-1] == "9 passed, 0 failed, 0 do not apply"
+    assert result.stderr.splitlines()[-1] == "10 passed, 0 failed, 0 do not apply"
 
 
 def test_check_finds_a_loss_that_is_not_what_it_says(work, tmp_path):

@@ -12,10 +12,10 @@ from torch import Tensor
 from toys import SMALLER, TINY, batch_of, measure, network, objective, outputs, value
 
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses import LOSSES, build_losses
+from bpfn_cli.losses import LOSSES, Card, DistillationLoss, build_losses
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import PlainStrategy, Teacher
-from bpfn_cli.structures import FlowPyramid
+from bpfn_cli.structures import FlowBatch, FlowPyramid
 from bpfn_cli.training.loss_checks import HAND, IDENTITIES, Pair, check_losses
 
 ALL = tuple(LOSSES)
@@ -222,6 +222,27 @@ def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, m
     monkeypatch.setattr(kind, "forward", shifted)
     failed = [check.name for check in check_losses(["basic"], pair) if check.passed is False]
     assert failed == ["C1 zero at the teacher"]
+
+
+class TeachesNothing(DistillationLoss):
+    """Compares the student with itself."""
+
+    card = Card(compares="nothing", formula="0", source="this test")
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
+        return (student.flows[0] - student.flows[0]).abs().mean()
+
+
+class Vector(TeachesNothing):
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
+        return student.flows[0] - teacher.flows[0]
+
+
+def test_checks_find_a_loss_that_does_not_look_at_its_teacher_and_one_that_is_no_scalar(pair: Pair) -> None:
+    found = {check.name: check.passed for check in check_losses([f"{__name__}:TeachesNothing"], pair)}
+    assert found["looks at the teacher"] is False
+    assert found["C6 missing hint raises"] is False
+    assert not any(check.passed for check in check_losses([f"{__name__}:Vector"], pair))
 
 
 @pytest.mark.parametrize(("loss", "name"), [(loss, name) for loss, checks in HAND.items() for name in checks])

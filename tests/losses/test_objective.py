@@ -320,6 +320,8 @@ def test_loss_of_ones_own_is_a_term_like_others() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("basic+hint", r"unknown loss 'basic\+hint': repeat --loss to add losses up"),
+        ("my_losses.py:Loss", r"write the module without \.py: my_losses:Loss"),
         ("no_such_module:Loss", "no module no_such_module here or among the installed packages"),
         ("Own:", "write module:attribute"),
         ("os.path:join", "join is no loss: it is a function, not a class"),
@@ -360,3 +362,16 @@ def test_figures_of_ones_own_may_be_numbers_and_nan_is_left_out() -> None:
     strategy = PlainStrategy(network(SMALLER, 1), Teacher(network()), objective, weight_decay=0, clip_norm=None)
     term = strategy.step(batch_of(), 1e-3)[name]
     assert (term.active, term.figures) == (None, {"raw": 0.5})
+
+
+class Deaf(Own):
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> torch.Tensor:
+        return (student.flows[0].detach() - teacher.flows[0]).abs().mean()
+
+
+def test_loss_that_does_not_depend_on_the_student_is_found_in_the_rehearsal() -> None:
+    name = f"{__name__}:Deaf"
+    objective = build_losses([name], SMALLER, TINY)
+    strategy = PlainStrategy(network(SMALLER, 1), Teacher(network()), objective, weight_decay=0, clip_norm=None)
+    with pytest.raises(UsageError, match=r"loss .*:Deaf does not depend on the student"):
+        strategy.rehearse(batch_of(), 1e-3)

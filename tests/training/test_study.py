@@ -50,7 +50,6 @@ def study(**changes: Any) -> Study:
         "variants": ("tiny",),
         "losses": ("none", "basic", "hint"),
         "seeds": (0, 1),
-        "control_loss": "hint",
         "controls": (),
     }
     return Study(**{**given, **changes})
@@ -82,7 +81,8 @@ def test_cells_are_all_combinations_seed_by_seed() -> None:
 
 
 def test_controls_have_recipes_of_their_own() -> None:
-    given = study(controls=("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"), seeds=(0,))
+    controls = ("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher")
+    given = study(controls=controls, control_loss="hint", seeds=(0,))
     controls = {cell.control: cell.recipe for cell in cells_of(given) if cell.control}
     assert controls["equal_time"].loss == ("none",)
     assert controls["same_width_teacher"].teacher == "tiny"
@@ -100,7 +100,12 @@ def test_controls_have_recipes_of_their_own() -> None:
         ({"recipe": {"strategy": "online"}}, r"recipe\.strategy: give options of strategies"),
         ({"recipe": {"strategy": {"kind": "self"}}}, r"recipe\.strategy\.kind: the study itself says so"),
         ({"variants": ("tyni",)}, "unknown variant 'tyni'"),
-        ({"controls": ("random_teacher",), "control_loss": "none"}, "control_loss: none has no teacher"),
+        (
+            {"controls": ("random_teacher",), "control_loss": "none"},
+            "control_loss none: is none of the losses",
+        ),
+        ({"controls": ("random_teacher",), "control_loss": "ail"}, "control_loss ail: is none of the losses"),
+        ({"seeds": (0, 1, 0)}, "seeds: one stands twice"),
     ],
 )
 def test_mistakes_of_a_study_are_told(changes: dict[str, Any], expected: str) -> None:
@@ -124,7 +129,8 @@ def test_study_file_is_read_strictly(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def done(things: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Place, Quiet]:
     """A whole study with all controls."""
-    given = study(controls=("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"))
+    controls = ("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher")
+    given = study(controls=controls, control_loss="hint")
     where, progress = place(things, tmp_path_factory.mktemp("study") / "runs"), Quiet()
     assert {state.state for state in run_study(given, where, progress)} == {"finished"}
     return given, where, progress
@@ -136,9 +142,10 @@ def about(where: Place, name: str) -> dict[str, Any]:
 
 def test_each_cell_is_trained_once_with_one_teacher_for_all_seeds(done: tuple[Study, Place, Quiet]) -> None:
     given, where, _ = done
-    teachers = [name for name in runs_of(where.folder) if name.startswith("teacher-")]
-    assert len(teachers) == 1
-    assert runs_of(where.folder) == sorted([*names(given), *teachers])
+    teachers = [name for name in runs_of(where.folder) if name.startswith("teacher-big")]
+    own = [name for name in runs_of(where.folder) if name.startswith("teacher-tiny")]
+    assert (len(teachers), len(own)) == (1, 1)
+    assert runs_of(where.folder) == sorted([*names(given), *teachers, *own])
     taught = [f"tiny-{loss}-seed{seed}" for loss in ("basic", "hint") for seed in (0, 1)]
     weights = about(where, teachers[0])["weights_sha256"]
     assert {about(where, name)["teacher"]["sha256"] for name in taught} == {weights}
@@ -151,7 +158,8 @@ def test_controls_are_what_they_say(done: tuple[Study, Place, Quiet]) -> None:
     assert about(where, "tiny-hint-random_teacher-seed0")["teacher"]["path"] == "random weights"
     assert about(where, "tiny-hint-shuffled_teacher-seed1")["method"] == "hint+shuffled-teacher"
     own = about(where, "tiny-hint-same_width_teacher-seed1")["teacher"]
-    assert (own["run"], own["variant"]) == ("tiny-scratch-seed0", "tiny")
+    assert own["variant"] == "tiny"
+    assert about(where, own["run"])["seed"] == 1_000_003  # no twin of a student
 
 
 def test_repeated_study_trains_nothing(done: tuple[Study, Place, Quiet]) -> None:
@@ -168,7 +176,9 @@ def test_more_seeds_and_losses_go_on_from_there(done: tuple[Study, Place, Quiet]
     found = {state.cell.name: state.state for state in states(more, where)}
     assert found["tiny-basic-seed1"] == "finished"
     assert found["tiny-ail-seed0"] == found["tiny-basic-seed2"] == "to do"
-    assert found["tiny-equal_time-seed2"] == "to do"  # as long as those of the other seeds
+    assert found["tiny-equal_time-seed2"] == "waiting"  # for the times of the new loss
+    seeds = {state.cell.name: state.state for state in states(replace(given, seeds=(0, 1, 2)), where)}
+    assert seeds["tiny-equal_time-seed2"] == "to do"  # as long as those of the other seeds
 
 
 def test_study_that_has_changed_is_refused(done: tuple[Study, Place, Quiet]) -> None:
@@ -195,6 +205,19 @@ def test_study_whose_teacher_has_changed_is_refused(done: tuple[Study, Place, Qu
     for other in (replace(given, teacher=str(teacher)), replace(given, seeds=(1, 0))):
         with pytest.raises(UsageError, match=r"was trained by another recipe or teacher"):
             run_study(other, where, Quiet())
+
+
+def test_control_of_equal_time_is_trained_anew_when_a_slower_method_comes(things: Path, tmp_path: Path) -> None:
+    given, where = (
+        study(losses=("none", "hint"), seeds=(0,), controls=("equal_time",)),
+        place(things, tmp_path / "runs"),
+    )
+    run_study(given, where, Quiet())
+    more = replace(given, losses=("none", "hint", "basic"))
+    assert about(where, "tiny-equal_time-seed0")["slowest_of"] == ["hint", "scratch"]
+    run_study(more, where, Quiet())
+    assert about(where, "tiny-equal_time-seed0-2")["slowest_of"] == ["basic", "hint", "scratch"]
+    assert {state.state for state in states(more, where)} == {"finished"}
 
 
 def test_training_that_fails_by_nan_is_told_and_not_repeated_until_asked(
