@@ -36,3 +36,14 @@ def write_flyingthings3d(
 def contents(root: Path) -> dict[str, bytes]:
     """Every file below `root`."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def damage(path: Path, seed: int, changes: int) -> None:
+    """Cut a file short (odd seeds), or give `changes` of its bytes other values."""
+    content, generator = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    if seed % 2:
+        content = content[: generator.integers(len(content))]
+    else:
+        for _ in range(changes):
+            content[generator.integers(len(content))] = generator.integers(256)
+    path.write_bytes(content)

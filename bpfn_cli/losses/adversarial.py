@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows, take_rows
+from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows
 from bpfn_cli.models.variants import Variant
+from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 WIDTHS = (6, 64, 128, 256)
@@ -91,7 +92,7 @@ class Adversary(nn.Module):
 
     def _seen(self, output: FlowPyramid, batch: FlowBatch) -> tuple[Tensor, Tensor]:
         rows = spread_rows(output, 0, self.options.points)
-        return take_rows(batch.pc1, rows), take_rows(output.flows[0], rows)
+        return gather(batch.pc1, rows), gather(output.flows[0], rows)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "draws": self.draws.get_state()}
@@ -113,7 +114,7 @@ class AdversarialLoss(DistillationLoss):
         deviations=(
             "the critic is a small point network (6-64-128-256, maximum, 1), without batch norm",
             "one critic step a student step; kappa is set while the critic is young: its slope, and with it the push, "
-            "grows about fourfold in the next fifty steps (gradient_share in the log)",
+            "grows while it learns (gradient_share in the log)",
             "the critic sees points relative to their mean",
         ),
         adapters="a critic",

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from bpfn_cli.config import Tree, build, settings, to_tree
 from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
-from bpfn_cli.losses.features import total
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
-from bpfn_cli.losses.supervised import UNIT, errors_to_truth, reduce_by_level
+from bpfn_cli.losses.supervised import errors_to_truth, measured
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -170,8 +169,7 @@ class Objective(nn.Module):
             term before the next is measured.
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
-        levels = reduce_by_level(errors_to_truth(student, batch))
-        found = {SUPERVISED: Measured(total(levels), UNIT, levels)}
+        found = {SUPERVISED: measured(errors_to_truth(student, batch))}
         if check is not None:
             check(SUPERVISED, found[SUPERVISED].value)
         if not self.needs_teacher:
@@ -182,13 +180,13 @@ class Objective(nn.Module):
         for name, term in self.items():
             with _blaming(name):
                 value = term(student, guide, batch)
-            measured = value if isinstance(value, Measured) else Measured(value)
-            if not isinstance(measured.value, Tensor) or measured.value.dim() != 0:
-                shape = tuple(measured.value.shape) if isinstance(measured.value, Tensor) else type(value).__name__
+            one = value if isinstance(value, Measured) else Measured(value)
+            if not isinstance(one.value, Tensor) or one.value.dim() != 0:
+                shape = tuple(one.value.shape) if isinstance(one.value, Tensor) else type(value).__name__
                 raise ShapeError(f"loss {name} returned {shape}, not a scalar tensor")
-            found[name] = measured
+            found[name] = one
             if check is not None:
-                check(name, measured.value)
+                check(name, one.value)
         return found
 
     def weigh(self, found: Mapping[str, Measured]) -> dict[str, Tensor]:

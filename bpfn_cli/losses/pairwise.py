@@ -12,7 +12,8 @@ from torch import Tensor
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.losses.features import FIELDS, feature_of
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_same_points, option, spread_rows, take_rows
+from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_same_points, option, spread_rows
+from bpfn_cli.ops import gather
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 
@@ -58,7 +59,7 @@ class PairwiseLoss(DistillationLoss):
                 f"teacher {tuple(other.shape)}"
             )
         rows = spread_rows(student, options.level, options.points)
-        difference = similarities(take_rows(own, rows), options.detach_norms) - similarities(
-            take_rows(other, rows), options.detach_norms
+        difference = similarities(gather(own, rows), options.detach_norms) - similarities(
+            gather(other, rows), options.detach_norms
         )
         return Measured(difference.square().mean(dim=(1, 2)).mean(), "1")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import FIELDS, feature_of
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows, take_rows
+from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows
+from bpfn_cli.ops import gather
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 TINY = 1e-12
@@ -70,8 +71,8 @@ class RkdLoss(DistillationLoss):
         own, other = self._related(student), self._related(teacher)
         rows = spread_rows(student, options.level, options.distance_points)
         few = rows[:, : options.angle_points]
-        by_distance = F.huber_loss(pair_distances(take_rows(own, rows)), pair_distances(take_rows(other, rows)))
-        by_angle = F.huber_loss(angles(take_rows(own, few)), angles(take_rows(other, few)))
+        by_distance = F.huber_loss(pair_distances(gather(own, rows)), pair_distances(gather(other, rows)))
+        by_angle = F.huber_loss(angles(gather(own, few)), angles(gather(other, few)))
         value = options.lambda_distance * by_distance + options.lambda_angle * by_angle
         return Measured(value, "1", figures={"distance": by_distance, "angle": by_angle})
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.ops import gather
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 
@@ -177,8 +176,3 @@ def spread_rows(output: FlowPyramid, level: int, count: int) -> Tensor:
         return output.sample_indices1[1][:, :count]
     batch = output.flows[level].shape[0]
     return torch.arange(min(count, points), device=output.flows[level].device).expand(batch, -1)
-
-
-def take_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, M) of values (B, N, C): (B, M, C)."""
-    return gather(values, rows)

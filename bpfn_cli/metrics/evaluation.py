@@ -87,10 +87,12 @@ def evaluate(
     points: int,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    by_motion: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Metrics of every predictor on the scenes of a dataset (all, or those of `indices`).
 
+    With `by_motion`, EPE3D of moving and of still points too, for which a rigid motion is fitted to each scene.
     Each scene is sampled to `points` points of each cloud by a generator keyed by `seed` and its name.
     Where some points are hidden in the second frame, metrics are over the others; those over all points stand beside
     them, under the name of the predictor and `_full`.
@@ -98,18 +100,19 @@ def evaluate(
     """
     chosen = range(len(dataset)) if indices is None else indices
     means = {name: MeanMetrics() for name in predictors}
-    by_motion: dict[str, list[list[float]]] = {name: [[], []] for name in predictors}
+    errors_by_motion: dict[str, list[list[float]]] = {name: [[], []] for name in predictors if by_motion}
     scenes = []
     batches = evaluation_batches(dataset, list(chosen), points=points, batch_size=1, seed=seed)
     for done, batch in enumerate(batches, start=1):
         result = {}
-        moving = moving_points(batch.pc1, batch.flow, batch.valid)
+        moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
         for name, predict in predictors.items():
             try:
                 flow = predict(batch)
                 result[name] = _measure(flow, batch)
-                for errors, wanted in zip(by_motion[name], (moving, ~moving), strict=True):
-                    errors.extend(_mean_error(flow, batch, wanted))
+                if moving is not None:
+                    for errors, wanted in zip(errors_by_motion[name], (moving, ~moving), strict=True):
+                        errors.extend(_mean_error(flow, batch, wanted))
                 if batch.valid is not None:
                     result[f"{name}{FULL}"] = _measure(flow, replace(batch, valid=None))
             except NonFiniteError as error:
@@ -122,7 +125,7 @@ def evaluate(
     return Evaluation(
         {name: mean.result() for name, mean in means.items()},
         tuple(scenes),
-        {name: MotionErrors(*map(_mean, errors)) for name, errors in by_motion.items()},
+        {name: MotionErrors(*map(_mean, errors)) for name, errors in errors_by_motion.items()},
     )
 
 

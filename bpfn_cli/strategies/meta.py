@@ -146,7 +146,7 @@ class MetaStrategy(PlainStrategy):
             output = self.run(self.student, batch)
             with torch.enable_grad():
                 guide = teacher.compute(batch, output)
-            found = self.objective.measure(output, guide, batch, through_teacher=True)
+            found = self.objective.measure(output, guide, batch, through_teacher=True, check=self.checking(batch))
             return torch.stack(list(self.objective.weigh(found).values())).sum()
 
         def quiz_loss() -> Tensor:
@@ -155,24 +155,26 @@ class MetaStrategy(PlainStrategy):
             return value
 
         own = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        with teacher.trainable():
-            other = list(teacher.network.parameters())
-            gradients = meta_gradient(
-                own, other, lesson, quiz_loss, self.options.trial * learning_rate, self.options.epsilon
-            )
-            if gradients is not None and self._round == 1 and not any(bool(part.any()) for part in gradients):
-                names = ", ".join(self.objective.names)
-                raise UsageError(
-                    f"strategy meta: nothing in --loss {names} depends smoothly on the teacher, so it cannot move; "
-                    "choose one that compares flows or features, such as basic or hint"
+        try:
+            with teacher.trainable():
+                other = list(teacher.network.parameters())
+                gradients = meta_gradient(
+                    own, other, lesson, quiz_loss, self.options.trial * learning_rate, self.options.epsilon
                 )
-            if gradients is not None:  # else the student's own step says what is wrong with these samples
-                for parameter, gradient in zip(other, gradients, strict=True):
-                    parameter.grad = gradient
-                self.teacher_optimizer.step()
-            self.teacher_optimizer.zero_grad(set_to_none=True)
-        for buffer, before in statistics:
-            buffer.copy_(before)
+                if gradients is not None and self._round == 1 and not any(bool(part.any()) for part in gradients):
+                    names = ", ".join(self.objective.names)
+                    raise UsageError(
+                        f"strategy meta: nothing in --loss {names} depends smoothly on the teacher, so it cannot move; "
+                        "choose one that compares flows or features, such as basic or hint"
+                    )
+                if gradients is not None:  # else the student's own step says what is wrong with these samples
+                    for parameter, gradient in zip(other, gradients, strict=True):
+                        parameter.grad = gradient
+                    self.teacher_optimizer.step()
+                self.teacher_optimizer.zero_grad(set_to_none=True)
+        finally:
+            for buffer, before in statistics:
+                buffer.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.teacher is not None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bpfn_cli.config import settings
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.supervised import at_levels, errors_to_truth, known_points, measured
-from bpfn_cli.losses.term import option
+from bpfn_cli.losses.term import Measured, option
 from bpfn_cli.models import BiPointFlowNet, build_model
 from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, Weighed
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -115,19 +115,10 @@ class OnlineStrategy(PlainStrategy):
         self.peer_objective.teacher_share = self.objective.teacher_share
         targets = self.targets(own, other, batch)
         found = self.weigh(self.objective, own, guide, batch)
-        beside = self.weigh_peer(other, guide, batch)
+        beside = self.weigh(self.peer_objective, other, guide, batch, self.peer, "peer_")
         found["online"] = Weighed(_apart(own, targets), self.options.weight)
         beside["online"] = Weighed(_apart(other, targets), self.options.weight)
         return {**found, **{f"peer_{name}": term for name, term in beside.items()}}
-
-    def weigh_peer(self, output: FlowPyramid, guide: FlowPyramid | None, batch: FlowBatch) -> dict[str, Weighed]:
-        """As `weigh`, for the peer."""
-        objective = self.peer_objective
-        objective.before_step(output, guide, batch)
-        found = objective.measure(output, guide, batch, check=self.checking(batch, "peer_"))
-        if objective.is_due(self.steps):
-            objective.calibrate(found, self.peer.parameters())
-        return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
 
     def targets(self, own: FlowPyramid, other: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
         """What both learn at each level: (B, N_l, 3) metres, without gradient."""
@@ -180,7 +171,7 @@ class OnlineStrategy(PlainStrategy):
         return sums / max(points, 1)
 
 
-def _apart(output: FlowPyramid, targets: list[Tensor]) -> Any:
+def _apart(output: FlowPyramid, targets: list[Tensor]) -> Measured:
     return measured(
         {
             level: torch.linalg.vector_norm(flow - target, dim=-1)

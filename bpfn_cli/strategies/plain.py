@@ -224,7 +224,7 @@ class PlainStrategy:
     def _check_connected(self, batch: FlowBatch) -> None:
         """Raises: UsageError: a term's value does not depend on the student, so that it teaches nothing."""
         output = self.run(self.student, batch)
-        found = self.objective.measure(output, self.guide(batch, output), batch)
+        found = self.objective.measure(output, self.guide(batch, output), batch, check=self.checking(batch))
         parameters = list(self.student.parameters())
         for name, one in found.items():
             gradients = (
@@ -265,13 +265,22 @@ class PlainStrategy:
         return self.teacher(batch, output)
 
     def weigh(
-        self, objective: Objective, output: FlowPyramid, guide: FlowPyramid | None, batch: FlowBatch
+        self,
+        objective: Objective,
+        output: FlowPyramid,
+        guide: FlowPyramid | None,
+        batch: FlowBatch,
+        network: BiPointFlowNet | None = None,
+        prefix: str = "",
     ) -> dict[str, Weighed]:
-        """The terms of an objective, which is calibrated when its time has come."""
+        """The terms of an objective, which is calibrated when its time has come.
+
+        Args: network: that gave the output; None: the student. prefix: of the terms' names in errors.
+        """
         objective.before_step(output, guide, batch)
-        found = objective.measure(output, guide, batch, check=self.checking(batch))
+        found = objective.measure(output, guide, batch, check=self.checking(batch, prefix))
         if objective.is_due(self.steps):
-            objective.calibrate(found, self.student.parameters())
+            objective.calibrate(found, (network or self.student).parameters())
         return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
 
     def _backward(self, batch: FlowBatch, measure_gradients: bool) -> tuple[dict[str, Weighed], dict[str, float]]:

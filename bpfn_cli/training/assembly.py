@@ -13,7 +13,8 @@ from bpfn_cli.config import to_tree
 from bpfn_cli.data.datasets import SceneDataset, data_identity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, DistillationLoss, Objective, build_losses
-from bpfn_cli.models import BiPointFlowNet, Variant, variant_named
+from bpfn_cli.losses.objective import option_key
+from bpfn_cli.models import BiPointFlowNet, variant_named
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher, TeacherCache
 from bpfn_cli.strategies.plain import teacher_passes
 from bpfn_cli.strategies.teacher import TOLERANCE, cache_key, shuffle_points
@@ -28,9 +29,9 @@ from bpfn_cli.training.progress import Bar, Progress
 from bpfn_cli.training.recipe import Recipe
 
 
-def build_objective(recipe: Recipe, teacher: Variant | None = None) -> Objective:
-    """The objective of a recipe; `teacher` where it is not the recipe's."""
-    teacher = teacher or (variant_named(recipe.teacher) if recipe.distillation_losses() else None)
+def build_objective(recipe: Recipe) -> Objective:
+    """The objective of a recipe, with a teacher of the recipe's variant."""
+    teacher = variant_named(recipe.teacher) if recipe.distillation_losses() else None
     return build_losses(recipe.loss, variant_named(recipe.variant), teacher, recipe.objective)
 
 
@@ -44,10 +45,32 @@ def check_recipe(recipe: Recipe, dataset: SceneDataset) -> None:
     objective.check_length(steps, epochs)
 
 
-def early_stop_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
-    """Lines that say what an early stop does not do, where it does not do what one may think."""
+def recipe_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
+    """Lines that say which keys of a recipe have no effect, or not the one that one may think."""
+    yield from _unused_options(recipe)
+    if not recipe.distillation_losses():
+        if recipe.early_stop.kind != "never":
+            yield f"early_stop.kind {recipe.early_stop.kind}: no effect, since no --loss has a teacher"
+        if recipe.control != "none":
+            yield f"control {recipe.control}: no effect, since no --loss has a teacher"
+        return
+    yield from _early_stop_notes(recipe, dataset)
+
+
+def _unused_options(recipe: Recipe) -> Iterator[str]:
+    names = {name: option_key(name) for name in LOSSES if name not in recipe.loss}
+    for name, key in names.items():
+        if getattr(recipe.objective, key) != LOSSES[name].settings():
+            yield f"objective.{key}: no effect, since {name} is not among the losses"
+    for name, strategy in STRATEGIES.items():
+        own = getattr(recipe.strategy, name, None)
+        if own is not None and name != recipe.strategy.kind and own != strategy.settings():
+            yield f"strategy.{name}: no effect, since the strategy is {recipe.strategy.kind}"
+
+
+def _early_stop_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
     options, stop = recipe.train, recipe.early_stop
-    if stop.kind == "never" or not recipe.distillation_losses():
+    if stop.kind == "never":
         return
     if stop.kind == "auto":
         before_end = validation_epochs(options.epochs, options.validation_calendar, options.validate_every) - 1

@@ -25,7 +25,7 @@ from bpfn_cli.models import (
 )
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.strategies import PlainStrategy
-from bpfn_cli.training.assembly import build_strategy, check_recipe, early_stop_notes, prepare_losses
+from bpfn_cli.training.assembly import build_strategy, check_recipe, prepare_losses, recipe_notes
 from bpfn_cli.training.early_stop import EarlyStop
 from bpfn_cli.training.fit import count_steps, fit, split_of, validation_epe3d
 from bpfn_cli.training.guide import Guide, check_pyramids, known_test_metrics, random_guide
@@ -66,8 +66,10 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     _check_runs_place(experiment.runs, dataset.root)
     progress.line(f"data: {describe(dataset)}")
     check_recipe(recipe, dataset)  # refuse before hours of teacher
-    for line in early_stop_notes(recipe, dataset):
+    for line in recipe_notes(recipe, dataset):
         progress.line(line)
+    if experiment.teacher is not None and not recipe.distillation_losses():
+        progress.line(f"teacher: {printable(experiment.teacher)}: not used, since no --loss looks at it")
     guide = None
     if recipe.distillation_losses():
         guide = _find_guide(experiment, dataset, progress)
@@ -186,9 +188,7 @@ def _train(experiment: Experiment, role: str, guide: Guide | None, progress: Pro
             seed=EVALUATION_SEED,
             device=device,
             progress=progress,
-            teacher=None
-            if unknown is None
-            else load_checkpoint(unknown),  # a strategy may have moved that of the guide
+            teacher=None if unknown is None else load_checkpoint(unknown),  # not moved by a strategy
         )
         run.write_evaluation(result_name(result), result)
         test = known or next((row for row in result["rows"] if row["name"] == TEACHER), None)

@@ -56,7 +56,7 @@ def evaluate_checkpoint(
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: its {dataset.split} split is empty; there is nothing to measure")
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
-        measured = evaluate(predictors, dataset, points=points, seed=seed, progress=bar)
+        measured = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=bar)
     return {
         "format": FORMAT,
         "dataset": {

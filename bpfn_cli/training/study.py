@@ -170,18 +170,18 @@ def _cell(recipe: Recipe, control: Control | None = None) -> Cell:
 
 def planned(study: Study, place: Place) -> list[CellState]:
     """The cells of this shard with their states. Raises: UsageError: as `run_study`."""
-    cells = cells_of(study)
-    _check_all(study, cells, place)
+    cells, keys = cells_of(study), _Keys(study, place)
+    found = _check_all(study, cells, place, keys)
     index, count = place.shard
-    return states(study, place)[index - 1 :: count]
+    return found[index - 1 :: count]
 
 
 def states(study: Study, place: Place) -> list[CellState]:
     """Every cell of the study (of all shards) with its state. Raises: UsageError: the study has changed since."""
-    return _states(study, cells_of(study), _ended(place), _Keys(study, place))
+    return _states(cells_of(study), _ended(place), _Keys(study, place))
 
 
-def _states(study: Study, cells: Sequence[Cell], ended: _Ended, keys: _Keys) -> list[CellState]:
+def _states(cells: Sequence[Cell], ended: _Ended, keys: _Keys) -> list[CellState]:
     found = []
     for cell in cells:
         about = ended.get(cell.name)
@@ -204,18 +204,16 @@ def run_study(study: Study, place: Place, progress: Progress, retry: bool = Fals
     """
     locks = make_folder(place.folder / FOLDER_OF_LOCKS)
     cells, keys = cells_of(study), _Keys(study, place)
-    _check_all(study, cells, place)
+    _check_all(study, cells, place, keys)
     index, count = place.shard
     own = cells[index - 1 :: count]
     own.sort(key=lambda cell: cell.control == "equal_time")  # last: they depend on the others
     for number, cell in enumerate(own, start=1):
-        now = {state.cell.name: state.state for state in _states(study, cells, _ended(place), keys)}[cell.name]
-        if not (now == "to do" or (retry and now == "failed")):
+        if not _is_wanted(cell, cells, place, keys, retry):
             continue
         try:
             with only_holder(locks / cell.name):
-                now = {state.cell.name: state.state for state in _states(study, cells, _ended(place), keys)}[cell.name]
-                if not (now == "to do" or (retry and now == "failed")):
+                if not _is_wanted(cell, cells, place, keys, retry):
                     continue  # another process was faster
                 progress.line(f"training {number} of {len(own)}: {cell.name}")
                 _train(study, cells, cell, place, keys, progress)
@@ -223,7 +221,13 @@ def run_study(study: Study, place: Place, progress: Progress, retry: bool = Fals
             progress.line(f"{cell.name}: another process works on it")
         except NonFiniteError as error:
             progress.line(f"{cell.name}: failed: {error}")
-    return states(study, place)
+    return _states(cells, _ended(place), keys)
+
+
+def _is_wanted(cell: Cell, cells: Sequence[Cell], place: Place, keys: _Keys, retry: bool) -> bool:
+    """Whether to train a cell now."""
+    state = next(one.state for one in _states(cells, _ended(place), keys) if one.cell is cell)
+    return state == "to do" or (retry and state == "failed")
 
 
 def _train(study: Study, cells: Sequence[Cell], cell: Cell, place: Place, keys: _Keys, progress: Progress) -> None:
@@ -274,11 +278,9 @@ def _teacher_recipe(study: Study, cell: Cell) -> Recipe:
     return replace(cell.recipe, seed=seed, control="none")
 
 
-def _check_all(study: Study, cells: Sequence[Cell], place: Place) -> None:
-    """Refuse what cannot work in any cell before the first one is trained."""
-    if study.teacher is not None and not Path(study.teacher).is_file():
-        raise UsageError(f"teacher: {printable(study.teacher)}: no such file")
-    states(study, place)
+def _check_all(study: Study, cells: Sequence[Cell], place: Place, keys: _Keys) -> list[CellState]:
+    """Refuse what cannot work in any cell before the first one is trained; the states of all."""
+    found = _states(cells, _ended(place), keys)
     for cell in cells:
         if cell.recipe.seed != study.seeds[0]:
             continue
@@ -288,6 +290,7 @@ def _check_all(study: Study, cells: Sequence[Cell], place: Place) -> None:
         student = build_model(cell.recipe.variant, cell.recipe.data.points)
         guide = random_guide(cell.recipe) if cell.recipe.distillation_losses() else None
         build_strategy(experiment, student, guide, dataset)
+    return found
 
 
 _Ended = Mapping[str, Mapping[str, Any]]
@@ -313,6 +316,8 @@ class _Keys:
     def __init__(self, study: Study, place: Place):
         self.study, self.place = study, place
         self.data = data_identity(place.data)
+        if study.teacher is not None and not Path(study.teacher).is_file():
+            raise UsageError(f"teacher: {printable(study.teacher)}: no such file")
         self.teacher = None if study.teacher is None else sha256_of(Path(study.teacher))
 
     def of(self, cell: Cell) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_folders import contents
+from scene_folders import contents, damage
 from test_prepare import flyingthings3d_scene, kitti_tree
 
 from bpfn_cli.data.concurrency import only_writer
@@ -84,13 +84,7 @@ def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path: Path, name: str)
 @pytest.mark.parametrize("seed", range(40))
 def test_no_damage_to_an_archive_gives_a_traceback(tmp_path: Path, ending: str, seed: int) -> None:
     archive = pack(things(tmp_path / "raw", scenes=1), tmp_path / f"raw{ending}")
-    content, generator = bytearray(archive.read_bytes()), np.random.default_rng(seed)
-    if seed % 2:
-        content = content[: generator.integers(len(content))]
-    else:
-        for _ in range(6):
-            content[generator.integers(len(content))] = generator.integers(256)
-    archive.write_bytes(content)
+    damage(archive, seed, changes=6)
     try:
         prepare_flyingthings3d(archive, tmp_path / "out")
     except BpfnError as error:

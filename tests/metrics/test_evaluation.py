@@ -196,7 +196,10 @@ def test_errors_of_moving_and_still_points_by_hand() -> None:
     pc1 = np.random.default_rng(0).uniform(-5, 5, (20, 3)).astype(np.float32)
     flow = np.zeros((20, 3), np.float32)
     flow[7] = (0, 0, 1)
-    measured = evaluate(BASELINES, Given((Scene("a", pc1, pc1 + flow, flow, LENS), standing())), points=20)
+    measured = evaluate(
+        BASELINES, Given((Scene("a", pc1, pc1 + flow, flow, LENS), standing())), points=20, by_motion=True
+    )
     assert measured.by_motion["zero_flow"].dynamic == pytest.approx(1)
     assert measured.by_motion["zero_flow"].static == 0
-    assert evaluate(BASELINES, Given((standing(),)), points=3).by_motion["zero_flow"].dynamic is None
+    assert evaluate(BASELINES, Given((standing(),)), points=3, by_motion=True).by_motion["zero_flow"].dynamic is None
+    assert evaluate(BASELINES, Given((standing(),)), points=3).by_motion == {}  # nobody asked

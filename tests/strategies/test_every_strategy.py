@@ -154,6 +154,16 @@ def test_step_that_is_not_finite_changes_nothing_and_names_the_samples(
     assert all(same(before, now.state_dict()) for before, now in zip(networks, strategy.networks(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["plain", "online", "meta"])
+@pytest.mark.parametrize("loss", ["localization", "weighted"])
+def test_truth_that_is_not_finite_is_named_by_losses_that_look_things_up_by_it(name: str, loss: str) -> None:
+    strategy = made(name, losses=(loss,), **({"weight": 1.0} if name == "online" else {}))
+    strategy.objective.calibrated = True
+    for act in (strategy.step, strategy.rehearse):
+        with pytest.raises(NonFiniteError, match="term supervised is nan for the samples scene0"):
+            act(poison_truth(batch_of(), strategy.student), 1e-3)
+
+
 def test_step_uses_the_given_learning_rate() -> None:
     """Adam's first step moves every weight with a clear gradient by the learning rate."""
     student = network(SMALLER, 1)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from scene_folders import contents, write_scene
 from tiny_world import BIG, LEAST, TINY, Quiet, tiny_network, write_things
 
 from bpfn_cli.cli.main import run
+from bpfn_cli.config import Tree, build, to_tree
 from bpfn_cli.data.datasets import open_dataset, split_identity
 from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.data.manifest import SubsetOptions
@@ -24,7 +24,7 @@ from bpfn_cli.data.subset import make_subset
 from bpfn_cli.errors import CheckpointError, DataError, UsageError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.losses import ObjectiveSettings
-from bpfn_cli.models import VARIANTS, build_model, load_checkpoint, read_checkpoint, save_checkpoint
+from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.training import experiment as module
@@ -42,14 +42,6 @@ from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.result import evaluate_checkpoint, result_name
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_variants() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for variant in (TINY, BIG):
-            patch.setitem(VARIANTS, variant.name, variant)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +399,19 @@ def test_stored_outputs_of_another_teacher_are_found_out(things: Path, tmp_path:
         save_file({name: tensor + 0.5 for name, tensor in load_file(path).items()}, path)
     with pytest.raises(DataError, match=r"flows at level 0 is not what the teacher gives now; delete"):
         carry_out(given)
+
+
+def test_keys_without_effect_are_named(things: Path, tmp_path: Path) -> None:
+    chosen = recipe(
+        "none",
+        control="shuffled",
+        early_stop=EarlyStopSettings(kind="hard"),
+        objective=ObjectiveSettings(calibration_step=1, hint={"norm": "l2"}),
+        strategy={"kind": "plain", "online": {"weight": 2.0}},
+    )
+    _, progress = carry_out(experiment(things, tmp_path, build(Recipe, Tree(to_tree(chosen), {}, "x"))))
+    said = [line.partition(":")[0] for line in progress.lines if ": no effect, since" in line]
+    assert said == ["objective.hint", "strategy.online", "early_stop.kind hard", "control shuffled"]
 
 
 # --- given weights ----------------------------------------------------------------------------------

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_world import BIG, LEAST, TINY, Quiet, write_things
+from tiny_world import BIG, LEAST, Quiet, write_things
 
 from bpfn_cli.config import build, parse_yaml
 from bpfn_cli.data.concurrency import only_holder
 from bpfn_cli.errors import NonFiniteError, UsageError
-from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
+from bpfn_cli.models import build_model, save_checkpoint
 from bpfn_cli.reporting import read_runs
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.training import experiment as experiment_module
@@ -29,14 +28,6 @@ SHORT = {
     "train": {"epochs": 1, "batch_size": 2, "warmup_steps": 0},
     "objective": {"calibration_step": 1},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_variants() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for variant in (TINY, BIG):
-            patch.setitem(VARIANTS, variant.name, variant)
-        yield
 
 
 @pytest.fixture(scope="module")
