@@ -56,6 +56,18 @@ class OutOfMemoryError(BpfnError):
     exit_code = 8
 
 
+class Interrupted(BpfnError):
+    """Work that was stopped before its end, by a signal or a limit of time; what it had done is saved."""
+
+    def __init__(self, reason: str, exit_code: int, command: str = ""):
+        super().__init__(f"{reason}; to go on: {command}" if command else reason)
+        self.reason, self.exit_code = reason, exit_code
+
+    def going_on_by(self, command: str) -> Interrupted:
+        """The same with the command that goes on with the work."""
+        return Interrupted(self.reason, self.exit_code, command)
+
+
 def means_out_of_memory(message: str) -> bool:
     """Whether an error of torch, or of a process, says that memory has run out."""
     phrases = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "MemoryError")

@@ -8,6 +8,7 @@ Importable without torch: tensors are only named here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,6 +87,24 @@ class FlowBatch:
         pc1, pc2, flow = (tensor.to(device, non_blocking=True) for tensor in (self.pc1, self.pc2, self.flow))
         valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
         return replace(self, pc1=pc1, pc2=pc2, flow=flow, valid=valid)
+
+    def parts(self, count: int) -> list[FlowBatch]:
+        """The samples dealt to at most `count` batches as equal in size as can be, none of them empty."""
+        samples = len(self.names)
+        edges = [index * samples // count for index in range(count + 1)]
+        return [self.of_samples(start, end) for start, end in pairwise(edges) if end > start]
+
+    def of_samples(self, start: int, end: int) -> FlowBatch:
+        """The samples from `start` up to `end`, this one left out."""
+        return FlowBatch(
+            self.pc1[start:end],
+            self.pc2[start:end],
+            self.flow[start:end],
+            self.names[start:end],
+            self.cameras[start:end],
+            None if self.valid is None else self.valid[start:end],
+            self.view,
+        )
 
     def pin_memory(self) -> FlowBatch:
         """The same batch in memory that a GPU copies from directly; `DataLoader` calls this."""

@@ -56,16 +56,16 @@ class Quiet:
         self.lines.append(text)
 
     @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Callable[..., None]]:
+    def bar(self, what: str, samples: int | None = None) -> Iterator[Callable[..., None]]:
         self.stages.append(what)
         yield lambda done, total, figures="": None
 
 
-def write_things(root: Path, train: int = 3, val: int = 1) -> Path:
+def write_things(root: Path, train: int = 3, val: int = 1, points: int = LEAST + 30) -> Path:
     """FlyingThings3D: points 20 to 2 m before the camera, on-disk axes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for index in range(count):
-            pc1 = generator.uniform((-5, -2, -20), (5, 3, -2), (LEAST + 30, 3))
+            pc1 = generator.uniform((-5, -2, -20), (5, 3, -2), (points, 3))
             write_scene(root / split / f"{10 * index:07d}", pc1, pc1 + generator.normal(0, 0.5, pc1.shape))
     return root

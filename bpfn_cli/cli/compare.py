@@ -30,23 +30,26 @@ def compare(
         str | None, typer.Option("--shard", help="Part i of n, e.g. 2/8, for job arrays.", metavar="I/N")
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Only the tables of what is finished.", metavar="")] = False,
+    max_time: options.MaxTime = None,
     retry: Annotated[bool, typer.Option("--retry", help="Train again what failed by NaN.", metavar="")] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Train every variant, loss and seed of a study, with controls, and compare them in pairs.
 
-    Finished trainings are kept: the same command goes on where it was stopped. Tables go to `compare.md` and CSV files
-    in the study's folder.
+    The same command goes on where it was stopped, also in the midst of a training. Tables go to `compare.md` and CSV
+    files in the study's folder.
 
     Examples: `bpfn compare configs/studies/synthetic.yaml --dry-run`, `bpfn compare configs/studies/synthetic.yaml`,
     `bpfn compare study.yaml --shard 3/8`, `bpfn compare study.yaml --table`
     """
     from bpfn_cli.device import keep_freed_memory, resolve_device
-    from bpfn_cli.errors import NonFiniteError
+    from bpfn_cli.errors import Interrupted, NonFiniteError
+    from bpfn_cli.training import Interruption, parse_duration
     from bpfn_cli.training.run_folder import check_run_name
     from bpfn_cli.training.study import Place, planned, read_study, run_study
 
+    stop = Interruption(None if max_time is None else parse_duration(max_time))
     chosen = name or study.stem
     check_run_name(chosen)
     read = read_study(study)
@@ -61,11 +64,15 @@ def compare(
         device=resolve_device(device),
         command=shlex.join(["bpfn", *sys.argv[1:]]),
         shard=_shard(shard),
+        stop=stop,
     )
     if dry_run:
         _print_states(planned(read, place), json)
         return
-    after = run_study(read, place, ConsoleProgress(), retry)
+    try:
+        after = run_study(read, place, ConsoleProgress(), retry)
+    except Interrupted as error:
+        raise error.going_on_by("the same command") from None
     left = [state for state in after if state.state != "finished"]
     if left:
         say(f"{len(left)} of {len(after)} trainings are not finished: {', '.join(s.cell.name for s in left[:5])}")

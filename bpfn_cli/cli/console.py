@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,8 +29,8 @@ class ConsoleProgress:
         say(text)
 
     @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Bar]:
-        with _rich_bar(what) if sys.stderr.isatty() else _plain_bar(what) as update:
+    def bar(self, what: str, samples: int | None = None) -> Iterator[Bar]:
+        with _rich_bar(what, samples) if sys.stderr.isatty() else _plain_bar(what, samples) as update:
             yield update
 
 
@@ -62,13 +61,8 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_OFF_TERMINAL, highlight=False)
 
 
-def default_processes() -> int:
-    """One process for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextlib.contextmanager
-def _rich_bar(what: str) -> Iterator[Bar]:
+def _rich_bar(what: str, samples: int | None) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -81,35 +75,69 @@ def _rich_bar(what: str) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None, figures="")
-        started = time.monotonic()
+        pace = _Pace(samples)
 
         def update(done: int, total: int, figures: str = "") -> None:
-            rate = _rate(done, time.monotonic() - started)
-            progress.update(task, completed=done, total=total, figures=f"{rate}{', ' if figures else ''}{figures}")
+            pace.see(done)
+            progress.update(task, completed=done, total=total, figures=f"{pace}{', ' if figures else ''}{figures}")
 
         yield update
 
 
 @contextlib.contextmanager
-def _plain_bar(what: str) -> Iterator[Bar]:
-    started = last = time.monotonic()
+def _plain_bar(what: str, samples: int | None) -> Iterator[Bar]:
+    last = time.monotonic()
+    pace = _Pace(samples)
 
     def update(done: int, total: int, figures: str = "") -> None:
         nonlocal last
+        pace.see(done)
         now = time.monotonic()
         if now - last < SECONDS_BETWEEN_LINES and done < total:
             return
         last = now
-        left = (now - started) / max(done, 1) * (total - done)
-        rate = _rate(done, now - started)
-        say(f"{what}: {done}/{total}, {left:.0f} s left, {rate}{', ' if figures else ''}{figures}")
+        left = duration(pace.seconds_for(total - done))
+        say(f"{what}: {done}/{total}, {left} left, {pace}{', ' if figures else ''}{figures}")
 
     yield update
 
 
-def _rate(done: int, seconds: float) -> str:
+class _Pace:
+    """How fast work goes that this process has seen; what was done before it began does not count.
+
+    Args: samples: of a step, to be told a second; None: steps are.
+    """
+
+    def __init__(self, samples: int | None):
+        self.samples = samples
+        self.started, self.first, self.done = time.monotonic(), -1, 0
+
+    def see(self, done: int) -> None:
+        if self.first < 0:
+            self.first = done - 1
+        self.done = done - self.first
+
+    def seconds_for(self, steps: int) -> float:
+        return (time.monotonic() - self.started) / max(self.done, 1) * steps
+
+    def __str__(self) -> str:
+        per_second = self.done / max(time.monotonic() - self.started, 1e-9)
+        if self.samples is not None:
+            return f"{_rate(per_second * self.samples, ' samples')}"
+        return _rate(per_second, "")
+
+
+def _rate(per_second: float, unit: str) -> str:
     """Such as 12/s; slow things by the minute."""
-    per_second = done / max(seconds, 1e-9)
     if per_second < 1:
-        return f"{60 * per_second:.3g}/min"
-    return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"
+        return f"{60 * per_second:.3g}{unit}/min"
+    return f"{per_second:,.0f}{unit}/s" if per_second >= 100 else f"{per_second:.3g}{unit}/s"
+
+
+def duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3.4 h, 2.1 days."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, default_processes, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.data.concurrency import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.check import DatasetCheck
@@ -44,7 +45,7 @@ def check(
     if fix_list is not None:
         claim_output(fix_list, force=force)
     with ConsoleProgress().bar("reading scenes") as bar:
-        found = check_dataset(path, processes=processes or default_processes(), progress=bar)
+        found = check_dataset(path, processes=processes or usable_cores(), progress=bar)
     if json:
         print_json(found)
     else:

@@ -8,8 +8,9 @@ import platform
 from typing import Any
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import default_processes, print_json
+from bpfn_cli.cli.console import print_json
 from bpfn_cli.cli.places import RUNS, data_root
+from bpfn_cli.data.concurrency import usable_cores
 
 LIBRARIES = [
     "torch",
@@ -39,7 +40,7 @@ def doctor(json: options.Json = False) -> None:
         **{name: _version(name) for name in LIBRARIES},
         "C loops": _native(),
         "devices": _devices(),
-        "cores": default_processes(),
+        "cores": usable_cores(),
         "data root": str(data_root()),
         "data": _data(),
         "runs": len(list(RUNS.glob("*/run.json"))) if RUNS.is_dir() else 0,

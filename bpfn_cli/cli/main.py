@@ -23,6 +23,7 @@ from bpfn_cli.cli import (
     prepare,
     profile,
     report,
+    runs,
     slim,
     subset,
     synth,
@@ -58,6 +59,8 @@ app.command("train", rich_help_panel=TRAINING)(train.train)
 app.command("distill", rich_help_panel=TRAINING)(train.distill)
 app.command("losses", rich_help_panel=TRAINING)(losses.losses)
 app.command("compare", rich_help_panel=TRAINING)(compare.compare)
+app.command("runs", rich_help_panel=TRAINING)(runs.runs)
+app.command("resume", rich_help_panel=TRAINING)(runs.resume)
 app.command("eval", rich_help_panel=RESULTS)(evaluate.evaluate)
 app.command("predict", rich_help_panel=RESULTS)(predict.predict)
 app.command("report", rich_help_panel=RESULTS)(report.report)

@@ -38,6 +38,13 @@ class Calendar(str, Enum):
     fast = "fast"
 
 
+class Selection(str, Enum):
+    """What `TrainSettings` may select on."""
+
+    held_out = "held-out"
+    test = "test"
+
+
 Source = Annotated[Path | None, typer.Option("--source", readable=False, help="Folder to read.", metavar="DIR")]
 Out = Annotated[Path | None, typer.Option("--out", readable=False, help="Where to write.", metavar="PATH")]
 Data = Annotated[
@@ -80,6 +87,14 @@ EarlyStopName = Annotated[
 ]
 CalendarName = Annotated[
     Calendar | None, typer.Option("--validation-calendar", help="fast: every fifth epoch in mid-training.")
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option("--max-time", help="Save and end before so long: 90m, 23h, d-hh:mm:ss.", metavar="TIME"),
+]
+SelectOn = Annotated[
+    Selection | None,
+    typer.Option("--select-on", help="What chooses the best checkpoint: held-out training scenes, or the test split."),
 ]
 PrecisionName = Annotated[
     Precision,

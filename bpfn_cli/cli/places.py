@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal, overload
 
-from bpfn_cli.cli.console import ConsoleProgress, default_processes, say
+from bpfn_cli.cli.console import ConsoleProgress, say
+from bpfn_cli.data.concurrency import usable_cores
 from bpfn_cli.errors import DataError
 
 RUNS = Path("runs")
@@ -97,5 +98,5 @@ def _synthetic(folder: Path) -> Path:
 
     say(f"no FlyingThings3D in {data_root()}: using synthetic scenes, made now in {folder} (once)")
     with ConsoleProgress().bar("rendering scenes") as bar:
-        write_synthetic(folder, SyntheticOptions(), default_processes(), bar)
+        write_synthetic(folder, SyntheticOptions(), usable_cores(), bar)
     return folder

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, default_processes, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.data.concurrency import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.prepare import PrepareSummary
@@ -50,7 +51,7 @@ def kitti(
             folder,
             calibration=calibration,
             shard=Shard.parse(shard),
-            processes=processes or default_processes(),
+            processes=processes or usable_cores(),
             progress=bar,
         )
     _report(summary, "200, of which 142 are evaluated", folder, json, f"bpfn eval --data {folder}")
@@ -98,7 +99,7 @@ def flyingthings3d(
             folder,
             limit=limit,
             shard=Shard.parse(shard),
-            processes=processes or default_processes(),
+            processes=processes or usable_cores(),
             progress=bar,
         )
     _report(summary, published, folder, json, f"bpfn {then} {folder}")

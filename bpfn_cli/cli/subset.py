@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, default_processes, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.data.concurrency import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.manifest import Extent
@@ -75,7 +76,7 @@ def subset(
         if folder is None:
             raise DataError("--verify: there is no dataset whose subset could be checked; give --out DIR")
         with ConsoleProgress().bar("checking files") as bar:
-            summary = verify_subset(folder, progress=bar, processes=default_processes())
+            summary = verify_subset(folder, progress=bar, processes=usable_cores())
         say(f"{folder}: every file is as its subset.json says")
         if json:
             print_json(summary)
@@ -104,7 +105,7 @@ def subset(
             print(f"{_size(plan.before)} in {place}\n{_size(plan.after)} would be in {folder}")
         return
     with ConsoleProgress().bar("bringing over scenes") as bar:
-        summary = make_subset(place, folder, chosen, progress=bar, force=force, processes=default_processes())
+        summary = make_subset(place, folder, chosen, progress=bar, force=force, processes=usable_cores())
     for skipped in summary.skipped:
         say(f"left out: {skipped}")
     if json:

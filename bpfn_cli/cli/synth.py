@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, default_processes, finish, print_json
+from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
+from bpfn_cli.data.concurrency import usable_cores
 
 
 def synth(
@@ -44,9 +45,9 @@ def synth(
     chosen = SyntheticOptions(train=train, val=val, seed=seed or 0, height=height or (540 if raw else 135))
     with ConsoleProgress().bar("rendering scenes") as bar:
         if raw:
-            write_raw(folder, chosen, processes or default_processes(), bar)
+            write_raw(folder, chosen, processes or usable_cores(), bar)
         else:
-            write_synthetic(folder, chosen, processes or default_processes(), bar, force=force)
+            write_synthetic(folder, chosen, processes or usable_cores(), bar, force=force)
     if json:
         print_json({"out": str(folder), "train": train, "val": val, "seed": seed or 0, "height": chosen.height})
     finish(folder, f"bpfn prepare flyingthings3d --source {folder}" if raw else f"bpfn subset --source {folder}")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
 
 Name = Annotated[str | None, typer.Option("--name", help="Of the run folder.", metavar="NAME")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run of this --name, where there is one.", metavar="")
+]
 Initial = Annotated[
     Path | None,
     typer.Option("--checkpoint", readable=False, help="Weights to start from, whole or sliced.", metavar="FILE"),
@@ -34,25 +37,28 @@ def train(
     points: options.Points = None,
     epochs: options.Epochs = None,
     validation_calendar: options.CalendarName = None,
+    select_on: options.SelectOn = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
+    max_time: options.MaxTime = None,
     runs: options.Runs = RUNS,
     name: Name = None,
+    resume: Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Train a network alone, by the supervised loss.
 
-    Examples: `bpfn train --variant baseline`, `bpfn train -c configs/flyingthings3d_teacher.yaml --data data/ft3d`
+    Examples: `bpfn train --variant baseline`, `bpfn train -c recipe.yaml --name teacher --resume --max-time 23h`
     """
     from bpfn_cli.errors import UsageError
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed, validation_calendar)
+    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on)
     recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
     if recipe.distillation_losses():
         raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
-    _carry_out(_Place(data, runs, device, name, initial=checkpoint), recipe, dry_run, json)
+    _carry_out(_Place(data, runs, device, name, checkpoint, None, max_time, resume), recipe, dry_run, json)
 
 
 def distill(
@@ -68,10 +74,13 @@ def distill(
     points: options.Points = None,
     epochs: options.Epochs = None,
     validation_calendar: options.CalendarName = None,
+    select_on: options.SelectOn = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
+    max_time: options.MaxTime = None,
     runs: options.Runs = RUNS,
     name: Name = None,
+    resume: Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -83,18 +92,24 @@ def distill(
     """
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed, validation_calendar) | ({"loss": loss} if loss else {})
+    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on) | ({"loss": loss} if loss else {})
     flags |= {"strategy.kind": strategy.value} if strategy else {}
     flags |= {"early_stop.kind": early_stop.value} if early_stop else {}
     recipe = load_recipe(config, changes or [], flags)
-    _carry_out(_Place(data, runs, device, name, checkpoint, teacher), recipe, dry_run, json)
+    _carry_out(_Place(data, runs, device, name, checkpoint, teacher, max_time, resume), recipe, dry_run, json)
 
 
 def _flags(
-    variant: str | None, points: int | None, epochs: int | None, seed: int | None, calendar: options.Calendar | None
+    variant: str | None,
+    points: int | None,
+    epochs: int | None,
+    seed: int | None,
+    calendar: options.Calendar | None,
+    selection: options.Selection | None,
 ) -> dict[str, Any]:
     given = {"variant": variant, "seed": seed, "data.points": points, "train.epochs": epochs}
     given["train.validation_calendar"] = None if calendar is None else calendar.value
+    given["train.select_on"] = None if selection is None else selection.name
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -106,14 +121,18 @@ class _Place:
     runs: Path
     device: str
     name: str | None
-    initial: Path | None = None
-    teacher: Path | None = None
+    initial: Path | None
+    teacher: Path | None
+    max_time: str | None
+    resume: bool
 
 
 def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
     from bpfn_cli.device import keep_freed_memory, resolve_device
-    from bpfn_cli.training import Experiment, run_experiment
+    from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
+    from bpfn_cli.training.resume import run_or_resume
 
+    stop = Interruption(None if place.max_time is None else parse_duration(place.max_time))
     device = resolve_device(place.device)
     keep_freed_memory()
     named = Path(recipe.data.path) if recipe.data.path else None
@@ -131,11 +150,13 @@ def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None
         name=place.name,
         teacher=place.teacher,
         initial=place.initial,
+        stop=stop,
     )
     if dry_run:
         _print_plan(experiment, json)
         return
-    outcome = run_experiment(experiment, ConsoleProgress())
+    carry_out = run_or_resume if place.resume else run_experiment
+    outcome = carry_out(experiment, ConsoleProgress())
     if json:
         print_json({"run": str(outcome.folder), "result": outcome.result})
     finish(outcome.folder, "bpfn report" + ("" if place.runs == RUNS else f" --source {place.runs}"))

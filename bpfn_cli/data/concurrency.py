@@ -9,7 +9,9 @@ import multiprocessing
 import multiprocessing.process
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +23,11 @@ from bpfn_cli.files import disk_errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
@@ -50,6 +57,11 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
 def _follow_parent() -> None:
     """In a worker: leave interrupts to the parent, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """In a child process: end as soon as its parent ends, even when that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
@@ -77,27 +89,59 @@ def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def only_holder(path: Path) -> Iterator[None]:
     """Hold the lock of a file, which is made if need be: for what is no folder, and for network file systems, which
-    lock only what is opened for writing.
+    lock only what is opened for writing. The file says who holds it, to people and to those who come too late.
 
-    Raises: BusyError: another process holds it.
+    Raises: BusyError: another process holds it; says which.
     """
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with _held(descriptor, fcntl.LOCK_EX, path):
+    with _held(descriptor, fcntl.LOCK_EX, path, f"process {os.getpid()} on {socket.gethostname()}"):
         yield
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    """Raises: BlockingIOError: another process holds it, and not just to see whether it is free."""
+    for attempt in range(3):
+        try:
+            return fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt == 2:
+                raise
+            time.sleep(0.1)
+
+
+_descriptors: set[int] = set()  # of the locks this process holds
+
+
+def _let_go() -> None:
+    """In a forked process: a lock is its parent's alone, and free as soon as that one ends."""
+    for descriptor in _descriptors:
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
-def _held(descriptor: int, operation: int, path: Path) -> Iterator[None]:
+def _held(descriptor: int, operation: int, path: Path, holder: str = "") -> Iterator[None]:
+    _descriptors.add(descriptor)
     try:
         try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            _lock(descriptor, operation)
         except BlockingIOError as error:
+            other = printable(os.pread(descriptor, 200, 0).decode(errors="replace").strip()) if holder else ""
             raise BusyError(
-                f"{printable(path)}: another process writes there; wait for it to end, then repeat"
+                f"{printable(path)}: {other or 'another process'} writes there; wait for it to end, then repeat"
             ) from error
         except OSError:
             pass  # a file system without locks; every file is whole and the same whoever writes it
+        if holder:
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{holder}\n".encode(), 0)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _descriptors:
+            _descriptors.remove(descriptor)
+            os.close(descriptor)

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -12,9 +17,10 @@ import torch
 from pydantic import Field
 
 from bpfn_cli.config import settings
+from bpfn_cli.data.concurrency import end_with_parent
 from bpfn_cli.data.datasets import SceneDataset, sample_scene
 from bpfn_cli.data.sampling import keyed_generator
-from bpfn_cli.errors import BpfnError
+from bpfn_cli.errors import BpfnError, DataError, OutOfMemoryError, printable
 from bpfn_cli.structures import FlowBatch, Scene
 
 Range = Annotated[float, Field(ge=0, le=100)]
@@ -79,16 +85,22 @@ def training_batches(
     augmentation: AugmentSettings | None,
     workers: int = 0,
     views: int | None = None,
-) -> Iterator[FlowBatch]:
+    start: int = 0,
+    timeout: float = 0,
+) -> Generator[FlowBatch, None, None]:
     """One epoch of shuffled, sampled, augmented batches of the scenes `indices`; the last may be short.
 
     The batches do not depend on `workers`.
 
-    Args: views: after so many epochs each scene is drawn and augmented as it was before; None: never the same.
+    Args:
+        views: after so many epochs each scene is drawn and augmented as it was before; None: never the same.
+        start: the batches before this one are left out.
+        timeout: seconds after which a worker that reads a batch is given up; 0: never.
+    Raises: DataError, DiskError: a scene cannot be read, or a worker hangs. OutOfMemoryError: a worker was killed.
     """
-    order = [indices[i] for i in epoch_order(len(indices), seed, epoch)]
+    order = [indices[i] for i in epoch_order(len(indices), seed, epoch)][start * batch_size :]
     samples = _KeyedSamples(dataset, points, seed, epoch if views is None else epoch % views, augmentation)
-    return _batches(samples, order, batch_size, workers)
+    return _batches(samples, order, batch_size, workers, timeout)
 
 
 def evaluation_batches(
@@ -135,20 +147,84 @@ class _KeyedSamples(torch.utils.data.Dataset):
         return replace(scene, pc1=pc1, pc2=pc2, flow=flow)
 
 
-def _batches(samples: _KeyedSamples, order: list[int], batch_size: int, workers: int) -> Iterator[FlowBatch]:
+def _batches(
+    samples: _KeyedSamples, order: list[int], batch_size: int, workers: int, timeout: float = 0
+) -> Generator[FlowBatch, None, None]:
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     loader = torch.utils.data.DataLoader(
         samples,
         batch_sampler=parts,
         collate_fn=_Collate(samples.view),
         num_workers=workers,
+        # Forked ones start in milliseconds, and read the dataset that is open here; they never touch a GPU.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        timeout=timeout if workers else 0,
+        worker_init_fn=_follow_main_process if workers else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # the default one would draw from the main generator
     )
-    for batch in loader:
-        if isinstance(batch, BpfnError):
-            raise batch
-        yield batch
+    with _ending_workers():
+        iterator = iter(loader)
+        for part in parts:
+            with explained_workers([samples.dataset.names[index] for index in part]):
+                batch = next(iterator)
+            if isinstance(batch, BpfnError):
+                raise batch
+            yield batch
+
+
+@contextlib.contextmanager
+def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what torch says of loading processes into what a user can do about it.
+
+    A worker's death is noticed wherever the main process happens to be, so a training works in such a block.
+
+    Args: waited_for: names of the samples that are being loaded.
+    Raises: OutOfMemoryError: a worker was killed. DataError: one hangs.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader timed out" in text:
+            seconds = text.partition("after ")[2].partition(" ")[0]
+            names = printable(", ".join(waited_for))
+            raise DataError(
+                f"no data for {seconds} s: a loading process hangs at one of the samples {names}; check the disk, or "
+                "raise data.timeout"
+            ) from error
+        if "DataLoader worker" in text:
+            raise OutOfMemoryError(
+                "a loading process was killed, for want of memory perhaps; lower data.workers, then `bpfn resume`"
+            ) from error
+        raise
+
+
+def _follow_main_process(worker: int) -> None:
+    """In a worker: leave signals to the main process, which may still need batches, and end when it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()
+
+
+@contextlib.contextmanager
+def _ending_workers() -> Iterator[None]:
+    """End the processes that are started in the block where it is left before they are done: they ignore what else
+    would end them, and one that hangs in a read would hold up everybody."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        workers = set(multiprocessing.active_children()) - before
+        is_main = threading.current_thread() is threading.main_thread()
+        # torch would take their end for an accident.
+        watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if workers and is_main else None
+        for worker in workers:
+            worker.kill()
+            worker.join()
+        if watching is not None:
+            signal.signal(signal.SIGCHLD, watching)
+        raise
 
 
 @dataclass(frozen=True)

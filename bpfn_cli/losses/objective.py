@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bpfn_cli.config import Tree, build, settings, to_tree
 from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
-from bpfn_cli.losses.supervised import errors_to_truth, measured
+from bpfn_cli.losses.supervised import measured_to_truth
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -169,7 +169,7 @@ class Objective(nn.Module):
             term before the next is measured.
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
-        found = {SUPERVISED: measured(errors_to_truth(student, batch))}
+        found = {SUPERVISED: measured_to_truth(student, batch)}
         if check is not None:
             check(SUPERVISED, found[SUPERVISED].value)
         if not self.needs_teacher:
@@ -230,6 +230,12 @@ class Objective(nn.Module):
         """Give hints no weight until `calibrate` sets their kappa, as in a training; without this call it is 1."""
         if not self.calibrated:
             self.kappas.zero_()
+
+    def assume_calibration(self) -> None:
+        """Give hints that wait for their kappa one of 1: for a rehearsal."""
+        if not self.calibrated:
+            self.kappas.fill_(1)
+            self.calibrated = True
 
     def is_due(self, step: int) -> bool:
         """Whether kappa is to be set at this step."""

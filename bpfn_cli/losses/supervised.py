@@ -73,6 +73,18 @@ def errors_to_truth(output: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
     return errors
 
 
+def measured_to_truth(output: FlowPyramid, batch: FlowBatch) -> Measured:
+    """The supervised loss with its parts, and EPE3D of the finest level, metres."""
+    errors = errors_to_truth(output, batch)
+    return measured(errors, figures={"epe3d": finest_epe3d(errors, batch)})
+
+
+def finest_epe3d(errors: Mapping[int, Tensor], batch: FlowBatch) -> Tensor:
+    """Mean error of the finest level over the points whose true flow is known, metres."""
+    error = errors[0].detach()
+    return error.mean() if batch.valid is None else error.sum() / batch.valid.sum().clamp_min(1)
+
+
 def supervised_loss(output: FlowPyramid, batch: FlowBatch) -> Tensor:
     """R(||flow_l - true flow_l||), unsquared, summed over the points whose true flow is known.
 

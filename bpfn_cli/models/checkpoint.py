@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ LARGEST_FILE = 4 << 30  # bytes; the largest network of ours is 32 MB, a trainin
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
+_BESIDE = "+"  # begins the names of tensors that are not the network's
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Checkpoint:
         state: name -> tensor, names without `module.`.
         metadata: what the writer said about it; empty for foreign files.
         notes: what a user should be told about how it was read.
+        beside: other tensors that a training needs to go on (optimizer, adapters, ...), by name; empty in what is
+            deployed.
     """
 
     variant: Variant
@@ -54,6 +57,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     metadata: dict[str, Any]
     notes: tuple[str, ...] = ()
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) -> None:
@@ -64,9 +68,15 @@ def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) ->
     write_atomic(Path(path), checkpoint_bytes(model, metadata))
 
 
-def checkpoint_bytes(model: BiPointFlowNet, metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of a checkpoint file; the same for the same weights and metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def checkpoint_bytes(
+    model: BiPointFlowNet, metadata: Mapping[str, Any], beside: Mapping[str, Tensor] | None = None
+) -> bytes:
+    """The bytes of a checkpoint file; the same for the same weights and metadata.
+
+    Args: beside: tensors that are not the network's, by name; whoever reads the network is not shown them.
+    """
+    others = {f"{_BESIDE}{name}": tensor for name, tensor in (beside or {}).items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in {**model.state_dict(), **others}.items()}
     about = json.dumps(
         {
             "format": FORMAT,
@@ -107,8 +117,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     name = printable(path)
     content = _read_bytes(path, name)
     if path.suffix == SUFFIX:
-        state, about = _read_own(content, name)
-        checkpoint = Checkpoint(about.variant.variant(), about.num_points, state, about.metadata)
+        tensors, about = _read_own(content, name)
+        state = {key: tensor for key, tensor in tensors.items() if not key.startswith(_BESIDE)}
+        beside = {key[len(_BESIDE) :]: tensor for key, tensor in tensors.items() if key.startswith(_BESIDE)}
+        checkpoint = Checkpoint(about.variant.variant(), about.num_points, state, about.metadata, beside=beside)
     else:
         state, notes = _strip_prefix(_read_foreign(path, content, name))
         _check_tensors(state, name)

@@ -124,6 +124,8 @@ class MetaStrategy(PlainStrategy):
             raise UsageError("strategy meta moves a teacher: give a --loss that has one, such as basic")
         if self.teacher.cache is not None or self.teacher.control is not None:
             raise UsageError("strategy meta moves its teacher, so its outputs can be neither cached nor controlled")
+        if self.accumulate > 1:
+            raise UsageError("strategy meta takes a batch whole: leave train.accumulate at 1")
         if self.quiz is None:
             raise UsageError("strategy meta needs scenes to quiz its student with")
         self.teacher_optimizer = torch.optim.Adam(self.teacher.network.parameters(), lr=self.options.teacher_lr)
@@ -183,6 +185,7 @@ class MetaStrategy(PlainStrategy):
             "teacher": self.teacher.network.state_dict(),
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
             "quiz_round": self._round,
+            "quiz_losses": list(self._quiz_losses),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -192,6 +195,7 @@ class MetaStrategy(PlainStrategy):
             self.teacher.network.load_state_dict(state["teacher"])
         self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
         self._round = state["quiz_round"]
+        self._quiz_losses = list(state["quiz_losses"])
 
     def _next_quiz(self) -> FlowBatch:
         """The next batch of held-back scenes: one a move, in an order that its number decides."""

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,8 @@ class PlainStrategy:
     Args:
         teacher: None where the objective has no distillation term.
         clip_norm: largest norm of the gradient; None: not clipped.
+        accumulate: parts that a batch is computed in, one after another: less memory, the same gradient (by its terms'
+            mean over samples; batch statistics are those of a part).
         precision: of the large matrix products, the backward ones included.
         options: of the strategy, its `settings`. quiz: where `needs_quiz` says so.
         largest: the variant the student may grow to, where the strategy makes use of one. seed: of its own draws.
@@ -94,6 +96,7 @@ class PlainStrategy:
         *,
         weight_decay: float,
         clip_norm: float | None,
+        accumulate: int = 1,
         precision: Precision = Precision.float32,
         options: Any = None,
         quiz: QuizBatches | None = None,
@@ -101,7 +104,7 @@ class PlainStrategy:
         seed: int = 0,
     ):
         self.student, self.teacher, self.objective = student, teacher, objective
-        self.clip_norm, self.precision = clip_norm, precision
+        self.clip_norm, self.accumulate, self.precision = clip_norm, accumulate, precision
         self.options = self.settings() if options is None else options
         self.quiz, self.largest, self.seed = quiz, largest, seed
         self.steps = 0
@@ -179,7 +182,7 @@ class PlainStrategy:
         """
         statistics = [(buffer, buffer.clone()) for network in self.networks() for buffer in network.buffers()]
         try:
-            terms, shares = self._backward(batch, measure_gradients)
+            found, shares = self._backward(batch, measure_gradients)
         except NonFiniteError:
             for buffer, before in statistics:
                 buffer.copy_(before)
@@ -188,7 +191,7 @@ class PlainStrategy:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.steps += 1
-        return {name: _record(term, shares.get(name)) for name, term in terms.items()}
+        return _merged([({name: _record(term) for name, term in terms.items()}, size) for terms, size in found], shares)
 
     def rehearse(self, batch: FlowBatch, learning_rate: float, epochs: int = 1) -> float:
         """Take a few steps of the busiest epoch and undo them; returns the seconds of one, the first not counted.
@@ -206,7 +209,7 @@ class PlainStrategy:
             self._check_connected(batch)
             self.step(batch, learning_rate)
             _wait_for(batch)
-            self.objective.calibrated = True  # what waits for it takes part
+            self.objective.assume_calibration()  # what waits for it takes part
             started = time.perf_counter()
             for _ in range(self.steps_of_a_round):
                 if teacher is not None:
@@ -283,19 +286,28 @@ class PlainStrategy:
             objective.calibrate(found, (network or self.student).parameters())
         return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
 
-    def _backward(self, batch: FlowBatch, measure_gradients: bool) -> tuple[dict[str, Weighed], dict[str, float]]:
-        """The terms, their shares of the gradient if asked for, and the gradients in the parameters."""
-        terms = self.terms(batch)
-        values = {name: term.value for name, term in terms.items()}
-        for name, value in values.items():
-            _check_finite(f"term {name}", value, batch)
-        shares = _gradient_shares(values, list(self.student.parameters())) if measure_gradients else {}
+    def _backward(
+        self, batch: FlowBatch, measure_gradients: bool
+    ) -> tuple[list[tuple[dict[str, Weighed], int]], dict[str, float]]:
+        """The gradients in the parameters; the terms of each part with its samples, and if asked for, their shares of
+        the gradient of the first part."""
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(values.values())).sum().backward()
+        found: list[tuple[dict[str, Weighed], int]] = []
+        shares: dict[str, float] = {}
+        for part in [batch] if self.accumulate == 1 else batch.parts(self.accumulate):
+            terms = self.terms(part)
+            values = {name: term.value for name, term in terms.items()}
+            for name, value in values.items():
+                _check_finite(f"term {name}", value, part)
+            if measure_gradients and not found:
+                shares = _gradient_shares(values, list(self.student.parameters()))
+            share = len(part.names) / len(batch.names)
+            (torch.stack(list(values.values())).sum() * share).backward()
+            found.append((terms, len(part.names)))
         limit = torch.inf if self.clip_norm is None else self.clip_norm
         for group in self.groups():
             _check_finite("the gradient", torch.nn.utils.clip_grad_norm_(group, limit), batch)
-        return terms, shares
+        return found, shares
 
 
 def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> dict[str, float]:
@@ -304,7 +316,7 @@ def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter
     return {name: norm / whole if whole > 0 else 0.0 for name, norm in norms.items()}
 
 
-def _record(term: Weighed, gradient_share: float | None) -> TermRecord:
+def _record(term: Weighed) -> TermRecord:
     measured = term.measured
     active = None if measured.active is None else _number(measured.active)
     figures = {name: _number(figure) for name, figure in measured.figures.items()}
@@ -313,10 +325,42 @@ def _record(term: Weighed, gradient_share: float | None) -> TermRecord:
         raw=_number(measured.value),
         weight=term.weight,
         active=active if active is not None and math.isfinite(active) else None,
-        gradient_share=gradient_share,
+        gradient_share=None,
         levels={level: _number(part) for level, part in measured.levels.items()},
         figures={name: figure for name, figure in figures.items() if math.isfinite(figure)},
     )
+
+
+def _merged(parts: list[tuple[dict[str, TermRecord], int]], shares: Mapping[str, float]) -> dict[str, TermRecord]:
+    """The terms of a batch from those of its parts: means over samples; the weight is that of the last part."""
+    merged = {}
+    for name in parts[0][0]:
+        records = [(terms[name], size) for terms, size in parts if name in terms]
+        active = [(record.active, size) for record, size in records if record.active is not None]
+        merged[name] = TermRecord(
+            weighted=_mean_of([(record.weighted, size) for record, size in records]),
+            raw=_mean_of([(record.raw, size) for record, size in records]),
+            weight=records[-1][0].weight,
+            active=_mean_of(active) if active else None,
+            gradient_share=shares.get(name),
+            levels=_means_of([(record.levels, size) for record, size in records]),
+            figures=_means_of([(record.figures, size) for record, size in records]),
+        )
+    return merged
+
+
+def _mean_of(values: list[tuple[float, int]]) -> float:
+    if len(values) == 1:
+        return values[0][0]  # to the last bit
+    return sum(value * size for value, size in values) / sum(size for _, size in values)
+
+
+_Key = TypeVar("_Key")
+
+
+def _means_of(tables: list[tuple[Mapping[_Key, float], int]]) -> dict[_Key, float]:
+    keys = dict.fromkeys(key for table, _ in tables for key in table)
+    return {key: _mean_of([(table[key], size) for table, size in tables if key in table]) for key in keys}
 
 
 def _number(value: Tensor | float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import total
 from bpfn_cli.losses.objective import SUPERVISED
-from bpfn_cli.losses.supervised import at_levels, errors_to_truth, measured
+from bpfn_cli.losses.supervised import at_levels, errors_to_truth, finest_epe3d, measured
 from bpfn_cli.losses.term import Measured, option
 from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, Weighed
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
@@ -32,13 +32,14 @@ def self_terms(output: FlowPyramid, batch: FlowBatch, alpha: float) -> tuple[Mea
     them of mean (h_l - sg(h_0))^2. Level 0 gets no gradient from the last two."""
     errors = errors_to_truth(output, batch)
     kept = {i: error * (1 - alpha) if i else error for i, error in errors.items()}
+    epe3d = finest_epe3d(errors, batch)
     finest = at_levels(output, output.flows[0].detach())
     apart = {i: alpha * torch.linalg.vector_norm(output.flows[i] - finest[i], dim=-1) for i in COARSER}
     features = at_levels(output, output.estimator_features[0].detach())
     squares: dict[int, Tensor] = {
         i: (output.estimator_features[i] - features[i]).square().mean() / len(COARSER) for i in COARSER
     }
-    return measured(kept), measured(apart), Measured(total(squares), "1", squares)
+    return measured(kept, figures={"epe3d": epe3d}), measured(apart), Measured(total(squares), "1", squares)
 
 
 class SelfStrategy(PlainStrategy):

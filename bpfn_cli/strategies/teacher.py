@@ -69,6 +69,17 @@ class Teacher:
         if self.cache is not None:
             self.cache.is_verified = False
 
+    def counts(self) -> list[int]:
+        """How often it was run; how many samples the cache had, and had not."""
+        cache = self.cache
+        return [self.forwards, *((0, 0) if cache is None else (cache.found, cache.missed))]
+
+    def set_counts(self, counts: list[int]) -> None:
+        """Go on counting from there."""
+        self.forwards = counts[0]
+        if self.cache is not None:
+            self.cache.found, self.cache.missed = counts[1:]
+
     def forget(self) -> None:
         """Let the next call compute, whatever the batch."""
         self._last = None

@@ -104,7 +104,7 @@ def build_strategy(
 
     def quiz(number: int) -> Iterator[FlowBatch]:
         # Without workers: processes would be started for each single batch.
-        return (batch.to(device) for batch in epoch_batches(dataset, quizzed, without_workers(recipe), number))
+        return epoch_batches(dataset, quizzed, without_workers(recipe), number, device)
 
     return kind(
         student.to(device),
@@ -112,6 +112,7 @@ def build_strategy(
         objective.to(device),
         weight_decay=options.weight_decay,
         clip_norm=options.clip_norm,
+        accumulate=options.accumulate,
         precision=options.precision,
         options=getattr(recipe.strategy, recipe.strategy.kind, None),
         quiz=quiz if quizzed else None,
@@ -176,8 +177,8 @@ def prepare_losses(
 
             def batches(bar: Bar = bar) -> Iterator[FlowBatch]:
                 nonlocal done
-                for batch in epoch_batches(dataset, learn, recipe, 0):
-                    yield batch.to(experiment.device)
+                for batch in epoch_batches(dataset, learn, recipe, 0, experiment.device):
+                    yield batch
                     done += len(batch.names)
                     bar(done % len(learn) or len(learn), len(learn))
 

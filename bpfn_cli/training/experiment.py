@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""From a recipe and a dataset to a finished run folder: teacher, training, evaluation, summary."""
+"""From a recipe and a dataset to a finished run folder: teacher, training, evaluation, summary.
+
+A run is made once and carried out as often as it takes: carrying out goes on wherever the folder shows it stopped.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,7 @@ import torch
 
 from bpfn_cli.config import to_yaml
 from bpfn_cli.data.datasets import SceneDataset, data_identity, describe, open_dataset
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.errors import BusyError, CheckpointError, DiskError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.evaluation import BASELINES, MODEL, TEACHER, relative_gain
 from bpfn_cli.models import (
@@ -27,23 +33,30 @@ from bpfn_cli.profiling import count_modules
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.training.assembly import build_strategy, check_recipe, prepare_losses, recipe_notes
 from bpfn_cli.training.early_stop import EarlyStop
-from bpfn_cli.training.fit import count_steps, fit, split_of, validation_epe3d
+from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_of
 from bpfn_cli.training.guide import Guide, check_pyramids, known_test_metrics, random_guide
 from bpfn_cli.training.job import Experiment, first_batch, open_training_data
+from bpfn_cli.training.keeper import Keeper
+from bpfn_cli.training.memory_advice import advising
+from bpfn_cli.training.observers import tensorboard, weights_and_biases
 from bpfn_cli.training.plan import Plan, make_plan, rehearse
-from bpfn_cli.training.progress import Progress
-from bpfn_cli.training.recipe import SCRATCH, recipe_tree, teacher_key
+from bpfn_cli.training.progress import Progress, Written
+from bpfn_cli.training.recipe import SCRATCH, decisive_tree, recipe_tree, teacher_key
 from bpfn_cli.training.result import EVALUATION_SEED, evaluate_checkpoint, result_name
 from bpfn_cli.training.run_folder import (
     STUDENT,
     RunFolder,
     check_run_name,
     file_identity,
+    find_runs,
     find_teacher,
+    is_busy,
     timestamp,
 )
+from bpfn_cli.training.state import Training
 
 COMPLEXITY_POINTS = 8192  # what the published tables count MACs at
+CHECKPOINTS_AT_ONCE = 4  # the newest two, the best, and the one that is being written
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,8 @@ class Outcome:
 def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     """Train what the recipe says, with a teacher if a loss needs one.
 
-    Raises: UsageError, DataError, CheckpointError, DiskError, NonFiniteError; the run folder records the reason.
+    Raises: UsageError, DataError, CheckpointError, DiskError, NonFiniteError, OutOfMemoryError, Interrupted; the run
+        folder records the reason.
     """
     recipe = experiment.recipe
     if experiment.name is not None:
@@ -65,15 +79,45 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     dataset = open_training_data(experiment)
     _check_runs_place(experiment.runs, dataset.root)
     progress.line(f"data: {describe(dataset)}")
-    check_recipe(recipe, dataset)  # refuse before hours of teacher
+    check_recipe(recipe, dataset)
     for line in recipe_notes(recipe, dataset):
         progress.line(line)
     if experiment.teacher is not None and not recipe.distillation_losses():
         progress.line(f"teacher: {printable(experiment.teacher)}: not used, since no --loss looks at it")
-    guide = None
-    if recipe.distillation_losses():
-        guide = _find_guide(experiment, dataset, progress)
-    return _train(experiment, "student", guide, progress)
+    with experiment.stop.listening():
+        _check_before(experiment, dataset)
+        run = create_run(experiment, "student")
+        return carry_out(run, experiment, progress)
+
+
+def _check_before(experiment: Experiment, dataset: SceneDataset) -> None:
+    """Find what cannot work before there is a folder, and before hours of teacher."""
+    recipe = experiment.recipe
+    student = build_model(recipe.variant, recipe.data.points)
+    if experiment.initial is not None:
+        initialize_from(student, load_checkpoint(experiment.initial))
+    if not recipe.distillation_losses():
+        build_strategy(experiment, student, None, dataset)
+        return
+    found = None if recipe.control == "random" else teacher_at_hand(experiment)
+    guide = random_guide(recipe) if found is None else Guide.read(found, experiment.runs)
+    check_pyramids(guide, student)
+    strategy = build_strategy(experiment, student, guide, dataset)
+    if found is None and recipe.control != "random":
+        strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
+
+
+def create_run(experiment: Experiment, role: str) -> RunFolder:
+    """The folder of a training that has not begun."""
+    about = _about(experiment, role)
+    return RunFolder.create(
+        experiment.runs,
+        experiment.name or f"{role}-{experiment.recipe.variant}-{_in_a_name(about['method'])}-{timestamp()}",
+        config=to_yaml(recipe_tree(experiment.recipe)),
+        command=experiment.command,
+        about=about,
+        device=experiment.device,
+    )
 
 
 def plan_experiment(experiment: Experiment) -> Plan:
@@ -103,10 +147,27 @@ def _check_runs_place(runs: Path, data: Path) -> None:
 
 
 def train_teacher(experiment: Experiment, progress: Progress) -> Path:
-    """Train the recipe's teacher by the supervised loss; return its checkpoint."""
+    """Train the recipe's teacher by the supervised loss, or go on with it where that was begun; its checkpoint.
+
+    Raises: BusyError: another process trains it.
+    """
     recipe = experiment.recipe.for_teacher()
     alone = replace(experiment, recipe=recipe, name=None, teacher=None, initial=None, labels={})
-    return _train(alone, "teacher", None, progress).folder / STUDENT
+    key = teacher_key(experiment.recipe, data_identity(experiment.data))
+    begun = next((folder for folder, about in reversed(find_runs(experiment.runs)) if _is_begun(about, key)), None)
+    if begun is None:
+        return carry_out(create_run(alone, "teacher"), alone, progress).folder / STUDENT
+    if is_busy(begun):
+        raise BusyError(f"{printable(begun)}: another process trains this teacher; repeat the command when it is done")
+    progress.line(f"teacher: going on with {printable(begun)}")
+    return carry_out(RunFolder.open(begun), alone, progress).folder / STUDENT
+
+
+def _is_begun(about: dict[str, Any], key: str) -> bool:
+    """Whether a run is a teacher that was stopped before its end by something other than itself."""
+    if about.get("teacher_key") != key or about.get("role") != "teacher":
+        return False
+    return about.get("state") != "finished" and about.get("failed_by") != NonFiniteError.__name__
 
 
 def teacher_at_hand(experiment: Experiment) -> Path | None:
@@ -116,18 +177,13 @@ def teacher_at_hand(experiment: Experiment) -> Path | None:
     return find_teacher(experiment.runs, teacher_key(experiment.recipe, data_identity(experiment.data)))
 
 
-def _find_guide(experiment: Experiment, dataset: SceneDataset, progress: Progress) -> Guide:
+def _find_guide(experiment: Experiment, progress: Progress) -> Guide:
     recipe = experiment.recipe
     if recipe.control == "random":
         progress.line(f"teacher: {recipe.teacher} with weights that were never trained, as a control")
         return random_guide(recipe)
     found = teacher_at_hand(experiment)
     if found is None:
-        # What cannot work is found now, with weights that were never trained.
-        student = build_model(recipe.variant, recipe.data.points)
-        strategy = build_strategy(experiment, student, random_guide(recipe), dataset)
-        strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
-        del student, strategy
         name = recipe.teacher
         progress.line(f"teacher: none trained with this recipe yet, so {name} is trained first (reused next time)")
         return Guide.read(train_teacher(experiment, progress), experiment.runs)
@@ -136,84 +192,171 @@ def _find_guide(experiment: Experiment, dataset: SceneDataset, progress: Progres
     return Guide.read(found, experiment.runs)
 
 
-def _train(experiment: Experiment, role: str, guide: Guide | None, progress: Progress) -> Outcome:
-    recipe, device = experiment.recipe, experiment.device
+def carry_out(run: RunFolder, experiment: Experiment, progress: Progress) -> Outcome:
+    """Do what is left to do of a run: its teacher, its training from the newest checkpoint on, its evaluation.
+
+    Raises: as `run_experiment`; BusyError: another process works on it.
+    """
+    with experiment.stop.listening(), run.locked(), run.working():
+        written = Written(progress, run.note)
+        guide = None
+        if experiment.recipe.distillation_losses():
+            guide = _find_guide(experiment, written)
+        run.point_latest()
+        return _train(run, experiment, guide, written)
+
+
+def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress: Progress) -> Outcome:
+    recipe, device, role = experiment.recipe, experiment.device, run.about["role"]
     torch.manual_seed(recipe.seed)
     student = build_model(recipe.variant, recipe.data.points)
     if experiment.initial is not None:
         _initialize(student, experiment.initial, progress)
     if guide is not None:
         check_pyramids(guide, student)
+        _check_same_teacher(run, guide)
+        run.record(teacher={**guide.identity(), **_own_figures(run.about.get("teacher"))})
     dataset = open_training_data(experiment)
     strategy = build_strategy(experiment, student, guide, dataset)
-    about = _about(experiment, role, guide)
-    run = RunFolder.create(
-        experiment.runs,
-        experiment.name or f"{role}-{recipe.variant}-{_in_a_name(about['method'])}-{timestamp()}",
-        config=to_yaml(recipe_tree(recipe)),
-        command=experiment.command,
-        about=about,
-    )
-    with run.working():
-        started = time.monotonic()
-        prepare_losses(experiment, strategy, guide, dataset, progress)
-        prepared = time.monotonic()
-        figures = rehearse(strategy, first_batch(experiment, dataset), recipe)
+    started = time.monotonic()
+    prepare_losses(experiment, strategy, guide, dataset, progress)
+    prepared = time.monotonic()
+    if run.about.get("plan") is None:
+        with advising(strategy, lambda: first_batch(experiment, dataset), recipe):
+            figures = rehearse(strategy, first_batch(experiment, dataset), recipe)
         plan = make_plan(strategy, recipe, count_steps(dataset, recipe), len(split_of(dataset, recipe).learn), figures)
         for line in plan.lines():
             progress.line(line)
-        held_out = _teacher_on_held_out(experiment, guide, dataset)
-        run.record(plan=plan.as_tree(), **_with_teacher_metrics(run, held_out=held_out))
-        early_stop = EarlyStop(recipe.early_stop, held_out)
-        with progress.bar(f"training {role} {recipe.variant} ({about['method']})") as bar:
-            best = fit(strategy, dataset, recipe, run, bar, device, early_stop)
-        seconds = time.monotonic() - started
-        if strategy.teacher is not None and strategy.teacher.cache is not None and strategy.teacher.cache.full:
-            progress.line(f"teacher cache: stopped writing: {strategy.teacher.cache.full}")
-        deployed = run.deploy(best)
-        run.record(
-            train_seconds=round(seconds, 1),
-            prepare_seconds=round(prepared - started, 1),
-            weights_sha256=sha256_of(deployed),
-            complexity=_complexity(student, deployed),
-            teacher_forwards=None if strategy.teacher is None else strategy.teacher.forwards,
-            **_cache_figures(strategy),
-        )
-        known = None if guide is None else known_test_metrics(experiment, guide)
-        unknown = None if guide is None or known is not None else guide.path
-        result = evaluate_checkpoint(
-            deployed,
-            open_dataset(experiment.data, "test"),
-            points=recipe.data.points,
-            seed=EVALUATION_SEED,
-            device=device,
-            progress=progress,
-            teacher=None if unknown is None else load_checkpoint(unknown),  # not moved by a strategy
-        )
-        run.write_evaluation(result_name(result), result)
-        test = known or next((row for row in result["rows"] if row["name"] == TEACHER), None)
-        run.record(**_with_teacher_metrics(run, test=test))
+        run.record(plan=plan.as_tree(), prepare_seconds=round(prepared - started, 1))
+    test = open_dataset(experiment.data, "test")
+    examination = Examination.of(dataset, test, recipe, device)
+    if guide is not None and examination is not None and run.about["teacher"]["held_out_epe3d"] is None:
+        _record_teacher(run, held_out_epe3d=examination.epe3d(guide.network))
+    teacher_epe3d = None if guide is None else run.about["teacher"]["held_out_epe3d"]
+    training = Training(
+        strategy, recipe, EarlyStop(recipe.early_stop, teacher_epe3d), batches_per_epoch(dataset, recipe), progress.line
+    )
+    go_on(training, run, progress.line)
+    _check_space(run, training)
+    before = run.about.get("train_seconds") or 0.0
+    try:
+        with (
+            _observed(run, experiment, training, progress.line),
+            progress.bar(
+                f"training {role} {recipe.variant} ({run.about['method']})", samples=recipe.train.batch_size
+            ) as bar,
+            advising(strategy, lambda: first_batch(experiment, dataset), recipe),
+        ):
+            fit(training, dataset, examination, Keeper(training, run, experiment.stop), bar, device)
+    finally:
+        with contextlib.suppress(DiskError):
+            run.record(train_seconds=round(before + time.monotonic() - started, 1))
+    if strategy.teacher is not None and strategy.teacher.cache is not None and strategy.teacher.cache.full:
+        progress.line(f"teacher cache: stopped writing: {strategy.teacher.cache.full}")
+    deployed = run.deploy(training.number if training.best is None else training.best)
+    run.record(
+        weights_sha256=sha256_of(deployed),
+        complexity=_complexity(student, deployed),
+        teacher_forwards=None if strategy.teacher is None else strategy.teacher.forwards,
+        **_cache_figures(strategy),
+    )
+    known = None if guide is None else known_test_metrics(experiment, guide)
+    unknown = None if guide is None or known is not None else guide.path
+    result = evaluate_checkpoint(
+        deployed,
+        test,
+        points=recipe.data.points,
+        seed=EVALUATION_SEED,
+        device=device,
+        progress=progress,
+        teacher=None if unknown is None else load_checkpoint(unknown),  # not moved by a strategy
+        check=experiment.stop.check,
+    )
+    run.write_evaluation(result_name(result), result)
+    run.record(epe3d=next(row["epe3d"] for row in result["rows"] if row["name"] == MODEL))
+    row = known or next((row for row in result["rows"] if row["name"] == TEACHER), None)
+    if guide is not None:
+        _record_teacher(run, test=None if row is None else {key: row[key] for key in row if key != "name"})
     progress.line(summary_line(recipe.variant, result))
     return Outcome(run.path, result)
 
 
-def _teacher_on_held_out(experiment: Experiment, guide: Guide | None, dataset: SceneDataset) -> float | None:
-    """EPE3D of the teacher on the scenes that choose the student's best checkpoint."""
-    held_out = split_of(dataset, experiment.recipe).held_out
-    if guide is None or not held_out:
-        return None
-    return validation_epe3d(guide.network, dataset, held_out, experiment.recipe, experiment.device)
+def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Bring a training to where its run folder's newest checkpoint left it; without one it begins.
+
+    Raises: CheckpointError: all are damaged, or gone.
+    """
+    keep_every = training.recipe.train.keep_every
+    if keep_every is not None:
+        run.checkpoints.is_kept = lambda number: number % (keep_every * training.steps) == 0
+    found = run.checkpoints.newest(say)
+    if found is None:
+        if run.about["epochs_done"]:
+            raise CheckpointError(
+                f"{printable(run.checkpoints.folder)}: empty, though {run.about['epochs_done']} epochs were trained; "
+                "restore it, or begin anew under another --name"
+            )
+        run.trim_metrics(0)
+        return
+    training.load_state_dict(found.state, found.weights.state)
+    run.trim_metrics(training.epoch)
+    run.record(epochs_done=training.epoch, epoch_seconds=training.epoch_seconds)
+    epochs = training.recipe.train.epochs
+    if training.is_done:
+        say(f"going on: all {epochs} epochs are trained")
+    else:
+        say(f"going on: epoch {training.epoch + 1} of {epochs}, batch {training.batch + 1} of {training.steps}")
 
 
-def _with_teacher_metrics(run: RunFolder, **metrics: Any) -> dict[str, Any]:
-    """The teacher's entry in run.json with its own figures, by the evaluator that measures the student."""
-    teacher = run.about.get("teacher")
-    if teacher is None:
-        return {}
-    held_out = metrics.get("held_out", teacher.get("held_out_epe3d"))
-    test = metrics.get("test", teacher.get("test"))
-    kept = None if test is None else {key: value for key, value in test.items() if key != "name"}
-    return {"teacher": {**teacher, "held_out_epe3d": held_out, "test": kept}}
+def _check_space(run: RunFolder, training: Training) -> None:
+    """Raises: DiskError: the disk is too full for the checkpoints to come."""
+    weights = sum(parameter.numel() for group in training.strategy.groups() for parameter in group)
+    needed = CHECKPOINTS_AT_ONCE * 3 * 4 * weights  # weights and the two moments of Adam, float32
+    with contextlib.suppress(OSError):
+        found = os.statvfs(run.path)
+        free = found.f_bavail * found.f_frsize
+        if free < needed:
+            raise DiskError(
+                f"{printable(run.path)}: checkpoints need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free "
+                "some, or choose another --runs"
+            )
+
+
+@contextlib.contextmanager
+def _observed(run: RunFolder, experiment: Experiment, training: Training, say: Callable[[str], None]) -> Iterator[None]:
+    """In the block TensorBoard and Weights & Biases are told of each epoch, where they are installed and wanted."""
+    board = tensorboard(run.path / "tb", training.epoch, say)
+    run.observers = [] if board is None else [board]
+    project = experiment.recipe.train.wandb
+    if project is not None:
+        about = {**recipe_tree(experiment.recipe), "method": run.about["method"], "command": experiment.command}
+        run.observers.append(weights_and_biases(project, run.path, about, say))
+    try:
+        yield
+    finally:
+        for observer in run.observers:
+            observer.close()
+        run.observers = []
+
+
+def _check_same_teacher(run: RunFolder, guide: Guide) -> None:
+    """Raises: CheckpointError: the run was begun with another teacher."""
+    known = run.about.get("teacher")
+    if known is not None and known["sha256"] != guide.sha256:
+        raise CheckpointError(
+            f"{printable(known['path'])}: is not the teacher this run was begun with (sha256 {known['sha256'][:8]}, "
+            f"now {guide.sha256[:8]}); restore it"
+        )
+
+
+def _own_figures(teacher: dict[str, Any] | None) -> dict[str, Any]:
+    """What is known of a teacher from its own evaluation."""
+    known = teacher or {}
+    return {"held_out_epe3d": known.get("held_out_epe3d"), "test": known.get("test")}
+
+
+def _record_teacher(run: RunFolder, **figures: Any) -> None:
+    run.record(teacher={**run.about["teacher"], **figures})
 
 
 def _cache_figures(strategy: PlainStrategy) -> dict[str, Any]:
@@ -233,7 +376,7 @@ def _initialize(student: BiPointFlowNet, weights: Path, progress: Progress) -> N
     progress.line(f"start: {printable(weights)} ({counts})")
 
 
-def _about(experiment: Experiment, role: str, guide: Guide | None) -> dict[str, Any]:
+def _about(experiment: Experiment, role: str) -> dict[str, Any]:
     """What run.json says of a training before it begins."""
     recipe, initial = experiment.recipe, experiment.initial
     data = data_identity(experiment.data)
@@ -253,11 +396,24 @@ def _about(experiment: Experiment, role: str, guide: Guide | None) -> dict[str, 
         "epochs_done": 0,
         "train_seconds": None,
         "data": {**data, "held_out_scenes": len(split.held_out) + len(split.quiz)},
-        "teacher": None if guide is None else guide.identity(),
+        "teacher": None,  # known when it is found, or trained
         "teacher_key": teacher_key(replace(recipe, teacher=recipe.variant), data) if is_plain_supervised else None,
         "initial": None if initial is None else file_identity(initial),
         "complexity": None,
+        "selected_on": recipe.train.select_on,
+        "recipe": decisive_tree(recipe),
+        "place": _place_of(experiment),
         **experiment.labels,
+    }
+
+
+def _place_of(experiment: Experiment) -> dict[str, Any]:
+    """What a recipe does not say, and going on has to know."""
+    return {
+        "data": str(experiment.data.resolve()),
+        "teacher": None if experiment.teacher is None else str(experiment.teacher.resolve()),
+        "initial": None if experiment.initial is None else str(experiment.initial.resolve()),
+        "device": str(experiment.device),
     }
 
 

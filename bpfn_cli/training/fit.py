@@ -3,27 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
+from bpfn_cli.data.concurrency import usable_cores
 from bpfn_cli.data.datasets import SceneDataset
-from bpfn_cli.data.loader import training_batches
+from bpfn_cli.data.loader import explained_workers, training_batches
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.data.scenes import sequence_of
 from bpfn_cli.metrics.evaluation import MODEL, evaluate, network_flow
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.strategies import STRATEGIES, PlainStrategy, TermRecord
+from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.calendar import is_validation_epoch
-from bpfn_cli.training.early_stop import EarlyStop
+from bpfn_cli.training.keeper import Keeper
 from bpfn_cli.training.progress import Bar
-from bpfn_cli.training.recipe import Recipe, learning_rate
-from bpfn_cli.training.run_folder import RunFolder
+from bpfn_cli.training.recipe import Recipe
+from bpfn_cli.training.state import Training
+
+MOST_WORKERS = 8  # one reads and augments about 100 samples a second
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,26 @@ def split_of(dataset: SceneDataset, recipe: Recipe) -> Split:
     """The split of a recipe."""
     strategy = STRATEGIES[recipe.strategy.kind]
     needs_quiz = strategy.needs_quiz(getattr(recipe.strategy, recipe.strategy.kind, None))
-    return split_holdout(dataset, recipe.data.holdout, recipe.seed, recipe.data.quiz if needs_quiz else 0)
+    holdout = recipe.data.holdout if recipe.train.select_on == "held_out" else 0
+    return split_holdout(dataset, holdout, recipe.seed, recipe.data.quiz if needs_quiz else 0)
+
+
+def batches_per_epoch(dataset: SceneDataset, recipe: Recipe) -> int:
+    """Optimizer steps of an epoch."""
+    return -(-len(split_of(dataset, recipe).learn) // recipe.train.batch_size)
 
 
 def count_steps(dataset: SceneDataset, recipe: Recipe) -> int:
     """Optimizer steps of a whole training."""
-    return recipe.train.epochs * -(-len(split_of(dataset, recipe).learn) // recipe.train.batch_size)
+    return recipe.train.epochs * batches_per_epoch(dataset, recipe)
 
 
-def epoch_batches(dataset: SceneDataset, indices: Sequence[int], recipe: Recipe, epoch: int) -> Iterator[FlowBatch]:
-    """The batches of an epoch, as a recipe draws them."""
-    return training_batches(
+def epoch_batches(
+    dataset: SceneDataset, indices: Sequence[int], recipe: Recipe, epoch: int, device: torch.device, start: int = 0
+) -> Generator[FlowBatch, None, None]:
+    """The batches of an epoch from the `start`-th on, as a recipe draws them, on a device."""
+    workers = recipe.data.workers
+    batches = training_batches(
         dataset,
         indices,
         points=recipe.data.points,
@@ -75,101 +86,96 @@ def epoch_batches(dataset: SceneDataset, indices: Sequence[int], recipe: Recipe,
         seed=recipe.seed,
         epoch=epoch,
         augmentation=recipe.data.augment,
-        workers=recipe.data.workers,
+        workers=default_workers(device) if workers is None else workers,
         views=recipe.data.views,
+        start=start,
+        timeout=recipe.data.timeout,
     )
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield batch.to(device)
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that load scenes while the device computes: none beside a CPU, which they would share."""
+    return 0 if device.type == "cpu" else max(1, min(MOST_WORKERS, usable_cores() - 1))
 
 
 def fit(
-    strategy: PlainStrategy,
+    training: Training,
     dataset: SceneDataset,
-    recipe: Recipe,
-    run: RunFolder,
+    examination: Examination | None,
+    keeper: Keeper,
     bar: Bar,
     device: torch.device,
-    early_stop: EarlyStop | None = None,
-) -> Path:
-    """Train, validate, keep `last` and `best`; return the checkpoint to deploy.
+) -> None:
+    """Train and validate, from where `training` stands to the end of its last epoch.
 
-    The best is the one with the lowest EPE3D on the held-out training scenes; without any, the last.
-    Raises: NonFiniteError, DataError, DiskError.
+    Args: examination: chooses the best checkpoint; None: the last one is the best.
+    Raises: NonFiniteError, DataError, DiskError, OutOfMemoryError; Interrupted: somebody has asked for it.
     """
-    options, split = recipe.train, split_of(dataset, recipe)
-    early_stop = early_stop or EarlyStop(recipe.early_stop)
-    total = count_steps(dataset, recipe)
-    steps_per_epoch = total // options.epochs
-    best_epe3d, best = float("inf"), None
-    epoch_seconds: list[float] = []
-    for epoch in range(options.epochs):
-        log, started = EpochLog(), time.monotonic()
-        strategy.objective.teacher_share = early_stop.share(epoch, options.epochs)
-        strategy.begin_epoch(epoch, options.epochs)
-        for number, batch in enumerate(epoch_batches(dataset, split.learn, recipe, epoch)):
-            rate = learning_rate(options, strategy.steps, steps_per_epoch)
-            is_measured = number == 0 and options.gradient_every > 0 and epoch % options.gradient_every == 0
-            log.add(strategy.step(batch.to(device), rate, is_measured), len(batch.names))
-            bar(strategy.steps, total, f"loss {log.total():.1f}" + _validated(best_epe3d))
-        seconds = time.monotonic() - started
-        epoch_seconds.append(round(seconds, 3))
-        record = {"epoch": epoch + 1, "lr": rate, "seconds": round(seconds, 3), **log.figures()}
-        record |= {**strategy.objective.scales(), **strategy.figures()}
-        if recipe.distillation_losses():
-            record["teacher_share"] = strategy.objective.teacher_share
-        calendar = options.validation_calendar
-        if split.held_out and is_validation_epoch(epoch, options.epochs, calendar, options.validate_every):
-            record["validation_epe3d"] = validation_epe3d(strategy.student, dataset, split.held_out, recipe, device)
-            early_stop.observe(record["validation_epe3d"])
-        last = run.save("last", strategy.student, epoch=epoch + 1)
-        if record.get("validation_epe3d", float("inf")) < best_epe3d:
-            best_epe3d = record["validation_epe3d"]
-            best = run.save("best", strategy.student, epoch=epoch + 1, validation_epe3d=best_epe3d)
-        run.log_metrics(record)
-        run.record(epochs_done=epoch + 1, epoch_seconds=epoch_seconds)
-    return best or last
+    recipe = training.recipe
+    learn, total = split_of(dataset, recipe).learn, count_steps(dataset, recipe)
+    with keeper.stop.deferred(), explained_workers():
+        while not training.is_done:
+            training.begin_epoch()
+            left = epoch_batches(dataset, learn, recipe, training.epoch, device, training.batch)
+            with contextlib.closing(left) as batches:
+                for batch in keeper.guarded(batches):
+                    training.step(batch)
+                    bar(training.number, total, training.glance())
+                    keeper.save_in_time()
+                    keeper.stop_if_asked()
+            if examination is not None and examination.is_due(training.epoch):
+                started = time.monotonic()
+                with keeper.saving_first():
+                    epe3d = examination.epe3d(training.strategy.student, keeper.stop.check)
+                training.observe(epe3d, time.monotonic() - started)
+            keeper.end_epoch()
+            keeper.stop_if_asked()
 
 
-class EpochLog:
-    """What the terms of an epoch's steps amount to: means over samples (sums and counts, divided once).
+@dataclass(frozen=True)
+class Examination:
+    """What chooses the best checkpoint: scenes that nothing is learned from.
 
-    Gradient shares are those of the step at which they were measured; weights those of the last step.
+    Attributes: indices: of the scenes of `dataset`.
     """
 
-    def __init__(self) -> None:
-        self.sums: defaultdict[str, float] = defaultdict(float)
-        self.samples: defaultdict[str, int] = defaultdict(int)
-        self.latest: dict[str, float] = {}
+    dataset: SceneDataset
+    indices: Sequence[int]
+    recipe: Recipe
+    device: torch.device
 
-    def add(self, terms: dict[str, TermRecord], samples: int) -> None:
-        for name, term in terms.items():
-            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
-            means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
-            means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
-            if term.active is not None:
-                means[f"active_{name}"] = term.active
-            for key, value in means.items():
-                self.sums[key] += value * samples
-                self.samples[key] += samples
-            self.latest[f"weight_{name}"] = term.weight
-            if term.gradient_share is not None:
-                self.latest[f"gradient_share_{name}"] = term.gradient_share
+    @classmethod
+    def of(
+        cls, dataset: SceneDataset, test: SceneDataset | None, recipe: Recipe, device: torch.device
+    ) -> Examination | None:
+        """Of a recipe: the scenes held out of the training ones, or those of the test split; None: there are none.
 
-    def figures(self) -> dict[str, float]:
-        """All of them by name."""
-        return {**{key: value / self.samples[key] for key, value in self.sums.items()}, **self.latest}
+        Args: test: the test split, where the recipe selects on it.
+        """
+        if recipe.train.select_on == "test" and test is not None:
+            return cls(test, range(len(test)), recipe, device)
+        held_out = split_of(dataset, recipe).held_out
+        return cls(dataset, held_out, recipe, device) if held_out else None
 
-    def total(self) -> float:
-        """The mean of the whole loss."""
-        return sum(value for key, value in self.figures().items() if key.startswith("loss_"))
+    def is_due(self, epoch: int) -> bool:
+        """Whether the recipe validates after an epoch, counted from 0."""
+        options = self.recipe.train
+        return is_validation_epoch(epoch, options.epochs, options.validation_calendar, options.validate_every)
 
+    def epe3d(self, network: BiPointFlowNet, check: Callable[[], None] = lambda: None) -> float:
+        """EPE3D of a network, metres; the same figure twice.
 
-def validation_epe3d(
-    network: BiPointFlowNet, dataset: SceneDataset, held_out: list[int], recipe: Recipe, device: torch.device
-) -> float:
-    """EPE3D on the held-out scenes, metres."""
-    predictors = {MODEL: network_flow(network, device)}
-    measured = evaluate(predictors, dataset, points=recipe.data.points, seed=recipe.seed, indices=held_out)
-    return measured.means[MODEL].epe3d
-
-
-def _validated(best_epe3d: float) -> str:
-    return "" if best_epe3d == float("inf") else f", validation EPE3D {best_epe3d:.3f} m"
+        Args: check: called after each scene; may raise to end the work.
+        """
+        measured = evaluate(
+            {MODEL: network_flow(network, self.device)},
+            self.dataset,
+            points=self.recipe.data.points,
+            seed=self.recipe.seed,
+            indices=self.indices,
+            progress=lambda done, total: check(),
+        )
+        return measured.means[MODEL].epe3d

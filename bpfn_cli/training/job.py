@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from bpfn_cli.data.datasets import SceneDataset, open_dataset
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.fit import epoch_batches, split_of
+from bpfn_cli.training.interruption import Interruption
 from bpfn_cli.training.recipe import Recipe
 
 
@@ -27,6 +29,7 @@ class Experiment:
         initial: a checkpoint that the student starts from, whole or sliced; None: fresh.
         command: what the user typed, for the record.
         labels: more for run.json, where the training is part of a study.
+        stop: asks for an end before the end.
     """
 
     recipe: Recipe
@@ -38,6 +41,7 @@ class Experiment:
     teacher: Path | None = None
     initial: Path | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    stop: Interruption = field(default_factory=Interruption)
 
 
 def open_training_data(experiment: Experiment) -> SceneDataset:
@@ -51,8 +55,10 @@ def open_training_data(experiment: Experiment) -> SceneDataset:
 def first_batch(experiment: Experiment, dataset: SceneDataset) -> FlowBatch:
     """The batch that the training begins with, on its device."""
     recipe = without_workers(experiment.recipe)
-    batches = epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0)
-    return next(iter(batches)).to(experiment.device)
+    with contextlib.closing(
+        epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0, experiment.device)
+    ) as batches:
+        return next(iter(batches))
 
 
 def without_workers(recipe: Recipe) -> Recipe:

@@ -35,7 +35,8 @@ class DataSettings:
     (`bpfn data check` tells); auto: any. points: drawn from each cloud. holdout: share of the training scenes that
     chooses the best checkpoint instead. quiz: share that is held back too where a strategy (meta, online with target
     general) asks for it. views: after so many epochs each scene is drawn and augmented as before, so that a teacher
-    cache has an end; null: never the same.
+    cache has an end; null: never the same. workers: processes that load scenes; null: as many as keep the device busy.
+    timeout: seconds after which one that hangs is given up.
     """
 
     path: str | None = None
@@ -44,7 +45,8 @@ class DataSettings:
     holdout: Share = 0.05
     quiz: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     views: Count | None = None
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=1e6)] = 600.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
@@ -53,10 +55,17 @@ class TrainSettings:
     """How one network is optimized.
 
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
-    after `warmup_steps` to `lr_floor` at the end. validation_calendar `every`: each `validate_every`-th epoch and the
-    last; `fast`: each of the first 1/28 and of the last quarter, every fifth between, as in report 6.
+    after `warmup_steps` to `lr_floor` at the end.
+    clip_norm: largest norm of the gradient; null: not clipped. accumulate: parts that a batch is computed in, one after
+    another, to save memory; the gradient stays that of the batch.
+    validation_calendar `every`: each `validate_every`-th epoch and the last; `fast`: each of the first 1/28 and of the
+    last quarter, every fifth between, as in report 6. select_on: what chooses the best checkpoint: the scenes held out
+    of the training ones (data.holdout), or, as the published training does, the test split.
     gradient_every: epochs between measurements of each term's share of the gradient, at the first step; 0: never.
     teacher_cache: folder for the teacher's outputs, found again by other losses with this seed; null: none.
+    checkpoint_minutes: between checkpoints; 0: after every step. keep_every: epochs between checkpoints that are kept
+    for good; null: none but the best and the newest two. most_skipped: steps of an epoch that may be left out because
+    their loss or gradient is not finite. wandb: project of Weights & Biases that follows; null: none.
     precision, teacher_precision: of the large matrix products, `bf16` where the processor is fast at it; weights,
     losses and evaluation stay float32.
     """
@@ -71,10 +80,16 @@ class TrainSettings:
     warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 10
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
     validation_calendar: Literal["every", "fast"] = "every"
     validate_every: Count = 4
     gradient_every: Annotated[int, Field(ge=0, le=10**6)] = 1
     teacher_cache: str | None = None
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0
+    keep_every: Count | None = None
+    most_skipped: Annotated[int, Field(ge=0, le=10**9)] = 10
+    select_on: Literal["held_out", "test"] = "held_out"
+    wandb: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     precision: Precision = Precision.float32
     teacher_precision: Precision = Precision.float32
 
@@ -156,14 +171,26 @@ def learning_rate(options: TrainSettings, step: int, steps_per_epoch: int) -> fl
     return options.lr_floor + (options.lr - options.lr_floor) * falling
 
 
+# Keys that change no number of a training: where things lie, how fast it goes, what is written beside.
+WITHOUT_EFFECT = {
+    "data": ("path", "kind", "workers", "timeout"),  # the identity of the data tells the scenes, wherever they lie
+    "train": ("gradient_every", "teacher_cache", "checkpoint_minutes", "keep_every", "wandb"),
+}
+
+
+def decisive_tree(recipe: Recipe) -> dict[str, Any]:
+    """What a training by this recipe depends on, as plain values: equal trees and data, equal weights."""
+    tree = recipe_tree(recipe)
+    for part, keys in WITHOUT_EFFECT.items():
+        tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
+    return tree
+
+
 def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     """Identifies the teacher that `recipe` would train on `data`: equal keys, equal teachers."""
-    tree = to_tree(recipe)
+    tree = decisive_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
-    for key in ("workers", "path", "kind"):  # `dataset` tells the scenes, wherever they lie
-        decisive["data"].pop(key)
-    for key in ("teacher_precision", "teacher_cache", "gradient_every"):  # of the teacher as a teacher, and of the log
-        decisive["train"].pop(key)
+    decisive["train"].pop("teacher_precision")  # of the teacher as a teacher
     for key in ("quiz", "views"):  # a network alone is not quizzed, and has no outputs to store
         decisive["data"].pop(key)
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}

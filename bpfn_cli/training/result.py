@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ def evaluate_checkpoint(
     progress: Progress,
     teacher: BiPointFlowNet | None = None,
     precision: Precision = Precision.float32,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure a checkpoint, the baselines and, where given, its teacher on a dataset: the result file's content.
 
     Args:
         precision: bf16 adds a row of the same weights in it; that of float32 is always there.
+        check: called after each scene; may raise to end the work.
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
@@ -56,7 +59,12 @@ def evaluate_checkpoint(
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: its {dataset.split} split is empty; there is nothing to measure")
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
-        measured = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=bar)
+
+        def tell(done: int, total: int) -> None:
+            bar(done, total)
+            check()
+
+        measured = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=tell)
     return {
         "format": FORMAT,
         "dataset": {

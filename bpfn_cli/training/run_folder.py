@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import platform
+import shlex
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -17,30 +19,42 @@ import numpy as np
 import torch
 
 import bpfn_cli
-from bpfn_cli.errors import BpfnError, DiskError, UsageError, printable
+from bpfn_cli.data.concurrency import only_holder
+from bpfn_cli.errors import BpfnError, BusyError, DataError, DiskError, Interrupted, UsageError, printable
 from bpfn_cli.files import disk_errors, explain, make_folder, sha256_of, write_atomic, write_json
-from bpfn_cli.models import BiPointFlowNet, save_checkpoint
+from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
+from bpfn_cli.training.checkpoints import Checkpoints
+from bpfn_cli.training.observers import Observer
 
 FORMAT = 1
+LOCK, METRICS = ".lock", "metrics.jsonl"
+CPU = torch.device("cpu")
 STUDENT = "student.safetensors"
 LATEST = "latest"
 
 
 class RunFolder:
-    """`runs/NAME/` while it is written.
+    """`runs/NAME/`: what one training leaves behind.
 
     `config.yaml` (resolved recipe), `command.txt`, `run.json` (state, versions, data and teacher), `metrics.jsonl` (a
-    line an epoch), `checkpoints/{last,best}.safetensors`, `student.safetensors` (what one deploys),
-    `evaluations/*.json`, `summary.json`; and `runs/latest` points to it.
+    line an epoch), `train.log`, `checkpoints/` (see `Checkpoints`), `student.safetensors` (what one deploys),
+    `evaluations/*.json`, `summary.json`, `tb/`; and `runs/latest` points to it.
+
+    Attributes: about: what run.json says.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
         self.path = path
         self.about = about
+        self.checkpoints = Checkpoints(path / "checkpoints")
         self.result: dict[str, Any] | None = None  # of the last evaluation
+        self.observers: list[Observer] = []
+        self._is_held = False
 
     @classmethod
-    def create(cls, runs: Path, name: str, *, config: str, command: str, about: dict[str, Any]) -> RunFolder:
+    def create(
+        cls, runs: Path, name: str, *, config: str, command: str, about: dict[str, Any], device: torch.device = CPU
+    ) -> RunFolder:
         """Make a new folder `runs/NAME` (with a number behind it if taken).
 
         Raises: UsageError: `name` is no plain folder name. DiskError.
@@ -49,20 +63,55 @@ class RunFolder:
         make_folder(runs)
         path = _new_folder(runs, name)
         run = cls(path, {"format": FORMAT, "name": path.name, "state": "running", "reason": None, **about})
-        run.about |= {"started": _now(), "finished": None, "versions": versions()}
+        run.about |= {"started": _now(), "finished": None, "versions": versions(device), "code": code_state()}
         for below in ("checkpoints", "evaluations"):
             make_folder(path / below)
         write_atomic(path / "config.yaml", config.encode())
         write_atomic(path / "command.txt", f"{printable(command)}\n".encode())
         run.record()
-        _point_latest(runs, path.name)
         return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A folder that was made before. Raises: UsageError: it is none. DataError: its run.json is damaged."""
+        file = path / "run.json"
+        if not file.is_file():
+            raise UsageError(f"{printable(path)}: no folder of a training (it has no run.json); `bpfn runs` lists them")
+        with disk_errors(file):
+            text = file.read_bytes()
+        try:
+            about = json.loads(text)
+            if about["format"] != FORMAT or not isinstance(about["state"], str):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DataError(f"{printable(file)}: damaged, or of another bpfn; restore it") from None
+        return cls(path, about)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: one process works on it at a time. Whoever holds it already may do so again.
+
+        Raises: BusyError: another process does; says which.
+        """
+        if self._is_held:
+            yield
+            return
+        with only_holder(self.path / LOCK):
+            self._is_held = True
+            try:
+                self.about = RunFolder.open(self.path).about  # another may have worked on it since
+                yield
+            finally:
+                self._is_held = False
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Record how the work in the block ended: finished, interrupted or failed, with the reason."""
         try:
             yield
+        except Interrupted as error:
+            self._end("interrupted", error.reason)
+            raise error.going_on_by(f"bpfn resume {shlex.quote(printable(self.path))}") from None
         except (KeyboardInterrupt, SystemExit):
             self._end("interrupted", "stopped by a signal")
             raise
@@ -79,23 +128,37 @@ class RunFolder:
         write_json(self.path / "run.json", self.about)
 
     def log_metrics(self, values: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        path, line = self.path / "metrics.jsonl", json.dumps(values, allow_nan=False)
+        """Append a line to metrics.jsonl, and tell the observers."""
+        path, line = self.path / METRICS, json.dumps(values, allow_nan=False)
         with disk_errors(path), path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        for observer in self.observers:
+            observer.epoch(values)
 
-    def save(self, which: str, model: BiPointFlowNet, **metadata: Any) -> Path:
-        """Write `checkpoints/{which}.safetensors`."""
-        path = self.path / "checkpoints" / f"{which}.safetensors"
-        save_checkpoint(path, model, run=self.path.name, **metadata)
-        return path
+    def trim_metrics(self, epochs: int) -> None:
+        """Leave the lines of the first `epochs` epochs in metrics.jsonl: what a killed process wrote after its last
+        checkpoint, or only in part, is written again."""
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        with disk_errors(path):
+            lines = path.read_bytes().decode(errors="replace").splitlines()
+        kept = [line for line in lines if 0 < _epoch_of(line) <= epochs]
+        if kept != lines:
+            write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
-    def deploy(self, checkpoint: Path) -> Path:
-        """Copy a checkpoint to `student.safetensors`."""
+    def note(self, text: str) -> None:
+        """Append a line with the time to train.log; a full disk is no reason to end a training here."""
+        with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
+            stream.write(f"{_now()} {printable(text)}\n")
+
+    def deploy(self, number: int) -> Path:
+        """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError."""
+        found = self.checkpoints.read(number)
         path = self.path / STUDENT
-        with disk_errors(checkpoint):
-            content = checkpoint.read_bytes()
-        write_atomic(path, content)
+        write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
         return path
 
     def write_evaluation(self, name: str, result: dict[str, Any]) -> Path:
@@ -105,9 +168,39 @@ class RunFolder:
         write_json(path, result)
         return path
 
+    def point_latest(self) -> None:
+        """Let `runs/latest` point here; a convenience, so a file system without links is no error."""
+        runs, name = self.path.parent, self.path.name
+        temporary = runs / f".{LATEST}-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            temporary.symlink_to(name)
+            if (runs / LATEST).is_symlink() or not (runs / LATEST).exists():
+                temporary.replace(runs / LATEST)
+            temporary.unlink(missing_ok=True)
+
     def _end(self, state: str, reason: str | None, **more: str) -> None:
         with contextlib.suppress(DiskError):  # the error that ended the run is the one to show
             self.record(state=state, reason=reason, finished=_now(), **more)
+
+
+def is_busy(path: Path) -> bool:
+    """Whether a process works on a run folder."""
+    try:
+        with only_holder(path / LOCK):
+            return False
+    except BusyError:
+        return True
+    except DiskError:  # no permission to write there, so nobody like us does
+        return False
+
+
+def _epoch_of(line: str) -> int:
+    """The epoch that a line of metrics.jsonl is of; 0: it is damaged."""
+    try:
+        epoch = json.loads(line)["epoch"]
+        return epoch if isinstance(epoch, int) else 0
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
 
 
 def check_run_name(name: str) -> None:
@@ -117,9 +210,10 @@ def check_run_name(name: str) -> None:
         raise UsageError(f"--name {printable(name)}: give a plain folder name, such as student-1")
 
 
-def versions() -> dict[str, Any]:
+def versions(device: torch.device) -> dict[str, Any]:
     """What the numbers of a run depend on beside its recipe."""
     return {
+        "device": device.type,
         "bpfn": bpfn_cli.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -127,6 +221,28 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
     }
+
+
+def code_state() -> dict[str, Any]:
+    """Where the code is in git: bpfn's, if it runs from a clone, and that of the folder of the command."""
+    package = Path(bpfn_cli.__file__).parent
+    return {"bpfn": git_state(package) if _git(package, "ls-files", "__init__.py") else None, "here": git_state(Path())}
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of a folder, and whether tracked files have been changed since; None: it is in no repository."""
+    lines = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "changed": any(not line.startswith("#") for line in lines)} if commit else None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""
 
 
 def find_runs(runs: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -179,16 +295,6 @@ def _new_folder(runs: Path, name: str) -> Path:
             raise DiskError(f"{printable(path)}: {explain(error)}") from None
         return path
     raise DiskError(f"{printable(runs / name)}: a thousand runs of this name exist; choose another --name")
-
-
-def _point_latest(runs: Path, name: str) -> None:
-    """Let `runs/latest` point to a run; a convenience, so a file system without links is no error."""
-    temporary = runs / f".{LATEST}-{os.getpid()}"
-    with contextlib.suppress(OSError):
-        temporary.symlink_to(name)
-        if (runs / LATEST).is_symlink() or not (runs / LATEST).exists():
-            temporary.replace(runs / LATEST)
-        temporary.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -31,10 +31,12 @@ from bpfn_cli.training.experiment import (
     train_teacher,
 )
 from bpfn_cli.training.guide import random_guide
+from bpfn_cli.training.interruption import Interruption
 from bpfn_cli.training.job import Experiment, open_training_data
 from bpfn_cli.training.load import checked_recipe
 from bpfn_cli.training.progress import Progress
-from bpfn_cli.training.recipe import SCRATCH, Recipe, recipe_tree, teacher_key
+from bpfn_cli.training.recipe import SCRATCH, Recipe, decisive_tree, teacher_key
+from bpfn_cli.training.resume import Changes, resume
 from bpfn_cli.training.run_folder import find_runs
 
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"]
@@ -86,6 +88,7 @@ class Place:
     device: torch.device
     command: str
     shard: tuple[int, int] = (1, 1)
+    stop: Interruption = field(default_factory=Interruption)
 
 
 @dataclass(frozen=True)
@@ -242,12 +245,29 @@ def _train(study: Study, cells: Sequence[Cell], cell: Cell, place: Place, keys: 
         epochs = max(1, round(longer * recipe.train.epochs))
         recipe = replace(recipe, train=replace(recipe.train, epochs=epochs))
         labels |= {"times_as_long": round(longer, 3), "slowest_of": _methods(cells, cell)}
+    begun = _begun(place, labels)
+    if begun is not None:
+        progress.line(f"going on with {printable(begun)}")
+        resume(begun, progress, place.stop, Changes(data=place.data, teacher=teacher, device=str(place.device)))
+        return
     experiment = _experiment(place, recipe)
     run_experiment(replace(experiment, name=cell.name, teacher=teacher, labels=labels), progress)
 
 
+def _begun(place: Place, labels: Mapping[str, Any]) -> Path | None:
+    """The folder of a cell's training that was stopped before its end, by something other than its own numbers."""
+    for folder, about in reversed(find_runs(place.folder)):
+        is_same = all(about.get(key) == value for key, value in labels.items())
+        is_open = about.get("state") != "finished" and about.get("failed_by") != NonFiniteError.__name__
+        if is_same and is_open and about.get("place") is not None:
+            return folder
+    return None
+
+
 def _experiment(place: Place, recipe: Recipe) -> Experiment:
-    return Experiment(recipe=recipe, data=place.data, runs=place.folder, device=place.device, command=place.command)
+    return Experiment(
+        recipe=recipe, data=place.data, runs=place.folder, device=place.device, command=place.command, stop=place.stop
+    )
 
 
 def _teacher(study: Study, cell: Cell, place: Place, progress: Progress) -> Path:
@@ -321,13 +341,8 @@ class _Keys:
         self.teacher = None if study.teacher is None else sha256_of(Path(study.teacher))
 
     def of(self, cell: Cell) -> str:
-        tree = recipe_tree(cell.recipe)
-        for ignored in ("workers", "path", "kind"):
-            tree["data"].pop(ignored)
-        for ignored in ("teacher_cache", "gradient_every"):
-            tree["train"].pop(ignored)
         known = {
-            "recipe": tree,
+            "recipe": decisive_tree(cell.recipe),
             "control": cell.control,
             "teacher": self._teacher(cell),
             "data": self.data["sha256"],

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from bpfn_cli.metrics.evaluation import evaluate, network_flow
 from bpfn_cli.models import load_checkpoint, read_checkpoint
 from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training import fit as module
-from bpfn_cli.training.fit import EpochLog, count_steps, fit, split_holdout
+from bpfn_cli.training.early_stop import EarlyStop
+from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout
+from bpfn_cli.training.interruption import Interruption
+from bpfn_cli.training.keeper import Keeper
 from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.run_folder import RunFolder
+from bpfn_cli.training.state import EpochLog, Training
 
 CPU = torch.device("cpu")
 
@@ -143,7 +147,7 @@ def test_epoch_log_takes_the_mean_of_a_term_over_the_steps_that_had_it() -> None
 
 
 @dataclass
-class Training:
+class Short:
     """A short training on five scenes in memory, one of them held out."""
 
     folder: Path
@@ -163,9 +167,16 @@ class Training:
         self.strategy = PlainStrategy(tiny_network(), None, objective, weight_decay=0, clip_norm=None)
         self.run = RunFolder.create(self.folder, "a", config="", command="", about={})
         self.bar: list[tuple[int, int, str]] = []
+        self.said: list[str] = []
+        early_stop, steps = EarlyStop(self.recipe.early_stop), batches_per_epoch(self.dataset, self.recipe)
+        self.training = Training(self.strategy, self.recipe, early_stop, steps, self.said.append)
 
     def fit(self) -> Path:
-        return fit(self.strategy, self.dataset, self.recipe, self.run, self._bar, CPU)
+        """Returns the deployed weights."""
+        keeper = Keeper(self.training, self.run, Interruption())
+        examination = Examination.of(self.dataset, None, self.recipe, CPU)
+        fit(self.training, self.dataset, examination, keeper, self._bar, CPU)
+        return self.run.deploy(self.training.number if self.training.best is None else self.training.best)
 
     def _bar(self, done: int, total: int, figures: str = "") -> None:
         self.bar.append((done, total, figures))
@@ -174,28 +185,29 @@ class Training:
         return [json.loads(line) for line in (self.run.path / "metrics.jsonl").read_text().splitlines()]
 
     def checkpoints(self) -> dict[str, int]:
-        """Epoch by checkpoint."""
-        found = (self.run.path / "checkpoints").glob("*.safetensors")
+        """Epoch by checkpoint that people find."""
+        found = [path for path in (self.run.path / "checkpoints").glob("*.safetensors") if path.is_symlink()]
         return {path.stem: read_checkpoint(path).metadata["epoch"] for path in found}
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *epe3d: float) -> None:
     """Let validations find these figures."""
     figures = iter(epe3d)
-    monkeypatch.setattr(module, "validation_epe3d", lambda *_: next(figures))
+    monkeypatch.setattr(Examination, "epe3d", lambda *_: next(figures))
 
 
 def test_fit_returns_the_epoch_of_the_lowest_validation_and_keeps_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(tmp_path)
+    training = Short(tmp_path)
     scripted(monkeypatch, 0.5, 0.3, 0.4)
     deployed = training.fit()
-    assert deployed == training.run.path / "checkpoints" / "best.safetensors"
     assert training.checkpoints() == {"best": 2, "last": 3}
     assert read_checkpoint(deployed).metadata == {"run": "a", "epoch": 2, "validation_epe3d": 0.3}
-    assert "validation_epe3d" not in read_checkpoint(deployed.with_name("last.safetensors")).metadata
-    last, student = load_checkpoint(deployed.with_name("last.safetensors")), training.strategy.student
+    assert not read_checkpoint(deployed).beside
+    kept = training.run.path / "checkpoints" / "last.safetensors"
+    assert "validation_epe3d" not in read_checkpoint(kept).metadata
+    last, student = load_checkpoint(kept), training.strategy.student
     for name, tensor in student.state_dict().items():
         assert torch.equal(last.state_dict()[name], tensor)
     assert not torch.equal(load_checkpoint(deployed).flow0.fc.bias, student.flow0.fc.bias)
@@ -204,14 +216,14 @@ def test_fit_returns_the_epoch_of_the_lowest_validation_and_keeps_the_last(
 
 
 def test_equal_validations_keep_the_earlier_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(tmp_path, epochs=2)
+    training = Short(tmp_path, epochs=2)
     scripted(monkeypatch, 0.5, 0.5)
     training.fit()
     assert training.checkpoints() == {"best": 1, "last": 2}
 
 
 def test_fit_validates_on_the_held_out_scenes_with_the_present_weights(tmp_path: Path) -> None:
-    training = Training(tmp_path, epochs=2, every=2)
+    training = Short(tmp_path, epochs=2, every=2)
     deployed = training.fit()
     held_out = split_holdout(training.dataset, 0.2, 0).held_out
     assert len(held_out) == 1
@@ -224,14 +236,14 @@ def test_fit_validates_on_the_held_out_scenes_with_the_present_weights(tmp_path:
 
 
 def test_fit_without_held_out_scenes_returns_the_last(tmp_path: Path) -> None:
-    training = Training(tmp_path, epochs=2, holdout=0)
-    assert training.fit().name == "last.safetensors"
+    training = Short(tmp_path, epochs=2, holdout=0)
+    assert read_checkpoint(training.fit()).metadata == {"run": "a", "epoch": 2}
     assert training.checkpoints() == {"last": 2}
     assert all("validation_epe3d" not in line for line in training.lines())
 
 
 def test_fit_writes_a_line_an_epoch_with_means_over_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(tmp_path, epochs=2)
+    training = Short(tmp_path, epochs=2)
     steps: list[tuple[int, float, float]] = []
     step = training.strategy.step
 
@@ -257,7 +269,7 @@ def test_fit_writes_a_line_an_epoch_with_means_over_samples(tmp_path: Path, monk
 def test_each_epoch_takes_its_own_batches_of_the_learned_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(tmp_path, epochs=2)
+    training = Short(tmp_path, epochs=2)
     seen: list[FlowBatch] = []
     terms = {"supervised": record(1.0)}
     monkeypatch.setattr(training.strategy, "step", lambda batch, rate, _: seen.append(batch) or terms)
@@ -274,18 +286,62 @@ def test_each_epoch_takes_its_own_batches_of_the_learned_scenes(
     assert all(torch.equal(one.pc1, other.pc1) for one, other in zip(seen, expected, strict=True))
 
 
-def test_diverging_training_ends_and_keeps_the_epochs_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(tmp_path)
+def poison(training: Short, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Let the gradients of these batches, counted from 0, be NaN, though their losses are not."""
+    step, number = training.strategy.step, iter(range(10**6))
+
+    def poisoned(batch: FlowBatch, rate: float, measure_gradients: bool) -> dict[str, TermRecord]:
+        if next(number) not in steps:
+            return step(batch, rate, measure_gradients)
+        bias = training.strategy.student.flow0.fc.bias
+        hook = bias.register_hook(lambda gradient: gradient * torch.nan)
+        try:
+            return step(batch, rate, measure_gradients)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(training.strategy, "step", poisoned)
+
+
+def test_step_whose_gradient_is_not_finite_is_left_out_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Short(tmp_path, epochs=2)
+    poison(training, monkeypatch, {1})
+    training.fit()
+    assert training.strategy.steps == 3  # of four
+    (told,) = training.said
+    assert re.fullmatch(r"skipped: step 2, epoch 1: the gradient is nan for the samples 000000\d; lower .*", told)
+    assert [line.get("skipped_steps") for line in training.lines()] == [1, None]
+    assert all(bool(tensor.isfinite().all()) for tensor in training.strategy.student.state_dict().values())
+    assert [line["lr"] for line in training.lines()] == [1e-3, 5e-4]  # a step left out moves no schedule
+
+
+def test_training_that_skips_too_much_ends_and_keeps_the_epochs_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Short(tmp_path)
+    training.recipe = replace(training.recipe, train=replace(training.recipe.train, most_skipped=1))
+    training.training.recipe = training.recipe
+    poison(training, monkeypatch, {2, 3})
+    with pytest.raises(NonFiniteError, match=r"2 steps of epoch 2 were left out \(train.most_skipped\)"):
+        training.fit()
+    assert training.checkpoints() == {"best": 1, "last": 1}
+    assert len(training.lines()) == training.run.about["epochs_done"] == 1
+
+
+def test_network_that_predicts_nan_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Short(tmp_path)
     step = training.strategy.step
 
     def poisoned(batch: FlowBatch, rate: float, measure_gradients: bool) -> dict[str, TermRecord]:
-        if training.strategy.steps == 2:
+        terms = step(batch, rate, measure_gradients)
+        if training.strategy.steps == 4:
             with torch.no_grad():
                 training.strategy.student.flow0.fc.bias.fill_(torch.nan)
-        return step(batch, rate, measure_gradients)
+        return terms
 
     monkeypatch.setattr(training.strategy, "step", poisoned)
     with pytest.raises(NonFiniteError):
         training.fit()
     assert training.checkpoints() == {"best": 1, "last": 1}
-    assert len(training.lines()) == training.run.about["epochs_done"] == 1

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_world import LEAST, tiny_network
 
-from bpfn_cli.errors import DiskError, NonFiniteError, UsageError
+from bpfn_cli.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.models import read_checkpoint
 from bpfn_cli.training import run_folder
@@ -141,14 +142,14 @@ def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        create(tmp_path, name)
+        create(tmp_path, name).point_latest()
         assert (tmp_path / "latest").readlink() == Path(name)  # relative: the folder of runs may be moved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
 
 
 def test_latest_that_dangles_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("gone")
-    create(tmp_path, "one")
+    create(tmp_path, "one").point_latest()
     assert (tmp_path / "latest").readlink() == Path("one")
 
 
@@ -156,7 +157,7 @@ def test_latest_that_dangles_is_replaced(tmp_path: Path) -> None:
 def test_latest_that_is_somebodys_own_is_left_alone(tmp_path: Path, kind: str) -> None:
     mine = tmp_path / "latest"
     mine.write_text("mine") if kind == "file" else mine.mkdir()
-    create(tmp_path, "one")
+    create(tmp_path, "one").point_latest()
     assert not mine.is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one"]
 
@@ -166,7 +167,7 @@ def test_file_system_without_links_is_no_error(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.EPERM, "x")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    assert create(tmp_path, "one").path.is_dir()
+    create(tmp_path, "one").point_latest()
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
@@ -255,21 +256,39 @@ def test_metrics_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
         run.log_metrics({})
 
 
-def test_saved_weights_say_of_which_run_they_are_and_are_deployed_as_they_are(tmp_path: Path) -> None:
+def test_damaged_lines_and_those_of_epochs_to_come_are_trimmed(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    path = run.path / "metrics.jsonl"
+    run.trim_metrics(0)
+    assert not path.exists()
+    for epoch in (1, 2, 3):
+        run.log_metrics({"epoch": epoch})
+    whole = path.read_text()
+    run.trim_metrics(3)
+    assert path.read_text() == whole
+    path.write_bytes(whole.encode()[:-4])  # the third is cut off, as by a kill
+    run.trim_metrics(3)
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+    path.write_bytes(b'{"epoch": 1}\n\x00\xff\n[1]\n{"epoch": "x"}\n{"epoch": 2}\n')
+    run.trim_metrics(1)
+    assert path.read_text() == '{"epoch": 1}\n'
+
+
+def test_deployed_is_the_network_of_a_checkpoint_alone(tmp_path: Path) -> None:
     create(tmp_path, "one")
     run = create(tmp_path, "one")
-    path = run.save("best", tiny_network(), epoch=2, validation_epe3d=0.5)
-    assert path == run.path / "checkpoints" / "best.safetensors"
-    read = read_checkpoint(path)
-    assert read.metadata == {"run": "one-2", "epoch": 2, "validation_epe3d": 0.5}
-    assert (read.variant.name, read.num_points) == ("tiny", LEAST)
-    deployed = run.deploy(path)
+    state = {"optimizer": {0: torch.ones(3)}, "epoch": 2}
+    path = run.checkpoints.save(7, tiny_network(), state, run="one-2", epoch=2, validation_epe3d=0.5)
+    assert path == run.path / "checkpoints" / "step-00000007.safetensors"
+    deployed = run.deploy(7)
     assert deployed == run.path / "student.safetensors"
-    assert deployed.read_bytes() == path.read_bytes()
+    read = read_checkpoint(deployed)
+    assert read.metadata == {"run": "one-2", "epoch": 2, "validation_epe3d": 0.5}
+    assert (read.variant.name, read.num_points, read.beside) == ("tiny", LEAST, {})
+    assert all(torch.equal(read.state[name], tensor) for name, tensor in tiny_network().state_dict().items())
     path.unlink()
-    with pytest.raises(DiskError, match=r"best\.safetensors"):
-        run.deploy(path)
-    assert read_checkpoint(deployed).metadata["epoch"] == 2
+    with pytest.raises(CheckpointError, match=r"step-00000007\.safetensors: no such"):
+        run.deploy(7)
 
 
 def test_the_last_evaluation_is_the_result_of_the_run(tmp_path: Path) -> None:

@@ -218,10 +218,10 @@ def test_training_that_fails_by_nan_is_told_and_not_repeated_until_asked(
     where, progress = place(things, tmp_path / "runs"), Quiet()
     fit, broken = experiment_module.fit, True
 
-    def failing(strategy: Any, dataset: Any, recipe: Any, *rest: Any) -> Any:
-        if broken and recipe.loss == ("basic",):
+    def failing(training: Any, *rest: Any) -> Any:
+        if broken and training.recipe.loss == ("basic",):
             raise NonFiniteError("term basic is nan")
-        return fit(strategy, dataset, recipe, *rest)
+        return fit(training, *rest)
 
     monkeypatch.setattr(experiment_module, "fit", failing)
     run_study(given, where, progress)

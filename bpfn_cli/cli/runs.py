@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn runs` and `bpfn resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import ConsoleProgress, console, duration, finish, print_json, say
+from bpfn_cli.cli.places import RUNS
+
+
+def runs(
+    runs: options.Runs = RUNS,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Only those to go on with.", metavar="")] = False,
+    json: options.Json = False,
+) -> None:
+    """List trainings: how far each is, and how long it will take.
+
+    `killed`: it says that it runs, but no process does; `bpfn resume` goes on with it.
+
+    Examples: `bpfn runs`, `bpfn runs --unfinished`, `bpfn runs --runs /scratch/me/runs --json`
+    """
+    from rich.table import Table
+
+    from bpfn_cli.errors import printable
+    from bpfn_cli.training.overview import overview
+
+    found = [one for one in overview(runs) if not (unfinished and one.state == "finished")]
+    if json:
+        print_json([vars(one) for one in found])
+        return
+    if not found:
+        say(f"no {'unfinished ' if unfinished else ''}runs in {printable(runs)}; `bpfn distill` makes one")
+        return
+    table = Table("run", "state", "epochs", "left", "EPE3D", "why it stopped", box=None, pad_edge=False)
+    for one in found:
+        left = "" if one.seconds_left is None else duration(one.seconds_left)
+        epe3d = "" if one.epe3d is None else f"{one.epe3d:.4f}"
+        progress = f"{one.epochs_done}/{one.epochs}"
+        table.add_row(printable(one.name), one.state, progress, left, epe3d, printable(one.reason or ""))
+    console().print(table, markup=False)
+    stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
+    if stopped:
+        say(f"next: bpfn resume {printable(stopped[-1].folder)}")
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(readable=False, help="Folder of a run, or its name.", metavar="RUN")],
+    data: Annotated[
+        Path | None, typer.Option("--data", readable=False, help="Where its data lie now.", metavar="DIR")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", readable=False, help="Where its teacher lies now.", metavar="FILE")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; else as before.")] = None,
+    max_time: options.MaxTime = None,
+    allow: Annotated[
+        bool, typer.Option("--allow", help="Go on though recipe, data or versions have changed.", metavar="")
+    ] = False,
+    runs: options.Runs = RUNS,
+    json: options.Json = False,
+) -> None:
+    """Go on with a training where it stopped, whatever stopped it.
+
+    On the same machine, with the same versions and number of threads, it comes to the same weights bit for bit as if
+    it had never stopped. Of a finished run it says so and ends with 0.
+
+    Examples: `bpfn resume runs/latest`, `bpfn resume student-1 --max-time 23h`
+    """
+    from bpfn_cli.device import keep_freed_memory
+    from bpfn_cli.training import Changes, Interruption, parse_duration
+    from bpfn_cli.training import resume as go_on
+
+    stop = Interruption(None if max_time is None else parse_duration(max_time))
+    keep_freed_memory()
+    folder = run if run.is_dir() or len(run.parts) > 1 else runs / run
+    outcome = go_on(folder, ConsoleProgress(), stop, Changes(data, teacher, device, allow))
+    if json:
+        print_json({"run": str(outcome.folder), "result": outcome.result})
+    finish(outcome.folder, "bpfn report" + ("" if folder.parent == RUNS else f" --source {folder.parent}"))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Where the runs of a folder stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bpfn_cli.training.calendar import is_validation_epoch
+from bpfn_cli.training.run_folder import find_runs, is_busy
+
+RECENT = 5  # epochs that tell how long the next ones will take
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run.
+
+    Attributes:
+        state: running, finished, interrupted, failed, or killed: it says that it runs, but no process does.
+        seconds_left: estimate; None: nothing is known. epe3d: on the test split, else the best validation; metres.
+    """
+
+    name: str
+    folder: str
+    state: str
+    reason: str | None
+    method: str
+    variant: str
+    role: str
+    epochs_done: int
+    epochs: int
+    seconds_left: float | None
+    epe3d: float | None
+    started: str
+
+
+def overview(runs: Path) -> list[RunState]:
+    """All runs of a folder, oldest first."""
+    return [_state(folder, about) for folder, about in find_runs(runs)]
+
+
+def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
+    state = str(about.get("state"))
+    if state == "running" and not is_busy(folder):
+        state = "killed"
+    done, epochs = _number(about.get("epochs_done")), _number(about.get("epochs"))
+    return RunState(
+        name=folder.name,
+        folder=str(folder),
+        state=state,
+        reason=about.get("reason"),
+        method=str(about.get("method")),
+        variant=str(about.get("variant")),
+        role=str(about.get("role")),
+        epochs_done=done,
+        epochs=epochs,
+        seconds_left=None if state == "finished" else _seconds_left(about, done, epochs),
+        epe3d=about.get("epe3d") or about.get("best_validation_epe3d"),
+        started=str(about.get("started")),
+    )
+
+
+def _seconds_left(about: Mapping[str, Any], done: int, epochs: int) -> float | None:
+    recent = list(about.get("epoch_seconds") or [])[-RECENT:]
+    plan = about.get("plan") or {}
+    an_epoch = median(recent) if recent else plan.get("seconds_per_epoch")
+    if an_epoch is None:
+        return None
+    train = (about.get("recipe") or {}).get("train", {})
+    calendar, every = train.get("validation_calendar", "every"), train.get("validate_every", 1)
+    validations = sum(is_validation_epoch(epoch, epochs, calendar, every) for epoch in range(done, epochs))
+    return float(an_epoch * (epochs - done) + validations * (about.get("validation_seconds") or 0))
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""A training under way: everything that has to be known to go on with it, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from bpfn_cli.data.sampling import keyed_generator
+from bpfn_cli.errors import NonFiniteError
+from bpfn_cli.strategies import PlainStrategy, TermRecord
+from bpfn_cli.structures import FlowBatch
+from bpfn_cli.training.early_stop import EarlyStop
+from bpfn_cli.training.recipe import Recipe, learning_rate
+
+
+class Training:
+    """Where a training stands. Random draws need no place here: they are functions of seed, epoch, step and scene.
+
+    Attributes:
+        epoch, batch: the next one's numbers, from 0. steps: batches of an epoch.
+        best_epe3d: lowest validation EPE3D so far, metres. best: number of its checkpoint; None: not validated yet.
+        epoch_seconds: of each epoch, validation left out.
+    """
+
+    def __init__(
+        self,
+        strategy: PlainStrategy,
+        recipe: Recipe,
+        early_stop: EarlyStop,
+        steps: int,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.strategy, self.recipe, self.early_stop, self.steps, self.say = strategy, recipe, early_stop, steps, say
+        self.epoch, self.batch = 0, 0
+        self.log = EpochLog()
+        self.best_epe3d, self.best = float("inf"), None  # type: tuple[float, int | None]
+        self.validated: float | None = None
+        self.validation_seconds = 0.0
+        self.epoch_seconds: list[float] = []
+
+    @property
+    def number(self) -> int:
+        """Batches since the beginning of the training; names a checkpoint."""
+        return self.epoch * self.steps + self.batch
+
+    @property
+    def is_done(self) -> bool:
+        return self.epoch >= self.recipe.train.epochs
+
+    def begin_epoch(self) -> None:
+        """Begin the epoch, or go on with it."""
+        epochs = self.recipe.train.epochs
+        self.strategy.objective.teacher_share = self.early_stop.share(self.epoch, epochs)
+        # What the beginning of an epoch changes has been changed in an epoch that goes on.
+        changed = copy.deepcopy(self.strategy.state_dict()) if self.batch else None
+        self.strategy.begin_epoch(self.epoch, epochs)
+        if changed is not None:
+            self.strategy.load_state_dict(changed)
+        else:
+            self.log, self.validated = EpochLog(), None
+
+    def rate(self, batch: int) -> float:
+        """The learning rate of a batch of this epoch."""
+        return learning_rate(self.recipe.train, self.epoch * self.steps + batch, self.steps)
+
+    def step(self, batch: FlowBatch) -> None:
+        """Learn from a batch; leave it out where its loss or gradient is not finite.
+
+        Raises: NonFiniteError: too many have been left out in this epoch.
+        """
+        started = time.monotonic()
+        options = self.recipe.train
+        every = options.gradient_every
+        is_measured = self.batch == 0 and every > 0 and self.epoch % every == 0
+        _seed_everything(self.recipe.seed, self.number)
+        try:
+            terms = self.strategy.step(batch, self.rate(self.batch), is_measured)
+            self.log.add(terms, len(batch.names))
+        except NonFiniteError as error:
+            self.log.skipped += 1
+            if self.log.skipped > options.most_skipped:
+                raise NonFiniteError(
+                    f"{error}; {self.log.skipped} steps of epoch {self.epoch + 1} were left out (train.most_skipped)"
+                ) from error
+            self.say(f"skipped: step {self.number + 1}, epoch {self.epoch + 1}: {error}")
+        self.batch += 1
+        self.log.seconds += time.monotonic() - started
+
+    def observe(self, epe3d: float, seconds: float) -> None:
+        """Take note of a validation of the weights as they are, and how long it took."""
+        self.validated, self.validation_seconds = epe3d, round(seconds, 3)
+        self.early_stop.observe(epe3d)
+        if epe3d < self.best_epe3d:
+            self.best_epe3d, self.best = epe3d, self.number
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Go to the next epoch; the record of the one that ended."""
+        strategy = self.strategy
+        seconds = round(self.log.seconds, 3)
+        record = {"epoch": self.epoch + 1, "lr": self.rate(self.steps - 1), "seconds": seconds, **self.log.figures()}
+        record |= {**strategy.objective.scales(), **strategy.figures()}
+        if self.log.skipped:
+            record["skipped_steps"] = self.log.skipped
+        if self.recipe.distillation_losses():
+            record["teacher_share"] = strategy.objective.teacher_share
+        if self.validated is not None:
+            record["validation_epe3d"] = self.validated
+        self.epoch_seconds.append(seconds)
+        self.epoch, self.batch = self.epoch + 1, 0
+        return record
+
+    def glance(self) -> str:
+        """A few figures for the progress line."""
+        found = f"loss {self.log.total():.1f}"
+        epe3d = self.log.mean("figure_supervised_epe3d")
+        if epe3d is not None:
+            found += f", EPE3D {epe3d:.3f} m"
+        return found if self.best is None else f"{found}, validation EPE3D {self.best_epe3d:.3f} m"
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the student's weights, which a checkpoint holds by themselves."""
+        strategy = self.strategy.state_dict()
+        strategy.pop("student")
+        teacher = self.strategy.teacher
+        counts = None if teacher is None else teacher.counts()
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "strategy": strategy,
+            "early_stop": self.early_stop.state_dict(),
+            "log": self.log.state_dict(),
+            "best": [self.best_epe3d, self.best],
+            "epoch_seconds": list(self.epoch_seconds),
+            "teacher_counts": counts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], student: Mapping[str, torch.Tensor]) -> None:
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.strategy.load_state_dict({**state["strategy"], "student": student})
+        self.early_stop.load_state_dict(state["early_stop"])
+        self.log = EpochLog()
+        self.log.load_state_dict(state["log"])
+        self.best_epe3d, self.best = state["best"]
+        self.epoch_seconds = list(state["epoch_seconds"])
+        if self.strategy.teacher is not None and state["teacher_counts"] is not None:
+            self.strategy.teacher.set_counts(state["teacher_counts"])
+
+
+class EpochLog:
+    """What the terms of an epoch's steps amount to: means over samples (sums and counts, divided once).
+
+    Gradient shares are those of the step at which they were measured; weights those of the last step.
+
+    Attributes: skipped: steps that were left out. seconds: that the steps took.
+    """
+
+    def __init__(self) -> None:
+        self.sums: defaultdict[str, float] = defaultdict(float)
+        self.samples: defaultdict[str, int] = defaultdict(int)
+        self.latest: dict[str, float] = {}
+        self.skipped = 0
+        self.seconds = 0.0
+
+    def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
+        """Take in the terms of a batch of so many samples."""
+        for name, term in terms.items():
+            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
+            means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
+            means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
+            if term.active is not None:
+                means[f"active_{name}"] = term.active
+            for key, value in means.items():
+                self.sums[key] += value * samples
+                self.samples[key] += samples
+            self.latest[f"weight_{name}"] = term.weight
+            if term.gradient_share is not None:
+                self.latest[f"gradient_share_{name}"] = term.gradient_share
+
+    def mean(self, key: str) -> float | None:
+        """One of the means; None: nothing was measured."""
+        return self.sums[key] / self.samples[key] if self.samples.get(key) else None
+
+    def figures(self) -> dict[str, float]:
+        """All of them by name."""
+        return {**{key: value / self.samples[key] for key, value in self.sums.items()}, **self.latest}
+
+    def total(self) -> float:
+        """The mean of the whole loss."""
+        return sum(value for key, value in self.figures().items() if key.startswith("loss_"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sums": dict(self.sums),
+            "samples": dict(self.samples),
+            "latest": dict(self.latest),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums.update(state["sums"])
+        self.samples.update(state["samples"])
+        self.latest.update(state["latest"])
+        self.skipped, self.seconds = state["skipped"], state["seconds"]
+
+
+def _seed_everything(seed: int, step: int) -> None:
+    """Let what draws from the common generators (a loss of one's own, dropout) depend on the step alone."""
+    number = int(keyed_generator("step", seed, step).integers(2**32))
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
