@@ -14,8 +14,14 @@ from bpfn_cli.errors import UsageError, printable
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises: UsageError: asked for a device that is not there."""
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Args: local_rank: number of this process among those of its machine, each of which takes a GPU of its own.
+    Raises: UsageError: asked for a device that is not there.
+    """
+    if local_rank is not None and resolve_device(name) == torch.device("cuda"):
+        name = f"cuda:{local_rank}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BpfnError(Exception):
     """Base of every error that is shown as one line, without a traceback."""
 
     exit_code = 1
+    is_shared = False  # by all processes of a training, so that the main one alone tells it
 
 
 class UsageError(BpfnError):
@@ -61,11 +64,16 @@ class Interrupted(BpfnError):
 
     def __init__(self, reason: str, exit_code: int, command: str = ""):
         super().__init__(f"{reason}; to go on: {command}" if command else reason)
-        self.reason, self.exit_code = reason, exit_code
+        self.reason, self.exit_code, self.command = reason, exit_code, command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.exit_code, self.command), {"is_shared": self.is_shared}
 
     def going_on_by(self, command: str) -> Interrupted:
         """The same with the command that goes on with the work."""
-        return Interrupted(self.reason, self.exit_code, command)
+        again = Interrupted(self.reason, self.exit_code, command)
+        again.is_shared = self.is_shared
+        return again
 
 
 def means_out_of_memory(message: str) -> bool:

@@ -72,6 +72,8 @@ class FlowBatch:
         names, cameras: one a sample.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
         view: names the draw of points and augmentation; with a sample's name it says all of the sample. None: unknown.
+        first, whole: where several processes share a batch: the number of the first sample here, and of all samples;
+            first == whole: a process without a sample, which computes another's for nothing. None: all are here.
     """
 
     pc1: Tensor
@@ -81,6 +83,15 @@ class FlowBatch:
     cameras: tuple[Camera | None, ...] = ()
     valid: Tensor | None = None
     view: str | None = None
+    first: int = 0
+    whole: int | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of the whole batch's samples that counts here."""
+        if self.whole is None:
+            return 1.0
+        return 0.0 if self.first >= self.whole else len(self.names) / self.whole
 
     def to(self, device: torch.device | str) -> FlowBatch:
         """The same batch on another device. From pinned memory the copy does not hold up what follows."""
@@ -96,14 +107,14 @@ class FlowBatch:
 
     def of_samples(self, start: int, end: int) -> FlowBatch:
         """The samples from `start` up to `end`, this one left out."""
-        return FlowBatch(
-            self.pc1[start:end],
-            self.pc2[start:end],
-            self.flow[start:end],
-            self.names[start:end],
-            self.cameras[start:end],
-            None if self.valid is None else self.valid[start:end],
-            self.view,
+        return replace(
+            self,
+            pc1=self.pc1[start:end],
+            pc2=self.pc2[start:end],
+            flow=self.flow[start:end],
+            names=self.names[start:end],
+            cameras=self.cameras[start:end],
+            valid=None if self.valid is None else self.valid[start:end],
         )
 
     def pin_memory(self) -> FlowBatch:

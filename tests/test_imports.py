@@ -11,8 +11,8 @@ import bpfn_cli
 ROOT = Path(bpfn_cli.__file__).parent
 RANKS = (
     {"errors", "precision", "resources"},
-    {"files", "config"},
-    {"structures", "device"},
+    {"files", "config", "launcher"},
+    {"structures", "device", "distributed"},
     {"ops"},
     {"models", "data"},
     {"losses", "metrics", "profiling"},

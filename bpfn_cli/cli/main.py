@@ -102,6 +102,8 @@ def run(arguments: list[str]) -> int:
             return _fail("interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except BpfnError as error:
+        if error.is_shared and os.environ.get("RANK", "0") != "0":
+            return error.exit_code  # the main process tells it
         return _fail(str(error), error.exit_code)
     except (typer.TyperException, typer.BadParameter) as error:
         return _usage(error)

@@ -92,6 +92,16 @@ MaxTime = Annotated[
     str | None,
     typer.Option("--max-time", help="Save and end before so long: 90m, 23h, d-hh:mm:ss.", metavar="TIME"),
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        max=1024,
+        help="Processes on this machine, one a GPU (or on the CPU); they share each batch.",
+    ),
+]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, max=1024, help="Machines that run this command together.")]
 SelectOn = Annotated[
     Selection | None,
     typer.Option("--select-on", help="What chooses the best checkpoint: held-out training scenes, or the test split."),

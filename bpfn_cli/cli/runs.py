@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, duration, finish, print_json, say
+from bpfn_cli.cli.console import console, duration, print_json, say
 from bpfn_cli.cli.places import RUNS
+from bpfn_cli.cli.processes import Processes, conclude, progress_of_process
 
 
 def runs(
@@ -57,6 +58,8 @@ def resume(
         Path | None, typer.Option("--teacher", readable=False, help="Where its teacher lies now.", metavar="FILE")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; else as before.")] = None,
+    devices: options.Devices = None,
+    nodes: options.Nodes = 1,
     max_time: options.MaxTime = None,
     allow: Annotated[
         bool, typer.Option("--allow", help="Go on though recipe, data or versions have changed.", metavar="")
@@ -71,6 +74,7 @@ def resume(
 
     Examples: `bpfn resume runs/latest`, `bpfn resume student-1 --max-time 23h`
     """
+    from bpfn_cli import distributed
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.training import Changes, Interruption, parse_duration
     from bpfn_cli.training import resume as go_on
@@ -78,7 +82,7 @@ def resume(
     stop = Interruption(None if max_time is None else parse_duration(max_time))
     keep_freed_memory()
     folder = run if run.is_dir() or len(run.parts) > 1 else runs / run
-    outcome = go_on(folder, ConsoleProgress(), stop, Changes(data, teacher, device, allow))
-    if json:
-        print_json({"run": str(outcome.folder), "result": outcome.result})
-    finish(outcome.folder, "bpfn report" + ("" if folder.parent == RUNS else f" --source {folder.parent}"))
+    with Processes(device or "auto", devices, nodes).joined() as own:
+        chosen = None if device is None and distributed.size() == 1 else str(own)
+        outcome = go_on(folder, progress_of_process(), stop, Changes(data, teacher, chosen, allow))
+        conclude(outcome, folder.parent, json)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.console import print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
+from bpfn_cli.cli.processes import Processes, conclude, progress_of_process
+from bpfn_cli.launcher import is_started
 
 if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
@@ -40,6 +42,8 @@ def train(
     select_on: options.SelectOn = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
+    devices: options.Devices = None,
+    nodes: options.Nodes = 1,
     max_time: options.MaxTime = None,
     runs: options.Runs = RUNS,
     name: Name = None,
@@ -58,7 +62,12 @@ def train(
     recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
     if recipe.distillation_losses():
         raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
-    _carry_out(_Place(data, runs, device, name, checkpoint, None, max_time, resume), recipe, dry_run, json)
+    _carry_out(
+        _Place(data, runs, Processes(device, devices, nodes), name, checkpoint, None, max_time, resume),
+        recipe,
+        dry_run,
+        json,
+    )
 
 
 def distill(
@@ -77,6 +86,8 @@ def distill(
     select_on: options.SelectOn = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
+    devices: options.Devices = None,
+    nodes: options.Nodes = 1,
     max_time: options.MaxTime = None,
     runs: options.Runs = RUNS,
     name: Name = None,
@@ -96,7 +107,12 @@ def distill(
     flags |= {"strategy.kind": strategy.value} if strategy else {}
     flags |= {"early_stop.kind": early_stop.value} if early_stop else {}
     recipe = load_recipe(config, changes or [], flags)
-    _carry_out(_Place(data, runs, device, name, checkpoint, teacher, max_time, resume), recipe, dry_run, json)
+    _carry_out(
+        _Place(data, runs, Processes(device, devices, nodes), name, checkpoint, teacher, max_time, resume),
+        recipe,
+        dry_run,
+        json,
+    )
 
 
 def _flags(
@@ -119,7 +135,7 @@ class _Place:
 
     data: Path | None
     runs: Path
-    device: str
+    processes: Processes
     name: str | None
     initial: Path | None
     teacher: Path | None
@@ -128,38 +144,39 @@ class _Place:
 
 
 def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
-    from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
     from bpfn_cli.training.resume import run_or_resume
 
     stop = Interruption(None if place.max_time is None else parse_duration(place.max_time))
-    device = resolve_device(place.device)
     keep_freed_memory()
     named = Path(recipe.data.path) if recipe.data.path else None
-    data = place.data or named or default_dataset(make=not dry_run)
+    if dry_run or is_started():
+        data = place.data or named or default_dataset(make=False)
+    else:
+        data = place.data or named or default_dataset()
     if data is None:
         say(f"data: {synthetic_first()}")
         _print_recipe(recipe, {}, json)
         return
-    experiment = Experiment(
-        recipe=recipe,
-        data=data,
-        runs=place.runs,
-        device=device,
-        command=shlex.join(["bpfn", *sys.argv[1:]]),
-        name=place.name,
-        teacher=place.teacher,
-        initial=place.initial,
-        stop=stop,
-    )
-    if dry_run:
-        _print_plan(experiment, json)
-        return
-    carry_out = run_or_resume if place.resume else run_experiment
-    outcome = carry_out(experiment, ConsoleProgress())
-    if json:
-        print_json({"run": str(outcome.folder), "result": outcome.result})
-    finish(outcome.folder, "bpfn report" + ("" if place.runs == RUNS else f" --source {place.runs}"))
+    with place.processes.joined(alone=dry_run) as device:
+        experiment = Experiment(
+            recipe=recipe,
+            data=data,
+            runs=place.runs,
+            device=device,
+            command=shlex.join(["bpfn", *sys.argv[1:]]),
+            name=place.name,
+            teacher=place.teacher,
+            initial=place.initial,
+            stop=stop,
+        )
+        if dry_run:
+            _print_plan(experiment, json)
+            return
+        carry_out = run_or_resume if place.resume else run_experiment
+        outcome = carry_out(experiment, progress_of_process())
+        conclude(outcome, place.runs, json)
 
 
 def _print_plan(experiment: Experiment, json: bool) -> None:

@@ -87,6 +87,7 @@ def training_batches(
     views: int | None = None,
     start: int = 0,
     timeout: float = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[FlowBatch, None, None]:
     """One epoch of shuffled, sampled, augmented batches of the scenes `indices`; the last may be short.
 
@@ -96,11 +97,12 @@ def training_batches(
         views: after so many epochs each scene is drawn and augmented as it was before; None: never the same.
         start: the batches before this one are left out.
         timeout: seconds after which a worker that reads a batch is given up; 0: never.
+        part: (i, n): the i-th of n equal parts of each batch, from 0, where n processes share one.
     Raises: DataError, DiskError: a scene cannot be read, or a worker hangs. OutOfMemoryError: a worker was killed.
     """
     order = [indices[i] for i in epoch_order(len(indices), seed, epoch)][start * batch_size :]
     samples = _KeyedSamples(dataset, points, seed, epoch if views is None else epoch % views, augmentation)
-    return _batches(samples, order, batch_size, workers, timeout)
+    return _batches(samples, order, batch_size, workers, timeout, part)
 
 
 def evaluation_batches(
@@ -148,12 +150,18 @@ class _KeyedSamples(torch.utils.data.Dataset):
 
 
 def _batches(
-    samples: _KeyedSamples, order: list[int], batch_size: int, workers: int, timeout: float = 0
+    samples: _KeyedSamples,
+    order: list[int],
+    batch_size: int,
+    workers: int,
+    timeout: float = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[FlowBatch, None, None]:
-    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    wholes = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    firsts, parts = zip(*(_part_of(whole, *part) for whole in wholes), strict=True) if wholes else ((), ())
     loader = torch.utils.data.DataLoader(
         samples,
-        batch_sampler=parts,
+        batch_sampler=list(parts),
         collate_fn=_Collate(samples.view),
         num_workers=workers,
         # Forked ones start in milliseconds, and read the dataset that is open here; they never touch a GPU.
@@ -165,12 +173,18 @@ def _batches(
     )
     with _ending_workers():
         iterator = iter(loader)
-        for part in parts:
-            with explained_workers([samples.dataset.names[index] for index in part]):
+        for whole, first, own in zip(wholes, firsts, parts, strict=True):
+            with explained_workers([samples.dataset.names[index] for index in own]):
                 batch = next(iterator)
             if isinstance(batch, BpfnError):
                 raise batch
-            yield batch
+            yield batch if part[1] == 1 else replace(batch, first=first, whole=len(whole))
+
+
+def _part_of(whole: list[int], index: int, count: int) -> tuple[int, list[int]]:
+    """A part of a batch and the place of its first sample; where there are fewer samples than parts, a stand-in."""
+    start, end = index * len(whole) // count, (index + 1) * len(whole) // count
+    return (start, whole[start:end]) if end > start else (len(whole), whole[:1])
 
 
 @contextlib.contextmanager

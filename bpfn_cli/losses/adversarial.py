@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bpfn_cli import distributed
 from bpfn_cli.config import settings
 from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows
 from bpfn_cli.models.variants import Variant
@@ -76,16 +77,18 @@ class Adversary(nn.Module):
         """One step of the critic: the teacher's flow is the real one."""
         points, false = self._seen(student, batch)
         _, true = self._seen(teacher, batch)
-        share = torch.rand(len(points), 1, 1, generator=self.draws).to(points)
+        whole = batch.whole or len(points)  # drawn for all processes, so that each goes on with the same generator
+        drawn = torch.rand(whole, 1, 1, generator=self.draws)
+        share = drawn[batch.first % whole :][: len(points)].to(points)
         with torch.enable_grad():
             gap = self.critic(points, false).mean() - self.critic(points, true).mean()
             penalty = gradient_penalty(self.critic, points, share * true + (1 - share) * false)
-            gradients = torch.autograd.grad(
-                gap + self.options.gradient_penalty * penalty, list(self.critic.parameters())
-            )
-        for parameter, gradient in zip(self.critic.parameters(), gradients, strict=True):
+            loss = (gap + self.options.gradient_penalty * penalty) * distributed.share()
+            gradients = torch.autograd.grad(loss, list(self.critic.parameters()))
+        averaged = distributed.summed_gradients(gradients)
+        for parameter, gradient in zip(self.critic.parameters(), averaged, strict=True):
             parameter.grad = gradient
-        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        if all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in averaged):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.last = {"critic_gap": gap.detach(), "critic_penalty": penalty.detach()}

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bpfn_cli import distributed
 from bpfn_cli.config import Tree, build, settings, to_tree
 from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
@@ -286,10 +287,11 @@ def used_options(names: Iterable[str], options: ObjectiveSettings) -> dict[str, 
 
 
 def gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
-    """The norm of the gradient of a scalar; the graph is kept."""
+    """The norm of the gradient of a scalar, over all processes that share a batch; the graph is kept."""
     if not value.requires_grad:
         return 0.0
-    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    own = torch.autograd.grad(value * distributed.share(), parameters, retain_graph=True, allow_unused=True)
+    gradients = distributed.summed_gradients(own)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, is_plain, propagate_max
+from bpfn_cli.ops.batch_norm import BatchNorm1d, BatchNorm2d
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.ops.products import LEAKY_SLOPE, linear
 
@@ -77,7 +78,7 @@ class PointwiseBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, bn: bool, dimensions: int = 1):
         super().__init__()
-        convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if dimensions == 1 else (nn.Conv2d, nn.BatchNorm2d)
+        convolution, norm = (nn.Conv1d, BatchNorm1d) if dimensions == 1 else (nn.Conv2d, BatchNorm2d)
         layers: list[nn.Module] = [convolution(inputs, outputs, 1)]
         layers += [norm(outputs)] if bn else []
         self.composed_module = nn.Sequential(*layers, nn.LeakyReLU(LEAKY_SLOPE))
@@ -131,7 +132,7 @@ class WeightNet(nn.Module):
         widths = (3, WEIGHTNET_HIDDEN, WEIGHTNET_HIDDEN, c_mid)
         self.bn = bn
         self.mlp_convs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
-        self.mlp_bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.mlp_bns = nn.ModuleList(BatchNorm2d(width) for width in widths[1:])
 
     def forward(self, offsets: Tensor) -> Tensor:
         """(B, N, k, 3) metres to (B, N, k, c_mid)."""
@@ -170,7 +171,7 @@ class PointConv(nn.Module):
             self.pointwise = nn.Conv2d(inputs + 3, outputs // c_mid, 1)
         else:
             self.linear = nn.Linear(c_mid * (inputs + 3), outputs)
-        self.bn_linear = nn.BatchNorm1d(outputs) if norm else None
+        self.bn_linear = BatchNorm1d(outputs) if norm else None
         self.relu = nn.LeakyReLU(LEAKY_SLOPE)
 
     def forward(self, queries: Tensor, points: Tensor, features: Tensor, neighbors: Tensor) -> Tensor:
@@ -237,13 +238,13 @@ class BidirectionalFlowEmbedding(nn.Module):
         self.cross_t22 = nn.Conv1d(inputs, width, 1)
         self.pos1 = nn.Conv2d(3, width, 1)
         self.bias1 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
-        self.bn1 = nn.BatchNorm2d(width) if bn else None
+        self.bn1 = BatchNorm2d(width) if bn else None
         self.mlp1 = nn.Sequential(PointwiseBlock(width, width, bn, dimensions=2))
         self.cross_t1 = nn.Conv1d(width, width, 1)
         self.cross_t2 = nn.Conv1d(width, width, 1)
         self.pos2 = nn.Conv2d(3, width, 1)
         self.bias2 = nn.Parameter(torch.zeros(1, width, 1, 1))  # in the published checkpoint, unused
-        self.bn2 = nn.BatchNorm2d(width) if bn else None
+        self.bn2 = BatchNorm2d(width) if bn else None
         self.mlp2 = nn.Sequential(PointwiseBlock(width, width, bn, dimensions=2))
         self.relu = nn.LeakyReLU(LEAKY_SLOPE)
 

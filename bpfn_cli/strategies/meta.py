@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bpfn_cli import distributed
 from bpfn_cli.config import settings
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import supervised_loss
@@ -135,7 +136,8 @@ class MetaStrategy(PlainStrategy):
     def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
         is_due = self.steps % self.options.every == 0 and self.options.teacher_lr > 0
         if is_due and self.objective.calibrated and self.objective.needs_teacher:
-            self.move_teacher(batch, learning_rate)
+            with distributed.sharing(batch.share):
+                self.move_teacher(batch, learning_rate)
         return super().step(batch, learning_rate, measure_gradients)
 
     def move_teacher(self, batch: FlowBatch, learning_rate: float) -> None:
@@ -212,6 +214,7 @@ def _all_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def _gradients(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(value, list(parameters), allow_unused=True)
+    own = torch.autograd.grad(value * distributed.share(), list(parameters), allow_unused=True)
+    found = distributed.summed_gradients(own)
     pairs = zip(parameters, found, strict=True)
     return [torch.zeros_like(parameter) if gradient is None else gradient for parameter, gradient in pairs]

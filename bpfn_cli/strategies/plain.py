@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bpfn_cli import distributed
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import NonFiniteError, UsageError, printable
 from bpfn_cli.losses import Measured, Objective
@@ -76,8 +77,8 @@ class PlainStrategy:
     Args:
         teacher: None where the objective has no distillation term.
         clip_norm: largest norm of the gradient; None: not clipped.
-        accumulate: parts that a batch is computed in, one after another: less memory, the same gradient (by its terms'
-            mean over samples; batch statistics are those of a part).
+        accumulate: parts that a batch is computed in, one after another, to save memory; the gradient is that of the
+            mean over all samples, but batch norm sees a part at a time.
         precision: of the large matrix products, the backward ones included.
         options: of the strategy, its `settings`. quiz: where `needs_quiz` says so.
         largest: the variant the student may grow to, where the strategy makes use of one. seed: of its own draws.
@@ -182,7 +183,8 @@ class PlainStrategy:
         """
         statistics = [(buffer, buffer.clone()) for network in self.networks() for buffer in network.buffers()]
         try:
-            found, shares = self._backward(batch, measure_gradients)
+            with distributed.sharing(batch.share):
+                found, shares = self._backward(batch, measure_gradients)
         except NonFiniteError:
             for buffer, before in statistics:
                 buffer.copy_(before)
@@ -294,20 +296,35 @@ class PlainStrategy:
         self.optimizer.zero_grad(set_to_none=True)
         found: list[tuple[dict[str, Weighed], int]] = []
         shares: dict[str, float] = {}
-        for part in [batch] if self.accumulate == 1 else batch.parts(self.accumulate):
+        for part in self._parts(batch):
             terms = self.terms(part)
             values = {name: term.value for name, term in terms.items()}
             for name, value in values.items():
                 _check_finite(f"term {name}", value, part)
             if measure_gradients and not found:
                 shares = _gradient_shares(values, list(self.student.parameters()))
-            share = len(part.names) / len(batch.names)
+            share = distributed.share() * len(part.names) / len(batch.names)
             (torch.stack(list(values.values())).sum() * share).backward()
             found.append((terms, len(part.names)))
+        self._average_gradients()
         limit = torch.inf if self.clip_norm is None else self.clip_norm
         for group in self.groups():
             _check_finite("the gradient", torch.nn.utils.clip_grad_norm_(group, limit), batch)
         return found, shares
+
+    def _parts(self, batch: FlowBatch) -> list[FlowBatch]:
+        """What is computed one after another: as many parts in each of the processes that share a batch."""
+        count = self.accumulate
+        if batch.whole is not None:
+            count = min(count, max(1, batch.whole // distributed.size()))
+        return [batch] if count == 1 else batch.parts(count)
+
+    def _average_gradients(self) -> None:
+        """Where several processes share the batch: from the gradients of its parts to those of the whole."""
+        trained = [parameter for group in self.groups() for parameter in group]
+        averaged = distributed.summed_gradients([parameter.grad for parameter in trained])
+        for parameter, gradient in zip(trained, averaged, strict=True):
+            parameter.grad = gradient
 
 
 def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> dict[str, float]:
@@ -368,9 +385,13 @@ def _number(value: Tensor | float) -> float:
 
 
 def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:
+    error = None
     if not torch.isfinite(value):
         names = printable(", ".join(batch.names))
-        raise NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")
+        error = NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")
+    agreed = distributed.agreed(error)
+    if agreed is not None:
+        raise agreed
 
 
 def _wait_for(batch: FlowBatch) -> None:

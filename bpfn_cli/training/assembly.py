@@ -11,6 +11,7 @@ import torch
 
 from bpfn_cli.config import to_tree
 from bpfn_cli.data.datasets import SceneDataset, data_identity
+from bpfn_cli.distributed import is_main
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, DistillationLoss, Objective, build_losses
 from bpfn_cli.losses.objective import option_key
@@ -183,7 +184,8 @@ def prepare_losses(
                     bar(done % len(learn) or len(learn), len(learn))
 
             strategy.objective.prepare(teacher_passes(teacher, batches), only=name)
-        prepared.keep(term, before)
+        if is_main():
+            prepared.keep(term, before)
     strategy.adopt_preparation()
 
 

@@ -20,6 +20,7 @@ import torch
 
 from bpfn_cli.config import to_yaml
 from bpfn_cli.data.datasets import SceneDataset, data_identity, describe, open_dataset
+from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, DiskError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.evaluation import BASELINES, MODEL, TEACHER, relative_gain
@@ -154,13 +155,18 @@ def train_teacher(experiment: Experiment, progress: Progress) -> Path:
     recipe = experiment.recipe.for_teacher()
     alone = replace(experiment, recipe=recipe, name=None, teacher=None, initial=None, labels={})
     key = teacher_key(experiment.recipe, data_identity(experiment.data))
-    begun = next((folder for folder, about in reversed(find_runs(experiment.runs)) if _is_begun(about, key)), None)
+    begun = from_main(lambda: _begun_teacher(experiment.runs, key))
     if begun is None:
         return carry_out(create_run(alone, "teacher"), alone, progress).folder / STUDENT
-    if is_busy(begun):
-        raise BusyError(f"{printable(begun)}: another process trains this teacher; repeat the command when it is done")
     progress.line(f"teacher: going on with {printable(begun)}")
     return carry_out(RunFolder.open(begun), alone, progress).folder / STUDENT
+
+
+def _begun_teacher(runs: Path, key: str) -> Path | None:
+    begun = next((folder for folder, about in reversed(find_runs(runs)) if _is_begun(about, key)), None)
+    if begun is not None and is_busy(begun):
+        raise BusyError(f"{printable(begun)}: another process trains this teacher; repeat the command when it is done")
+    return begun
 
 
 def _is_begun(about: dict[str, Any], key: str) -> bool:
@@ -174,7 +180,8 @@ def teacher_at_hand(experiment: Experiment) -> Path | None:
     """The given teacher, or one that was trained before with this recipe on this data."""
     if experiment.teacher is not None:
         return experiment.teacher
-    return find_teacher(experiment.runs, teacher_key(experiment.recipe, data_identity(experiment.data)))
+    key = teacher_key(experiment.recipe, data_identity(experiment.data))
+    return from_main(lambda: find_teacher(experiment.runs, key))
 
 
 def _find_guide(experiment: Experiment, progress: Progress) -> Guide:
@@ -255,22 +262,24 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
         progress.line(f"teacher cache: stopped writing: {strategy.teacher.cache.full}")
     deployed = run.deploy(training.number if training.best is None else training.best)
     run.record(
-        weights_sha256=sha256_of(deployed),
-        complexity=_complexity(student, deployed),
+        weights_sha256=from_main(lambda: sha256_of(deployed)),
+        complexity=from_main(lambda: _complexity(student, deployed)),
         teacher_forwards=None if strategy.teacher is None else strategy.teacher.forwards,
         **_cache_figures(strategy),
     )
-    known = None if guide is None else known_test_metrics(experiment, guide)
+    known = None if guide is None else from_main(lambda: known_test_metrics(experiment, guide))
     unknown = None if guide is None or known is not None else guide.path
-    result = evaluate_checkpoint(
-        deployed,
-        test,
-        points=recipe.data.points,
-        seed=EVALUATION_SEED,
-        device=device,
-        progress=progress,
-        teacher=None if unknown is None else load_checkpoint(unknown),  # not moved by a strategy
-        check=experiment.stop.check,
+    result = from_main(
+        lambda: evaluate_checkpoint(
+            deployed,
+            test,
+            points=recipe.data.points,
+            seed=EVALUATION_SEED,
+            device=device,
+            progress=progress,
+            teacher=None if unknown is None else load_checkpoint(unknown),  # not moved by a strategy
+            check=experiment.stop.check,
+        )
     )
     run.write_evaluation(result_name(result), result)
     run.record(epe3d=next(row["epe3d"] for row in result["rows"] if row["name"] == MODEL))
@@ -289,7 +298,7 @@ def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> Non
     keep_every = training.recipe.train.keep_every
     if keep_every is not None:
         run.checkpoints.is_kept = lambda number: number % (keep_every * training.steps) == 0
-    found = run.checkpoints.newest(say)
+    found = from_main(lambda: run.checkpoints.newest(say))
     if found is None:
         if run.about["epochs_done"]:
             raise CheckpointError(
@@ -312,8 +321,12 @@ def _check_space(run: RunFolder, training: Training) -> None:
     """Raises: DiskError: the disk is too full for the checkpoints to come."""
     weights = sum(parameter.numel() for group in training.strategy.groups() for parameter in group)
     needed = CHECKPOINTS_AT_ONCE * 3 * 4 * weights  # weights and the two moments of Adam, float32
-    with contextlib.suppress(OSError):
-        found = os.statvfs(run.path)
+
+    def check() -> None:
+        try:
+            found = os.statvfs(run.path)
+        except OSError:
+            return
         free = found.f_bavail * found.f_frsize
         if free < needed:
             raise DiskError(
@@ -321,10 +334,15 @@ def _check_space(run: RunFolder, training: Training) -> None:
                 "some, or choose another --runs"
             )
 
+    from_main(check)
+
 
 @contextlib.contextmanager
 def _observed(run: RunFolder, experiment: Experiment, training: Training, say: Callable[[str], None]) -> Iterator[None]:
     """In the block TensorBoard and Weights & Biases are told of each epoch, where they are installed and wanted."""
+    if not is_main():
+        yield
+        return
     board = tensorboard(run.path / "tb", training.epoch, say)
     run.observers = [] if board is None else [board]
     project = experiment.recipe.train.wandb

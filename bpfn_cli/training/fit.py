@@ -7,15 +7,20 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 
 import torch
 
+from bpfn_cli import distributed
 from bpfn_cli.data.concurrency import usable_cores
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import explained_workers, training_batches
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.data.scenes import sequence_of
-from bpfn_cli.metrics.evaluation import MODEL, evaluate, network_flow
+from bpfn_cli.errors import BpfnError
+from bpfn_cli.metrics.evaluation import MODEL, SceneResult, evaluate, network_flow
+from bpfn_cli.metrics.scene_flow import MeanMetrics
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.structures import FlowBatch
@@ -74,9 +79,18 @@ def count_steps(dataset: SceneDataset, recipe: Recipe) -> int:
 
 
 def epoch_batches(
-    dataset: SceneDataset, indices: Sequence[int], recipe: Recipe, epoch: int, device: torch.device, start: int = 0
+    dataset: SceneDataset,
+    indices: Sequence[int],
+    recipe: Recipe,
+    epoch: int,
+    device: torch.device,
+    start: int = 0,
+    is_shared: bool = False,
 ) -> Generator[FlowBatch, None, None]:
-    """The batches of an epoch from the `start`-th on, as a recipe draws them, on a device."""
+    """The batches of an epoch from the `start`-th on, as a recipe draws them, on a device.
+
+    Args: is_shared: only this process's part of each, where several train together.
+    """
     workers = recipe.data.workers
     batches = training_batches(
         dataset,
@@ -90,6 +104,7 @@ def epoch_batches(
         views=recipe.data.views,
         start=start,
         timeout=recipe.data.timeout,
+        part=(distributed.rank(), distributed.size()) if is_shared else (0, 1),
     )
     with contextlib.closing(batches):
         for batch in batches:
@@ -119,7 +134,7 @@ def fit(
     with keeper.stop.deferred(), explained_workers():
         while not training.is_done:
             training.begin_epoch()
-            left = epoch_batches(dataset, learn, recipe, training.epoch, device, training.batch)
+            left = epoch_batches(dataset, learn, recipe, training.epoch, device, training.batch, is_shared=True)
             with contextlib.closing(left) as batches:
                 for batch in keeper.guarded(batches):
                     training.step(batch)
@@ -128,8 +143,7 @@ def fit(
                     keeper.stop_if_asked()
             if examination is not None and examination.is_due(training.epoch):
                 started = time.monotonic()
-                with keeper.saving_first():
-                    epe3d = examination.epe3d(training.strategy.student, keeper.stop.check)
+                epe3d = keeper.saving_first(partial(examination.epe3d, training.strategy.student, keeper.stop.check))
                 training.observe(epe3d, time.monotonic() - started)
             keeper.end_epoch()
             keeper.stop_if_asked()
@@ -170,12 +184,27 @@ class Examination:
 
         Args: check: called after each scene; may raise to end the work.
         """
-        measured = evaluate(
-            {MODEL: network_flow(network, self.device)},
-            self.dataset,
-            points=self.recipe.data.points,
-            seed=self.recipe.seed,
-            indices=self.indices,
-            progress=lambda done, total: check(),
-        )
-        return measured.means[MODEL].epe3d
+        own = list(self.indices)[distributed.rank() :: distributed.size()]
+        scenes: list[SceneResult] = []
+        error: BpfnError | None = None
+        try:
+            if own:
+                predictors = {MODEL: network_flow(network, self.device)}
+                points, seed = self.recipe.data.points, self.recipe.seed
+                scenes = list(
+                    evaluate(
+                        predictors, self.dataset, points=points, seed=seed, indices=own, progress=lambda *_: check()
+                    ).scenes
+                )
+        except BpfnError as one:
+            error = one
+        error = distributed.agreed(error)
+        if error is not None:
+            raise error
+        mean = MeanMetrics()
+        # In the order of one process alone, since sums depend on it.
+        for row in zip_longest(*distributed.gather(scenes)):
+            for scene in row:
+                if scene is not None:
+                    mean.add(scene.metrics[MODEL])
+        return mean.result().epe3d

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from bpfn_cli.errors import Interrupted, UsageError, printable
+from bpfn_cli.launcher import is_started
 
 # What SLURM and shells send: `scancel`, preemption and the end of a limit; `--signal=USR1@120`; Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SECONDS_OF_AN_ECHO = 3.0
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -30,6 +32,9 @@ class Interruption:
         now = time.monotonic()
         self.deadline = None if max_seconds is None else now + max_seconds
         self.signal: int | None = None
+        self._received = 0.0
+        # A launcher hands on what the whole group has been sent already.
+        self._grace = SECONDS_OF_AN_ECHO if is_started() else 0.0
         self._is_deferred = False
         self._checked: float | None = None
         self._longest = 0.0  # seconds between two checks, with what was saved between them
@@ -90,9 +95,12 @@ class Interruption:
         return None
 
     def _receive(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
         if self.signal is not None:
+            if now - self._received < self._grace:
+                return
             os._exit(128 + number)
-        self.signal = number
+        self.signal, self._received = number, now
         if not self._is_deferred:
             raise _by_signal(number)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from bpfn_cli import distributed
 from bpfn_cli.data.datasets import SceneDataset, open_dataset
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.errors import BpfnError, UsageError, printable
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.fit import epoch_batches, split_of
 from bpfn_cli.training.interruption import Interruption
@@ -53,12 +54,20 @@ def open_training_data(experiment: Experiment) -> SceneDataset:
 
 
 def first_batch(experiment: Experiment, dataset: SceneDataset) -> FlowBatch:
-    """The batch that the training begins with, on its device."""
+    """The batch that the training begins with, or this process's part of it, on its device."""
     recipe = without_workers(experiment.recipe)
     with contextlib.closing(
-        epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0, experiment.device)
+        epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0, experiment.device, is_shared=True)
     ) as batches:
-        return next(iter(batches))
+        error: BpfnError | None = None
+        try:
+            batch = next(iter(batches))
+        except BpfnError as one:
+            error = one
+    error = distributed.agreed(error)
+    if error is not None:
+        raise error
+    return batch
 
 
 def without_workers(recipe: Recipe) -> Recipe:

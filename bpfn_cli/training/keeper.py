@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from bpfn_cli.errors import DataError, DiskError, Interrupted, OutOfMemoryError
+from bpfn_cli import distributed
+from bpfn_cli.errors import BpfnError, DataError, DiskError, Interrupted, OutOfMemoryError
 from bpfn_cli.training.interruption import Interruption
 from bpfn_cli.training.run_folder import RunFolder
 from bpfn_cli.training.state import Training
@@ -32,22 +33,25 @@ class Keeper:
     def save(self) -> None:
         """Write a checkpoint of the training as it is. Raises: DiskError: those before are kept."""
         training = self.training
+        state = training.state_dict()
         metadata: dict[str, Any] = {"run": self.run.path.name, "epoch": training.epoch}
         if training.best == training.number:
             metadata["validation_epe3d"] = training.best_epe3d
-        self.run.checkpoints.save(
-            training.number, training.strategy.student, training.state_dict(), best=training.best, **metadata
+        distributed.from_main(
+            lambda: self.run.checkpoints.save(
+                training.number, training.strategy.student, state, best=training.best, **metadata
+            )
         )
         self.saved_at = time.monotonic()
 
     def save_in_time(self) -> None:
         """Save where the last checkpoint is too long ago."""
-        if time.monotonic() - self.saved_at >= self.seconds:
+        if distributed.any_of(time.monotonic() - self.saved_at >= self.seconds):
             self.save()
 
     def stop_if_asked(self) -> None:
         """Raises: Interrupted: after saving."""
-        found = self.stop.wanted()
+        found = distributed.agreed(self.stop.wanted())
         if found is not None:
             self.save()
             raise found
@@ -55,22 +59,30 @@ class Keeper:
     def guarded(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items; an error in fetching one is raised after saving."""
         while True:
-            with self.saving_first(), self.stop.immediate():
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
+            fetched = self.saving_first(lambda: next(items, None), self.stop.immediate())
+            if fetched is None:
+                return
+            yield fetched
 
-    @contextlib.contextmanager
-    def saving_first(self) -> Iterator[None]:
-        """Errors from outside are raised after saving. The block must not change the training."""
+    def saving_first(
+        self, function: Callable[[], Item], context: contextlib.AbstractContextManager[None] | None = None
+    ) -> Item:
+        """What a function gives, which must not change the training. Errors from outside are raised after saving.
+
+        Args: context: that it is called in.
+        """
+        error: BpfnError | None = None
         try:
-            yield
-        except FROM_OUTSIDE:
-            with contextlib.suppress(DiskError):  # the error that ends the work is the one to show
-                self.save()
-            raise
+            with context or contextlib.nullcontext():
+                found = function()
+        except FROM_OUTSIDE as one:
+            error = one
+        error = distributed.agreed(error)
+        if error is None:
+            return found
+        with contextlib.suppress(DiskError):  # the error that ends the work is the one to show
+            self.save()
+        raise error
 
     def end_epoch(self) -> None:
         """Write what the epoch has come to; the checkpoint last, so that it never knows more than the log."""

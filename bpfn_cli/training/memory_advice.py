@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from bpfn_cli import distributed
 from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.structures import FlowBatch
@@ -35,13 +36,15 @@ def advising(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], reci
 def _advice(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> str:
     size, points = recipe.train.batch_size, recipe.data.points
     problem = f"out of memory with {-(-size // recipe.train.accumulate)} samples of {points} points at once"
+    if distributed.size() > 1:  # the others wait elsewhere, so nothing can be tried
+        return f"{problem}; take a batch in more parts: a larger train.accumulate"
     fitting = _largest_fitting(strategy, first_batch, recipe)
     if fitting is None:
         return f"{problem}: not even one fits; lower data.points, or choose a smaller --variant or teacher"
     parts = -(-size // fitting)
     return (
-        f"{problem}: {fitting} fit; --set train.accumulate={parts} takes a batch of {size} in parts of {fitting}, with "
-        f"the same gradient (or --set train.batch_size={fitting}); the last checkpoint is kept"
+        f"{problem}: {fitting} fit; --set train.accumulate={parts} takes a batch of {size} in parts of {fitting}, "
+        f"batch norm seeing one at a time (or --set train.batch_size={fitting}); the last checkpoint is kept"
     )
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from bpfn_cli.training.calendar import is_validation_epoch
-from bpfn_cli.training.run_folder import find_runs, is_busy
+from bpfn_cli.training.run_folder import RunFolder, find_runs, is_busy
 
 RECENT = 5  # epochs that tell how long the next ones will take
 
@@ -44,9 +44,10 @@ def overview(runs: Path) -> list[RunState]:
 
 
 def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
+    if about.get("state") == "running" and not is_busy(folder):
+        about = RunFolder.open(folder).about  # it may have ended just now
+        about = about | {"state": "killed"} if about["state"] == "running" else about
     state = str(about.get("state"))
-    if state == "running" and not is_busy(folder):
-        state = "killed"
     done, epochs = _number(about.get("epochs_done")), _number(about.get("epochs"))
     return RunState(
         name=folder.name,

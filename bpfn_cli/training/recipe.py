@@ -57,7 +57,7 @@ class TrainSettings:
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
     after `warmup_steps` to `lr_floor` at the end.
     clip_norm: largest norm of the gradient; null: not clipped. accumulate: parts that a batch is computed in, one after
-    another, to save memory; the gradient stays that of the batch.
+    another, to save memory; the gradient is that of the whole batch, but batch norm sees a part at a time.
     validation_calendar `every`: each `validate_every`-th epoch and the last; `fast`: each of the first 1/28 and of the
     last quarter, every fifth between, as in report 6. select_on: what chooses the best checkpoint: the scenes held out
     of the training ones (data.holdout), or, as the published training does, the test split.

@@ -15,6 +15,7 @@ import torch
 from bpfn_cli.config import read_yaml
 from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.device import resolve_device
+from bpfn_cli.distributed import from_main
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.training.experiment import Outcome, carry_out, run_experiment
 from bpfn_cli.training.interruption import Interruption
@@ -25,7 +26,7 @@ from bpfn_cli.training.recipe import Recipe, decisive_tree
 from bpfn_cli.training.run_folder import RunFolder, versions
 
 # What one training must have in common from its beginning to its end, for the same numbers bit for bit.
-VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device")
+VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device", "processes")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def resume(
     """
     run, changes = RunFolder.open(folder), changes or Changes()
     if run.about["state"] == "finished":
-        return Outcome(run.path, _result_of(run))
+        progress.line(f"{printable(folder)}: finished already")
+        return Outcome(run.path, from_main(lambda: _result_of(run)))
     with run.locked():  # `differences` must not be looked for while somebody trains
         experiment = experiment_of(run, stop or Interruption(), changes)
         use_threads_of(run)
@@ -81,7 +83,7 @@ def run_or_resume(experiment: Experiment, progress: Progress) -> Outcome:
     if experiment.name is None:
         raise UsageError("--resume: which run? give its --name too")
     folder = experiment.runs / experiment.name
-    if not (folder / "run.json").is_file():
+    if not from_main((folder / "run.json").is_file):
         return run_experiment(experiment, progress)
     run = RunFolder.open(folder)
     found = recipe_differences(run, experiment.recipe)

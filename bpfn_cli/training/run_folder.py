@@ -20,6 +20,7 @@ import torch
 
 import bpfn_cli
 from bpfn_cli.data.concurrency import only_holder
+from bpfn_cli.distributed import from_main, is_main, size
 from bpfn_cli.errors import BpfnError, BusyError, DataError, DiskError, Interrupted, UsageError, printable
 from bpfn_cli.files import disk_errors, explain, make_folder, sha256_of, write_atomic, write_json
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
@@ -60,20 +61,27 @@ class RunFolder:
         Raises: UsageError: `name` is no plain folder name. DiskError.
         """
         check_run_name(name)
-        make_folder(runs)
-        path = _new_folder(runs, name)
+        path = from_main(lambda: _new_folder(make_folder(runs), name))
         run = cls(path, {"format": FORMAT, "name": path.name, "state": "running", "reason": None, **about})
         run.about |= {"started": _now(), "finished": None, "versions": versions(device), "code": code_state()}
-        for below in ("checkpoints", "evaluations"):
-            make_folder(path / below)
-        write_atomic(path / "config.yaml", config.encode())
-        write_atomic(path / "command.txt", f"{printable(command)}\n".encode())
+
+        def write() -> None:
+            for below in ("checkpoints", "evaluations"):
+                make_folder(path / below)
+            write_atomic(path / "config.yaml", config.encode())
+            write_atomic(path / "command.txt", f"{printable(command)}\n".encode())
+
+        from_main(write)
         run.record()
         return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """A folder that was made before. Raises: UsageError: it is none. DataError: its run.json is damaged."""
+        return cls(path, from_main(lambda: cls._read(path)))
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
         file = path / "run.json"
         if not file.is_file():
             raise UsageError(f"{printable(path)}: no folder of a training (it has no run.json); `bpfn runs` lists them")
@@ -85,7 +93,7 @@ class RunFolder:
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{printable(file)}: damaged, or of another bpfn; restore it") from None
-        return cls(path, about)
+        return about
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,7 +104,8 @@ class RunFolder:
         if self._is_held:
             yield
             return
-        with only_holder(self.path / LOCK):
+        with contextlib.ExitStack() as held:
+            from_main(lambda: held.enter_context(only_holder(self.path / LOCK)))
             self._is_held = True
             try:
                 self.about = RunFolder.open(self.path).about  # another may have worked on it since
@@ -120,15 +129,21 @@ class RunFolder:
             self._end("failed", printable(reason), failed_by=type(error).__name__)
             raise
         self.record(state="finished", reason=None, finished=_now())
-        write_json(self.path / "summary.json", {**self.about, "result": self.result})
+        from_main(lambda: write_json(self.path / "summary.json", {**self.about, "result": self.result}))
 
     def record(self, **changes: Any) -> None:
         """Change entries of run.json."""
         self.about |= changes
+        from_main(self._write_about)
+
+    def _write_about(self) -> None:
         write_json(self.path / "run.json", self.about)
 
     def log_metrics(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl, and tell the observers."""
+        from_main(lambda: self._append(values))
+
+    def _append(self, values: dict[str, Any]) -> None:
         path, line = self.path / METRICS, json.dumps(values, allow_nan=False)
         with disk_errors(path), path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
@@ -140,6 +155,9 @@ class RunFolder:
     def trim_metrics(self, epochs: int) -> None:
         """Leave the lines of the first `epochs` epochs in metrics.jsonl: what a killed process wrote after its last
         checkpoint, or only in part, is written again."""
+        from_main(lambda: self._trim(epochs))
+
+    def _trim(self, epochs: int) -> None:
         path = self.path / METRICS
         if not path.exists():
             return
@@ -151,25 +169,33 @@ class RunFolder:
 
     def note(self, text: str) -> None:
         """Append a line with the time to train.log; a full disk is no reason to end a training here."""
+        if not is_main():
+            return
         with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
             stream.write(f"{_now()} {printable(text)}\n")
 
     def deploy(self, number: int) -> Path:
         """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError."""
-        found = self.checkpoints.read(number)
         path = self.path / STUDENT
-        write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
+
+        def write() -> None:
+            found = self.checkpoints.read(number)
+            write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
+
+        from_main(write)
         return path
 
     def write_evaluation(self, name: str, result: dict[str, Any]) -> Path:
         """Write `evaluations/NAME`."""
         self.result = result
         path = self.path / "evaluations" / name
-        write_json(path, result)
+        from_main(lambda: write_json(path, result))
         return path
 
     def point_latest(self) -> None:
         """Let `runs/latest` point here; a convenience, so a file system without links is no error."""
+        if not is_main():
+            return
         runs, name = self.path.parent, self.path.name
         temporary = runs / f".{LATEST}-{os.getpid()}"
         with contextlib.suppress(OSError):
@@ -179,8 +205,11 @@ class RunFolder:
             temporary.unlink(missing_ok=True)
 
     def _end(self, state: str, reason: str | None, **more: str) -> None:
-        with contextlib.suppress(DiskError):  # the error that ended the run is the one to show
-            self.record(state=state, reason=reason, finished=_now(), **more)
+        # The error that ended the run is the one to show. The other processes may have ended already, or wait in vain.
+        self.about |= {"state": state, "reason": reason, "finished": _now(), **more}
+        if is_main():
+            with contextlib.suppress(DiskError):
+                self._write_about()
 
 
 def is_busy(path: Path) -> bool:
@@ -220,6 +249,7 @@ def versions(device: torch.device) -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        "processes": size(),
     }
 
 

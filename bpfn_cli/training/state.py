@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bpfn_cli import distributed
 from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.strategies import PlainStrategy, TermRecord
@@ -83,7 +84,7 @@ class Training:
         _seed_everything(self.recipe.seed, self.number)
         try:
             terms = self.strategy.step(batch, self.rate(self.batch), is_measured)
-            self.log.add(terms, len(batch.names))
+            self.log.add(terms, len(batch.names) if batch.share else 0)
         except NonFiniteError as error:
             self.log.skipped += 1
             if self.log.skipped > options.most_skipped:
@@ -104,6 +105,7 @@ class Training:
     def end_epoch(self) -> dict[str, Any]:
         """Go to the next epoch; the record of the one that ended."""
         strategy = self.strategy
+        self.log = self.log.of_all()
         seconds = round(self.log.seconds, 3)
         record = {"epoch": self.epoch + 1, "lr": self.rate(self.steps - 1), "seconds": seconds, **self.log.figures()}
         record |= {**strategy.objective.scales(), **strategy.figures()}
@@ -136,7 +138,7 @@ class Training:
             "batch": self.batch,
             "strategy": strategy,
             "early_stop": self.early_stop.state_dict(),
-            "log": self.log.state_dict(),
+            "log": self.log.of_all().state_dict(),
             "best": [self.best_epe3d, self.best],
             "epoch_seconds": list(self.epoch_seconds),
             "teacher_counts": counts,
@@ -147,7 +149,8 @@ class Training:
         self.strategy.load_state_dict({**state["strategy"], "student": student})
         self.early_stop.load_state_dict(state["early_stop"])
         self.log = EpochLog()
-        self.log.load_state_dict(state["log"])
+        if distributed.is_main():  # what the others had counted is in it
+            self.log.load_state_dict(state["log"])
         self.best_epe3d, self.best = state["best"]
         self.epoch_seconds = list(state["epoch_seconds"])
         if self.strategy.teacher is not None and state["teacher_counts"] is not None:
@@ -184,13 +187,25 @@ class EpochLog:
             if term.gradient_share is not None:
                 self.latest[f"gradient_share_{name}"] = term.gradient_share
 
+    def of_all(self) -> EpochLog:
+        """The sums and counts of all processes together."""
+        whole = EpochLog()
+        for other in reversed(distributed.gather(self)):  # the main process's latest figures count
+            for key, value in other.sums.items():
+                whole.sums[key] += value
+                whole.samples[key] += other.samples[key]
+            whole.latest.update(other.latest)
+            whole.skipped, whole.seconds = max(whole.skipped, other.skipped), max(whole.seconds, other.seconds)
+        return whole
+
     def mean(self, key: str) -> float | None:
         """One of the means; None: nothing was measured."""
         return self.sums[key] / self.samples[key] if self.samples.get(key) else None
 
     def figures(self) -> dict[str, float]:
         """All of them by name."""
-        return {**{key: value / self.samples[key] for key, value in self.sums.items()}, **self.latest}
+        means = {key: value / self.samples[key] for key, value in self.sums.items() if self.samples[key]}
+        return {**means, **self.latest}
 
     def total(self) -> float:
         """The mean of the whole loss."""

@@ -36,7 +36,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*sys.path, os.environ.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["commands"])
 NAME = "a"
-VARIANTS.update({TINY.name: TINY, BIG.name: BIG})
 
 BRIEF: dict[str, Any] = {
     "variant": "tiny",
@@ -46,6 +45,11 @@ BRIEF: dict[str, Any] = {
     "train": {"epochs": 3, "batch_size": 1, "checkpoint_minutes": 0, "validate_every": 1, "warmup_steps": 0},
     "objective": {"calibration_step": 1},
 }
+
+
+def add_small_variants() -> None:
+    """Let recipes name the smallest networks."""
+    VARIANTS.update({TINY.name: TINY, BIG.name: BIG})
 
 
 def brief(**changes: Any) -> Recipe:
@@ -73,6 +77,7 @@ def begin_or_go_on(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any])
 def as_command(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any], before: Callable[[], None] | None) -> None:
     """In a process of its own, as the command line runs it: signals, one line on stderr, an exit code."""
     torch.set_num_threads(1)
+    add_small_variants()
     if before is not None:
         before()
     sys.stderr = (runs.parent / "stderr").open("w")

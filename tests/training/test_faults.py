@@ -462,7 +462,7 @@ def test_memory_that_runs_out_says_what_fits_and_keeps_the_checkpoint(things: Pa
     assert process.exitcode == 8
     assert (
         f"out of memory with 4 samples of {LEAST} points at once: 1 fit; --set train.accumulate=4 takes a batch of 4 "
-        "in parts of 1, with the same gradient (or --set train.batch_size=1); the last checkpoint is kept"
+        "in parts of 1, batch norm seeing one at a time (or --set train.batch_size=1); the last checkpoint is kept"
     ) in last_line(runs)
     switch.unlink()
     assert carried_out(things, runs, recipe)[0] == 0

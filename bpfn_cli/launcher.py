@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Starting the processes of one training, one for each device, by torch's elastic launcher.
+
+Under `torchrun`, or `srun` with a task for each device, they have been started already.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+from bpfn_cli.errors import UsageError
+
+SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
+
+
+def is_started(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is already one of several processes."""
+    return int(environment.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
+    """The number of this process on its machine; None: it is alone."""
+    return int(environment.get("LOCAL_RANK", "0")) if is_started(environment) else None
+
+
+def adopt_slurm(environment: dict[str, str]) -> None:
+    """Let `srun` with a task for each device stand for `torchrun`: fill in what torch asks for."""
+    if is_started(environment) or "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_NTASKS", "1")) < 2:
+        return
+    for name, source in SLURM.items():
+        environment[name] = environment[source]
+    for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), _slurm_endpoint(environment), strict=True):
+        environment.setdefault(name, value)
+
+
+def launch(devices: int, nodes: int, threads: int) -> int:
+    """Run this command again, once for each device of this machine; the exit code of the first that failed.
+
+    Args: nodes: machines, each of which runs this. threads: of each process.
+    Raises: UsageError: several machines that do not know of each other.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes speak for themselves
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=devices,
+        run_id=os.environ.get("SLURM_JOB_ID", "bpfn"),
+        rdzv_backend="c10d",
+        rdzv_endpoint=_endpoint(nodes, os.environ),
+        max_restarts=0,
+        monitor_interval=0.1,
+        signals_to_handle=SIGNALS,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "bpfn_cli.cli", *sys.argv[1:])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return 128 - code if code < 0 else code  # ended by a signal, as a shell says it
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:
+    """Where the machines find each other."""
+    if nodes == 1:
+        return "localhost:0"  # any free port
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if "SLURM_STEP_NODELIST" in environment:
+        first, free = _slurm_endpoint(environment)
+        address, port = address or first, port or free
+    if not address or not port:
+        raise UsageError(
+            f"--nodes {nodes}: set MASTER_ADDR and MASTER_PORT to the first machine and a free port of it on all of "
+            "them, or start this by srun or torchrun"
+        )
+    return f"{address}:{port}"
+
+
+def _slurm_endpoint(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The first machine, and a port that is the same on all and another for each job."""
+    port = 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
+    return first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1")), str(port)
+
+
+def first_host(hosts: str) -> str:
+    """The first of SLURM's list: `node[03-05,9],other` begins with node03."""
+    head, bracket, rest = hosts.partition("[")
+    if not bracket or "," in head:
+        return hosts.split(",", maxsplit=1)[0]
+    return head + rest.split("]")[0].split(",")[0].split("-")[0]

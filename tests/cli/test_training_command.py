@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn train`, `runs` and `resume` as they are typed: alone, with several processes, under a launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import BPFN, bpfn, refused
+from scene_folders import contents
+from tiny_world import write_things
+
+RECIPE = """
+variant: weightnet4
+loss: [none]
+data: {holdout: 0.3, points: 1024}
+train: {epochs: 2, batch_size: 2, validate_every: 1, checkpoint_minutes: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    write_things(folder / "things", train=6, points=1100)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def typed(*more: object) -> list[str]:
+    return ["train", "-c", "recipe.yaml", "--data", "things", "--device", "cpu", *map(str, more)]
+
+
+def about(place: Path, runs: Path) -> dict[str, Any]:
+    return json.loads((place / runs / "a" / "run.json").read_text())
+
+
+def started(place: Path, *arguments: str, program: list[str] | None = None) -> subprocess.Popen[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("BPFN")}
+    return subprocess.Popen(
+        [*(program or [str(BPFN)]), *arguments],
+        cwd=place,
+        env=clean,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_checkpoint(runs: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not list(runs.glob("a/checkpoints/step-*")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_run_is_stopped_listed_and_gone_on_with(place: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = started(place, *typed("--runs", runs, "--name", "a"))
+    wait_for_checkpoint(runs, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; to go on: bpfn resume {runs}/a"
+    listed = bpfn("runs", "--runs", runs, "--json", cwd=place)
+    (one,) = json.loads(listed.stdout)
+    assert (one["name"], one["state"], one["reason"], one["epochs"]) == ("a", "interrupted", "stopped by SIGTERM", 2)
+    assert one["seconds_left"] > 0
+    table = bpfn("runs", "--runs", runs, cwd=place)
+    assert "interrupted" in table.stdout and f"next: bpfn resume {runs}/a" in table.stderr
+    again = bpfn("resume", runs / "a", cwd=tmp_path)  # from anywhere
+    assert again.returncode == 0, again.stderr
+    assert "going on: epoch " in again.stderr
+    before = contents(runs)
+    finished = bpfn("resume", "a", "--runs", runs, cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "finished already" in finished.stderr
+    assert contents(runs) == before
+    (one,) = json.loads(bpfn("runs", "--runs", runs, "--json", cwd=place).stdout)
+    assert (one["state"], one["epochs_done"], one["seconds_left"]) == ("finished", 2, None)
+    assert "no unfinished runs" in bpfn("runs", "--runs", runs, "--unfinished", cwd=place).stderr
+
+
+def test_killed_run_is_listed_as_killed(place: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = started(place, *typed("--runs", runs, "--name", "a", "--set", "train.epochs=60"))
+    wait_for_checkpoint(runs, process)
+    assert [one["state"] for one in json.loads(bpfn("runs", "--runs", runs, "--json", cwd=place).stdout)] == ["running"]
+    refused(bpfn("resume", runs / "a", cwd=place), 6, f"process {process.pid} on ")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [one["state"] for one in json.loads(bpfn("runs", "--runs", runs, "--json", cwd=place).stdout)] == ["killed"]
+
+
+def test_job_script_that_is_started_again_and_again(place: Path, tmp_path: Path) -> None:
+    """The same command, each time for a while; at last it says that it is done."""
+    arguments = typed("--runs", tmp_path / "runs", "--name", "a", "--resume", "--set", "train.epochs=3")
+    first = bpfn(*arguments, "--max-time", "1s", cwd=place)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.splitlines()[-1].startswith("bpfn: its --max-time is up; to go on: bpfn resume ")
+    assert about(place, tmp_path / "runs")["state"] == "interrupted"
+    second = bpfn(*arguments, "--max-time", "10m", cwd=place)
+    assert second.returncode == 0, second.stderr
+    assert about(place, tmp_path / "runs")["state"] == "finished"
+    third = bpfn(*arguments, cwd=place)
+    assert (third.returncode, "finished already" in third.stderr) == (0, True)
+    refused(bpfn(*arguments, "--seed", "1", cwd=place), 2, "is another training: seed 0, now 1; choose another --name")
+    refused(bpfn(*typed("--resume"), cwd=place), 2, "--resume: which run? give its --name too")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["resume", "nowhere"], 2, "no folder of a training"),
+        (["resume", "a", "--max-time", "soon"], 2, "--max-time soon: write 90m, 36h"),
+        (typed("--devices", "2", "--device", "cuda:0"), 2, "--device cuda:0"),
+        (typed("--devices", "2", "--nodes", "2"), 2, "set MASTER_ADDR and MASTER_PORT"),
+        (typed("--devices", "0"), 2, "--devices"),
+        (typed("--select-on", "train"), 2, "--select-on"),
+    ],
+)
+def test_what_cannot_be_is_one_line(place: Path, arguments: list[str], code: int, words: str) -> None:
+    refused(bpfn(*arguments, cwd=place), code, words)
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("launcher", ["own", "torchrun", "srun"])
+def test_two_processes_train_together(place: Path, tmp_path: Path, launcher: str) -> None:
+    runs = tmp_path / "runs"
+    arguments = typed("--runs", runs, "--name", "a", "--json")
+    if launcher == "own":
+        result = bpfn(*arguments, "--devices", "2", cwd=place)
+        codes, out, said = [result.returncode], result.stdout, result.stderr
+    elif launcher == "torchrun":
+        program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        process = started(place, *arguments, program=[*program, "-m", "bpfn_cli.cli"])
+        out, said = process.communicate(timeout=240)
+        codes = [process.returncode]
+    else:
+        out, said, codes = as_srun(place, arguments)
+    assert codes == [0] * len(codes), said
+    assert json.loads(out)["run"] == str(runs / "a")
+    assert said.count("written: ") == 1  # one of them speaks
+    assert about(place, runs)["versions"]["processes"] == 2
+    lines = [json.loads(line) for line in (runs / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+
+def as_srun(place: Path, arguments: list[str]) -> tuple[str, str, list[int]]:
+    """What `srun --ntasks 2` does."""
+    job = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "MASTER_ADDR": "127.0.0.1"}
+    tasks = [
+        subprocess.Popen(
+            [BPFN, *arguments],
+            cwd=place,
+            env=os.environ | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [task.communicate(timeout=240) for task in tasks]
+    return said[0][0] + said[1][0], said[0][1] + said[1][1], [task.returncode for task in tasks]
+
+
+def test_signal_to_all_processes_of_a_launcher_saves_once(place: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    arguments = typed("--runs", runs, "--name", "a", "--devices", "2", "--set", "train.epochs=30")
+    process = started(place, *arguments)
+    wait_for_checkpoint(runs, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; to go on: bpfn resume {runs}/a"
+    assert "Traceback" not in said
+    assert about(place, runs)["state"] == "interrupted"
+    refused(bpfn("resume", runs / "a", cwd=place), 2, "processes 2, now 1")
+
+
+def test_error_of_several_processes_is_one_line_with_its_code(place: Path, tmp_path: Path) -> None:
+    result = bpfn(*typed("--runs", tmp_path / "runs", "--devices", "2", "--set", "train.lr=0"), cwd=place)
+    refused(result, 2, "train.lr")

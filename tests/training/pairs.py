@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""Two processes on a CPU that train together, each of which is given the same function to call."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from commands import NAME, SERVER, add_small_variants, experiment
+from tiny_world import BIG, LEAST, TINY, Quiet, Scenes, tiny_network
+
+from bpfn_cli import distributed
+from bpfn_cli.data.loader import AugmentSettings, training_batches
+from bpfn_cli.errors import BpfnError, NonFiniteError
+from bpfn_cli.losses import build_losses
+from bpfn_cli.models import BiPointFlowNet, Variant
+from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher
+from bpfn_cli.structures import FlowBatch
+from bpfn_cli.training import Changes, Interruption, resume, run_experiment
+from bpfn_cli.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+SECONDS = 40
+
+
+def pair(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function` gives in each of the two; a BpfnError is given, not raised. No tensors, please: arrays."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    ends = [SERVER.Pipe(duplex=False) for _ in range(2)]
+    processes = [
+        SERVER.Process(target=_one, args=(rank, port, ends[rank][1], function, arguments)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    answers = []
+    for own, _ in ends:
+        if not own.poll(SECONDS):
+            for process in processes:
+                process.kill()
+            raise TimeoutError("a process still waits for the other")
+        answers.append(pickle.loads(own.recv()))
+    for process in processes:
+        process.join()
+    for answer in answers:
+        if isinstance(answer, str) and answer.startswith("Traceback"):
+            raise AssertionError(answer)
+    return answers
+
+
+def _one(rank: int, port: int, end: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    add_small_variants()
+    try:
+        with distributed.joined(CPU):
+            try:
+                answer = function(*arguments)
+            except BpfnError as error:
+                answer = error
+    except BaseException:
+        answer = traceback.format_exc()
+    end.send(pickle.dumps(answer))
+
+
+# --- what they are given --------------------------------------------------------------------------------
+
+NAMES = ("0000000", "0000001", "0000002")  # dealt as 1 and 2
+
+
+def whole_batch() -> FlowBatch:
+    return next(batches((0, 1)))
+
+
+def batches(part: tuple[int, int], samples: int = len(NAMES)) -> Any:
+    return training_batches(
+        Scenes(NAMES[:samples], points=LEAST + 50),
+        range(samples),
+        points=LEAST,
+        batch_size=len(NAMES),
+        seed=0,
+        epoch=0,
+        augmentation=AugmentSettings(),
+        part=part,
+    )
+
+
+def own_batch(samples: int = len(NAMES)) -> FlowBatch:
+    """This process's part; alone, the whole."""
+    return next(batches((distributed.rank(), distributed.size()), samples))
+
+
+def quiz(number: int) -> Any:
+    return iter([whole_batch().of_samples(number % 2, number % 2 + 2)])
+
+
+def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: Any) -> PlainStrategy:
+    torch.manual_seed(0)  # adapters and critics begin alike in all processes
+    strategy = STRATEGIES[kind]
+    student = tiny_network(1, variant)
+    with torch.no_grad():  # no channel rests on the kink of its activation, where rounding decides the gradient
+        for name, parameter in student.named_parameters():
+            if name.endswith("bn_linear.bias"):
+                parameter.normal_(0, 0.1)
+    options = {"meta": {"every": 1}}.get(kind, {})
+    objective = build_losses(losses, variant, BIG, {"calibration_step": 0})
+    teacher = None if losses == ("none",) else Teacher(tiny_network(5, BIG))
+    built = strategy(
+        student,
+        teacher,
+        objective,
+        weight_decay=1e-4,
+        clip_norm=None,
+        options=strategy.settings(**options),
+        quiz=quiz,
+        largest=BIG,
+        seed=3,
+        **more,
+    )
+    objective.prepare(lambda: iter([(built.teacher(batch), batch) for batch in [whole_batch()] if built.teacher]))
+    built.adopt_preparation()
+    built.begin_epoch(1, 4)
+    return built
+
+
+def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumulate: int = 1) -> dict[str, Any]:
+    """Averaged gradients, the terms of the whole batch, and what the step has left in buffers beside the networks."""
+    from bpfn_cli.training.state import EpochLog
+
+    strategy = made(kind, losses, accumulate=accumulate)
+    batch = own_batch(samples)
+    log = EpochLog()
+    log.add(strategy.step(batch, 1e-3, True), len(batch.names) if batch.share else 0)
+    trained = [parameter for group in strategy.groups() for parameter in group]
+    found = [torch.zeros(1) if p.grad is None else p.grad.flatten() for p in trained]
+    state = strategy.state_dict()
+    beside = {key: state["objective"][key] for key in ("kappas",)}
+    teacher = state.get("teacher", {})
+    return {
+        "gradient": torch.cat(found).numpy(),
+        "figures": log.of_all().figures(),
+        "kappas": beside["kappas"].numpy(),
+        "teacher": [tensor.numpy() for tensor in teacher.values()],
+        "critic": [
+            parameter.detach().numpy() for name, parameter in strategy.objective.named_parameters() if "critic" in name
+        ],
+    }
+
+
+def statistics_of_a_step(variant: Variant) -> dict[str, Any]:
+    strategy = made("plain", ("none",), variant)
+    strategy.step(own_batch(), 1e-3)
+    return {name: buffer.numpy() for name, buffer in strategy.student.named_buffers()}
+
+
+def poisoned_step() -> tuple[str, bool]:
+    """The second process's samples are NaN: what is said, and whether any weight has moved."""
+    strategy = made("plain", ("hint",))
+    before = [parameter.detach().clone() for parameter in strategy.student.parameters()]
+    batch = own_batch()
+    if distributed.rank() == 1:
+        batch.flow.fill_(torch.nan)
+    try:
+        strategy.step(batch, 1e-3)
+    except NonFiniteError as error:
+        after = strategy.student.parameters()
+        return str(error), all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    return "", False
+
+
+def train(data: Path, runs: Path, recipe: Recipe, stop: Interruption | None = None, **more: Any) -> list[str]:
+    """A run; what this process said."""
+    progress = Quiet()
+    own = {"stop": stop} if stop is not None else {}
+    run_experiment(experiment(data, runs, recipe, **more, **own), progress)
+    return progress.lines
+
+
+def trained(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any]) -> list[str]:
+    return train(data, runs, recipe, **more)
+
+
+def trained_for(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any], steps: int) -> list[str]:
+    """Only the second process is told to stop."""
+    return train(data, runs, recipe, Stopping(steps if distributed.rank() else 10**6), **more)
+
+
+def gone_on_together(runs: Path, steps: int) -> list[str]:
+    progress = Quiet()
+    resume(runs / NAME, progress, Stopping(steps), Changes())
+    return progress.lines
+
+
+def weights_of(data: Path, runs: Path, recipe: Recipe) -> str:
+    """The digest of the weights of this process at the end of a run."""
+    import hashlib
+
+    from bpfn_cli.training import experiment as module
+
+    kept: list[BiPointFlowNet] = []
+    real = module.fit
+
+    def fit(training: Any, *rest: Any) -> None:
+        kept.append(training.strategy.student)
+        real(training, *rest)
+
+    module.fit = fit
+    train(data, runs, recipe)
+    digest = hashlib.sha256()
+    for tensor in kept[-1].state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Stopping(Interruption):
+    """Asks for an end once `after` batches or scenes have been seen since the start."""
+
+    def __init__(self, after: int):
+        super().__init__()
+        self.left = after
+
+    def wanted(self) -> Any:
+        from bpfn_cli.errors import Interrupted
+
+        self.left -= 1
+        return Interrupted("enough", 143) if self.left < 0 else None
