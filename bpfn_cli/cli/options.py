@@ -108,7 +108,7 @@ SelectOn = Annotated[
 ]
 PrecisionName = Annotated[
     Precision,
-    typer.Option("--precision", help="Of the large matrix products: float32, or bf16, which is faster and coarser."),
+    typer.Option("--precision", help="Of the large matrix products: 32 bits, or fewer: faster and coarser."),
 ]
 RecipeFile = Annotated[
     Path | None, typer.Option("-c", "--config", readable=False, help="Recipe (YAML).", metavar="FILE")
@@ -116,6 +116,10 @@ RecipeFile = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, e.g. train.lr=1e-3; repeatable.", metavar="KEY=VALUE"),
+]
+TrainingPrecision = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="Of the large matrix products: 32 bits, or fewer: faster and coarser."),
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", min=1, max=1024, help="Worker processes; else one a core.")

@@ -16,6 +16,7 @@ from bpfn_cli.cli.console import print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
 from bpfn_cli.cli.processes import Processes, conclude, progress_of_process
 from bpfn_cli.launcher import is_started
+from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
@@ -40,6 +41,7 @@ def train(
     epochs: options.Epochs = None,
     validation_calendar: options.CalendarName = None,
     select_on: options.SelectOn = None,
+    precision: options.TrainingPrecision = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
     devices: options.Devices = None,
@@ -58,7 +60,7 @@ def train(
     from bpfn_cli.errors import UsageError
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on)
+    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on, precision)
     recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
     if recipe.distillation_losses():
         raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
@@ -84,6 +86,7 @@ def distill(
     epochs: options.Epochs = None,
     validation_calendar: options.CalendarName = None,
     select_on: options.SelectOn = None,
+    precision: options.TrainingPrecision = None,
     seed: options.Seed = None,
     device: options.Device = "auto",
     devices: options.Devices = None,
@@ -103,7 +106,9 @@ def distill(
     """
     from bpfn_cli.training.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on) | ({"loss": loss} if loss else {})
+    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on, precision) | (
+        {"loss": loss} if loss else {}
+    )
     flags |= {"strategy.kind": strategy.value} if strategy else {}
     flags |= {"early_stop.kind": early_stop.value} if early_stop else {}
     recipe = load_recipe(config, changes or [], flags)
@@ -122,10 +127,12 @@ def _flags(
     seed: int | None,
     calendar: options.Calendar | None,
     selection: options.Selection | None,
+    precision: Precision | None,
 ) -> dict[str, Any]:
     given = {"variant": variant, "seed": seed, "data.points": points, "train.epochs": epochs}
     given["train.validation_calendar"] = None if calendar is None else calendar.value
     given["train.select_on"] = None if selection is None else selection.name
+    given["train.precision"] = None if precision is None else precision.value
     return {key: value for key, value in given.items() if value is not None}
 
 

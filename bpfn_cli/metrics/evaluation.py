@@ -20,7 +20,8 @@ from bpfn_cli.structures import FlowBatch
 
 MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
 FULL = "_full"  # ends the names of rows over all points, where some are hidden in the second frame
-MODEL_BF16 = "model_bf16"  # the same weights, the large matrix products in bfloat16
+# The same weights, the large matrix products in less than float32.
+REDUCED = {Precision.bf16: "model_bf16", Precision.float16: "model_fp16"}
 
 Predictor = Callable[[FlowBatch], Tensor]
 

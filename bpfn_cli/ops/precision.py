@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The precision of the large matrix products: float32, or bfloat16 where a user asks for it.
+"""The precision of the large matrix products: float32, or bfloat16 or float16 where a user asks for it.
 
 Reduced are the products over neighbors, which take most of the time. Coordinates, offsets, neighbor search, sums and
 everything kept stay as they are: positions in bfloat16 would be off by decimetres.
@@ -18,18 +18,22 @@ from bpfn_cli.errors import UsageError
 from bpfn_cli.ops.backend import is_plain
 from bpfn_cli.precision import Precision
 
-_reduced: ContextVar[bool] = ContextVar("bpfn_reduced", default=False)
+_REDUCED = {Precision.bf16: torch.bfloat16, Precision.float16: torch.float16}
+_reduced: ContextVar[torch.dtype | None] = ContextVar("bpfn_reduced", default=None)
 
 
 @contextmanager
 def matrix_precision(precision: Precision) -> Iterator[None]:
     """Choose the precision of the products over neighbors inside a `with` block.
 
-    Raises: UsageError: bf16 on the plain path, which has none.
+    Raises: UsageError: less than float32 on the plain path, which has none.
     """
-    reduced = precision is Precision.bf16
-    if reduced and is_plain():
-        raise UsageError("precision bf16: the plain path is float32 throughout; unset BPFN_PLAIN or leave bf16 out")
+    reduced = _REDUCED.get(precision)
+    if reduced is not None and is_plain():
+        name = precision.value
+        raise UsageError(
+            f"precision {name}: the plain path is float32 throughout; unset BPFN_PLAIN or leave {name} out"
+        )
     token = _reduced.set(reduced)
     try:
         yield
@@ -39,5 +43,7 @@ def matrix_precision(precision: Precision) -> Iterator[None]:
 
 def in_matrix_precision(weight: Tensor) -> Tensor:
     """`weight` as a product over neighbors is to take it; the product follows its type. Compiled, it is float32."""
-    reduced = not torch.compiler.is_compiling() and _reduced.get()
-    return weight.to(torch.bfloat16) if reduced else weight
+    if torch.compiler.is_compiling():
+        return weight
+    reduced = _reduced.get()
+    return weight if reduced is None else weight.to(reduced)

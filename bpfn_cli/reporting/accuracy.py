@@ -284,6 +284,15 @@ def _notes(protocol: Protocol, members: Sequence[Scored]) -> Iterator[str]:
         )
     if not all(one.run.complete for one in members):
         yield "Incomplete runs stand last; their numbers are not ranked or compared."
+    on_test = sorted({one.run.name for one in members if one.run.record.selected_on == "test"})
+    if on_test:
+        yield (
+            f"Chosen on the test split, as published: {', '.join(on_test)}. Their figures are the best of many looks at "
+            "these scenes, and look better than those of runs that were measured here once."
+        )
+    reduced = sorted({one.run.name for one in members if one.run.record.recipe.train.precision != "32"})
+    if reduced:
+        yield f"Trained with reduced matrix products: {', '.join(reduced)}."
     yield from _disagreements(members)
 
 

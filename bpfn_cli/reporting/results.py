@@ -69,6 +69,18 @@ class Complexity(_Schema):
     checkpoint_bytes: Count
 
 
+class TrainRecipe(_Schema):
+    """Keys of a recipe under `train` that a reader of the numbers must know."""
+
+    precision: str = "32"
+
+
+class RecipeRecord(_Schema):
+    """Of a recipe."""
+
+    train: TrainRecipe = TrainRecipe()
+
+
 class RunRecord(_Schema):
     """The keys of `run.json` that a report uses."""
 
@@ -88,6 +100,8 @@ class RunRecord(_Schema):
     teacher: Teacher | None
     complexity: Complexity | None
     started: datetime
+    selected_on: Literal["held_out", "test"] = "held_out"
+    recipe: RecipeRecord = RecipeRecord()
     cell: Name | None = None
     control: Name | None = None
 
@@ -114,7 +128,7 @@ class MetricRow(_Schema):
     Names ending in `_full`: over all points, where the others are over those that are visible in both frames.
     """
 
-    name: Annotated[str, Field(pattern=r"^(model|model_bf16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
+    name: Annotated[str, Field(pattern=r"^(model|model_bf16|model_fp16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
     epe3d: Amount
     acc3d_strict: Share
     acc3d_relax: Share

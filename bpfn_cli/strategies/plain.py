@@ -60,6 +60,28 @@ class TermRecord:
     figures: dict[str, float]
 
 
+STEPS_TO_DOUBLE = 2000
+
+
+@dataclass
+class LossScale:
+    """What a loss is multiplied by, so that its gradients are not too small for float16; 1: nothing.
+
+    Halved until the gradients are finite, doubled after so many steps that they were, as torch's `GradScaler` does.
+    """
+
+    factor: float
+    good: int = 0
+
+    def observe(self, is_finite: bool) -> None:
+        if not is_finite:
+            self.factor, self.good = max(1.0, self.factor / 2), 0
+            return
+        self.good += 1
+        if self.good == STEPS_TO_DOUBLE:
+            self.factor, self.good = min(2.0**16, 2 * self.factor), 0
+
+
 @dataclass(frozen=True)
 class StrategyCard:
     """What `bpfn losses NAME` prints of a strategy."""
@@ -110,6 +132,7 @@ class PlainStrategy:
         self.quiz, self.largest, self.seed = quiz, largest, seed
         self.steps = 0
         self.epoch, self.epochs = 0, 1
+        self.loss_scale = LossScale(2.0**16 if precision is Precision.float16 else 1.0)
         objective.await_calibration()
         self.begin()
         self.optimizer = torch.optim.Adam(
@@ -165,6 +188,7 @@ class PlainStrategy:
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "loss_scale": [self.loss_scale.factor, self.loss_scale.good],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,6 +196,7 @@ class PlainStrategy:
         self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.loss_scale.factor, self.loss_scale.good = state["loss_scale"]
 
     # --- what they share ---
 
@@ -303,14 +328,26 @@ class PlainStrategy:
                 _check_finite(f"term {name}", value, part)
             if measure_gradients and not found:
                 shares = _gradient_shares(values, list(self.student.parameters()))
-            share = distributed.share() * len(part.names) / len(batch.names)
+            share = self.loss_scale.factor * distributed.share() * len(part.names) / len(batch.names)
             (torch.stack(list(values.values())).sum() * share).backward()
             found.append((terms, len(part.names)))
         self._average_gradients()
+        if self.loss_scale.factor > 1 and not self._unscale_gradients():
+            return self._backward(batch, measure_gradients)  # with a smaller one
         limit = torch.inf if self.clip_norm is None else self.clip_norm
         for group in self.groups():
             _check_finite("the gradient", torch.nn.utils.clip_grad_norm_(group, limit), batch)
         return found, shares
+
+    def _unscale_gradients(self) -> bool:
+        """Take the scale of the loss out of the gradients; False where they are not finite, which lowers it."""
+        gradients = [p.grad for group in self.groups() for p in group if p.grad is not None]
+        norms = torch.stack([gradient.sum() for gradient in gradients])
+        is_finite = not distributed.any_of(not bool(torch.isfinite(norms).all()))
+        if is_finite:
+            torch._foreach_div_(gradients, self.loss_scale.factor)
+        self.loss_scale.observe(is_finite)
+        return is_finite
 
     def _parts(self, batch: FlowBatch) -> list[FlowBatch]:
         """What is computed one after another: as many parts in each of the processes that share a batch."""

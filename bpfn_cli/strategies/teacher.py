@@ -27,7 +27,7 @@ from bpfn_cli.ops import level_sizes, matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
-TOLERANCE = {Precision.float32: 1e-3, Precision.bf16: 5e-2}
+TOLERANCE = {Precision.float32: 1e-3, Precision.bf16: 5e-2, Precision.float16: 1e-2}
 LONGEST_NAME = 200  # bytes of a file's name
 
 Control = Callable[[FlowPyramid], FlowPyramid]

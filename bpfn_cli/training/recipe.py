@@ -9,7 +9,7 @@ import math
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 import bpfn_cli
 from bpfn_cli.config import settings, to_tree
@@ -23,6 +23,16 @@ from bpfn_cli.training.early_stop import EarlyStopSettings
 
 SCRATCH = "scratch"
 
+
+def _precision(value: Any) -> Any:
+    """32 and 16 are numbers in YAML."""
+    try:
+        return Precision(value)
+    except ValueError:
+        return value
+
+
+AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -66,8 +76,8 @@ class TrainSettings:
     checkpoint_minutes: between checkpoints; 0: after every step. keep_every: epochs between checkpoints that are kept
     for good; null: none but the best and the newest two. most_skipped: steps of an epoch that may be left out because
     their loss or gradient is not finite. wandb: project of Weights & Biases that follows; null: none.
-    precision, teacher_precision: of the large matrix products, `bf16` where the processor is fast at it; weights,
-    losses and evaluation stay float32.
+    precision, teacher_precision: of the large matrix products: 32; bf16, or 16 with a scaled loss, where the device is
+    fast at it; weights, losses and evaluation stay float32.
     """
 
     epochs: Count = 12
@@ -90,8 +100,8 @@ class TrainSettings:
     most_skipped: Annotated[int, Field(ge=0, le=10**9)] = 10
     select_on: Literal["held_out", "test"] = "held_out"
     wandb: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    precision: Precision = Precision.float32
-    teacher_precision: Precision = Precision.float32
+    precision: AnyPrecision = Precision.float32
+    teacher_precision: AnyPrecision = Precision.float32
 
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.evaluation import (
     BASELINES,
     MODEL,
-    MODEL_BF16,
+    REDUCED,
     TEACHER,
     evaluate,
     evaluation_rows,
@@ -45,15 +45,15 @@ def evaluate_checkpoint(
     """Measure a checkpoint, the baselines and, where given, its teacher on a dataset: the result file's content.
 
     Args:
-        precision: bf16 adds a row of the same weights in it; that of float32 is always there.
+        precision: less than float32 adds a row of the same weights in it; that of float32 is always there.
         check: called after each scene; may raise to end the work.
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
     network = build_from(read).to(device)
     predictors = {MODEL: network_flow(network, device), **BASELINES}
-    if precision is Precision.bf16:
-        predictors[MODEL_BF16] = network_flow(network, device, precision)
+    if precision in REDUCED:
+        predictors[REDUCED[precision]] = network_flow(network, device, precision)
     if teacher is not None:
         predictors[TEACHER] = network_flow(teacher.to(device), device)
     if not len(dataset):

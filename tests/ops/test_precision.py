@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from tiny_world import LEAST, tiny_network
 
+from bpfn_cli.config import Tree, build
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models.predict import predict_flow
@@ -15,7 +18,9 @@ from bpfn_cli.ops import matrix_precision, plain_path
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.strategies import PlainStrategy, Teacher
+from bpfn_cli.strategies.plain import STEPS_TO_DOUBLE, LossScale
 from bpfn_cli.structures import FlowBatch
+from bpfn_cli.training.recipe import Recipe
 
 
 def clouds() -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,14 +49,19 @@ def test_bf16_is_refused_on_the_plain_path_which_would_ignore_it() -> None:
         pass
 
 
-def test_flow_in_bf16_is_float32_near_the_exact_one_but_not_it() -> None:
-    exact, reduced = flow_in(Precision.float32), flow_in(Precision.bf16)
+REDUCED = (Precision.bf16, Precision.float16)
+
+
+@pytest.mark.parametrize("precision", REDUCED)
+def test_flow_in_less_is_float32_near_the_exact_one_but_not_it(precision: Precision) -> None:
+    exact, reduced = flow_in(Precision.float32), flow_in(precision)
     assert reduced.dtype == torch.float32
     difference = float((exact - reduced).norm() / exact.norm())
     assert 1e-6 < difference < 0.05
 
 
-def test_gradients_in_bf16_are_float32_near_the_exact_ones() -> None:
+@pytest.mark.parametrize("precision", REDUCED)
+def test_gradients_in_less_are_float32_near_the_exact_ones(precision: Precision) -> None:
     def gradients(precision: Precision) -> torch.Tensor:
         model = tiny_network()
         with matrix_precision(precision):
@@ -59,7 +69,7 @@ def test_gradients_in_bf16_are_float32_near_the_exact_ones() -> None:
         output.flows[0].square().sum().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    exact, reduced = gradients(Precision.float32), gradients(Precision.bf16)
+    exact, reduced = gradients(Precision.float32), gradients(precision)
     assert reduced.dtype == torch.float32
     assert 1e-6 < float((exact - reduced).norm() / exact.norm()) < 0.05
 
@@ -72,6 +82,53 @@ def test_prediction_takes_the_precision_it_is_told() -> None:
     ]
     assert not np.array_equal(flows[0], flows[1])
     assert np.array_equal(flows[1], flows[2])
+
+
+@pytest.mark.parametrize("name", ["32", 32, "float32", "bf16", "16", 16, "float16"])
+def test_precisions_by_their_names_in_recipes(name: Any) -> None:
+    recipe = build(Recipe, Tree({"train": {"precision": name}}, {}, "x"))
+    assert recipe.train.precision.value == str(name).removeprefix("float")
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"train\.precision: .*got 64"):
+        build(Recipe, Tree({"train": {"precision": 64}}, {}, "x"))
+
+
+def test_loss_scale_by_hand() -> None:
+    scale = LossScale(8.0)
+    found = []
+    for is_finite in (True, False, False, True, False, False):
+        scale.observe(is_finite)
+        found.append(scale.factor)
+    assert found == [8, 4, 2, 2, 1, 1]
+    scale = LossScale(2.0**15)
+    for _ in range(STEPS_TO_DOUBLE):
+        scale.observe(True)
+    assert (scale.factor, scale.good) == (2.0**16, 0)
+    for _ in range(STEPS_TO_DOUBLE):
+        scale.observe(True)
+    assert scale.factor == 2.0**16  # no more
+
+
+def test_training_in_float16_scales_its_loss_and_takes_the_scale_out_again() -> None:
+    def gradients(precision: Precision, factor: float | None = None) -> tuple[torch.Tensor, float]:
+        student = tiny_network(1)
+        objective = build_losses(["none"], student.variant)
+        strategy = PlainStrategy(student, None, objective, weight_decay=0, clip_norm=None, precision=precision)
+        if factor is not None:
+            strategy.loss_scale.factor = factor
+        strategy.step(FlowBatch(*clouds(), torch.zeros(1, LEAST, 3), names=("a",)), 1e-3)
+        assert strategy.steps == 1
+        kept = strategy.loss_scale.factor
+        return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]), kept
+
+    exact, one = gradients(Precision.float32)
+    half, scale = gradients(Precision.float16)
+    assert (one, scale > 1) == (1, True)
+    assert float((exact - half).norm() / exact.norm()) < 0.05
+    _, lowered = gradients(Precision.float16, 2.0**40)  # overflows, so it is lowered until it does not
+    assert lowered < 2.0**40
 
 
 @pytest.mark.parametrize("which", ["precision", "teacher_precision"])

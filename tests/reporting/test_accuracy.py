@@ -110,6 +110,15 @@ def test_synthetic_table_says_that_it_is_not_flyingthings3d(runs, make_run):
     assert "not FlyingThings3D" not in notes["FlyingThings3D"]
 
 
+def test_table_says_who_chose_on_the_test_split_and_who_trained_in_less_precision(runs, make_run):
+    make_run("one", evaluation(0.1))
+    assert "Chosen on the test split" not in " ".join(accuracy(runs).notes)
+    make_run("two", evaluation(0.1), selected_on="test", recipe={"train": {"precision": "bf16", "lr": 1}, "seed": 0})
+    notes = accuracy(runs).notes
+    assert any(note.startswith("Chosen on the test split, as published: two. ") for note in notes)
+    assert "Trained with reduced matrix products: two." in notes
+
+
 def test_repeated_evaluation_is_one_row_and_another_checkpoint_a_second(runs, make_run):
     make_run("one", evaluation(0.1), evaluation(0.1), evaluation(0.12, checkpoint__which="last"))
     table = accuracy(runs)

@@ -18,7 +18,7 @@ from bpfn_cli.models import load_checkpoint, read_checkpoint
 from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.early_stop import EarlyStop
-from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout
+from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout, split_of
 from bpfn_cli.training.interruption import Interruption
 from bpfn_cli.training.keeper import Keeper
 from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
@@ -345,3 +345,26 @@ def test_network_that_predicts_nan_is_never_the_best(tmp_path: Path, monkeypatch
     with pytest.raises(NonFiniteError):
         training.fit()
     assert training.checkpoints() == {"best": 1, "last": 1}
+
+
+# --- what chooses the best ----------------------------------------------------------------------------
+
+
+def test_published_practice_learns_from_all_and_chooses_by_the_test_split(tmp_path: Path) -> None:
+    training = Short(tmp_path, epochs=2)
+    recipe = replace(training.recipe, train=replace(training.recipe.train, select_on="test"))
+    assert len(split_of(training.dataset, recipe).learn) == 5
+    test = Scenes(("0000070", "0000080"), split="test")
+    chosen = Examination.of(training.dataset, test, recipe, CPU)
+    assert chosen is not None and chosen.dataset is test
+    expected = evaluate({"model": network_flow(tiny_network())}, test, points=LEAST, seed=0).means["model"].epe3d
+    assert chosen.epe3d(tiny_network()) == expected == chosen.epe3d(tiny_network())
+    held_out = Examination.of(training.dataset, test, training.recipe, CPU)
+    assert held_out is not None and held_out.dataset is training.dataset
+
+
+def test_accumulated_step_counts_as_one(tmp_path: Path) -> None:
+    training = Short(tmp_path, epochs=1, holdout=0)
+    training.strategy.accumulate = 2
+    training.fit()
+    assert training.strategy.steps == 2  # five scenes in batches of three

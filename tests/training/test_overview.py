@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bpfn_cli.data.concurrency import only_holder
+from bpfn_cli.training.overview import overview
+from bpfn_cli.training.run_folder import LOCK
+
+
+def run(runs: Path, name: str, **about: Any) -> Path:
+    folder = runs / name
+    folder.mkdir(parents=True)
+    known = {"format": 1, "state": "running", "started": name, "epochs": 10, "epochs_done": 4, "method": "hint"}
+    (folder / "run.json").write_text(json.dumps(known | about))
+    return folder
+
+
+def test_time_left_is_that_of_recent_epochs_and_of_validations_to_come(tmp_path: Path) -> None:
+    recipe = {"train": {"validation_calendar": "every", "validate_every": 4}}
+    run(tmp_path, "a", epoch_seconds=[900, 9, 10, 11], validation_seconds=5, recipe=recipe)
+    (one,) = overview(tmp_path)
+    # Six epochs of 10.5 s (the median), and validations after epochs 8 and 10.
+    assert one.seconds_left == 6 * 10.5 + 2 * 5
+
+
+def test_time_left_before_the_first_epoch_is_that_of_the_plan(tmp_path: Path) -> None:
+    run(tmp_path, "a", epochs_done=0, plan={"seconds_per_epoch": 7.0})
+    run(tmp_path, "b", epochs_done=0)
+    assert [one.seconds_left for one in overview(tmp_path)] == [70.0, None]
+
+
+def test_run_that_no_process_works_on_is_killed(tmp_path: Path) -> None:
+    killed, running = run(tmp_path, "a"), run(tmp_path, "b")
+    with only_holder(running / LOCK):
+        assert [one.state for one in overview(tmp_path)] == ["killed", "running"]
+    assert json.loads((killed / "run.json").read_text())["state"] == "running"  # looking changes nothing
+
+
+def test_figure_is_that_of_the_test_split_else_of_the_best_validation(tmp_path: Path) -> None:
+    run(tmp_path, "a", state="finished", epoch_seconds=[1], epe3d=0.1, best_validation_epe3d=0.2)
+    run(tmp_path, "b", best_validation_epe3d=0.2)
+    run(tmp_path, "c", state="interrupted", reason="stopped by SIGTERM")
+    assert [(one.epe3d, one.reason) for one in overview(tmp_path)] == [
+        (0.1, None),
+        (0.2, None),
+        (None, "stopped by SIGTERM"),
+    ]
+    assert overview(tmp_path)[0].seconds_left is None
+
+
+def test_damaged_folders_are_passed_over(tmp_path: Path) -> None:
+    run(tmp_path, "a", epoch_seconds=None, plan=None, recipe=None)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text("{")
+    assert [one.name for one in overview(tmp_path)] == ["a"]
+    assert overview(tmp_path / "nowhere") == []
