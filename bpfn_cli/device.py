@@ -21,7 +21,8 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     Raises: UsageError: asked for a device that is not there.
     """
     if local_rank is not None and resolve_device(name) == torch.device("cuda"):
-        name = f"cuda:{local_rank}"
+        # Where each process is shown one GPU alone, it is the first.
+        name = f"cuda:{local_rank if torch.cuda.device_count() > 1 else 0}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

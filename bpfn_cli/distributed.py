@@ -55,11 +55,9 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     # Numbers and objects of the host go through gloo, gradients on GPUs through NCCL.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=LONGEST_WAIT)
-    try:
-        yield
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.barrier()  # not reached after an error, when others may be waiting elsewhere
+    dist.destroy_process_group()
 
 
 def any_of(flag: bool) -> bool:

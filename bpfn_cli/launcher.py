@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import fields
+from typing import Any
 
 from bpfn_cli.errors import UsageError
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+SECONDS_TO_SAVE = 3600
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
 
 
@@ -27,9 +31,14 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     return int(environment.get("LOCAL_RANK", "0")) if is_started(environment) else None
 
 
-def adopt_slurm(environment: dict[str, str]) -> None:
-    """Let `srun` with a task for each device stand for `torchrun`: fill in what torch asks for."""
-    if is_started(environment) or "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_NTASKS", "1")) < 2:
+def adopt_slurm(environment: MutableMapping[str, str], wanted: int | None = None) -> None:
+    """Let `srun` with a task for each device stand for `torchrun`: fill in what torch asks for.
+
+    Args: wanted: processes that the user asks for; with another number of tasks (one for each machine) each of them
+        starts its own.
+    """
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    if is_started(environment) or "SLURM_STEP_ID" not in environment or tasks < 2 or wanted not in (None, tasks):
         return
     for name, source in SLURM.items():
         environment[name] = environment[source]
@@ -59,6 +68,7 @@ def launch(devices: int, nodes: int, threads: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle=SIGNALS,
+        **_patience(LaunchConfig),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "bpfn_cli.cli", *sys.argv[1:])
@@ -66,8 +76,13 @@ def launch(devices: int, nodes: int, threads: int) -> int:
         code = error.get_first_failure()[1].exitcode
         return 128 - code if code < 0 else code  # ended by a signal, as a shell says it
     except SignalException as error:
-        return 128 + int(error.sigval)
+        return 130 if error.sigval == signal.SIGINT else 143
     return 0
+
+
+def _patience(config: type) -> dict[str, Any]:
+    """Time to save after a signal, where this torch can be told: a step, a scene and a checkpoint must fit."""
+    return {"shutdown_timeout": SECONDS_TO_SAVE} if "shutdown_timeout" in {f.name for f in fields(config)} else {}
 
 
 def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:

@@ -31,6 +31,7 @@ from bpfn_cli.cli import (
 )
 from bpfn_cli.errors import BpfnError, OutOfMemoryError, means_out_of_memory, printable
 from bpfn_cli.files import explain
+from bpfn_cli.launcher import is_started
 
 DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
 
@@ -90,6 +91,10 @@ def main() -> NoReturn:
     code = run(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is done: its exit code is the true one
+    if code and is_started():  # the others may be waiting for this process: its launcher will end them
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -32,6 +32,11 @@ class Processes:
     devices: int | None
     nodes: int
 
+    def adopt(self) -> bool:
+        """Whether others have been started beside this process, by torchrun or srun."""
+        adopt_slurm(os.environ, None if self.devices is None else self.devices * self.nodes)
+        return is_started()
+
     @contextlib.contextmanager
     def joined(self, alone: bool = False) -> Iterator[torch.device]:
         """The device of this process, which is one of several in the block if so many are wanted.
@@ -44,8 +49,7 @@ class Processes:
         if alone:
             yield resolve_device(self.device)
             return
-        adopt_slurm(os.environ)  # type: ignore[arg-type]
-        if not is_started() and (self.devices or 1) * self.nodes > 1:
+        if not self.adopt() and (self.devices or 1) * self.nodes > 1:
             raise typer.Exit(self._launch())
         device = resolve_device(self.device, local_rank())
         with joined(device):
@@ -63,7 +67,7 @@ class Processes:
                 "CUDA_VISIBLE_DEVICES"
             )
         if device.type == "cuda":
-            resolve_device("cuda", devices - 1)
+            resolve_device(f"cuda:{devices - 1}")
         return launch(devices, self.nodes, max(1, usable_cores() // devices))
 
 

@@ -15,7 +15,6 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
 from bpfn_cli.cli.processes import Processes, conclude, progress_of_process
-from bpfn_cli.launcher import is_started
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
@@ -152,16 +151,19 @@ class _Place:
 
 def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
     from bpfn_cli.device import keep_freed_memory
+    from bpfn_cli.errors import DataError
     from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
     from bpfn_cli.training.resume import run_or_resume
 
     stop = Interruption(None if place.max_time is None else parse_duration(place.max_time))
     keep_freed_memory()
     named = Path(recipe.data.path) if recipe.data.path else None
-    if dry_run or is_started():
+    if dry_run or place.processes.adopt():
         data = place.data or named or default_dataset(make=False)
     else:
         data = place.data or named or default_dataset()
+    if data is None and not dry_run:
+        raise DataError("no data here, and several processes render none: `bpfn synth` first, or give --data")
     if data is None:
         say(f"data: {synthetic_first()}")
         _print_recipe(recipe, {}, json)

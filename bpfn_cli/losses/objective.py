@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from bpfn_cli import distributed
 from bpfn_cli.config import Tree, build, settings, to_tree
-from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
+from bpfn_cli.errors import BpfnError, NonFiniteError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
 from bpfn_cli.losses.supervised import measured_to_truth
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
@@ -247,12 +248,14 @@ class Objective(nn.Module):
         """Set kappa from the gradients of the raw terms with respect to the student's parameters, once.
 
         Several hint terms share rho equally. A term without gradient (the student already equals its teacher)
-        gets kappa 0.
+        gets kappa 0. Raises: NonFiniteError: a gradient is NaN or infinite; nothing is set.
         """
         used = [p for p in parameters if p.requires_grad]
         push = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
-        for index, name in enumerate(self.hints):
-            norm = gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints)
+        norms = [gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints) for name in self.hints]
+        if not all(math.isfinite(norm) for norm in (push, *norms)):
+            raise NonFiniteError("the gradient that hints are scaled by is not finite")
+        for index, norm in enumerate(norms):
             self.kappas[index] = push / norm if norm > 0 else 0.0
         self.calibrated = True
 

@@ -287,8 +287,8 @@ def _notes(protocol: Protocol, members: Sequence[Scored]) -> Iterator[str]:
     on_test = sorted({one.run.name for one in members if one.run.record.selected_on == "test"})
     if on_test:
         yield (
-            f"Chosen on the test split, as published: {', '.join(on_test)}. Their figures are the best of many looks at "
-            "these scenes, and look better than those of runs that were measured here once."
+            f"Chosen on the test split, as published: {', '.join(on_test)}. Their figures are the best of many looks "
+            "at these scenes, and look better than those of runs that were measured here once."
         )
     reduced = sorted({one.run.name for one in members if one.run.record.recipe.train.precision != "32"})
     if reduced:

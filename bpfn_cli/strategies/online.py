@@ -99,6 +99,9 @@ class OnlineStrategy(PlainStrategy):
     def networks(self) -> list[BiPointFlowNet]:
         return [self.student, self.peer]
 
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.peer_objective]
+
     def adopt_preparation(self) -> None:
         self.peer_objective.load_state_dict(self.objective.state_dict())
 

@@ -154,8 +154,12 @@ class PlainStrategy:
         return [[*self.student.parameters(), *self.objective.adapters()]]
 
     def networks(self) -> list[BiPointFlowNet]:
-        """Networks whose running statistics a step changes."""
+        """The networks that learn."""
         return [self.student]
+
+    def modules(self) -> list[nn.Module]:
+        """What has buffers that a step changes: running statistics, scales of hints."""
+        return [*self.networks(), self.objective]
 
     def terms(self, batch: FlowBatch) -> dict[str, Weighed]:
         """The weighed terms of a batch; their sum is what is minimized."""
@@ -206,18 +210,24 @@ class PlainStrategy:
         Raises: NonFiniteError: a term or the gradient is NaN or infinite; names it and the samples. No weight
             or running statistic of a network has changed then.
         """
-        statistics = [(buffer, buffer.clone()) for network in self.networks() for buffer in network.buffers()]
+        buffers = [buffer for module in self.modules() for buffer in module.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         try:
             with distributed.sharing(batch.share):
-                found, shares = self._backward(batch, measure_gradients)
-        except NonFiniteError:
-            for buffer, before in statistics:
-                buffer.copy_(before)
+                found, shares, is_finite = self._backward(batch, measure_gradients)
+        except NonFiniteError as error:
+            _put_back(buffers, before)
+            if batch.names and not any(name in str(error) for name in batch.names):
+                names = printable(", ".join(batch.names))
+                raise NonFiniteError(f"{error} for the samples {names}") from error
             raise
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.steps += 1
+        if is_finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.steps += 1
+        else:
+            _put_back(buffers, before)
         return _merged([({name: _record(term) for name, term in terms.items()}, size) for terms, size in found], shares)
 
     def rehearse(self, batch: FlowBatch, learning_rate: float, epochs: int = 1) -> float:
@@ -315,9 +325,10 @@ class PlainStrategy:
 
     def _backward(
         self, batch: FlowBatch, measure_gradients: bool
-    ) -> tuple[list[tuple[dict[str, Weighed], int]], dict[str, float]]:
-        """The gradients in the parameters; the terms of each part with its samples, and if asked for, their shares of
-        the gradient of the first part."""
+    ) -> tuple[list[tuple[dict[str, Weighed], int]], dict[str, float], bool]:
+        """The gradients in the parameters; the terms of each part with its samples; if asked for, their shares of the
+        gradient of the first part; and whether the gradients are finite, which float16 may leave for a smaller scale.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         found: list[tuple[dict[str, Weighed], int]] = []
         shares: dict[str, float] = {}
@@ -332,22 +343,27 @@ class PlainStrategy:
             (torch.stack(list(values.values())).sum() * share).backward()
             found.append((terms, len(part.names)))
         self._average_gradients()
-        if self.loss_scale.factor > 1 and not self._unscale_gradients():
-            return self._backward(batch, measure_gradients)  # with a smaller one
+        if self.precision is Precision.float16 and not self._unscale_gradients():
+            return found, shares, False
         limit = torch.inf if self.clip_norm is None else self.clip_norm
         for group in self.groups():
             _check_finite("the gradient", torch.nn.utils.clip_grad_norm_(group, limit), batch)
-        return found, shares
+        return found, shares, True
 
     def _unscale_gradients(self) -> bool:
-        """Take the scale of the loss out of the gradients; False where they are not finite, which lowers it."""
+        """Take the scale of the loss out of the gradients; False where they are not finite, which lowers it.
+
+        Once it is 1, gradients that are not finite are no matter of scale any more: they are left for the check.
+        """
         gradients = [p.grad for group in self.groups() for p in group if p.grad is not None]
-        norms = torch.stack([gradient.sum() for gradient in gradients])
-        is_finite = not distributed.any_of(not bool(torch.isfinite(norms).all()))
-        if is_finite:
-            torch._foreach_div_(gradients, self.loss_scale.factor)
+        sums = torch.stack([gradient.sum() for gradient in gradients])
+        is_finite = not distributed.any_of(not bool(torch.isfinite(sums).all()))
+        factor = self.loss_scale.factor
         self.loss_scale.observe(is_finite)
-        return is_finite
+        if not is_finite:
+            return factor == 1
+        torch._foreach_div_(gradients, factor)
+        return True
 
     def _parts(self, batch: FlowBatch) -> list[FlowBatch]:
         """What is computed one after another: as many parts in each of the processes that share a batch."""
@@ -362,6 +378,11 @@ class PlainStrategy:
         averaged = distributed.summed_gradients([parameter.grad for parameter in trained])
         for parameter, gradient in zip(trained, averaged, strict=True):
             parameter.grad = gradient
+
+
+def _put_back(buffers: list[Tensor], before: list[Tensor]) -> None:
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def _gradient_shares(values: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> dict[str, float]:

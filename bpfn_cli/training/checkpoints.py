@@ -77,7 +77,7 @@ class Checkpoints:
         self._link("last", number)
         if best is not None:
             self._link("best", best)
-        self._remove_old(best)
+        self._remove_old({number} | ({best} if best is not None else set()))
         return path
 
     def newest(self, say: Callable[[str], None]) -> Found | None:
@@ -88,11 +88,16 @@ class Checkpoints:
         """
         remove_temporaries(self.folder)
         numbers = self.numbers()
-        for number in numbers:
+        for index, number in enumerate(numbers):
             try:
-                return self.read(number)
+                found = self.read(number)
             except CheckpointError as error:
                 say(f"warning: {error}; trying the one before")
+                continue
+            for damaged in numbers[:index]:  # they would count as the newest
+                with contextlib.suppress(OSError):
+                    self.path(damaged).rename(self.path(damaged).with_suffix(".damaged"))
+            return found
         if numbers:
             raise CheckpointError(
                 f"{printable(self.folder)}: all {len(numbers)} checkpoints are damaged; restore one, or begin anew "
@@ -117,11 +122,11 @@ class Checkpoints:
             temporary.symlink_to(self.path(number).name)
             temporary.replace(link)
 
-    def _remove_old(self, best: int | None) -> None:
+    def _remove_old(self, needed: set[int]) -> None:
         """What cannot be removed stays: never a reason to end a training."""
         with contextlib.suppress(OSError, DiskError):
             for number in self.numbers()[NEWEST_KEPT:]:
-                if number != best and not self.is_kept(number):
+                if number not in needed and not self.is_kept(number):
                     self.path(number).unlink(missing_ok=True)
 
 

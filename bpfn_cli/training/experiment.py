@@ -36,6 +36,7 @@ from bpfn_cli.training.assembly import build_strategy, check_recipe, prepare_los
 from bpfn_cli.training.early_stop import EarlyStop
 from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_of
 from bpfn_cli.training.guide import Guide, check_pyramids, known_test_metrics, random_guide
+from bpfn_cli.training.identity import differences, use_threads_of
 from bpfn_cli.training.job import Experiment, first_batch, open_training_data
 from bpfn_cli.training.keeper import Keeper
 from bpfn_cli.training.memory_advice import advising
@@ -105,7 +106,8 @@ def _check_before(experiment: Experiment, dataset: SceneDataset) -> None:
     check_pyramids(guide, student)
     strategy = build_strategy(experiment, student, guide, dataset)
     if found is None and recipe.control != "random":
-        strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
+        with contextlib.suppress(NonFiniteError):  # a step like that is left out
+            strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
 
 
 def create_run(experiment: Experiment, role: str) -> RunFolder:
@@ -158,8 +160,14 @@ def train_teacher(experiment: Experiment, progress: Progress) -> Path:
     begun = from_main(lambda: _begun_teacher(experiment.runs, key))
     if begun is None:
         return carry_out(create_run(alone, "teacher"), alone, progress).folder / STUDENT
+    run = RunFolder.open(begun)
+    use_threads_of(run)
+    found = differences(run, alone)
+    if found:
+        progress.line(f"teacher: begun anew, since {printable(begun)} was begun otherwise: {'; '.join(found)}")
+        return carry_out(create_run(alone, "teacher"), alone, progress).folder / STUDENT
     progress.line(f"teacher: going on with {printable(begun)}")
-    return carry_out(RunFolder.open(begun), alone, progress).folder / STUDENT
+    return carry_out(run, alone, progress).folder / STUDENT
 
 
 def _begun_teacher(runs: Path, key: str) -> Path | None:
@@ -205,6 +213,8 @@ def carry_out(run: RunFolder, experiment: Experiment, progress: Progress) -> Out
     Raises: as `run_experiment`; BusyError: another process works on it.
     """
     with experiment.stop.listening(), run.locked(), run.working():
+        if run.about["state"] != "running":
+            run.record(state="running", reason=None, finished=None, failed_by=None)
         written = Written(progress, run.note)
         guide = None
         if experiment.recipe.distillation_losses():
@@ -217,7 +227,7 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
     recipe, device, role = experiment.recipe, experiment.device, run.about["role"]
     torch.manual_seed(recipe.seed)
     student = build_model(recipe.variant, recipe.data.points)
-    if experiment.initial is not None:
+    if experiment.initial is not None and not from_main(run.checkpoints.numbers):
         _initialize(student, experiment.initial, progress)
     if guide is not None:
         check_pyramids(guide, student)
@@ -229,12 +239,8 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
     prepare_losses(experiment, strategy, guide, dataset, progress)
     prepared = time.monotonic()
     if run.about.get("plan") is None:
-        with advising(strategy, lambda: first_batch(experiment, dataset), recipe):
-            figures = rehearse(strategy, first_batch(experiment, dataset), recipe)
-        plan = make_plan(strategy, recipe, count_steps(dataset, recipe), len(split_of(dataset, recipe).learn), figures)
-        for line in plan.lines():
-            progress.line(line)
-        run.record(plan=plan.as_tree(), prepare_seconds=round(prepared - started, 1))
+        run.record(prepare_seconds=round(prepared - started, 1))
+        _plan(run, experiment, strategy, dataset, progress)
     test = open_dataset(experiment.data, "test")
     examination = Examination.of(dataset, test, recipe, device)
     if guide is not None and examination is not None and run.about["teacher"]["held_out_epe3d"] is None:
@@ -256,8 +262,8 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
         ):
             fit(training, dataset, examination, Keeper(training, run, experiment.stop), bar, device)
     finally:
-        with contextlib.suppress(DiskError):
-            run.record(train_seconds=round(before + time.monotonic() - started, 1))
+        # Written with what comes next: here, one process alone may have failed.
+        run.about["train_seconds"] = round(before + time.monotonic() - started, 1)
     if strategy.teacher is not None and strategy.teacher.cache is not None and strategy.teacher.cache.full:
         progress.line(f"teacher cache: stopped writing: {strategy.teacher.cache.full}")
     deployed = run.deploy(training.number if training.best is None else training.best)
@@ -288,6 +294,23 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
         _record_teacher(run, test=None if row is None else {key: row[key] for key in row if key != "name"})
     progress.line(summary_line(recipe.variant, result))
     return Outcome(run.path, result)
+
+
+def _plan(
+    run: RunFolder, experiment: Experiment, strategy: PlainStrategy, dataset: SceneDataset, progress: Progress
+) -> None:
+    """Say what is going to be done, from steps that are taken and undone."""
+    recipe = experiment.recipe
+    try:
+        with advising(strategy, lambda: first_batch(experiment, dataset), recipe):
+            figures = rehearse(strategy, first_batch(experiment, dataset), recipe)
+    except NonFiniteError as error:  # as in a step, of which some may be left out
+        progress.line(f"no plan: {error}")
+        return
+    plan = make_plan(strategy, recipe, count_steps(dataset, recipe), len(split_of(dataset, recipe).learn), figures)
+    for line in plan.lines():
+        progress.line(line)
+    run.record(plan=plan.as_tree())
 
 
 def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> None:
@@ -348,7 +371,8 @@ def _observed(run: RunFolder, experiment: Experiment, training: Training, say: C
     project = experiment.recipe.train.wandb
     if project is not None:
         about = {**recipe_tree(experiment.recipe), "method": run.about["method"], "command": experiment.command}
-        run.observers.append(weights_and_biases(project, run.path, about, say))
+        board = weights_and_biases(project, run.path, about, say)
+        run.observers += [] if board is None else [board]
     try:
         yield
     finally:
@@ -420,12 +444,12 @@ def _about(experiment: Experiment, role: str) -> dict[str, Any]:
         "complexity": None,
         "selected_on": recipe.train.select_on,
         "recipe": decisive_tree(recipe),
-        "place": _place_of(experiment),
+        "place": place_of(experiment),
         **experiment.labels,
     }
 
 
-def _place_of(experiment: Experiment) -> dict[str, Any]:
+def place_of(experiment: Experiment) -> dict[str, Any]:
     """What a recipe does not say, and going on has to know."""
     return {
         "data": str(experiment.data.resolve()),

@@ -138,7 +138,7 @@ def fit(
             with contextlib.closing(left) as batches:
                 for batch in keeper.guarded(batches):
                     training.step(batch)
-                    bar(training.number, total, training.glance())
+                    bar(training.position, total, training.glance())
                     keeper.save_in_time()
                     keeper.stop_if_asked()
             if examination is not None and examination.is_due(training.epoch):

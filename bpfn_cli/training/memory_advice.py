@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import traceback
 from collections.abc import Callable, Iterator
 
 import torch
@@ -25,11 +26,14 @@ def advising(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], reci
     try:
         yield
         return
-    except MemoryError:
-        pass
-    except RuntimeError as error:
-        if not means_out_of_memory(str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not means_out_of_memory(str(error)):
             raise
+        traceback.clear_frames(error.__traceback__)  # they hold what the failed step had computed
+        error.__traceback__ = None
+    strategy.optimizer.zero_grad(set_to_none=True)
+    if strategy.teacher is not None:
+        strategy.teacher.forget()
     raise OutOfMemoryError(_advice(strategy, first_batch, recipe))
 
 

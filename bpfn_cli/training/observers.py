@@ -86,16 +86,22 @@ def tensorboard(folder: Path, epochs_done: int, say: Any) -> Observer | None:
             return Patient(TensorBoard(folder, epochs_done), say)
     except ImportError:
         return None
+    except Exception as error:  # a full disk, say
+        say(f"warning: no TensorBoard events: {error}")
+        return None
 
 
-def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: Any) -> Observer:
-    """The observer. Raises: UsageError: the package is not installed."""
+def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: Any) -> Observer | None:
+    """The observer; None, which is told, where it cannot begin. Raises: UsageError: the package is not installed."""
     try:
         return Patient(WeightsAndBiases(project, run.name, run, config, _id_of(run)), say)
     except ImportError:
         raise UsageError(
             "train.wandb: Weights & Biases is not installed: `pip install wandb`, or set it to null"
         ) from None
+    except Exception as error:  # no network, no login
+        say(f"warning: Weights & Biases is told nothing: {error}")
+        return None
 
 
 def _id_of(run: Path) -> str:

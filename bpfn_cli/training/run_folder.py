@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
+import secrets
 import shlex
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,16 @@ import bpfn_cli
 from bpfn_cli.data.concurrency import only_holder
 from bpfn_cli.distributed import from_main, is_main, size
 from bpfn_cli.errors import BpfnError, BusyError, DataError, DiskError, Interrupted, UsageError, printable
-from bpfn_cli.files import disk_errors, explain, make_folder, sha256_of, write_atomic, write_json
+from bpfn_cli.files import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    explain,
+    make_folder,
+    sha256_of,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
 from bpfn_cli.training.checkpoints import Checkpoints
 from bpfn_cli.training.observers import Observer
@@ -61,23 +73,23 @@ class RunFolder:
         Raises: UsageError: `name` is no plain folder name. DiskError.
         """
         check_run_name(name)
-        path = from_main(lambda: _new_folder(make_folder(runs), name))
-        run = cls(path, {"format": FORMAT, "name": path.name, "state": "running", "reason": None, **about})
-        run.about |= {"started": _now(), "finished": None, "versions": versions(device), "code": code_state()}
+        known = {"format": FORMAT, "name": name, "state": "running", "reason": None, **about}
+        known |= {"started": _now(), "finished": None, "versions": versions(device), "code": code_state()}
 
-        def write() -> None:
+        def write(folder: Path, name: str) -> None:
             for below in ("checkpoints", "evaluations"):
-                make_folder(path / below)
-            write_atomic(path / "config.yaml", config.encode())
-            write_atomic(path / "command.txt", f"{printable(command)}\n".encode())
+                make_folder(folder / below)
+            write_atomic(folder / "config.yaml", config.encode())
+            write_atomic(folder / "command.txt", f"{printable(command)}\n".encode())
+            write_json(folder / "run.json", known | {"name": name})
 
-        from_main(write)
-        run.record()
-        return run
+        path = from_main(lambda: _new_folder(make_folder(runs), name, write))
+        return cls(path, known | {"name": path.name})
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """A folder that was made before. Raises: UsageError: it is none. DataError: its run.json is damaged."""
+        path = path.resolve() if path.is_symlink() else path  # `latest` will point elsewhere one day
         return cls(path, from_main(lambda: cls._read(path)))
 
     @staticmethod
@@ -128,8 +140,10 @@ class RunFolder:
             reason = str(error) if isinstance(error, BpfnError) else f"{type(error).__name__}: {error}"
             self._end("failed", printable(reason), failed_by=type(error).__name__)
             raise
-        self.record(state="finished", reason=None, finished=_now())
+        self.about |= {"state": "finished", "reason": None, "finished": _now()}
+        # First, so that whatever says that it is finished has it.
         from_main(lambda: write_json(self.path / "summary.json", {**self.about, "result": self.result}))
+        self.record()
 
     def record(self, **changes: Any) -> None:
         """Change entries of run.json."""
@@ -279,7 +293,7 @@ def find_runs(runs: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Readable runs below `runs`, oldest first."""
     found = []
     for path in sorted(runs.glob("*/run.json")) if runs.is_dir() else []:
-        if path.parent.is_symlink():
+        if path.parent.is_symlink() or path.parent.name.startswith("."):
             continue
         with contextlib.suppress(OSError, ValueError, RecursionError):
             about = json.loads(path.read_text(encoding="utf-8"))
@@ -314,16 +328,29 @@ def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def _new_folder(runs: Path, name: str) -> Path:
-    for number in range(1, 1000):
-        path = runs / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise DiskError(f"{printable(path)}: {explain(error)}") from None
-        return path
+def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None]) -> Path:
+    """A folder that appears with all that `write` puts into it, or not at all."""
+    temporary = runs / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise DiskError(f"{printable(runs / name)}: {explain(error)}") from None
+    try:
+        for number in range(1, 1000):
+            path = runs / (name if number == 1 else f"{name}-{number}")
+            if os.path.lexists(path):
+                continue
+            write(temporary, path.name)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    continue  # another was faster
+                raise DiskError(f"{printable(path)}: {explain(error)}") from None
+            sync_folder(runs)
+            return path
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     raise DiskError(f"{printable(runs / name)}: a thousand runs of this name exist; choose another --name")
 
 

@@ -27,6 +27,7 @@ class Training:
 
     Attributes:
         epoch, batch: the next one's numbers, from 0. steps: batches of an epoch.
+        number: batches since the beginning of the training; names a checkpoint.
         best_epe3d: lowest validation EPE3D so far, metres. best: number of its checkpoint; None: not validated yet.
         epoch_seconds: of each epoch, validation left out.
     """
@@ -40,7 +41,7 @@ class Training:
         say: Callable[[str], None] = lambda text: None,
     ):
         self.strategy, self.recipe, self.early_stop, self.steps, self.say = strategy, recipe, early_stop, steps, say
-        self.epoch, self.batch = 0, 0
+        self.epoch, self.batch, self.number = 0, 0, 0
         self.log = EpochLog()
         self.best_epe3d, self.best = float("inf"), None  # type: tuple[float, int | None]
         self.validated: float | None = None
@@ -48,8 +49,8 @@ class Training:
         self.epoch_seconds: list[float] = []
 
     @property
-    def number(self) -> int:
-        """Batches since the beginning of the training; names a checkpoint."""
+    def position(self) -> int:
+        """Batches of the schedule that are done."""
         return self.epoch * self.steps + self.batch
 
     @property
@@ -81,7 +82,7 @@ class Training:
         options = self.recipe.train
         every = options.gradient_every
         is_measured = self.batch == 0 and every > 0 and self.epoch % every == 0
-        _seed_everything(self.recipe.seed, self.number)
+        _seed_everything(self.recipe.seed, self.position)
         try:
             terms = self.strategy.step(batch, self.rate(self.batch), is_measured)
             self.log.add(terms, len(batch.names) if batch.share else 0)
@@ -93,6 +94,7 @@ class Training:
                 ) from error
             self.say(f"skipped: step {self.number + 1}, epoch {self.epoch + 1}: {error}")
         self.batch += 1
+        self.number += 1
         self.log.seconds += time.monotonic() - started
 
     def observe(self, epe3d: float, seconds: float) -> None:
@@ -136,6 +138,7 @@ class Training:
         return {
             "epoch": self.epoch,
             "batch": self.batch,
+            "number": self.number,
             "strategy": strategy,
             "early_stop": self.early_stop.state_dict(),
             "log": self.log.of_all().state_dict(),
@@ -145,12 +148,14 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], student: Mapping[str, torch.Tensor]) -> None:
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.epoch, self.number = state["epoch"], state["number"]
+        self.batch = min(state["batch"], self.steps)  # of other data, if the user allows that
         self.strategy.load_state_dict({**state["strategy"], "student": student})
         self.early_stop.load_state_dict(state["early_stop"])
         self.log = EpochLog()
         if distributed.is_main():  # what the others had counted is in it
             self.log.load_state_dict(state["log"])
+        self.log.skipped = state["log"]["skipped"]
         self.best_epe3d, self.best = state["best"]
         self.epoch_seconds = list(state["epoch_seconds"])
         if self.strategy.teacher is not None and state["teacher_counts"] is not None:

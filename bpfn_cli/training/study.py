@@ -248,8 +248,11 @@ def _train(study: Study, cells: Sequence[Cell], cell: Cell, place: Place, keys: 
     begun = _begun(place, labels)
     if begun is not None:
         progress.line(f"going on with {printable(begun)}")
-        resume(begun, progress, place.stop, Changes(data=place.data, teacher=teacher, device=str(place.device)))
-        return
+        try:
+            resume(begun, progress, place.stop, Changes(data=place.data, teacher=teacher, device=str(place.device)))
+            return
+        except UsageError as error:  # other versions, say: then the whole of it by these
+            progress.line(f"{error}; begun anew")
     experiment = _experiment(place, recipe)
     run_experiment(replace(experiment, name=cell.name, teacher=teacher, labels=labels), progress)
 
@@ -278,6 +281,7 @@ def _teacher(study: Study, cell: Cell, place: Place, progress: Progress) -> Path
     lock = place.folder / FOLDER_OF_LOCKS / f"teacher-{experiment.recipe.teacher}"
     told = False
     while (found := teacher_at_hand(experiment)) is None:
+        place.stop.check()
         try:
             with only_holder(lock):
                 if teacher_at_hand(experiment) is None:

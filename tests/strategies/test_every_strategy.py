@@ -193,3 +193,17 @@ def test_strategies_say_what_they_need(
             clip_norm=None,
             options=kind.settings(**options),
         )
+
+
+def test_step_left_out_at_the_calibration_leaves_hints_to_be_calibrated() -> None:
+    strategy = made("plain", ("hint",))
+    strategy.step(batch_of(), 1e-3)
+    assert not strategy.objective.calibrated
+    bias = strategy.student.flow0.fc.bias
+    hook = bias.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(NonFiniteError):
+        strategy.step(batch_of(seed=1), 1e-3)
+    hook.remove()
+    assert not strategy.objective.calibrated
+    strategy.step(batch_of(seed=2), 1e-3)
+    assert strategy.objective.calibrated and float(strategy.objective.kappas[0]) > 0

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ from commands import (
 from faults import Fault
 from tiny_world import BIG, LEAST, Quiet, tiny_network, write_things
 
-from bpfn_cli.errors import CheckpointError, DiskError, UsageError
+from bpfn_cli.errors import CheckpointError, DataError, DiskError, UsageError
 from bpfn_cli.files import TEMPORARY_PREFIX
 from bpfn_cli.models import save_checkpoint, slim
-from bpfn_cli.training import run_experiment
+from bpfn_cli.training import resume, run_experiment
 from bpfn_cli.training.checkpoints import Checkpoints
 
 EVERY_STEP = brief()
@@ -325,6 +326,35 @@ def test_run_killed_after_its_last_save_finishes(finished: Path, whole: Path) ->
     assert results[0] == results[1]
 
 
+def test_run_whose_summary_is_gone_is_told(finished: Path) -> None:
+    (finished / NAME / "summary.json").unlink()
+    with pytest.raises(DataError, match=r"finished, but its summary\.json is damaged or gone"):
+        gone_on(finished)
+
+
+def test_run_is_gone_on_with_by_its_link(finished: Path, whole: Path) -> None:
+    unfinished(finished)
+    (finished / "latest").unlink(missing_ok=True)
+    (finished / "latest").symlink_to(NAME)
+    resume(finished / "latest", Quiet())
+    assert (finished / "latest").readlink() == Path(NAME)
+    assert about(finished)["state"] == "finished"
+
+
+def test_going_on_with_fewer_scenes_loses_no_new_checkpoint(finished: Path, tmp_path: Path) -> None:
+    unfinished(finished)
+    edited(finished, "epochs: 3", "epochs: 5")
+    fewer = write_things(tmp_path / "fewer", train=3)
+    before = newest_number(finished)
+    gone_on(finished, data=fewer, allow=True)
+    assert about(finished)["epochs_done"] == 5
+    assert newest_number(finished) > before
+
+
+def newest_number(runs: Path) -> int:
+    return int(checkpoints(runs)[0].stem[5:])
+
+
 def test_finished_run_is_left_as_it_is(finished: Path) -> None:
     before = {path: path.read_bytes() for path in (finished / NAME).rglob("*") if path.is_file()}
     gone_on(finished)
@@ -498,11 +528,24 @@ def test_teacher_that_has_changed_is_refused_when_going_on(things: Path, tmp_pat
     run_experiment(experiment(things, runs, brief(loss=["basic"]), teacher=teacher), Quiet())
     unfinished(runs)
     save_checkpoint(teacher, tiny_network(7, BIG))
-    with pytest.raises(CheckpointError, match=r"t\.safetensors: is not the teacher this run was begun with"):
+    with pytest.raises(UsageError, match=r"teacher sha256 \w{8}, now \w{8}; restore what it was"):
         gone_on(runs)
+    gone_on(runs, allow=True)
+    unfinished(runs)
     teacher.unlink()
     with pytest.raises(CheckpointError, match=r"t\.safetensors: no such checkpoint file"):
         gone_on(runs)
+
+
+def test_teacher_is_the_one_that_was_begun_with_though_a_newer_one_is_there(things: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    recipe = brief(loss=["basic"], train={"epochs": 1})
+    run_experiment(experiment(things, runs, recipe), Quiet())
+    unfinished(runs)
+    alone = brief(variant="big", loss=["none"], train={"epochs": 1})
+    run_experiment(replace(experiment(things, runs, alone), name="newer"), Quiet())
+    gone_on(runs)
+    assert about(runs)["teacher"]["run"].startswith("teacher-big-")
 
 
 def test_checkpoints_that_cannot_be_removed_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from commands import (
     last_line,
     metrics,
     start,
+    wait_until,
 )
 from tiny_world import BIG, Quiet, tiny_network, write_things
 
@@ -147,6 +150,16 @@ def test_cached_teacher_is_gone_on_with(things: Path, teacher: Path, tmp_path: P
     assert digest(runs) == expected
 
 
+def newest(runs: Path) -> int:
+    """The number of the newest checkpoint; 0: none."""
+    return max((int(path.stem[5:]) for path in runs.glob(f"{NAME}/checkpoints/step-*.safetensors")), default=0)
+
+
+def is_further(process: ForkServerProcess, runs: Path, number: int) -> bool:
+    """Whether a training has come further than a checkpoint, or to its end."""
+    return newest(runs) > number or process.exitcode is not None
+
+
 def kill_loop(data: Path, tmp_path: Path, recipe: Recipe, kills: int, seed: int, **more: Any) -> None:
     expected = whole(data, tmp_path / "whole", recipe, **more)
     generator, killed, rounds = random.Random(seed), 0, 0
@@ -154,8 +167,13 @@ def kill_loop(data: Path, tmp_path: Path, recipe: Recipe, kills: int, seed: int,
         runs = tmp_path / f"round{rounds}" / "runs"
         rounds += 1
         while True:
+            before = newest(runs)
             process = start(data, runs, recipe, **more)
-            process.join(generator.uniform(0.3, 2.5))  # a start takes 1 to 1.5
+            if killed % 2:  # at any time, also while it starts
+                process.join(generator.uniform(0, 2.5))
+            else:  # soon after it has come further, however slow the machine is
+                wait_until(partial(is_further, process, runs, before))
+                process.join(generator.uniform(0, 0.5))
             if process.exitcode is None:
                 os.kill(process.pid or 0, signal.SIGKILL)
                 process.join()

@@ -171,6 +171,16 @@ def test_file_system_without_links_is_no_error(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
+def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        create(tmp_path, "one")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- how it ends ------------------------------------------------------------------------------------
 
 
@@ -184,6 +194,20 @@ def test_finished_work_is_recorded_with_a_summary(tmp_path: Path) -> None:
     assert (about["state"], about["reason"], about["train_seconds"]) == ("finished", None, 1.5)
     assert about["finished"] >= about["started"]
     assert json.loads((run.path / "summary.json").read_text()) == {**about, "result": {"rows": [1]}}
+
+
+def test_finished_is_said_after_the_summary_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, written = create(tmp_path), []
+    write_json = run_folder.write_json
+
+    def spy(path: Path, value: Any) -> None:
+        written.append((path.name, value["state"]))
+        write_json(path, value)
+
+    monkeypatch.setattr(run_folder, "write_json", spy)
+    with run.working():
+        pass
+    assert written == [("summary.json", "finished"), ("run.json", "finished")]
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
