@@ -6,6 +6,7 @@ Under `torchrun`, or `srun` with a task for each device, they have been started 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from bpfn_cli.errors import UsageError
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 SECONDS_TO_SAVE = 3600
+LAUNCHED = "BPFN_LAUNCHED"
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
 
 
@@ -56,8 +59,9 @@ def launch(devices: int, nodes: int, threads: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes speak for themselves
+    logging.disable(logging.CRITICAL)  # the processes speak for themselves
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ[LAUNCHED] = "1"
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -78,6 +82,12 @@ def launch(devices: int, nodes: int, threads: int) -> int:
     except SignalException as error:
         return 130 if error.sigval == signal.SIGINT else 143
     return 0
+
+
+def end_with_launcher() -> None:
+    """In a process that `launch` has started: save and end when the launcher is killed."""
+    if LAUNCHED in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _patience(config: type) -> dict[str, Any]:

@@ -35,8 +35,9 @@ class ConsoleProgress:
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """A line for a person, on stderr. That nobody reads it any more ends no work."""
+    with contextlib.suppress(BrokenPipeError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def finish(written: object, next_command: str) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
 from bpfn_cli.cli.places import RUNS
 from bpfn_cli.data.concurrency import usable_cores
-from bpfn_cli.launcher import adopt_slurm, is_started, launch, local_rank
+from bpfn_cli.launcher import adopt_slurm, end_with_launcher, is_started, launch, local_rank
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +49,9 @@ class Processes:
             yield resolve_device(self.device)
             return
         if not self.adopt() and (self.devices or 1) * self.nodes > 1:
-            raise typer.Exit(self._launch())
+            sys.exit(self._launch())
         device = resolve_device(self.device, local_rank())
+        end_with_launcher()
         with joined(device):
             yield device
 

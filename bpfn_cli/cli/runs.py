@@ -21,11 +21,12 @@ def runs(
 ) -> None:
     """List trainings: how far each is, and how long it will take.
 
-    `killed`: it says that it runs, but no process does; `bpfn resume` goes on with it.
+    EPE3D in metres: of the best validation, and of the test split. `killed`: it says that it runs, but no process
+    does; `bpfn resume` goes on with it.
 
     Examples: `bpfn runs`, `bpfn runs --unfinished`, `bpfn runs --runs /scratch/me/runs --json`
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from bpfn_cli.errors import printable
     from bpfn_cli.training.overview import overview
@@ -37,12 +38,13 @@ def runs(
     if not found:
         say(f"no {'unfinished ' if unfinished else ''}runs in {printable(runs)}; `bpfn distill` makes one")
         return
-    table = Table("run", "state", "epochs", "left", "EPE3D", "why it stopped", box=None, pad_edge=False)
+    heads = ("state", "epochs", "left", "validation", "test", "why it stopped")
+    table = Table(Column("run", overflow="fold"), *heads, box=None, pad_edge=False)
     for one in found:
         left = "" if one.seconds_left is None else duration(one.seconds_left)
-        epe3d = "" if one.epe3d is None else f"{one.epe3d:.4f}"
+        figures = ["" if epe3d is None else f"{epe3d:.4f}" for epe3d in (one.validation_epe3d, one.epe3d)]
         progress = f"{one.epochs_done}/{one.epochs}"
-        table.add_row(printable(one.name), one.state, progress, left, epe3d, printable(one.reason or ""))
+        table.add_row(printable(one.name), one.state, progress, left, *figures, printable(one.reason or ""))
     console().print(table, markup=False)
     stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
     if stopped:
@@ -78,10 +80,14 @@ def resume(
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.training import Changes, Interruption, parse_duration
     from bpfn_cli.training import resume as go_on
+    from bpfn_cli.training.identity import processes_of
+    from bpfn_cli.training.run_folder import RunFolder
 
     stop = Interruption(None if max_time is None else parse_duration(max_time))
     keep_freed_memory()
     folder = run if run.is_dir() or len(run.parts) > 1 else runs / run
+    if devices is None and nodes == 1:
+        devices = processes_of(RunFolder.open(folder))
     with Processes(device or "auto", devices, nodes).joined() as own:
         chosen = None if device is None and distributed.size() == 1 else str(own)
         outcome = go_on(folder, progress_of_process(), stop, Changes(data, teacher, chosen, allow))

@@ -151,10 +151,12 @@ class _Place:
 
 def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
     from bpfn_cli.device import keep_freed_memory
-    from bpfn_cli.errors import DataError
+    from bpfn_cli.errors import DataError, UsageError
     from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
     from bpfn_cli.training.resume import run_or_resume
 
+    if place.resume and place.name is None:
+        raise UsageError("--resume: which run? give its --name too")
     stop = Interruption(None if place.max_time is None else parse_duration(place.max_time))
     keep_freed_memory()
     named = Path(recipe.data.path) if recipe.data.path else None

@@ -104,7 +104,7 @@ def open_dataset(path: Path, split: str) -> SceneDataset:
     Args:
         path: the dataset, a subset, or the folder that holds the dataset under its usual name.
         split: FlyingThings3D and synthetic: train, val, or test (the field tests on the `val` folder).
-            KITTI: test (those of the 142 evaluation scenes that are there) or all.
+            KITTI: test (those of the 142 evaluation scenes that are there), train (the other 58) or all.
             KITTI with occlusion and LiDAR logs: test (all there are) or all.
     Raises:
         UsageError: no such split.
@@ -166,14 +166,18 @@ def data_identity(path: Path) -> dict[str, Any]:
     if layout.manifest:
         _check_packed_files(layout.root, layout.manifest)
     options = layout.manifest.task.options if layout.manifest else None
+    counts = {split: len(names) for split, names in scenes.items()}
+    if layout.kind == "kitti":
+        tested = sum(map(_is_evaluated, scenes[""]))
+        counts = {"train": len(scenes[""]) - tested, "val": tested}
     with disk_errors(layout.root):
         sha256 = sha256_of(layout.root / MANIFEST) if layout.manifest else fingerprint(file_sizes(layout.root, scenes))
     return {
         "kind": "subset" if options else layout.kind,
         "source_kind": layout.kind,
         "path": str(path),
-        "train_scenes": len(scenes.get("train", ())),
-        "val_scenes": len(scenes.get("val", scenes.get("", ()))),
+        "train_scenes": counts.get("train", 0),
+        "val_scenes": counts.get("val", 0),
         "fraction": options.fraction if options else None,
         "method": options.method if options else None,
         "seed": options.seed if options else None,
@@ -273,13 +277,16 @@ def _packed(layout: Layout, manifest: SubsetManifest, split: str) -> PackedScene
 
 
 def _kitti(layout: Layout, split: str) -> KittiScenes:
-    if split not in {"test", "all"}:
-        raise UsageError(f"split {printable(split)}: KITTI is for testing; use test (the evaluation scenes) or all")
+    if split not in {"train", "test", "all"}:
+        raise UsageError(f"split {printable(split)}: KITTI has others; use test (the evaluation scenes), train or all")
     names = scene_names(layout)
-    if split == "test":
-        evaluation = set(evaluation_scenes())
-        names = tuple(name for name in names if int(name) in evaluation)
+    if split != "all":
+        names = tuple(name for name in names if _is_evaluated(name) == (split == "test"))
     return KittiScenes("kitti", layout.root, split, names)
+
+
+def _is_evaluated(name: str) -> bool:
+    return int(name) in set(evaluation_scenes())
 
 
 def _all_scenes(layout: Layout) -> dict[str, tuple[str, ...]]:

@@ -216,7 +216,7 @@ def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
 
 def _follow_main_process(worker: int) -> None:
     """In a worker: leave signals to the main process, which may still need batches, and end when it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 

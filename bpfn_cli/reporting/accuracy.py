@@ -293,6 +293,9 @@ def _notes(protocol: Protocol, members: Sequence[Scored]) -> Iterator[str]:
     reduced = sorted({one.run.name for one in members if one.run.record.recipe.train.precision != "32"})
     if reduced:
         yield f"Trained with reduced matrix products: {', '.join(reduced)}."
+    changed = sorted({one.run.name for one in members if any(again.differences for again in one.run.record.resumed)})
+    if changed:
+        yield f"Recipe, data or versions were changed in the midst of the training: {', '.join(changed)}; see run.json."
     yield from _disagreements(members)
 
 

@@ -81,6 +81,12 @@ class RecipeRecord(_Schema):
     train: TrainRecipe = TrainRecipe()
 
 
+class Resumption(_Schema):
+    """When a run was gone on with: what had changed since it began."""
+
+    differences: list[str] = []
+
+
 class RunRecord(_Schema):
     """The keys of `run.json` that a report uses."""
 
@@ -102,6 +108,7 @@ class RunRecord(_Schema):
     started: datetime
     selected_on: Literal["held_out", "test"] = "held_out"
     recipe: RecipeRecord = RecipeRecord()
+    resumed: list[Resumption] = []
     cell: Name | None = None
     control: Name | None = None
 

@@ -89,6 +89,10 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
     with experiment.stop.listening():
         _check_before(experiment, dataset)
         run = create_run(experiment, "student")
+        taken = (
+            "" if experiment.name in (None, run.path.name) else f" ({printable(experiment.name)} is taken; --resume)"
+        )
+        progress.line(f"run: {printable(run.path)}{taken}")
         return carry_out(run, experiment, progress)
 
 
@@ -159,6 +163,8 @@ def train_teacher(experiment: Experiment, progress: Progress) -> Path:
     key = teacher_key(experiment.recipe, data_identity(experiment.data))
     begun = from_main(lambda: _begun_teacher(experiment.runs, key))
     if begun is None:
+        name = experiment.recipe.teacher
+        progress.line(f"teacher: none trained with this recipe yet, so {name} is trained first (reused next time)")
         return carry_out(create_run(alone, "teacher"), alone, progress).folder / STUDENT
     run = RunFolder.open(begun)
     use_threads_of(run)
@@ -199,8 +205,6 @@ def _find_guide(experiment: Experiment, progress: Progress) -> Guide:
         return random_guide(recipe)
     found = teacher_at_hand(experiment)
     if found is None:
-        name = recipe.teacher
-        progress.line(f"teacher: none trained with this recipe yet, so {name} is trained first (reused next time)")
         return Guide.read(train_teacher(experiment, progress), experiment.runs)
     how = "" if found == experiment.teacher else ", trained before with this recipe"
     progress.line(f"teacher: {printable(found)}{how}")
@@ -323,11 +327,14 @@ def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> Non
         run.checkpoints.is_kept = lambda number: number % (keep_every * training.steps) == 0
     found = from_main(lambda: run.checkpoints.newest(say))
     if found is None:
-        if run.about["epochs_done"]:
+        if run.about.get("has_checkpoints"):
             raise CheckpointError(
-                f"{printable(run.checkpoints.folder)}: empty, though {run.about['epochs_done']} epochs were trained; "
-                "restore it, or begin anew under another --name"
+                f"{printable(run.checkpoints.folder)}: its checkpoints are gone; restore them, or begin anew under "
+                "another --name"
             )
+        if run.about["epochs_done"]:
+            say("going on: from the beginning, since it was stopped before its first checkpoint")
+        run.record(epochs_done=0, epoch_seconds=[])
         run.trim_metrics(0)
         return
     training.load_state_dict(found.state, found.weights.state)
@@ -336,6 +343,8 @@ def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> Non
     epochs = training.recipe.train.epochs
     if training.is_done:
         say(f"going on: all {epochs} epochs are trained")
+    elif training.batch == training.steps:
+        say(f"going on: the end of epoch {training.epoch + 1} of {epochs}")
     else:
         say(f"going on: epoch {training.epoch + 1} of {epochs}, batch {training.batch + 1} of {training.steps}")
 

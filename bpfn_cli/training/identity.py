@@ -43,6 +43,12 @@ def differences(run: RunFolder, experiment: Experiment) -> list[str]:
     return found
 
 
+def processes_of(run: RunFolder) -> int | None:
+    """How many processes a run was begun with; None: one."""
+    found = run.about.get("versions", {}).get("processes")
+    return found if isinstance(found, int) and found > 1 else None
+
+
 def teacher_of(run: RunFolder) -> Path | None:
     """The file of the teacher that a run was begun with; None: not known yet, or none."""
     known = run.about.get("teacher") or {}
@@ -58,6 +64,18 @@ def _changed_file(what: str, known: Mapping[str, Any] | None, path: Path | None)
         return []
     now = from_main(lambda: sha256_of(path))
     return [] if known.get("sha256") == now else [f"{what} sha256 {printable(known.get('sha256'))[:8]}, now {now[:8]}"]
+
+
+def identity_of(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
+    """Entries of run.json that say what a training depends on, as it is now."""
+    data = {**run.about["data"], **data_identity(experiment.data)}
+    return {
+        "recipe": decisive_tree(experiment.recipe),
+        "epochs": experiment.recipe.train.epochs,
+        "seed": experiment.recipe.seed,
+        "versions": versions(experiment.device),
+        "data": data,
+    }
 
 
 def recipe_differences(run: RunFolder, recipe: Recipe) -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 from bpfn_cli.errors import Interrupted, UsageError, printable
 from bpfn_cli.launcher import is_started
 
-# What SLURM and shells send: `scancel`, preemption and the end of a limit; `--signal=USR1@120`; Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# What SLURM and shells send: preemption, the end of a limit; `--signal=USR1@120`; a lost terminal; Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 SECONDS_OF_AN_ECHO = 3.0
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -45,7 +45,8 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` wants it
+        before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
         finally:

@@ -42,6 +42,8 @@ class Keeper:
                 training.number, training.strategy.student, state, best=training.best, **metadata
             )
         )
+        if not self.run.about.get("has_checkpoints"):
+            self.run.record(has_checkpoints=True)
         self.saved_at = time.monotonic()
 
     def save_in_time(self) -> None:
@@ -89,7 +91,13 @@ class Keeper:
         training = self.training
         record = training.end_epoch()
         self.run.log_metrics(record)
-        if training.best == training.number or training.is_done or self.run.checkpoints.is_kept(training.number):
+        is_first = training.epoch == 1  # lest a kill cost the whole of a short training
+        if (
+            is_first
+            or training.best == training.number
+            or training.is_done
+            or self.run.checkpoints.is_kept(training.number)
+        ):
             self.save()
         else:
             self.save_in_time()

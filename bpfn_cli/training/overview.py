@@ -21,7 +21,7 @@ class RunState:
 
     Attributes:
         state: running, finished, interrupted, failed, or killed: it says that it runs, but no process does.
-        seconds_left: estimate; None: nothing is known. epe3d: on the test split, else the best validation; metres.
+        seconds_left: estimate; None: nothing is known. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
     name: str
@@ -35,6 +35,7 @@ class RunState:
     epochs: int
     seconds_left: float | None
     epe3d: float | None
+    validation_epe3d: float | None
     started: str
 
 
@@ -60,7 +61,8 @@ def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
         epochs_done=done,
         epochs=epochs,
         seconds_left=None if state == "finished" else _seconds_left(about, done, epochs),
-        epe3d=about.get("epe3d") or about.get("best_validation_epe3d"),
+        epe3d=about.get("epe3d"),
+        validation_epe3d=about.get("best_validation_epe3d"),
         started=str(about.get("started")),
     )
 

@@ -50,7 +50,7 @@ class DataSettings:
     """
 
     path: str | None = None
-    kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded"] = "auto"
+    kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded", "kitti"] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
     quiz: Annotated[float, Field(gt=0, le=0.5)] = 0.05

@@ -16,7 +16,7 @@ from bpfn_cli.device import resolve_device
 from bpfn_cli.distributed import from_main
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.training.experiment import Outcome, carry_out, place_of, run_experiment
-from bpfn_cli.training.identity import differences, recipe_differences, teacher_of, use_threads_of
+from bpfn_cli.training.identity import differences, identity_of, recipe_differences, teacher_of, use_threads_of
 from bpfn_cli.training.interruption import Interruption
 from bpfn_cli.training.job import Experiment
 from bpfn_cli.training.load import checked_recipe
@@ -59,9 +59,13 @@ def resume(
                 "was, or go on all the same with --allow"
             )
         for line in found:
+            run.note(f"changed since the run was begun: {line}")
             progress.line(f"warning: changed since the run was begun: {line}")
         again = {"epochs_done": run.about["epochs_done"], "differences": found}
-        run.record(place=place_of(experiment), resumed=[*run.about.get("resumed", []), again])
+        run.record(place=place_of(experiment))
+        if found:  # what it is now, and in `resumed` what it was
+            run.record(**identity_of(experiment, run))
+        run.record(resumed=[*run.about.get("resumed", []), again])
         if any(line.startswith("teacher ") for line in found):
             run.record(teacher=None)  # another one, as the user allows
         return carry_out(run, experiment, progress)

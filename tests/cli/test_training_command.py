@@ -182,7 +182,22 @@ def test_signal_to_all_processes_of_a_launcher_saves_once(place: Path, tmp_path:
     assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; to go on: bpfn resume {runs}/a"
     assert "Traceback" not in said
     assert about(place, runs)["state"] == "interrupted"
-    refused(bpfn("resume", runs / "a", cwd=place), 2, "processes 2, now 1")
+    again = bpfn("resume", runs / "a", "--max-time", "8s", cwd=place)  # by two again, without being told
+    assert again.returncode == 0, again.stderr
+    assert "going on: " in again.stderr
+
+
+def test_processes_end_with_their_launcher(place: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = started(place, *typed("--runs", runs, "--name", "a", "--devices", "2", "--set", "train.epochs=60"))
+    wait_for_checkpoint(runs, process)
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while about(place, runs)["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert about(place, runs)["reason"] == "stopped by SIGTERM"
 
 
 def test_error_of_several_processes_is_one_line_with_its_code(place: Path, tmp_path: Path) -> None:

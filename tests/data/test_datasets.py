@@ -130,8 +130,15 @@ def test_kitti_without_evaluation_scenes_is_refused(tmp_path):
         open_dataset(kitti(tmp_path, 0, 1), "test")
 
 
-@pytest.mark.parametrize("split", ["train", "val", "nonsense"])
-def test_kitti_is_for_testing(tmp_path, split):
+def test_kitti_trains_on_the_scenes_that_are_not_tested_on(tmp_path):
+    kitti(tmp_path, 0, 1, 2, 3, 4, 7)
+    train, test = (set(open_dataset(tmp_path, split).names) for split in ("train", "test"))
+    assert train == {"000000", "000001", "000004"}
+    assert not train & test
+
+
+@pytest.mark.parametrize("split", ["val", "nonsense"])
+def test_kitti_has_no_other_splits(tmp_path, split):
     with pytest.raises(UsageError, match="use test"):
         open_dataset(kitti(tmp_path, 2), split)
 
@@ -280,9 +287,9 @@ def test_identity_of_a_subset_names_its_choice(things, tmp_path):
     assert (identity["train_scenes"], identity["val_scenes"]) == (2, 2)
 
 
-def test_identity_of_kitti_counts_scenes_to_validate_on(tmp_path):
-    identity = data_identity(kitti(tmp_path, 0, 2))
-    assert (identity["kind"], identity["train_scenes"], identity["val_scenes"]) == ("kitti", 0, 2)
+def test_identity_of_kitti_counts_scenes_to_train_and_to_test_on(tmp_path):
+    identity = data_identity(kitti(tmp_path, 0, 2, 3))
+    assert (identity["kind"], identity["train_scenes"], identity["val_scenes"]) == ("kitti", 1, 2)
 
 
 def test_readers_import_neither_torch_nor_the_command_line():

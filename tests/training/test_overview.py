@@ -39,14 +39,14 @@ def test_run_that_no_process_works_on_is_killed(tmp_path: Path) -> None:
     assert json.loads((killed / "run.json").read_text())["state"] == "running"  # looking changes nothing
 
 
-def test_figure_is_that_of_the_test_split_else_of_the_best_validation(tmp_path: Path) -> None:
+def test_figures_are_those_of_the_test_split_and_of_the_best_validation(tmp_path: Path) -> None:
     run(tmp_path, "a", state="finished", epoch_seconds=[1], epe3d=0.1, best_validation_epe3d=0.2)
     run(tmp_path, "b", best_validation_epe3d=0.2)
     run(tmp_path, "c", state="interrupted", reason="stopped by SIGTERM")
-    assert [(one.epe3d, one.reason) for one in overview(tmp_path)] == [
-        (0.1, None),
-        (0.2, None),
-        (None, "stopped by SIGTERM"),
+    assert [(one.epe3d, one.validation_epe3d, one.reason) for one in overview(tmp_path)] == [
+        (0.1, 0.2, None),
+        (None, 0.2, None),
+        (None, None, "stopped by SIGTERM"),
     ]
     assert overview(tmp_path)[0].seconds_left is None
 
