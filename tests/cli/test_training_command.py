@@ -77,7 +77,7 @@ def test_run_is_stopped_listed_and_gone_on_with(place: Path, tmp_path: Path) -> 
     assert "interrupted" in table.stdout and f"next: bpfn resume {runs}/a" in table.stderr
     again = bpfn("resume", runs / "a", cwd=tmp_path)  # from anywhere
     assert again.returncode == 0, again.stderr
-    assert "going on: epoch " in again.stderr
+    assert "going on: " in again.stderr
     before = contents(runs)
     finished = bpfn("resume", "a", "--runs", runs, cwd=tmp_path)
     assert finished.returncode == 0

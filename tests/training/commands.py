@@ -82,6 +82,7 @@ def as_command(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any], bef
         before()
     sys.stderr = (runs.parent / "stderr").open("w")
     signal.signal(signal.SIGTERM, command._terminate)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def app(*_: Any, **__: Any) -> None:
