@@ -172,8 +172,8 @@ def propagate_max_backward_with_torch(
     multiply k D rows, nearly all of them zero. That is what `embedding_bag` does.
     """
     (rows, k), channels = neighbors.shape, own.shape[1]
-    own_gradient, other_gradient = torch.empty_like(own), torch.zeros_like(other)
-    weight_gradient, type_of_weight = torch.zeros_like(weight, dtype=own.dtype), weight.dtype
+    own_gradient, other_gradient = own.new_empty(own.shape), other.new_zeros(other.shape)
+    weight_gradient, type_of_weight = own.new_zeros(weight.shape), weight.dtype
     weight = weight.to(own.dtype)
     for part in _chunks(rows, k * max(weight.shape)):
         inner = _inner(own[part], other, neighbors[part]).view(-1, channels)
@@ -210,7 +210,7 @@ def _channels_by_neighbor(argmax: Tensor) -> Tensor:
 def _(
     gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(own), torch.empty_like(other), torch.empty_like(weight)
+    return own.new_empty(own.shape), other.new_empty(other.shape), weight.new_empty(weight.shape)
 
 
 def _save_propagate_max(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -253,7 +253,8 @@ class _Mixing:
         return (self.weights[part].transpose(1, 2) @ self._grouped(part)).flatten(1)
 
     def start_backward(self) -> None:
-        self.offsets_gradient, self.weights_gradient = torch.empty_like(self.offsets), torch.empty_like(self.weights)
+        self.offsets_gradient = self.offsets.new_empty(self.offsets.shape)
+        self.weights_gradient = self.weights.new_empty(self.weights.shape)
         self.padded_gradient = torch.zeros_like(self.padded)
 
     def mix_backward(self, part: slice, gradient: Tensor) -> None:
@@ -328,7 +329,7 @@ def _convolve_neighbors_backward(
         received = gradient[part]
         matrix_gradient += multiply(received.t(), mixing.mix(part).to(flat.dtype))
         mixing.mix_backward(part, multiply(received, flat.t()))
-    return *mixing.gradients(), matrix_gradient.t().reshape(matrix.shape).to(matrix.dtype)
+    return *mixing.gradients(), matrix_gradient.t().contiguous().view(matrix.shape).to(matrix.dtype)
 
 
 @_convolve_neighbors_backward.register_fake

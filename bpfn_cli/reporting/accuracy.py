@@ -290,7 +290,8 @@ def _notes(protocol: Protocol, members: Sequence[Scored]) -> Iterator[str]:
             f"Chosen on the test split, as published: {', '.join(on_test)}. Their figures are the best of many looks "
             "at these scenes, and look better than those of runs that were measured here once."
         )
-    reduced = sorted({one.run.name for one in members if one.run.record.recipe.train.precision != "32"})
+    precisions = {one.run.name: one.run.record.recipe.train.precision for one in members}
+    reduced = [f"{name} ({precision})" for name, precision in sorted(precisions.items()) if precision != "32"]
     if reduced:
         yield f"Trained with reduced matrix products: {', '.join(reduced)}."
     changed = sorted({one.run.name for one in members if any(again.differences for again in one.run.record.resumed)})

@@ -205,7 +205,8 @@ class PlainStrategy:
     # --- what they share ---
 
     def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
-        """One optimizer step; returns the terms as they were before it.
+        """One optimizer step; returns the terms as they were before it. In float16 it is left out where the gradients
+        overflow, and the scale of the loss is lowered.
 
         Raises: NonFiniteError: a term or the gradient is NaN or infinite; names it and the samples. No weight
             or running statistic of a network has changed then.

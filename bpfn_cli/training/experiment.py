@@ -99,19 +99,24 @@ def run_experiment(experiment: Experiment, progress: Progress) -> Outcome:
 def _check_before(experiment: Experiment, dataset: SceneDataset) -> None:
     """Find what cannot work before there is a folder, and before hours of teacher."""
     recipe = experiment.recipe
+    strategy, lacks_teacher = _untrained(experiment, dataset)
+    if lacks_teacher:
+        with contextlib.suppress(NonFiniteError):  # a step like that is left out
+            strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
+
+
+def _untrained(experiment: Experiment, dataset: SceneDataset) -> tuple[PlainStrategy, bool]:
+    """The strategy as it begins, and whether its teacher is yet to be trained: one that was never trained stands in."""
+    recipe = experiment.recipe
     student = build_model(recipe.variant, recipe.data.points)
     if experiment.initial is not None:
         initialize_from(student, load_checkpoint(experiment.initial))
     if not recipe.distillation_losses():
-        build_strategy(experiment, student, None, dataset)
-        return
+        return build_strategy(experiment, student, None, dataset), False
     found = None if recipe.control == "random" else teacher_at_hand(experiment)
     guide = random_guide(recipe) if found is None else Guide.read(found, experiment.runs)
     check_pyramids(guide, student)
-    strategy = build_strategy(experiment, student, guide, dataset)
-    if found is None and recipe.control != "random":
-        with contextlib.suppress(NonFiniteError):  # a step like that is left out
-            strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
+    return build_strategy(experiment, student, guide, dataset), found is None and recipe.control != "random"
 
 
 def create_run(experiment: Experiment, role: str) -> RunFolder:
@@ -133,16 +138,8 @@ def plan_experiment(experiment: Experiment) -> Plan:
     Raises: UsageError, ShapeError: it cannot work.
     """
     recipe, dataset = experiment.recipe, open_training_data(experiment)
-    student = build_model(recipe.variant, recipe.data.points)
-    guide = None
     check_recipe(recipe, dataset)
-    if experiment.initial is not None:
-        initialize_from(student, load_checkpoint(experiment.initial))
-    if recipe.distillation_losses():
-        found = None if recipe.control == "random" else teacher_at_hand(experiment)
-        guide = random_guide(recipe) if found is None else Guide.read(found, experiment.runs)
-        check_pyramids(guide, student)
-    strategy = build_strategy(experiment, student, guide, dataset)
+    strategy, _ = _untrained(experiment, dataset)
     batch = first_batch(experiment, dataset)
     learn = len(split_of(dataset, recipe).learn)
     return make_plan(strategy, recipe, count_steps(dataset, recipe), learn, rehearse(strategy, batch, recipe))
@@ -235,8 +232,7 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
         _initialize(student, experiment.initial, progress)
     if guide is not None:
         check_pyramids(guide, student)
-        _check_same_teacher(run, guide)
-        run.record(teacher={**guide.identity(), **_own_figures(run.about.get("teacher"))})
+        run.record(teacher={**guide.identity(), **_own_figures(run.about.get("teacher"), guide)})
     dataset = open_training_data(experiment)
     strategy = build_strategy(experiment, student, guide, dataset)
     started = time.monotonic()
@@ -390,19 +386,9 @@ def _observed(run: RunFolder, experiment: Experiment, training: Training, say: C
         run.observers = []
 
 
-def _check_same_teacher(run: RunFolder, guide: Guide) -> None:
-    """Raises: CheckpointError: the run was begun with another teacher."""
-    known = run.about.get("teacher")
-    if known is not None and known["sha256"] != guide.sha256:
-        raise CheckpointError(
-            f"{printable(known['path'])}: is not the teacher this run was begun with (sha256 {known['sha256'][:8]}, "
-            f"now {guide.sha256[:8]}); restore it"
-        )
-
-
-def _own_figures(teacher: dict[str, Any] | None) -> dict[str, Any]:
-    """What is known of a teacher from its own evaluation."""
-    known = teacher or {}
+def _own_figures(teacher: dict[str, Any] | None, guide: Guide) -> dict[str, Any]:
+    """What a run knows already of its teacher's own evaluation; nothing where it has been given another one."""
+    known = teacher if teacher is not None and teacher["sha256"] == guide.sha256 else {}
     return {"held_out_epe3d": known.get("held_out_epe3d"), "test": known.get("test")}
 
 

@@ -30,7 +30,7 @@ from bpfn_cli.training.progress import Bar
 from bpfn_cli.training.recipe import Recipe
 from bpfn_cli.training.state import Training
 
-MOST_WORKERS = 8  # one reads and augments about 100 samples a second
+MOST_WORKERS = 8  # a sample is read and augmented in milliseconds
 
 
 @dataclass(frozen=True)

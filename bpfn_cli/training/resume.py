@@ -62,12 +62,8 @@ def resume(
             run.note(f"changed since the run was begun: {line}")
             progress.line(f"warning: changed since the run was begun: {line}")
         again = {"epochs_done": run.about["epochs_done"], "differences": found}
-        run.record(place=place_of(experiment))
-        if found:  # what it is now, and in `resumed` what it was
-            run.record(**identity_of(experiment, run))
-        run.record(resumed=[*run.about.get("resumed", []), again])
-        if any(line.startswith("teacher ") for line in found):
-            run.record(teacher=None)  # another one, as the user allows
+        now = identity_of(experiment, run) if found else {}  # what it was stands in `resumed`
+        run.record(place=place_of(experiment), resumed=[*run.about.get("resumed", []), again], **now)
         return carry_out(run, experiment, progress)
 
 
@@ -77,10 +73,9 @@ def run_or_resume(experiment: Experiment, progress: Progress) -> Outcome:
 
     Raises: as `resume`; UsageError: that run is of another recipe or other data, or no name is given.
     """
-    if experiment.name is None:
-        raise UsageError("--resume: which run? give its --name too")
-    check_run_name(experiment.name)
-    folder = experiment.runs / experiment.name
+    name = experiment.name or ""
+    check_run_name(name)
+    folder = experiment.runs / name
     if not from_main((folder / "run.json").is_file):
         if from_main(partial(os.path.lexists, folder)):
             raise UsageError(

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bpfn_cli.ops import convolve_neighbors, flatten_indices, neighborhood, propagate_max
+from bpfn_cli.ops import convolve_neighbors, flatten_indices, native, neighborhood, propagate_max
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -49,6 +50,12 @@ CASES = [
     (convolve_neighbors, convolve_in_full, convolution),
 ]
 IDS = ["propagate_max", "convolve_neighbors"]
+
+
+def backwards(tensor: Tensor) -> Tensor:
+    """The same numbers, the first dimension lying closest in memory."""
+    order = range(tensor.dim() - 1, -1, -1)
+    return tensor.permute(*order).contiguous().permute(*order)
 
 
 def values_and_gradients(function, inputs: list[Tensor]) -> list[Tensor]:
@@ -120,6 +127,30 @@ def test_operators_are_well_registered(function, in_full, inputs) -> None:
     operator = getattr(torch.ops.bpfn, function.__name__).default
     extra = (True,) if function is propagate_max else ()
     torch.library.opcheck(operator, (*leaves, *extra))
+
+
+@pytest.mark.parametrize("by_torch", [False, True], ids=["as usual", "by torch"])
+@pytest.mark.parametrize("layout", [Tensor.contiguous, backwards], ids=["contiguous", "backwards"])
+@pytest.mark.parametrize(("function", "in_full", "inputs"), CASES, ids=IDS)
+def test_results_lie_in_memory_as_a_compiler_is_told(
+    function, in_full, inputs, layout, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torch:
+        monkeypatch.setattr(native, "runs_native", lambda *tensors: False)
+    operands = [layout(x) for x in inputs()]
+    forward = getattr(torch.ops.bpfn, function.__name__)
+    backward = getattr(torch.ops.bpfn, f"{function.__name__}_backward")
+    extra = (True,) if function is propagate_max else ()
+
+    def results(operands: list[Tensor]) -> list[Tensor]:
+        first = forward(*operands, *extra)
+        result, *argmax = first if extra else (first,)
+        return [result, *argmax, *backward(torch.ones_like(result), *operands, *argmax)]
+
+    with FakeTensorMode() as mode:
+        told = results([mode.from_tensor(x) for x in operands])
+    for found, expected in zip(results(operands), told, strict=True):
+        assert (found.shape, found.stride(), found.dtype) == (expected.shape, expected.stride(), expected.dtype)
 
 
 def test_gradient_of_tied_neighbors_is_given_once() -> None:

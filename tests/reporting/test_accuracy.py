@@ -116,7 +116,7 @@ def test_table_says_who_chose_on_the_test_split_and_who_trained_in_less_precisio
     make_run("two", evaluation(0.1), selected_on="test", recipe={"train": {"precision": "bf16", "lr": 1}, "seed": 0})
     notes = accuracy(runs).notes
     assert any(note.startswith("Chosen on the test split, as published: two. ") for note in notes)
-    assert "Trained with reduced matrix products: two." in notes
+    assert "Trained with reduced matrix products: two (bf16)." in notes
 
 
 def test_repeated_evaluation_is_one_row_and_another_checkpoint_a_second(runs, make_run):

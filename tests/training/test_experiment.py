@@ -162,7 +162,7 @@ def test_next_distillation_reuses_the_teacher_and_is_not_changed_by_that(
     before = run_names(runs)
     again, progress = carry_out(experiment(things, runs, recipe("bihint"), name="again"))
     assert run_names(runs) == sorted([*before, "again"])
-    assert any(line.endswith(", trained before with this recipe") for line in progress.lines)
+    assert progress.lines[2].endswith(", trained before with this recipe")
     assert about(again.folder)["teacher"] == about(first.folder)["teacher"]
     assert again.result["rows"] == first.result["rows"]
     weights = [load_checkpoint(run.folder / "student.safetensors").state_dict() for run in (first, again)]
@@ -423,7 +423,7 @@ def test_outside_teacher_is_measured_in_a_row_of_its_own(things: Path, tmp_path:
     given = experiment(things, tmp_path / "runs", recipe("basic"), teacher=path)
     assert teacher_at_hand(given) == path
     outcome, progress = carry_out(given)
-    assert f"teacher: {path}" in progress.lines
+    assert progress.lines[2] == f"teacher: {path}"
     assert run_names(tmp_path / "runs") == [outcome.folder.name]
     identity = about(outcome.folder)["teacher"]
     assert (identity["run"], identity["variant"], identity["path"]) == (None, "big", str(path))

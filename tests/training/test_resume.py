@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from commands import (
     NAME,
     about,
@@ -27,36 +26,16 @@ from commands import (
     start,
     wait_until,
 )
-from tiny_world import BIG, Quiet, tiny_network, write_things
+from tiny_world import Quiet
 
 from bpfn_cli.errors import Interrupted
-from bpfn_cli.models import save_checkpoint
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.training import Interruption, run_experiment
 from bpfn_cli.training.recipe import Recipe
 
 KILLS_IN_CI, KILLS_AT_NIGHT = 20, 100
 
-
-@pytest.fixture(scope="module")
-def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_things(tmp_path_factory.mktemp("data") / "things", train=5)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_checkpoint(path, tiny_network(6, BIG))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """As in the processes of `commands`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Stopping(Interruption):
