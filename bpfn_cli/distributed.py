@@ -19,12 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bpfn_cli.errors import BpfnError
+from bpfn_cli.errors import BpfnError, UsageError, printable
 
 Value = TypeVar("Value")
-LONGEST_WAIT = timedelta(
-    days=2
-)  # the others wait while the main process evaluates; who dies is noticed by the launcher
+LONGEST_SEARCH = timedelta(minutes=10)  # for the others, some of which may be started later
+LONGEST_WAIT = timedelta(days=2)  # while the main process evaluates; who dies is noticed by the launcher
 
 _share = 1.0
 
@@ -46,7 +45,10 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Be one of the processes that the environment tells of (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`)."""
+    """Be one of the processes that the environment tells of (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`).
+
+    Raises: UsageError: they do not find each other.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_joined():
         yield
         return
@@ -54,10 +56,27 @@ def joined(device: torch.device) -> Iterator[None]:
     if on_cuda:
         torch.cuda.set_device(device)
     # Numbers and objects of the host go through gloo, gradients on GPUs through NCCL.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=LONGEST_WAIT)
+    store, rank, size = _meet()
+    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     yield
     dist.barrier()  # not reached after an error, when others may be waiting elsewhere
     dist.destroy_process_group()
+
+
+def _meet() -> tuple[dist.Store, int, int]:
+    """Where the processes find each other, the number of this one, and how many there are."""
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=LONGEST_SEARCH))
+    except (dist.DistError, ValueError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = printable(str(error).splitlines()[0])
+        raise UsageError(
+            f"MASTER_ADDR:MASTER_PORT {printable(place)}: the processes of this training do not meet there ({reason}); "
+            "give the first machine and a free port of it, and start all of them"
+        ) from None
+    store.set_timeout(LONGEST_WAIT)
+    return store, rank, size
 
 
 def any_of(flag: bool) -> bool:

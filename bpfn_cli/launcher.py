@@ -19,6 +19,7 @@ from bpfn_cli.errors import UsageError
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 SECONDS_TO_SAVE = 3600
+LOWEST_PORT, PORTS = 20000, 12000  # below those that Linux gives away by itself
 LAUNCHED = "BPFN_LAUNCHED"
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
@@ -113,7 +114,7 @@ def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:
 
 def _slurm_endpoint(environment: Mapping[str, str]) -> tuple[str, str]:
     """The first machine, and a port that is the same on all and another for each job."""
-    port = 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
+    port = LOWEST_PORT + int(environment.get("SLURM_JOB_ID", "0")) % PORTS
     return first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1")), str(port)
 
 

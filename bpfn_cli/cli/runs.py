@@ -43,7 +43,7 @@ def runs(
     for one in found:
         left = "" if one.seconds_left is None else duration(one.seconds_left)
         figures = ["" if epe3d is None else f"{epe3d:.4f}" for epe3d in (one.validation_epe3d, one.epe3d)]
-        progress = f"{one.epochs_done}/{one.epochs}"
+        progress = f"{one.epochs_done}/{one.epochs}" if one.epochs else ""
         table.add_row(printable(one.name), one.state, progress, left, *figures, printable(one.reason or ""))
     console().print(table, markup=False)
     stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]

@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from bpfn_cli.training.calendar import is_validation_epoch
-from bpfn_cli.training.run_folder import RunFolder, find_runs, is_busy
+from bpfn_cli.training.run_folder import RunFolder, find_runs, is_busy, run_folders
 
+DAMAGED = {"state": "damaged", "reason": "run.json is damaged, or of another bpfn"}
 RECENT = 5  # epochs that tell how long the next ones will take
 
 
@@ -20,7 +21,8 @@ class RunState:
     """One run.
 
     Attributes:
-        state: running, finished, interrupted, failed, or killed: it says that it runs, but no process does.
+        state: running, finished, interrupted, failed; killed: it says that it runs, but no process does; damaged: its
+            run.json is, and nothing else is known.
         seconds_left: estimate; None: nothing is known. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
@@ -40,8 +42,11 @@ class RunState:
 
 
 def overview(runs: Path) -> list[RunState]:
-    """All runs of a folder, oldest first."""
-    return [_state(folder, about) for folder, about in find_runs(runs)]
+    """All runs of a folder, oldest first; then those that are damaged."""
+    found = find_runs(runs)
+    readable = {folder for folder, _ in found}
+    damaged = [(folder, DAMAGED) for folder in run_folders(runs) if folder not in readable]
+    return [_state(folder, about) for folder, about in found + damaged]
 
 
 def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
@@ -55,15 +60,15 @@ def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
         folder=str(folder),
         state=state,
         reason=about.get("reason"),
-        method=str(about.get("method")),
-        variant=str(about.get("variant")),
-        role=str(about.get("role")),
+        method=str(about.get("method", "")),
+        variant=str(about.get("variant", "")),
+        role=str(about.get("role", "")),
         epochs_done=done,
         epochs=epochs,
-        seconds_left=None if state == "finished" else _seconds_left(about, done, epochs),
+        seconds_left=None if state in ("finished", "damaged") else _seconds_left(about, done, epochs),
         epe3d=about.get("epe3d"),
         validation_epe3d=about.get("best_validation_epe3d"),
-        started=str(about.get("started")),
+        started=str(about.get("started", "")),
     )
 
 

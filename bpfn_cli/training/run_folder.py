@@ -90,22 +90,7 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """A folder that was made before. Raises: UsageError: it is none. DataError: its run.json is damaged."""
         path = path.resolve() if path.is_symlink() else path  # `latest` will point elsewhere one day
-        return cls(path, from_main(lambda: cls._read(path)))
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        file = path / "run.json"
-        if not file.is_file():
-            raise UsageError(f"{printable(path)}: no folder of a training (it has no run.json); `bpfn runs` lists them")
-        with disk_errors(file):
-            text = file.read_bytes()
-        try:
-            about = json.loads(text)
-            if about["format"] != FORMAT or not isinstance(about["state"], str):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise DataError(f"{printable(file)}: damaged, or of another bpfn; restore it") from None
-        return about
+        return cls(path, from_main(lambda: read_about(path)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -289,16 +274,34 @@ def _git(folder: Path, *arguments: str) -> str:
         return ""
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a run's run.json says. Raises: UsageError: there is none. DataError: it is damaged."""
+    file = folder / "run.json"
+    if not file.is_file():
+        raise UsageError(f"{printable(folder)}: no folder of a training (it has no run.json); `bpfn runs` lists them")
+    with disk_errors(file):
+        text = file.read_bytes()
+    try:
+        about = json.loads(text)
+        if about["format"] != FORMAT or not isinstance(about["state"], str):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DataError(f"{printable(file)}: damaged, or of another bpfn; restore it") from None
+    return about
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Folders of trainings below `runs`, readable or not, by name."""
+    folders = [path.parent for path in sorted(runs.glob("*/run.json"))] if runs.is_dir() else []
+    return [folder for folder in folders if not folder.is_symlink() and not folder.name.startswith(".")]
+
+
 def find_runs(runs: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Readable runs below `runs`, oldest first."""
+    """Readable runs below `runs` and what their run.json says, oldest first."""
     found = []
-    for path in sorted(runs.glob("*/run.json")) if runs.is_dir() else []:
-        if path.parent.is_symlink() or path.parent.name.startswith("."):
-            continue
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            about = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(about, dict) and about.get("format") == FORMAT:
-                found.append((path.parent, about))
+    for folder in run_folders(runs):
+        with contextlib.suppress(BpfnError):
+            found.append((folder, read_about(folder)))
     return sorted(found, key=lambda run: str(run[1].get("started")))
 
 

@@ -168,7 +168,11 @@ def as_srun(place: Path, arguments: list[str]) -> tuple[str, str, list[int]]:
         )
         for rank in range(2)
     ]
-    said = [task.communicate(timeout=240) for task in tasks]
+    try:
+        said = [task.communicate(timeout=240) for task in tasks]
+    finally:
+        for task in tasks:
+            task.kill()
     return said[0][0] + said[1][0], said[0][1] + said[1][1], [task.returncode for task in tasks]
 
 

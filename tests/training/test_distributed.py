@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from commands import NAME, about, brief, digest, experiment, gone_on, metrics
 from pairs import (
+    CPU,
     NAMES,
     gone_on_together,
     gradients_of_a_step,
@@ -27,6 +30,7 @@ from pairs import (
 )
 from tiny_world import TINY, Quiet
 
+from bpfn_cli import distributed
 from bpfn_cli.errors import DataError, Interrupted, UsageError
 from bpfn_cli.launcher import adopt_slurm, first_host
 from bpfn_cli.losses import LOSSES
@@ -210,9 +214,25 @@ def test_srun_with_a_task_for_each_device_is_understood() -> None:
         "WORLD_SIZE": "16",
         "LOCAL_RANK": "1",
         "MASTER_ADDR": "gpu08",
-        "MASTER_PORT": "23456",
+        "MASTER_PORT": "23456",  # 20000 + 123456 modulo 12000
     }
     for alone in ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "4"}, {"WORLD_SIZE": "2", **slurm}):
         before = dict(alone)
         adopt_slurm(alone)
         assert alone == before
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_processes_that_do_not_meet_say_so(own: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "LONGEST_SEARCH", timedelta(seconds=1))
+    with socket.socket() as other:  # takes the port, and says nothing
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        environment = {"RANK": str(own), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port}: the processes .* do not meet there"):
+            distributed.joined(CPU).__enter__()
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(UsageError, match="MASTER_PORT expected, but not set"):
+        distributed.joined(CPU).__enter__()

@@ -51,9 +51,15 @@ def test_figures_are_those_of_the_test_split_and_of_the_best_validation(tmp_path
     assert overview(tmp_path)[0].seconds_left is None
 
 
-def test_damaged_folders_are_passed_over(tmp_path: Path) -> None:
-    run(tmp_path, "a", epoch_seconds=None, plan=None, recipe=None)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "run.json").write_text("{")
-    assert [one.name for one in overview(tmp_path)] == ["a"]
+def test_damaged_runs_are_told_and_other_folders_passed_over(tmp_path: Path) -> None:
+    run(tmp_path, "b", epoch_seconds=None, plan=None, recipe=None)
+    for name, text in (("a", "{"), ("c", '{"format": 99, "state": "finished"}'), ("d", '{"format": 1, "state": 7}')):
+        (run(tmp_path, name) / "run.json").write_text(text)
+    (tmp_path / "e").mkdir()
+    assert [(one.name, one.state) for one in overview(tmp_path)] == [
+        ("b", "killed"),
+        ("a", "damaged"),
+        ("c", "damaged"),
+        ("d", "damaged"),
+    ]
     assert overview(tmp_path / "nowhere") == []
