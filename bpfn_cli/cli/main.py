@@ -131,7 +131,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _usage(error: Any) -> int:
-    message = printable(error.format_message()).rstrip(".")
+    message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "bpfn"
     if type(error).__name__ == "NoArgsIsHelpError":

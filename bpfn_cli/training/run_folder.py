@@ -129,6 +129,7 @@ class RunFolder:
         # First, so that whatever says that it is finished has it.
         from_main(lambda: write_json(self.path / "summary.json", {**self.about, "result": self.result}))
         self.record()
+        self.note("finished")
 
     def record(self, **changes: Any) -> None:
         """Change entries of run.json."""
@@ -206,6 +207,7 @@ class RunFolder:
     def _end(self, state: str, reason: str | None, **more: str) -> None:
         # The error that ended the run is the one to show. The other processes may have ended already, or wait in vain.
         self.about |= {"state": state, "reason": reason, "finished": _now(), **more}
+        self.note(f"{state}: {reason}")
         if is_main():
             with contextlib.suppress(DiskError):
                 self._write_about()

@@ -79,6 +79,8 @@ def test_run_is_stopped_listed_and_gone_on_with(place: Path, tmp_path: Path) -> 
     again = bpfn("resume", runs / "a", cwd=tmp_path)  # from anywhere
     assert again.returncode == 0, again.stderr
     assert re.search(r"^going on: (the end of )?epoch [12] of 2", again.stderr, re.MULTILINE)
+    log = [line.partition(" ")[2] for line in (runs / "a" / "train.log").read_text().splitlines()]
+    assert "interrupted: stopped by SIGTERM" in log and log[-1] == "finished"
     before = contents(runs)
     finished = bpfn("resume", "a", "--runs", runs, cwd=tmp_path)
     assert finished.returncode == 0
@@ -125,6 +127,7 @@ def test_job_script_that_is_started_again_and_again(place: Path, tmp_path: Path)
         (typed("--devices", "2", "--nodes", "2"), 2, "set MASTER_ADDR and MASTER_PORT"),
         (typed("--devices", "0"), 2, "--devices"),
         (typed("--select-on", "train"), 2, "--select-on"),
+        (typed("--precision", "8"), 2, "'--precision': '8' is not one of '32', 'bf16', '16'; see"),
     ],
 )
 def test_what_cannot_be_is_one_line(place: Path, arguments: list[str], code: int, words: str) -> None:
