@@ -99,6 +99,25 @@ def only_holder(path: Path) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file. Nothing is written, so that other people's folders can be asked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it may not be asked
+    try:
+        _lock(descriptor, fcntl.LOCK_SH)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _lock(descriptor: int, operation: int) -> None:
     """Raises: BlockingIOError: another process holds it, and not just to see whether it is free."""
     for attempt in range(3):

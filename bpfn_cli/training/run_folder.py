@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 import bpfn_cli
-from bpfn_cli.data.concurrency import only_holder
+from bpfn_cli.data.concurrency import is_held, only_holder
 from bpfn_cli.distributed import from_main, is_main, size
-from bpfn_cli.errors import BpfnError, BusyError, DataError, DiskError, Interrupted, UsageError, printable
+from bpfn_cli.errors import BpfnError, DataError, DiskError, Interrupted, UsageError, printable
 from bpfn_cli.files import (
     TEMPORARY_PREFIX,
     disk_errors,
@@ -215,13 +215,7 @@ class RunFolder:
 
 def is_busy(path: Path) -> bool:
     """Whether a process works on a run folder."""
-    try:
-        with only_holder(path / LOCK):
-            return False
-    except BusyError:
-        return True
-    except DiskError:  # no permission to write there, so nobody like us does
-        return False
+    return is_held(path / LOCK)
 
 
 def _epoch_of(line: str) -> int:

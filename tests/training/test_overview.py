@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bpfn_cli.data.concurrency import only_holder
 from bpfn_cli.training.overview import overview
@@ -37,6 +40,19 @@ def test_run_that_no_process_works_on_is_killed(tmp_path: Path) -> None:
     with only_holder(running / LOCK):
         assert [one.state for one in overview(tmp_path)] == ["killed", "running"]
     assert json.loads((killed / "run.json").read_text())["state"] == "running"  # looking changes nothing
+    assert [path.name for path in killed.iterdir()] == ["run.json"]
+
+
+def test_looking_at_a_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that runs of others can be listed, whose folders are not ours to write in."""
+    folder = run(tmp_path, "a")
+    (folder / LOCK).write_text("process 1 on elsewhere\n")
+    flags_seen = []
+    usual = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *more, **rest: flags_seen.append(flags) or usual(path, flags))
+    assert [one.state for one in overview(tmp_path)] == ["killed"]
+    assert flags_seen == [os.O_RDONLY]
+    assert (folder / LOCK).read_text() == "process 1 on elsewhere\n"
 
 
 def test_figures_are_those_of_the_test_split_and_of_the_best_validation(tmp_path: Path) -> None:
