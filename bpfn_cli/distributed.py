@@ -108,6 +108,13 @@ def agreed(error: BpfnError | None) -> BpfnError | None:
     return found
 
 
+def raise_any(error: BpfnError | None) -> None:
+    """Raises: the error of the first process that has one. All must ask."""
+    found = agreed(error)
+    if found is not None:
+        raise found
+
+
 def from_main(function: Callable[[], Value]) -> Value:
     """What a function gives in the main process, which alone calls it; all get it, or its error. All must ask."""
     if not _is_joined():

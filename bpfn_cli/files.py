@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,12 +51,16 @@ def is_temporary(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(TEMPORARY_PREFIX) and not entry.is_dir(follow_symlinks=False)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in an existing folder; not in the folders inside it."""
+def remove_temporaries(folder: Path, seconds: float = 0) -> None:
+    """Remove what killed writers left in an existing folder; not in the folders inside it.
+
+    Args: seconds: how long ago at least; else nobody may be writing there.
+    """
     with disk_errors(folder):
-        for entry in list(os.scandir(folder)):
-            if is_temporary(entry):
-                Path(entry.path).unlink(missing_ok=True)
+        for entry in filter(is_temporary, list(os.scandir(folder))):
+            with contextlib.suppress(FileNotFoundError):  # its writer has just ended
+                if not seconds or time.time() - entry.stat(follow_symlinks=False).st_mtime >= seconds:
+                    Path(entry.path).unlink()
 
 
 def claim_output(path: Path, *, force: bool, inputs: Iterable[Path | None] = ()) -> None:

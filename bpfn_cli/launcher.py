@@ -15,7 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import fields
 from typing import Any
 
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import UsageError, printable
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 SECONDS_TO_SAVE = 3600
@@ -27,12 +27,12 @@ SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
 
 def is_started(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is already one of several processes."""
-    return int(environment.get("WORLD_SIZE", "1")) > 1
+    return _number(environment, "WORLD_SIZE", 1) > 1
 
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """The number of this process on its machine; None: it is alone."""
-    return int(environment.get("LOCAL_RANK", "0")) if is_started(environment) else None
+    return _number(environment, "LOCAL_RANK", 0) if is_started(environment) else None
 
 
 def adopt_slurm(environment: MutableMapping[str, str], wanted: int | None = None) -> None:
@@ -41,7 +41,7 @@ def adopt_slurm(environment: MutableMapping[str, str], wanted: int | None = None
     Args: wanted: processes that the user asks for; with another number of tasks (one for each machine) each of them
         starts its own.
     """
-    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    tasks = _number(environment, "SLURM_NTASKS", 1)
     if is_started(environment) or "SLURM_STEP_ID" not in environment or tasks < 2 or wanted not in (None, tasks):
         return
     for name, source in SLURM.items():
@@ -114,8 +114,16 @@ def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:
 
 def _slurm_endpoint(environment: Mapping[str, str]) -> tuple[str, str]:
     """The first machine, and a port that is the same on all and another for each job."""
-    port = LOWEST_PORT + int(environment.get("SLURM_JOB_ID", "0")) % PORTS
+    port = LOWEST_PORT + _number(environment, "SLURM_JOB_ID", 0) % PORTS
     return first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1")), str(port)
+
+
+def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
+    """Raises: UsageError: not a number."""
+    value = environment.get(name, str(otherwise))
+    if not value.isdecimal():
+        raise UsageError(f"{name}={printable(value)}: a number was expected in this variable of the environment")
+    return int(value)
 
 
 def first_host(hosts: str) -> str:

@@ -35,8 +35,8 @@ class ConsoleProgress:
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr. That nobody reads it any more ends no work."""
-    with contextlib.suppress(BrokenPipeError):
+    """A line for a person, on stderr. That nobody reads it any more, or a full disk, ends no work."""
+    with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
 
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -29,7 +30,8 @@ from bpfn_cli.cli import (
     synth,
     train,
 )
-from bpfn_cli.errors import BpfnError, OutOfMemoryError, means_out_of_memory, printable
+from bpfn_cli.cli.console import say
+from bpfn_cli.errors import BpfnError, OutOfMemoryError, UsageError, means_out_of_memory, printable
 from bpfn_cli.files import explain
 from bpfn_cli.launcher import is_started
 
@@ -83,6 +85,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no dash shows a question mark
@@ -91,10 +94,11 @@ def main() -> NoReturn:
     code = run(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is done: its exit code is the true one
-    if code and is_started():  # the others may be waiting for this process: its launcher will end them
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    with contextlib.suppress(UsageError):
+        if code and is_started():  # the others may be waiting for this process: its launcher will end them
+            os._exit(code)
     sys.exit(code)
 
 
@@ -115,8 +119,11 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: end quietly
-        return 0
+        return 0  # the reader has gone: end quietly
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer and rich make it one
+            return 0
+        raise
     except MemoryError:
         return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
     except OSError as error:
@@ -126,8 +133,27 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"bpfn: {printable(' '.join(message.split()))}", file=sys.stderr)
+    say(f"bpfn: {' '.join(message.split())}")
     return code
+
+
+def _open_streams() -> None:
+    """Where the shell has closed them; else the next file that is opened would be taken for one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number, which is this
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _flush(stream: TextIO) -> None:
+    """What cannot be written, since its reader has gone or the disk is full, is given up."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _usage(error: Any) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,7 @@ def runs(
     console().print(table, markup=False)
     stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
     if stopped:
-        say(f"next: bpfn resume {printable(stopped[-1].folder)}")
+        say(f"next: bpfn resume {shlex.quote(printable(stopped[-1].folder))}")
 
 
 def resume(

@@ -448,9 +448,7 @@ def _check_finite(what: str, value: Tensor, batch: FlowBatch) -> None:
     if not torch.isfinite(value):
         names = printable(", ".join(batch.names))
         error = NonFiniteError(f"{what} is {value.item()} for the samples {names}; lower train.lr or leave them out")
-    agreed = distributed.agreed(error)
-    if agreed is not None:
-        raise agreed
+    distributed.raise_any(error)
 
 
 def _wait_for(batch: FlowBatch) -> None:

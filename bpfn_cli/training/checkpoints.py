@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from bpfn_cli.errors import CheckpointError, DiskError, printable
-from bpfn_cli.files import disk_errors, remove_temporaries, write_atomic
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.checkpoint import Checkpoint, checkpoint_bytes, read_checkpoint
 
@@ -51,9 +51,16 @@ class Checkpoints:
 
     def numbers(self) -> list[int]:
         """Of those that are there, newest first, whatever the clock said when they were written."""
+        if not self.folder.is_dir():
+            return []
         with disk_errors(self.folder):
             found = [_NAME.fullmatch(entry.name) for entry in os.scandir(self.folder)]
         return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def size_of_passing(self, best: int | None) -> int:
+        """Bytes of the checkpoints that later ones will take the place of."""
+        passing = {*self.numbers()[:NEWEST_KEPT], *(() if best is None else (best,))}
+        return sum(self.path(number).stat().st_size for number in passing if self.path(number).is_file())
 
     def save(
         self,
@@ -86,7 +93,7 @@ class Checkpoints:
         Args: say: is told of damaged ones.
         Raises: CheckpointError: there are some, and all are damaged.
         """
-        remove_temporaries(self.folder)
+        remove_temporaries(make_folder(self.folder))
         numbers = self.numbers()
         for index, number in enumerate(numbers):
             try:
@@ -116,7 +123,7 @@ class Checkpoints:
 
     def _link(self, which: str, number: int) -> None:
         """A convenience, so a file system without links is no error."""
-        link, temporary = self.folder / LINKS[which], self.folder / f".{which}-{os.getpid()}"
+        link, temporary = self.folder / LINKS[which], self.folder / f"{TEMPORARY_PREFIX}{which}"
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(self.path(number).name)

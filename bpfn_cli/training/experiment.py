@@ -129,6 +129,7 @@ def create_run(experiment: Experiment, role: str) -> RunFolder:
         command=experiment.command,
         about=about,
         device=experiment.device,
+        is_only=experiment.has_own_name,
     )
 
 
@@ -156,7 +157,7 @@ def train_teacher(experiment: Experiment, progress: Progress) -> Path:
     Raises: BusyError: another process trains it.
     """
     recipe = experiment.recipe.for_teacher()
-    alone = replace(experiment, recipe=recipe, name=None, teacher=None, initial=None, labels={})
+    alone = replace(experiment, recipe=recipe, name=None, has_own_name=False, teacher=None, initial=None, labels={})
     key = teacher_key(experiment.recipe, data_identity(experiment.data))
     begun = from_main(lambda: _begun_teacher(experiment.runs, key))
     if begun is None:
@@ -346,7 +347,9 @@ def go_on(training: Training, run: RunFolder, say: Callable[[str], None]) -> Non
 
 
 def _check_space(run: RunFolder, training: Training) -> None:
-    """Raises: DiskError: the disk is too full for the checkpoints to come."""
+    """Raises: DiskError: the disk is too full for the checkpoints to come, which take the place of those there are."""
+    if training.is_done:
+        return
     weights = sum(parameter.numel() for group in training.strategy.groups() for parameter in group)
     needed = CHECKPOINTS_AT_ONCE * 3 * 4 * weights  # weights and the two moments of Adam, float32
 
@@ -355,11 +358,11 @@ def _check_space(run: RunFolder, training: Training) -> None:
             found = os.statvfs(run.path)
         except OSError:
             return
-        free = found.f_bavail * found.f_frsize
-        if free < needed:
+        free, owned = found.f_bavail * found.f_frsize, run.checkpoints.size_of_passing(training.best)
+        if free + owned < needed:
             raise DiskError(
-                f"{printable(run.path)}: checkpoints need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; free "
-                "some, or choose another --runs"
+                f"{printable(run.path)}: checkpoints need {(needed - owned) / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are "
+                "free; free some, or choose another --runs"
             )
 
     from_main(check)

@@ -198,9 +198,7 @@ class Examination:
                 )
         except BpfnError as one:
             error = one
-        error = distributed.agreed(error)
-        if error is not None:
-            raise error
+        distributed.raise_any(error)
         mean = MeanMetrics()
         # In the order of one process alone, since sums depend on it.
         for row in zip_longest(*distributed.gather(scenes)):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bpfn_cli.data.datasets import data_identity
-from bpfn_cli.distributed import from_main
-from bpfn_cli.errors import printable
+from bpfn_cli.distributed import from_main, raise_any
+from bpfn_cli.errors import CheckpointError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.training.job import Experiment
 from bpfn_cli.training.recipe import Recipe, decisive_tree
@@ -50,12 +50,20 @@ def processes_of(run: RunFolder) -> int | None:
 
 
 def teacher_of(run: RunFolder) -> Path | None:
-    """The file of the teacher that a run was begun with; None: not known yet, or none."""
+    """The file of the teacher that a run was begun with: beside the run, or where it was; None: not known yet, or none.
+
+    Raises: CheckpointError: it is in neither place.
+    """
     known = run.about.get("teacher") or {}
-    if known.get("run"):
-        return run.path.parent / str(known["run"]) / STUDENT
-    path = known.get("path")
-    return Path(path) if path and Path(path).is_absolute() else None
+    beside = [run.path.parent / str(known["run"]) / STUDENT] if known.get("run") else []
+    paths = [path for path in (known.get("path"), (run.about.get("place") or {}).get("teacher")) if path]
+    places = beside + [Path(path) for path in paths if Path(path).is_absolute()]
+    found = from_main(lambda: [place for place in places if place.is_file()])
+    if not places:
+        return None
+    gone = CheckpointError(f"{printable(places[0])}: the teacher of this run is gone; say where it is by --teacher")
+    raise_any(None if found else gone)
+    return found[0]
 
 
 def _changed_file(what: str, known: Mapping[str, Any] | None, path: Path | None) -> list[str]:

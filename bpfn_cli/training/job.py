@@ -29,6 +29,7 @@ class Experiment:
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
         initial: a checkpoint that the student starts from, whole or sliced; None: fresh.
         command: what the user typed, for the record.
+        has_own_name: no other run has it, ever; else a number is put behind a name that is taken.
         labels: more for run.json, where the training is part of a study.
         stop: asks for an end before the end.
     """
@@ -39,6 +40,7 @@ class Experiment:
     device: torch.device
     command: str
     name: str | None = None
+    has_own_name: bool = False
     teacher: Path | None = None
     initial: Path | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
@@ -64,9 +66,7 @@ def first_batch(experiment: Experiment, dataset: SceneDataset) -> FlowBatch:
             batch = next(iter(batches))
         except BpfnError as one:
             error = one
-    error = distributed.agreed(error)
-    if error is not None:
-        raise error
+    distributed.raise_any(error)
     return batch
 
 

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from bpfn_cli.config import read_yaml
 from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.device import resolve_device
-from bpfn_cli.distributed import from_main
+from bpfn_cli.distributed import from_main, raise_any
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.training.experiment import Outcome, carry_out, place_of, run_experiment
 from bpfn_cli.training.identity import differences, identity_of, recipe_differences, teacher_of, use_threads_of
@@ -22,6 +25,33 @@ from bpfn_cli.training.job import Experiment
 from bpfn_cli.training.load import checked_recipe
 from bpfn_cli.training.progress import Progress
 from bpfn_cli.training.run_folder import RunFolder, check_run_name
+
+_RESTORE = "restore what it was, or go on all the same with --allow"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Data(_Part):
+    sha256: str
+
+
+class _Place(_Part):
+    data: str
+    device: str
+    teacher: str | None
+    initial: str | None
+
+
+class _Needed(_Part):
+    """Of run.json, to go on."""
+
+    data: _Data
+    place: _Place
+    method: str
+    epochs: int
+    epochs_done: int
 
 
 @dataclass(frozen=True)
@@ -49,15 +79,13 @@ def resume(
     if run.about["state"] == "finished":
         progress.line(f"{printable(folder)}: finished already")
         return Outcome(run.path, from_main(lambda: _result_of(run)))
+    _check_whole(run)
     with run.locked():  # held to the end: nobody comes between
         experiment = experiment_of(run, stop or Interruption(), changes)
         use_threads_of(run)
         found = differences(run, experiment)
-        if found and not changes.allow:
-            raise UsageError(
-                f"{printable(folder)}: would not be the training that was begun: {'; '.join(found)}; restore what it "
-                "was, or go on all the same with --allow"
-            )
+        if not changes.allow:
+            _refuse(f"{printable(folder)}: would not be the training that was begun", found, _RESTORE)
         for line in found:
             run.note(f"changed since the run was begun: {line}")
             progress.line(f"warning: changed since the run was begun: {line}")
@@ -81,15 +109,13 @@ def run_or_resume(experiment: Experiment, progress: Progress) -> Outcome:
             raise UsageError(
                 f"--resume: {printable(folder)} is there, but is no run; choose another --name, or remove it"
             )
-        return run_experiment(experiment, progress)
+        return run_experiment(replace(experiment, has_own_name=True), progress)
     run = RunFolder.open(folder)
+    _check_whole(run)
     found = recipe_differences(run, experiment.recipe)
     if run.about["data"]["sha256"] != data_identity(experiment.data)["sha256"]:
         found.append("other data")
-    if found:
-        raise UsageError(
-            f"--resume: {printable(folder)} is another training: {'; '.join(found)}; choose another --name"
-        )
+    _refuse(f"--resume: {printable(folder)} is another training", found, "choose another --name")
     progress.line(f"run: {printable(folder)}")
     changes = Changes(experiment.data, experiment.teacher, str(experiment.device))
     return resume(folder, progress, experiment.stop, changes)
@@ -98,23 +124,39 @@ def run_or_resume(experiment: Experiment, progress: Progress) -> Outcome:
 def experiment_of(run: RunFolder, stop: Interruption, changes: Changes) -> Experiment:
     """The experiment a run folder is of. Raises: UsageError: config.yaml is damaged. DataError: run.json is."""
     recipe = checked_recipe(read_yaml(run.path / "config.yaml"))
-    try:
-        place = run.about["place"]
-        data, teacher, initial, device = (place[key] for key in ("data", "teacher", "initial", "device"))
+    place = run.about["place"]
+    if changes.data is None and not from_main(Path(place["data"]).exists):
+        raise_any(DataError(f"{printable(place['data'])}: the data of this run are gone; say where they are by --data"))
+    command = ""
+    with contextlib.suppress(OSError):
         command = run.path.joinpath("command.txt").read_text(encoding="utf-8").strip()
-    except (KeyError, TypeError, OSError):
-        raise DataError(f"{printable(run.path)}: does not say where its data lie; it is of an older bpfn") from None
     return Experiment(
         recipe=recipe,
-        data=changes.data or Path(data),
+        data=changes.data or Path(place["data"]),
         runs=run.path.parent,
-        device=resolve_device(changes.device or device),
+        device=resolve_device(changes.device or place["device"]),
         command=command,
         name=run.path.name,
-        teacher=changes.teacher or teacher_of(run) or (None if teacher is None else Path(teacher)),
-        initial=None if initial is None else Path(initial),
+        teacher=changes.teacher or teacher_of(run),
+        initial=None if place["initial"] is None else Path(place["initial"]),
         stop=stop,
     )
+
+
+def _check_whole(run: RunFolder) -> None:
+    """Raises: DataError: run.json lacks what going on takes."""
+    error = None
+    try:
+        _Needed.model_validate(run.about)
+    except ValidationError as invalid:
+        key = printable(".".join(map(str, invalid.errors()[0]["loc"])))
+        error = DataError(f"{printable(run.path / 'run.json')}: damaged, or of another bpfn (`{key}`); restore it")
+    raise_any(error)
+
+
+def _refuse(what: str, found: list[str], advice: str) -> None:
+    """Raises: UsageError: something was found."""
+    raise_any(UsageError(f"{what}: {'; '.join(found)}; {advice}") if found else None)
 
 
 def _result_of(run: RunFolder) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import platform
+import re
 import secrets
 import shlex
 import shutil
@@ -24,12 +25,13 @@ import torch
 import bpfn_cli
 from bpfn_cli.data.concurrency import is_held, only_holder
 from bpfn_cli.distributed import from_main, is_main, size
-from bpfn_cli.errors import BpfnError, DataError, DiskError, Interrupted, UsageError, printable
+from bpfn_cli.errors import BpfnError, BusyError, DataError, DiskError, Interrupted, UsageError, printable
 from bpfn_cli.files import (
     TEMPORARY_PREFIX,
     disk_errors,
     explain,
     make_folder,
+    remove_temporaries,
     sha256_of,
     sync_folder,
     write_atomic,
@@ -44,6 +46,8 @@ LOCK, METRICS = ".lock", "metrics.jsonl"
 CPU = torch.device("cpu")
 STUDENT = "student.safetensors"
 LATEST = "latest"
+MOST_OF_A_NAME = 999
+_UNFINISHED = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
 
 
 class RunFolder:
@@ -66,11 +70,19 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, runs: Path, name: str, *, config: str, command: str, about: dict[str, Any], device: torch.device = CPU
+        cls,
+        runs: Path,
+        name: str,
+        *,
+        config: str,
+        command: str,
+        about: dict[str, Any],
+        device: torch.device = CPU,
+        is_only: bool = False,
     ) -> RunFolder:
-        """Make a new folder `runs/NAME` (with a number behind it if taken).
+        """Make a new folder `runs/NAME` (with a number behind it if taken, unless it `is_only`).
 
-        Raises: UsageError: `name` is no plain folder name. DiskError.
+        Raises: UsageError: `name` is no plain folder name. BusyError: it is taken, and is the only one. DiskError.
         """
         check_run_name(name)
         known = {"format": FORMAT, "name": name, "state": "running", "reason": None, **about}
@@ -83,7 +95,7 @@ class RunFolder:
             write_atomic(folder / "command.txt", f"{printable(command)}\n".encode())
             write_json(folder / "run.json", known | {"name": name})
 
-        path = from_main(lambda: _new_folder(make_folder(runs), name, write))
+        path = from_main(lambda: _new_folder(make_folder(runs), name, write, 1 if is_only else MOST_OF_A_NAME))
         return cls(path, known | {"name": path.name})
 
     @classmethod
@@ -106,9 +118,15 @@ class RunFolder:
             self._is_held = True
             try:
                 self.about = RunFolder.open(self.path).about  # another may have worked on it since
+                from_main(self._sweep)
                 yield
             finally:
                 self._is_held = False
+
+    def _sweep(self) -> None:
+        remove_temporaries(self.path)
+        if (self.path / "evaluations").is_dir():  # where `bpfn eval` may be writing
+            remove_temporaries(self.path / "evaluations", seconds=60)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -197,7 +215,7 @@ class RunFolder:
         if not is_main():
             return
         runs, name = self.path.parent, self.path.name
-        temporary = runs / f".{LATEST}-{os.getpid()}"
+        temporary = runs / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         with contextlib.suppress(OSError):
             temporary.symlink_to(name)
             if (runs / LATEST).is_symlink() or not (runs / LATEST).exists():
@@ -327,15 +345,16 @@ def timestamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None]) -> Path:
-    """A folder that appears with all that `write` puts into it, or not at all."""
+def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None], most: int) -> Path:
+    """A folder that appears with all that `write` puts into it, or not at all. most: of this name."""
+    _sweep(runs)
     temporary = runs / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     try:
         temporary.mkdir()
     except OSError as error:
         raise DiskError(f"{printable(runs / name)}: {explain(error)}") from None
     try:
-        for number in range(1, 1000):
+        for number in range(1, most + 1):
             path = runs / (name if number == 1 else f"{name}-{number}")
             if os.path.lexists(path):
                 continue
@@ -350,7 +369,20 @@ def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None]) -> Pa
             return path
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    raise DiskError(f"{printable(runs / name)}: a thousand runs of this name exist; choose another --name")
+    if most == 1:
+        raise BusyError(f"{printable(runs / name)}: another process has just begun this run; repeat to go on with it")
+    raise DiskError(f"{printable(runs / name)}: {most:,} runs of this name exist; choose another --name")
+
+
+def _sweep(runs: Path) -> None:
+    """Remove what killed processes left beside the runs, unless one may be at it: making a folder takes moments."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(runs)):
+            if _UNFINISHED.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > 3600:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink()
 
 
 def _now() -> str:

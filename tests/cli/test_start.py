@@ -112,6 +112,34 @@ def test_closed_stdout_ends_quietly(tmp_path):
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("config show | true", 0),  # the line before the pipe
+        ("losses | true", 0),  # a table
+        ("losses --json | true", 0),
+        ("losses >&-", 0),
+        ("losses >&- 2>&-", 0),
+        ("losses --json >/dev/full", 5),
+        ("nosuch 2>/dev/full", 2),
+        ("nosuch 2>&-", 2),
+        ("nosuch 2>&1 | true", 2),
+    ],
+)
+def test_nobody_that_reads_and_full_disks_do_not_change_the_exit_code(tmp_path, line, code):
+    command = f"{sys.executable} -m bpfn_cli.cli {line}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "abc"}, {"SLURM_NTASKS": "x", "SLURM_STEP_ID": "0"}])
+def test_environment_that_makes_no_sense_is_one_line(tmp_path, environment):
+    (name, value), *_ = environment.items()
+    refused(bpfn("train", cwd=tmp_path, **environment), 2, f"{name}={value}: a number was expected")
+
+
 def test_memory_that_has_run_out_is_said_in_one_line(monkeypatch, capsys):
     import torch
 

@@ -211,3 +211,8 @@ def test_processes_end_with_their_launcher(place: Path, tmp_path: Path) -> None:
 def test_error_of_several_processes_is_one_line_with_its_code(place: Path, tmp_path: Path) -> None:
     result = bpfn(*typed("--runs", tmp_path / "runs", "--devices", "2", "--set", "train.lr=0"), cwd=place)
     refused(result, 2, "train.lr")
+    assert result.stderr.count("bpfn: ") == 1
+    bpfn(*typed("--runs", tmp_path / "runs", "--name", "a", "--max-time", "0s"), cwd=place)
+    again = bpfn("resume", tmp_path / "runs/a", "--devices", "2", cwd=place)
+    refused(again, 2, "processes 1, now 2; restore what it was")
+    assert again.stderr.count("bpfn: ") == 1

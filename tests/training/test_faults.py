@@ -39,13 +39,14 @@ from tiny_world import BIG, LEAST, Quiet, tiny_network, write_things
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.loader import epoch_order
-from bpfn_cli.errors import CheckpointError, DataError, DiskError, UsageError
+from bpfn_cli.errors import BusyError, CheckpointError, DataError, DiskError, UsageError
 from bpfn_cli.files import TEMPORARY_PREFIX
 from bpfn_cli.models import save_checkpoint, slim
 from bpfn_cli.training import resume, run_experiment
 from bpfn_cli.training.checkpoints import Checkpoints
 from bpfn_cli.training.fit import split_of
 from bpfn_cli.training.recipe import Recipe
+from bpfn_cli.training.run_folder import RunFolder
 
 EVERY_STEP = brief()
 WITH_WORKERS = brief(data={"workers": 2})
@@ -145,6 +146,54 @@ def test_second_signal_during_a_save_ends_at_once_and_costs_nothing(things: Path
     assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in (runs / NAME / "checkpoints").iterdir())
 
 
+def test_what_killed_writers_left_is_swept(finished: Path) -> None:
+    """Row 67, in the folders beside."""
+    unfinished(finished)
+    folder = finished / NAME
+    left = [below / f"{TEMPORARY_PREFIX}0123456789abcdef" for below in (folder, folder / "evaluations", finished)]
+    for path in left[:2]:
+        path.write_bytes(b"half")
+    left[2].mkdir()
+    (left[2] / "run.json").write_bytes(b"half")
+    fresh = [path.with_name(f"{TEMPORARY_PREFIX}fedcba9876543210") for path in left[1:]]  # another is at it
+    for path in left:
+        os.utime(path, (0, 0))
+    for path in fresh:
+        path.touch()
+    gone_on(finished)
+    RunFolder.create(finished, "next", config="", command="", about={})
+    assert [path.exists() for path in left] == [False] * 3
+    assert [path.exists() for path in fresh] == [True] * 2
+
+
+def test_name_that_another_has_just_taken_is_busy(things: Path, finished: Path) -> None:
+    only = replace(experiment(things, finished, EVERY_STEP), has_own_name=True)
+    with pytest.raises(BusyError, match="another process has just begun this run; repeat to go on with it"):
+        run_experiment(only, Quiet())
+    assert sorted(path.name for path in finished.iterdir()) == [NAME, "latest"]
+
+
+@pytest.mark.parametrize(("key", "below"), [("data", "sha256"), ("epochs_done", None), ("place", "device")])
+def test_damaged_record_is_told(finished: Path, key: str, below: str | None) -> None:
+    record = about(finished) | {"state": "running"}
+    record[key] = {name: value for name, value in record[key].items() if name != below} if below else "x"
+    (finished / NAME / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=rf"run\.json: damaged, or of another bpfn \(`{key}"):
+        gone_on(finished)
+
+
+def test_data_that_are_gone_are_asked_for(things: Path, finished: Path, whole: Path, tmp_path: Path) -> None:
+    unfinished(finished)
+    record = about(finished)
+    record["place"]["data"] = str(tmp_path / "nowhere")
+    (finished / NAME / "run.json").write_text(json.dumps(record))
+    (finished / NAME / "command.txt").unlink()  # for people alone
+    with pytest.raises(DataError, match="nowhere: the data of this run are gone; say where they are by --data"):
+        gone_on(finished)
+    gone_on(finished, data=things)
+    assert digest(finished) == digest(whole)
+
+
 def test_training_whose_workers_hang_ends_on_a_signal(things: Path, whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process, switch = struck(things, runs, WITH_WORKERS, "hanging_workers", is_seen=True)
@@ -194,16 +243,37 @@ def test_disk_that_fills_up_costs_no_checkpoint(things: Path, whole: Path, tmp_p
         assert digest(runs) == digest(whole)
 
 
+def nearly_full(monkeypatch: pytest.MonkeyPatch, free: int = 0) -> None:
+    """Let every disk have so many bytes left, it seems."""
+    real = os.statvfs
+
+    def stand_in(path: Any) -> Any:
+        found = real(path)
+        blocks = free // found.f_frsize
+        return os.statvfs_result((found.f_bsize, found.f_frsize, found.f_blocks, blocks, blocks, *tuple(found)[5:10]))
+
+    monkeypatch.setattr(os, "statvfs", stand_in)
+
+
+def test_checkpoints_that_fill_the_disk_make_room_for_the_next(
+    finished: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished(finished)
+    nearly_full(monkeypatch)
+    gone_on(finished)  # nothing is to be trained
+    unfinished(finished)
+    checkpoints(finished)[0].unlink()
+    with pytest.raises(DiskError, match=r"checkpoints need \d+ MB, 0 MB are free"):
+        gone_on(finished)
+    nearly_full(monkeypatch, 3 * checkpoints(finished)[0].stat().st_size)  # with those there
+    gone_on(finished)
+    assert digest(finished) == digest(whole)
+
+
 def test_disk_too_small_for_checkpoints_is_found_before_the_first_step(
     things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.statvfs
-
-    def nearly_full(path: Any) -> Any:
-        found = real(path)
-        return os.statvfs_result((found.f_bsize, found.f_frsize, found.f_blocks, 1, 1, *tuple(found)[5:10]))
-
-    monkeypatch.setattr(os, "statvfs", nearly_full)
+    nearly_full(monkeypatch)
     with pytest.raises(DiskError, match=r"checkpoints need \d+ MB, 0 MB are free; free some, or choose another --runs"):
         run_experiment(experiment(things, tmp_path / "runs", EVERY_STEP), Quiet())
     assert about(tmp_path / "runs")["state"] == "failed"
@@ -307,11 +377,13 @@ def test_newest_is_told_by_its_number_not_by_the_clock(finished: Path, whole: Pa
     assert "going on: all 3 epochs are trained" in gone_on(finished).lines
 
 
-@pytest.mark.parametrize("how", ["damaged", "gone"])
+@pytest.mark.parametrize("how", ["damaged", "gone", "without a folder"])
 def test_run_without_a_whole_checkpoint_never_begins_anew(finished: Path, how: str) -> None:
     unfinished(finished)
     for path in checkpoints(finished):
         damage(path) if how == "damaged" else path.unlink()
+    if how == "without a folder":
+        shutil.rmtree(finished / NAME / "checkpoints")
     with pytest.raises(CheckpointError, match="begin anew under another --name"):
         gone_on(finished)
     assert about(finished)["state"] == "failed"
@@ -547,8 +619,21 @@ def test_teacher_that_has_changed_is_refused_when_going_on(things: Path, tmp_pat
     gone_on(runs, allow=True)
     unfinished(runs)
     teacher.unlink()
-    with pytest.raises(CheckpointError, match=r"t\.safetensors: no such checkpoint file"):
+    with pytest.raises(
+        CheckpointError, match=r"t\.safetensors: the teacher of this run is gone; say where it is by --teacher"
+    ):
         gone_on(runs)
+
+
+def test_run_folder_that_was_moved_finds_its_teacher_where_it_was(things: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run_experiment(experiment(things, runs, brief(loss=["basic"], train={"epochs": 1})), Quiet())
+    assert about(runs)["teacher"]["run"]  # it was trained first, in the same folder
+    far = tmp_path / "far"
+    shutil.copytree(runs / NAME, far / NAME, symlinks=True)
+    unfinished(far)
+    gone_on(far)
+    assert about(far)["state"] == "finished"
 
 
 def test_teacher_is_the_one_that_was_begun_with_though_a_newer_one_is_there(things: Path, tmp_path: Path) -> None:
