@@ -32,7 +32,8 @@ class Allocation:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot begin anew")
 def test_peak_is_that_of_the_pass_alone() -> None:
     passes: list[Any] = [Allocation(size) for size in (300_000_000, 100_000_000)]  # the second after a higher one
-    assert [memory._peak_of_pass(each) / 1e6 for each in passes] == pytest.approx([300, 100], abs=3)
+    # Threads of other tests in this process may take some megabytes meanwhile.
+    assert [memory._peak_of_pass(each) / 1e6 for each in passes] == pytest.approx([300, 100], abs=15)
 
 
 def test_other_process_answers_with_the_bytes_of_each_pass(
