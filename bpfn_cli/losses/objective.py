@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from bpfn_cli import distributed
 from bpfn_cli.config import Tree, build, settings, to_tree
-from bpfn_cli.errors import BpfnError, NonFiniteError, ShapeError, UsageError, means_out_of_memory
+from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
 from bpfn_cli.losses.supervised import measured_to_truth
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
@@ -244,17 +243,25 @@ class Objective(nn.Module):
         waits = self.calibrated or self.hints_alone or not self.needs_teacher
         return not waits and step >= self.options.calibration_step
 
-    def calibrate(self, found: Mapping[str, Measured], parameters: Iterable[nn.Parameter]) -> None:
+    def calibrate(
+        self,
+        found: Mapping[str, Measured],
+        parameters: Iterable[nn.Parameter],
+        check: Callable[[str, Tensor], None] | None = None,
+    ) -> None:
         """Set kappa from the gradients of the raw terms with respect to the student's parameters, once.
 
         Several hint terms share rho equally. A term without gradient (the student already equals its teacher)
-        gets kappa 0. Raises: NonFiniteError: a gradient is NaN or infinite; nothing is set.
+        gets kappa 0.
+
+        Args: check: is given the norm of each gradient, with a name for it, before anything is set.
         """
         used = [p for p in parameters if p.requires_grad]
         push = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
         norms = [gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints) for name in self.hints]
-        if not all(math.isfinite(norm) for norm in (push, *norms)):
-            raise NonFiniteError("the gradient that hints are scaled by is not finite")
+        if check is not None:
+            for name, norm in zip((SUPERVISED, *self.hints), (push, *norms), strict=True):
+                check(f"{name}, its gradient,", torch.tensor(norm))
         for index, norm in enumerate(norms):
             self.kappas[index] = push / norm if norm > 0 else 0.0
         self.calibrated = True

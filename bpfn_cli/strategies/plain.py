@@ -216,11 +216,8 @@ class PlainStrategy:
         try:
             with distributed.sharing(batch.share):
                 found, shares, is_finite = self._backward(batch, measure_gradients)
-        except NonFiniteError as error:
+        except NonFiniteError:
             _put_back(buffers, before)
-            if "for the samples" not in str(error):
-                names = printable(", ".join(batch.names))
-                raise NonFiniteError(f"{error} for the samples {names}") from error
             raise
         if is_finite:
             for group in self.optimizer.param_groups:
@@ -319,9 +316,10 @@ class PlainStrategy:
         Args: network: that gave the output; None: the student. prefix: of the terms' names in errors.
         """
         objective.before_step(output, guide, batch)
-        found = objective.measure(output, guide, batch, check=self.checking(batch, prefix))
+        check = self.checking(batch, prefix)
+        found = objective.measure(output, guide, batch, check=check)
         if objective.is_due(self.steps):
-            objective.calibrate(found, (network or self.student).parameters())
+            objective.calibrate(found, (network or self.student).parameters(), check)
         return {name: Weighed(one, objective.weight(name)) for name, one in found.items()}
 
     def _backward(

@@ -29,7 +29,7 @@ class Experiment:
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
         initial: a checkpoint that the student starts from, whole or sliced; None: fresh.
         command: what the user typed, for the record.
-        has_own_name: no other run has it, ever; else a number is put behind a name that is taken.
+        has_own_name: a name that is taken is an error; else a number is put behind it.
         labels: more for run.json, where the training is part of a study.
         stop: asks for an end before the end.
     """

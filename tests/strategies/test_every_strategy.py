@@ -201,7 +201,7 @@ def test_step_left_out_at_the_calibration_leaves_hints_to_be_calibrated() -> Non
     assert not strategy.objective.calibrated
     bias = strategy.student.flow0.fc.bias
     hook = bias.register_hook(lambda gradient: gradient * torch.nan)
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match=r"term supervised, its gradient, is nan for the samples \w+"):
         strategy.step(batch_of(seed=1), 1e-3)
     hook.remove()
     assert not strategy.objective.calibrated
