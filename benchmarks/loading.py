@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.arrays import write_points
 from bpfn_cli.data.datasets import SceneDataset, open_dataset, sample_scene
+from bpfn_cli.data.files.npy import write_points
 from bpfn_cli.data.loader import AugmentSettings, training_batches
-from bpfn_cli.data.manifest import SubsetOptions
-from bpfn_cli.data.sampling import keyed_generator
-from bpfn_cli.data.subset import make_subset
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.files import write_json
 from bpfn_cli.profiling import describe_machine
+from bpfn_cli.rng import keyed_generator
 
 Read = Callable[[int], object]
 

@@ -3,11 +3,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import bpfn_cli  # noqa: F401, I001  (sets how threads wait)
+import pytest
 import torch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,3 +20,39 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 if not torch.cuda.is_available():  # the kernels are interpreted: Triton reads this when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from tiny_world import BIG, TINY, tiny_network, write_things
+
+from bpfn_cli.models import VARIANTS, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def small_variants() -> Iterator[None]:
+    """The smallest networks under names that recipes can use."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variant in (TINY, BIG):
+            patch.setitem(VARIANTS, variant.name, variant)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the processes of `commands` and `pairs`: sums depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five training scenes and one to test on."""
+    return write_things(tmp_path_factory.mktemp("data") / "things", train=5)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a teacher from elsewhere."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_checkpoint(path, tiny_network(6, BIG))
+    return path

@@ -11,12 +11,17 @@ import bpfn_cli
 ROOT = Path(bpfn_cli.__file__).parent
 RANKS = (
     {"errors", "precision", "resources"},
-    {"files", "config", "launcher"},
-    {"structures", "device", "distributed"},
+    {"files", "config", "launch", "parallel", "progress", "rng"},
+    {"locks", "structures", "device", "distributed"},
     {"ops"},
     {"models", "data"},
-    {"losses", "metrics", "profiling"},
-    {"strategies", "training", "reporting"},
+    {"losses"},
+    {"metrics", "strategies"},
+    {"profiling"},
+    {"recipes"},
+    {"runs"},
+    {"training"},
+    {"studies", "reporting"},
     {"cli", "__main__"},
 )
 RANK = {layer: rank for rank, layers in enumerate(RANKS) for layer in layers}

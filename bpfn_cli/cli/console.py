@@ -16,7 +16,7 @@ from bpfn_cli.errors import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bpfn_cli.training.progress import Bar
+    from bpfn_cli.progress import Bar
 
 SECONDS_BETWEEN_LINES = 10.0  # off a terminal, so that a job log is alive
 WIDTH_OFF_TERMINAL = 120

@@ -12,28 +12,15 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from bpfn_cli.cli import (
-    bench,
-    compare,
-    configuration,
-    data,
-    doctor,
-    evaluate,
-    losses,
-    predict,
-    prepare,
-    profile,
-    report,
-    runs,
-    slim,
-    subset,
-    synth,
-    train,
-)
 from bpfn_cli.cli.console import say
+from bpfn_cli.cli.data import data, prepare, subset, synth
+from bpfn_cli.cli.help import configuration, doctor
+from bpfn_cli.cli.network import bench, profile, slim
+from bpfn_cli.cli.results import evaluate, predict, report
+from bpfn_cli.cli.training import compare, losses, runs, train
 from bpfn_cli.errors import BpfnError, OutOfMemoryError, UsageError, means_out_of_memory, printable
 from bpfn_cli.files import explain
-from bpfn_cli.launcher import is_started
+from bpfn_cli.launch import is_started
 
 DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
 

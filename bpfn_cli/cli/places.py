@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, overload
 
 from bpfn_cli.cli.console import ConsoleProgress, say
-from bpfn_cli.data.concurrency import usable_cores
 from bpfn_cli.errors import DataError
+from bpfn_cli.parallel import usable_cores
 
 RUNS = Path("runs")
 SYNTHETIC = "synthetic"
@@ -23,7 +23,7 @@ def data_root() -> Path:
 
 def synthetic_first() -> str:
     """What a dry run says of scenes that are not there yet."""
-    from bpfn_cli.data.synthetic import SyntheticOptions
+    from bpfn_cli.data.synthetic.render import SyntheticOptions
 
     made = SyntheticOptions()
     scenes = f"{made.train} training and {made.val} test scenes"
@@ -36,7 +36,7 @@ def full_dataset(*, make: Literal[True] = True) -> Path: ...
 def full_dataset(*, make: bool) -> Path | None: ...
 def full_dataset(*, make: bool = True) -> Path | None:
     """FlyingThings3D below the data root, or the synthetic scenes, which are made on first use (or None is given)."""
-    from bpfn_cli.data.synthetic import is_synthetic
+    from bpfn_cli.data.synthetic.render import is_synthetic
 
     present = _present_dataset()
     if present is None:
@@ -69,8 +69,8 @@ def default_dataset(*, make: bool = True) -> Path | None:
 
 def _present_dataset() -> Path | None:
     """FlyingThings3D, else finished synthetic scenes, below the data root."""
-    from bpfn_cli.data.layout import FLYINGTHINGS3D_FOLDER, find_layout
-    from bpfn_cli.data.synthetic import is_synthetic
+    from bpfn_cli.data.datasets.layout import FLYINGTHINGS3D_FOLDER, find_layout
+    from bpfn_cli.data.synthetic.render import is_synthetic
 
     root = data_root()
     if root.is_dir():
@@ -94,7 +94,7 @@ def subset_place(source: Path) -> Path:
 
 
 def _synthetic(folder: Path) -> Path:
-    from bpfn_cli.data.synthetic import SyntheticOptions, write_synthetic
+    from bpfn_cli.data.synthetic.render import SyntheticOptions, write_synthetic
 
     say(f"no FlyingThings3D in {data_root()}: using synthetic scenes, made now in {folder} (once)")
     with ConsoleProgress().bar("rendering scenes") as bar:

@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 
 from bpfn_cli.config import settings
-from bpfn_cli.data.concurrency import end_with_parent
 from bpfn_cli.data.datasets import SceneDataset, sample_scene
-from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import BpfnError, DataError, OutOfMemoryError, printable
+from bpfn_cli.parallel import end_with_parent
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FlowBatch, Scene
 
 Range = Annotated[float, Field(ge=0, le=100)]

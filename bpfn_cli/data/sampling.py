@@ -1,20 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Drawing points from a scene, each draw a function of its key alone."""
+"""Draw points from a scene."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 
 from bpfn_cli.structures import Scene
-
-
-def keyed_generator(*key: int | str) -> np.random.Generator:
-    """A random generator that is a function of `key` on every machine and in every process."""
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
 def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Scene:

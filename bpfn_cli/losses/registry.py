@@ -9,20 +9,20 @@ import sys
 from pathlib import Path
 
 from bpfn_cli.errors import UsageError, printable
-from bpfn_cli.losses.adversarial import AdversarialLoss
-from bpfn_cli.losses.aht import AhtLoss
-from bpfn_cli.losses.ail import AilLoss
-from bpfn_cli.losses.basic import BasicLoss
-from bpfn_cli.losses.bihint import BihintLoss
-from bpfn_cli.losses.bounded import BoundedLoss
-from bpfn_cli.losses.gan_compression import GanCompressionLoss
-from bpfn_cli.losses.hint import HintLoss
-from bpfn_cli.losses.localization import LocalizationLoss
-from bpfn_cli.losses.mobilebert import MobilebertLoss
-from bpfn_cli.losses.pairwise import PairwiseLoss
-from bpfn_cli.losses.rkd import RkdLoss
+from bpfn_cli.losses.feature.aht import AhtLoss
+from bpfn_cli.losses.feature.bihint import BihintLoss
+from bpfn_cli.losses.feature.gan_compression import GanCompressionLoss
+from bpfn_cli.losses.feature.hint import HintLoss
+from bpfn_cli.losses.feature.mobilebert import MobilebertLoss
+from bpfn_cli.losses.relation.pairwise import PairwiseLoss
+from bpfn_cli.losses.relation.rkd import RkdLoss
+from bpfn_cli.losses.response.adversarial import AdversarialLoss
+from bpfn_cli.losses.response.ail import AilLoss
+from bpfn_cli.losses.response.basic import BasicLoss
+from bpfn_cli.losses.response.bounded import BoundedLoss
+from bpfn_cli.losses.response.localization import LocalizationLoss
+from bpfn_cli.losses.response.weighted import WeightedLoss
 from bpfn_cli.losses.term import Card, DistillationLoss
-from bpfn_cli.losses.weighted import WeightedLoss
 
 NO_DISTILLATION = "none"
 

@@ -20,7 +20,7 @@ from bpfn_cli.models.layers import (
     PointwiseBlock,
     apply_linear,
 )
-from bpfn_cli.models.published import published_forward
+from bpfn_cli.models.reference import published_forward
 from bpfn_cli.models.stages import stage
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import build_pyramid, interpolate, is_plain, knn, warp

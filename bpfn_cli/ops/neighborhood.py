@@ -81,7 +81,7 @@ def _propagate_max_on_cuda(
 ) -> tuple[Tensor, Tensor]:
     if not runs_triton(own, other, weight):
         return propagate_max_with_torch(own, other, neighbors, weight, with_argmax)
-    from bpfn_cli.ops.triton_neighborhood import propagate_max_with_triton
+    from bpfn_cli.ops.triton.neighborhood import propagate_max_with_triton
 
     return propagate_max_with_triton(own, other, neighbors, weight, with_argmax)
 
@@ -158,7 +158,7 @@ def _propagate_max_backward_on_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not runs_triton(gradient, own, other, weight):
         return propagate_max_backward_with_torch(gradient, own, other, neighbors, weight, argmax)
-    from bpfn_cli.ops.triton_neighborhood import propagate_max_backward_with_triton
+    from bpfn_cli.ops.triton.neighborhood import propagate_max_backward_with_triton
 
     return propagate_max_backward_with_triton(gradient, own, other, neighbors, weight, argmax)
 

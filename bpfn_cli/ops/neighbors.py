@@ -47,7 +47,7 @@ def _knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
 def _knn_on_cuda(queries: Tensor, points: Tensor, k: int) -> Tensor:
     if not runs_triton(queries, points):
         return knn_with_torch(queries, points, k)
-    from bpfn_cli.ops import triton_neighbors
+    from bpfn_cli.ops.triton import neighbors as triton_neighbors
 
     if k > triton_neighbors.MOST_NEIGHBORS or points.shape[1] > triton_neighbors.MOST_POINTS:
         return knn_with_torch(queries, points, k)

@@ -43,7 +43,7 @@ def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
 def _farthest_point_sample_on_cuda(points: Tensor, count: int) -> Tensor:
     if not runs_triton(points):
         return sample_with_torch(points, count)
-    from bpfn_cli.ops.triton_sampling import sample_with_triton
+    from bpfn_cli.ops.triton.sampling import sample_with_triton
 
     return sample_with_triton(points, count)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bpfn_cli.data.synthetic import ENOUGH, render_scene
+from bpfn_cli.data.synthetic.render import ENOUGH, render_scene
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.supervised import supervised_loss
 from bpfn_cli.models import Variant, build_model

@@ -4,7 +4,7 @@
 from bpfn_cli.reporting.layout import Column, Report, Row, Table
 from bpfn_cli.reporting.render import print_console, to_csv, to_json, to_markdown
 from bpfn_cli.reporting.report import build_report
-from bpfn_cli.reporting.results import RunResults, read_runs
+from bpfn_cli.runs.results import RunResults, read_runs
 
 __all__ = [
     "Column",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from bpfn_cli.reporting.layout import METRICS, Column, Mark, Row, Table, Value, dataset_title, row_of
-from bpfn_cli.reporting.results import Evaluation, MetricRow, Run
+from bpfn_cli.runs.results import Evaluation, MetricRow, Run
 
 REFERENCES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
 METHOD_MEANINGS = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bpfn_cli.data.scenes import sequence_of
+from bpfn_cli.data.datasets.scenes import sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
 from bpfn_cli.reporting.accuracy import METHOD_MEANINGS, Protocol
 from bpfn_cli.reporting.layout import METRICS, Column, Report, Row, Table, Value, row_of
-from bpfn_cli.reporting.results import Evaluation, Run, RunResults, Teacher
+from bpfn_cli.runs.results import Evaluation, Run, RunResults, Teacher
 
 SCRATCH = "scratch"
 CONTROLS = {

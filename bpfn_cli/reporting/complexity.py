@@ -8,7 +8,7 @@ from itertools import groupby
 
 from bpfn_cli.reporting.layout import PUBLISHED, Column, Table, Value, row_of
 from bpfn_cli.reporting.published import Published, PublishedComplexity
-from bpfn_cli.reporting.results import Complexity, Run
+from bpfn_cli.runs.results import Complexity, Run
 
 BASELINE_VARIANT = "baseline"
 

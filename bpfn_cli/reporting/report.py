@@ -7,7 +7,7 @@ from bpfn_cli.reporting.accuracy import accuracy_notes, accuracy_tables, without
 from bpfn_cli.reporting.complexity import complexity_tables
 from bpfn_cli.reporting.layout import Report
 from bpfn_cli.reporting.published import published_tables, read_published
-from bpfn_cli.reporting.results import RunResults
+from bpfn_cli.runs.results import RunResults
 
 
 def build_report(results: RunResults, *, published: bool = False) -> Report:

@@ -5,7 +5,7 @@ from bpfn_cli.strategies.meta import MetaStrategy
 from bpfn_cli.strategies.netaug import NetaugStrategy
 from bpfn_cli.strategies.online import OnlineStrategy
 from bpfn_cli.strategies.plain import PlainStrategy, TermRecord
-from bpfn_cli.strategies.self_teaching import SelfStrategy
+from bpfn_cli.strategies.self_distillation import SelfStrategy
 from bpfn_cli.strategies.teacher import Teacher, TeacherCache
 
 STRATEGIES: dict[str, type[PlainStrategy]] = {

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bpfn_cli.config import settings
-from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.objective import SUPERVISED
 from bpfn_cli.losses.supervised import errors_to_truth, measured
@@ -21,6 +20,7 @@ from bpfn_cli.losses.term import option
 from bpfn_cli.models import BiPointFlowNet, Level, Variant, build_model
 from bpfn_cli.models.slim import slice_rows
 from bpfn_cli.ops import matrix_precision
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, Weighed
 from bpfn_cli.structures import FlowBatch
 

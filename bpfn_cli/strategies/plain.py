@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from bpfn_cli import distributed
-from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import NonFiniteError, UsageError, printable
 from bpfn_cli.losses import Measured, Objective
 from bpfn_cli.losses.objective import gradient_norm
@@ -22,6 +21,7 @@ from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 

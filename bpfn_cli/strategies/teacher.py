@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 import bpfn_cli
-from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import DataError, DiskError, printable
 from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder
 from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import level_sizes, matrix_precision
 from bpfn_cli.precision import Precision
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 TOLERANCE = {Precision.float32: 1e-3, Precision.bf16: 5e-2, Precision.float16: 1e-2}

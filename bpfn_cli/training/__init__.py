@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Recipes, run folders and the training loop."""
 
-from bpfn_cli.training.experiment import (
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.training.job import Experiment, open_training_data
+from bpfn_cli.training.pipeline import (
     Outcome,
     plan_experiment,
     run_experiment,
@@ -9,10 +11,8 @@ from bpfn_cli.training.experiment import (
     teacher_at_hand,
     train_teacher,
 )
-from bpfn_cli.training.interruption import Interruption, parse_duration
-from bpfn_cli.training.job import Experiment, open_training_data
-from bpfn_cli.training.recipe import Recipe
 from bpfn_cli.training.resume import Changes, resume
+from bpfn_cli.training.stop import Interruption, parse_duration
 
 __all__ = [
     "Changes",

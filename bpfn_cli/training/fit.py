@@ -13,21 +13,21 @@ from itertools import zip_longest
 import torch
 
 from bpfn_cli import distributed
-from bpfn_cli.data.concurrency import usable_cores
 from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.datasets.scenes import sequence_of
 from bpfn_cli.data.loader import explained_workers, training_batches
-from bpfn_cli.data.sampling import keyed_generator
-from bpfn_cli.data.scenes import sequence_of
 from bpfn_cli.errors import BpfnError
 from bpfn_cli.metrics.evaluation import MODEL, SceneResult, evaluate, network_flow
 from bpfn_cli.metrics.scene_flow import MeanMetrics
 from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.parallel import usable_cores
+from bpfn_cli.progress import Bar
+from bpfn_cli.recipes.calendar import is_validation_epoch
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.calendar import is_validation_epoch
-from bpfn_cli.training.keeper import Keeper
-from bpfn_cli.training.progress import Bar
-from bpfn_cli.training.recipe import Recipe
+from bpfn_cli.training.checkpointer import Keeper
 from bpfn_cli.training.state import Training
 
 MOST_WORKERS = 8  # a sample is read and augmented in milliseconds

@@ -14,10 +14,10 @@ import torch
 from bpfn_cli import distributed
 from bpfn_cli.data.datasets import SceneDataset, open_dataset
 from bpfn_cli.errors import BpfnError, UsageError, printable
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.fit import epoch_batches, split_of
-from bpfn_cli.training.interruption import Interruption
-from bpfn_cli.training.recipe import Recipe
+from bpfn_cli.training.stop import Interruption
 
 
 @dataclass(frozen=True)

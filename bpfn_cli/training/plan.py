@@ -13,11 +13,11 @@ from bpfn_cli.losses import Objective
 from bpfn_cli.losses.objective import SUPERVISED
 from bpfn_cli.ops import level_sizes
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
+from bpfn_cli.recipes.calendar import validation_epochs
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import PlainStrategy
 from bpfn_cli.strategies.teacher import bytes_a_sample
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.calendar import validation_epochs
-from bpfn_cli.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

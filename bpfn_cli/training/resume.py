@@ -18,13 +18,13 @@ from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.device import resolve_device
 from bpfn_cli.distributed import from_main, raise_any
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.training.experiment import Outcome, carry_out, place_of, run_experiment
-from bpfn_cli.training.identity import differences, identity_of, recipe_differences, teacher_of, use_threads_of
-from bpfn_cli.training.interruption import Interruption
+from bpfn_cli.progress import Progress
+from bpfn_cli.recipes.load import checked_recipe
+from bpfn_cli.runs.folder import RunFolder, check_run_name
+from bpfn_cli.training.changes import differences, identity_of, recipe_differences, teacher_of, use_threads_of
 from bpfn_cli.training.job import Experiment
-from bpfn_cli.training.load import checked_recipe
-from bpfn_cli.training.progress import Progress
-from bpfn_cli.training.run_folder import RunFolder, check_run_name
+from bpfn_cli.training.pipeline import Outcome, carry_out, place_of, run_experiment
+from bpfn_cli.training.stop import Interruption
 
 _RESTORE = "restore what it was, or go on all the same with --allow"
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from bpfn_cli import distributed
-from bpfn_cli.data.sampling import keyed_generator
 from bpfn_cli.errors import NonFiniteError
+from bpfn_cli.recipes.early_stop import EarlyStop
+from bpfn_cli.recipes.recipe import Recipe, learning_rate
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.early_stop import EarlyStop
-from bpfn_cli.training.recipe import Recipe, learning_rate
 
 
 class Training:

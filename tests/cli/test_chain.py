@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from command import BPFN, bpfn, refused
 
-from bpfn_cli.training.result import result_name
+from bpfn_cli.metrics.checkpoint_result import result_name
 
 REAL_DATA = os.environ.get("BPFN_REAL_DATA")
 SHORT = ("--epochs", 1, "--set", "train.batch_size=2")

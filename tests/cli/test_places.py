@@ -11,10 +11,10 @@ import pytest
 from scene_folders import contents, write_flyingthings3d
 
 from bpfn_cli.cli.places import data_root, default_dataset, full_dataset, subset_place
-from bpfn_cli.data import synthetic
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.manifest import SubsetOptions
-from bpfn_cli.data.subset import make_subset
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions
+from bpfn_cli.data.synthetic import render as synthetic
 from bpfn_cli.errors import DataError
 
 THINGS = "FlyingThings3D_subset_processed_35m"

@@ -12,15 +12,10 @@ import torch
 from scene_folders import write_flyingthings3d
 
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.loader import (
-    AugmentSettings,
-    augment,
-    epoch_order,
-    evaluation_batches,
-    training_batches,
-)
-from bpfn_cli.data.sampling import keyed_generator, sample_points
+from bpfn_cli.data.loader import AugmentSettings, augment, epoch_order, evaluation_batches, training_batches
+from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.errors import DataError
+from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, FlowBatch, Scene
 
 STILL = AugmentSettings(scale=0, rotation_degrees=0, shift_m=0, shift2_m=0, jitter_m=0)

@@ -15,8 +15,8 @@ from bpfn_cli.errors import ShapeError
 from bpfn_cli.losses import LOSSES, Card, DistillationLoss, build_losses
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import PlainStrategy, Teacher
+from bpfn_cli.strategies.loss_checks import HAND, IDENTITIES, Pair, check_losses
 from bpfn_cli.structures import FlowBatch, FlowPyramid
-from bpfn_cli.training.loss_checks import HAND, IDENTITIES, Pair, check_losses
 
 ALL = tuple(LOSSES)
 NEVER_ZERO = {"localization", "adversarial", "gan-compression"}

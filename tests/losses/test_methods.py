@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from toys import SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, measure, network, objective, outputs, toy, value
 
 from bpfn_cli.losses import build_losses, supervised_loss
-from bpfn_cli.losses.adversarial import AdversarialSettings, Adversary, Critic, gradient_penalty
-from bpfn_cli.losses.bounded import gates
+from bpfn_cli.losses.feature.mobilebert import attention_distance, attention_logits
 from bpfn_cli.losses.features import FeatureDistance, Norm, total
 from bpfn_cli.losses.imitability import phi
-from bpfn_cli.losses.localization import (
+from bpfn_cli.losses.relation.pairwise import similarities
+from bpfn_cli.losses.relation.rkd import angles, pair_distances
+from bpfn_cli.losses.response.adversarial import AdversarialSettings, Adversary, Critic, gradient_penalty
+from bpfn_cli.losses.response.bounded import gates
+from bpfn_cli.losses.response.localization import (
     distribution_focal_loss,
     expectation,
     residual_truth,
     softened_divergence,
 )
-from bpfn_cli.losses.mobilebert import attention_distance, attention_logits
-from bpfn_cli.losses.pairwise import similarities
-from bpfn_cli.losses.rkd import angles, pair_distances
+from bpfn_cli.losses.response.weighted import class_weights
 from bpfn_cli.losses.supervised import reduce_levels
-from bpfn_cli.losses.weighted import class_weights
 from bpfn_cli.models import BASELINE, slim
 from bpfn_cli.ops import motion_residual, rigid_motion
 from bpfn_cli.structures import FlowBatch, FlowPyramid

@@ -9,14 +9,7 @@ from torch import nn
 from toys import SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, gradient_norm, network, outputs, points, toy
 
 from bpfn_cli.errors import ShapeError, UsageError
-from bpfn_cli.losses import (
-    LOSSES,
-    Card,
-    DistillationLoss,
-    Measured,
-    build_losses,
-    supervised_loss,
-)
+from bpfn_cli.losses import LOSSES, Card, DistillationLoss, Measured, build_losses, supervised_loss
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.models import BASELINE, slim
 from bpfn_cli.strategies import PlainStrategy, Teacher

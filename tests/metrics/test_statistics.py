@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bpfn_cli.metrics.statistics import (
-    bca_interval,
-    hierarchical_interval,
-    holm,
-    paired,
-    pairs_needed,
-    sign_flip_p,
-)
+from bpfn_cli.metrics.statistics import bca_interval, hierarchical_interval, holm, paired, pairs_needed, sign_flip_p
 
 SIX = np.array([-0.004, -0.002, -0.007, 0.001, -0.003, -0.005])
 

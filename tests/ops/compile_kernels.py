@@ -19,7 +19,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bpfn_cli.ops import triton_neighborhood, triton_neighbors, triton_sampling
+from bpfn_cli.ops.triton import neighborhood as triton_neighborhood
+from bpfn_cli.ops.triton import neighbors as triton_neighbors
+from bpfn_cli.ops.triton import sampling as triton_sampling
 
 H100 = GPUTarget("cuda", 90, 32)
 INDICES = ("chosen", "query_order", "point_order", "order", "found", "neighbors")

@@ -17,10 +17,10 @@ from bpfn_cli.models.predict import predict_flow
 from bpfn_cli.ops import matrix_precision, plain_path
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.precision import Precision
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import PlainStrategy, Teacher
 from bpfn_cli.strategies.plain import STEPS_TO_DOUBLE, LossScale
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.recipe import Recipe
 
 
 def clouds() -> tuple[torch.Tensor, torch.Tensor]:

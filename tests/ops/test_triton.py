@@ -17,23 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpfn_cli.ops import (
-    backend,
-    farthest_point_sample,
-    gather,
-    knn,
-    neighborhood,
-    neighbors,
-    plain_path,
-    sampling,
-)
+from bpfn_cli.ops import backend, farthest_point_sample, gather, knn, neighborhood, neighbors, plain_path, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bpfn_cli.ops import triton_neighborhood, triton_neighbors, triton_sampling
-from bpfn_cli.ops.triton_neighborhood import propagate_max_backward_with_triton, propagate_max_with_triton
-from bpfn_cli.ops.triton_neighbors import knn_with_triton
-from bpfn_cli.ops.triton_sampling import sample_with_triton
+from bpfn_cli.ops.triton import neighborhood as triton_neighborhood
+from bpfn_cli.ops.triton import neighbors as triton_neighbors
+from bpfn_cli.ops.triton import sampling as triton_sampling
+from bpfn_cli.ops.triton.neighborhood import propagate_max_backward_with_triton, propagate_max_with_triton
+from bpfn_cli.ops.triton.neighbors import knn_with_triton
+from bpfn_cli.ops.triton.sampling import sample_with_triton
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 OPERATORS = ("farthest_point_sample", "knn", "propagate_max", "propagate_max_backward")

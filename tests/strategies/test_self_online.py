@@ -16,7 +16,7 @@ from bpfn_cli.losses import build_losses, supervised_loss
 from bpfn_cli.losses.supervised import LEVEL_WEIGHTS, at_levels, errors_to_truth
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy
 from bpfn_cli.strategies.online import OnlineStrategy, best_share, general_weights
-from bpfn_cli.strategies.self_teaching import self_terms
+from bpfn_cli.strategies.self_distillation import self_terms
 
 
 def trained(name: str, **options: Any) -> dict[str, Tensor]:

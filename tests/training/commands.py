@@ -26,10 +26,10 @@ from tiny_world import BIG, LEAST, TINY, Quiet
 from bpfn_cli.cli import main as command
 from bpfn_cli.config import Tree, build
 from bpfn_cli.models import VARIANTS
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.runs.checkpoints import tensors_of
+from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.training import Changes, Experiment, Interruption, resume, run_experiment
-from bpfn_cli.training.checkpoints import tensors_of
-from bpfn_cli.training.recipe import Recipe
-from bpfn_cli.training.run_folder import RunFolder
 
 # The server is a Python of its own, which must find this module to have it ready.
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*sys.path, os.environ.get("PYTHONPATH", "")]))

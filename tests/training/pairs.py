@@ -20,10 +20,10 @@ from bpfn_cli.data.loader import AugmentSettings, training_batches
 from bpfn_cli.errors import BpfnError, NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models import BiPointFlowNet, Variant
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training import Changes, Interruption, resume, run_experiment
-from bpfn_cli.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 SECONDS = 40
@@ -203,7 +203,7 @@ def weights_of(data: Path, runs: Path, recipe: Recipe) -> str:
     """The digest of the weights of this process at the end of a run."""
     import hashlib
 
-    from bpfn_cli.training import experiment as module
+    from bpfn_cli.training import pipeline as module
 
     kept: list[BiPointFlowNet] = []
     real = module.fit

@@ -32,7 +32,7 @@ from tiny_world import TINY, Quiet
 
 from bpfn_cli import distributed
 from bpfn_cli.errors import DataError, Interrupted, UsageError
-from bpfn_cli.launcher import adopt_slurm, first_host
+from bpfn_cli.launch import adopt_slurm, first_host
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.models import Variant
 from bpfn_cli.strategies import STRATEGIES

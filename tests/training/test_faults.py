@@ -42,11 +42,11 @@ from bpfn_cli.data.loader import epoch_order
 from bpfn_cli.errors import BusyError, CheckpointError, DataError, DiskError, UsageError
 from bpfn_cli.files import TEMPORARY_PREFIX
 from bpfn_cli.models import save_checkpoint, slim
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.runs.checkpoints import Checkpoints
+from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.training import resume, run_experiment
-from bpfn_cli.training.checkpoints import Checkpoints
 from bpfn_cli.training.fit import split_of
-from bpfn_cli.training.recipe import Recipe
-from bpfn_cli.training.run_folder import RunFolder
 
 EVERY_STEP = brief()
 WITH_WORKERS = brief(data={"workers": 2})
@@ -298,7 +298,7 @@ def test_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path) -> No
     """SIGKILL is no power cut: the order of the calls is what a power cut asks for."""
     script = (
         "from pathlib import Path; from tiny_world import tiny_network;"
-        "from bpfn_cli.training.checkpoints import Checkpoints;"
+        "from bpfn_cli.runs.checkpoints import Checkpoints;"
         f"Checkpoints(Path({str(tmp_path)!r})).save(1, tiny_network(), {{}})"
     )
     trace = tmp_path / "trace"

@@ -15,15 +15,15 @@ from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.metrics.evaluation import evaluate, network_flow
 from bpfn_cli.models import load_checkpoint, read_checkpoint
+from bpfn_cli.recipes.early_stop import EarlyStop
+from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
+from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.early_stop import EarlyStop
+from bpfn_cli.training.checkpointer import Keeper
 from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout, split_of
-from bpfn_cli.training.interruption import Interruption
-from bpfn_cli.training.keeper import Keeper
-from bpfn_cli.training.recipe import DataSettings, Recipe, TrainSettings
-from bpfn_cli.training.run_folder import RunFolder
 from bpfn_cli.training.state import EpochLog, Training
+from bpfn_cli.training.stop import Interruption
 
 CPU = torch.device("cpu")
 

@@ -29,9 +29,9 @@ from commands import (
 from tiny_world import Quiet
 
 from bpfn_cli.errors import Interrupted
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.training import Interruption, run_experiment
-from bpfn_cli.training.recipe import Recipe
 
 KILLS_IN_CI, KILLS_AT_NIGHT = 20, 100
 

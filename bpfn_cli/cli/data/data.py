@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn data check` and `bpfn data show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.parallel import usable_cores
+
+if TYPE_CHECKING:
+    from bpfn_cli.data.inspect import DatasetCheck
+
+app = typer.Typer(no_args_is_help=True, help="Look at datasets and scenes.", rich_markup_mode="markdown")
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A dataset, a subset, or the folder above it.", metavar="PATH")],
+    fix_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix-list", help="Write the damaged scenes there, for `bpfn subset --leave-out`.", metavar="FILE"
+        ),
+    ] = None,
+    force: options.Force = False,
+    processes: options.Processes = None,
+    json: options.Json = False,
+) -> None:
+    """Read every scene: how many there are, which are damaged and how, how many points, how deep, how fast.
+
+    Exit code 3 if any scene is damaged.
+
+    Examples: `bpfn data check data/synthetic`, `bpfn data check data/kitti --json`,
+    `bpfn data check data --fix-list damaged.txt`
+    """
+    from bpfn_cli.data.inspect import check_dataset, write_fix_list
+    from bpfn_cli.errors import DataError
+    from bpfn_cli.files import claim_output
+
+    if fix_list is not None:
+        claim_output(fix_list, force=force)
+    with ConsoleProgress().bar("reading scenes") as bar:
+        found = check_dataset(path, processes=processes or usable_cores(), progress=bar)
+    if json:
+        print_json(found)
+    else:
+        _print(found)
+    if fix_list is not None:
+        write_fix_list(fix_list, found.damage)
+        say(f"written: {fix_list}")
+    if found.damage:
+        how = f"bpfn subset --leave-out {fix_list}" if fix_list else "--fix-list FILE names them"
+        raise DataError(f"{path}: {len(found.damage)} scenes are damaged; make them again, or leave them out ({how})")
+
+
+@app.command()
+def show(
+    scene: Annotated[Path, typer.Argument(help="DATASET/train/NAME, or DATASET/NAME.", metavar="SCENE")],
+    json: options.Json = False,
+) -> None:
+    """One scene: points, extent, depth and flow.
+
+    Examples: `bpfn data show data/synthetic/train/0000003`, `bpfn data show data/kitti/000002 --json`
+    """
+    from bpfn_cli.data.inspect import describe_scene
+
+    found = describe_scene(scene)
+    if json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name + ':':<16}{_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "  ".join(f"{one:g}" for one in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _print(found: DatasetCheck) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{found.kind}, {found.disk_bytes / 1e6:,.1f} MB in {found.root}")
+    for heading in ("Split", "Scenes", "Damaged", "", *(f"{quantile:.0%}" for quantile in found.quantiles)):
+        table.add_column(heading, justify="left" if heading in ("Split", "") else "right")
+    for split in found.splits:
+        rows = {
+            "points of cloud 1": split.points1,
+            "points of cloud 2": split.points2,
+            "depth [m]": split.depth_m,
+            "flow length [m]": split.flow_length_m,
+        }
+        for index, (name, values) in enumerate(rows.items()):
+            first = [split.split, f"{split.scenes:,}", f"{split.damaged:,}"] if index == 0 else ["", "", ""]
+            number = "{:,.0f}" if name.startswith("points") else "{:.2f}"
+            table.add_row(*first, name.replace("[", "\\["), *(number.format(value) for value in values))
+        if split.valid_share < 1:
+            table.add_row("", "", "", f"flow known of {split.valid_share:.1%} of the points")
+    console().print(table)
+    for one in found.damage:
+        print(f"damaged: {one.split}/{one.scene}: {one.fault}")

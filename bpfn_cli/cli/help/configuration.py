@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn config init`, `show` and `validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import finish, print_json, say
+
+app = typer.Typer(no_args_is_help=True, help="Recipes: write, show, check.", rich_markup_mode="markdown")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option("--out", help="Where to write.", metavar="FILE")] = Path("recipe.yaml"),
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write the default recipe, to start from. Example: `bpfn config init --out recipe.yaml`"""
+    from bpfn_cli.config import to_yaml
+    from bpfn_cli.files import claim_output, write_atomic
+    from bpfn_cli.recipes.recipe import Recipe, recipe_tree
+
+    claim_output(out, force=force)
+    write_atomic(out, to_yaml(recipe_tree(Recipe())).encode())
+    if json:
+        print_json({"out": str(out)})
+    finish(out, f"bpfn distill -c {out}")
+
+
+@app.command()
+def show(config: options.RecipeFile = None, changes: options.Set = None, json: options.Json = False) -> None:
+    """Print a recipe with all its defaults. Example: `bpfn config show -c recipe.yaml --set train.lr=5e-4`"""
+    from bpfn_cli.config import to_yaml
+    from bpfn_cli.recipes.load import load_recipe
+    from bpfn_cli.recipes.recipe import recipe_tree
+
+    tree = recipe_tree(load_recipe(config, changes or [], {}))
+    if json:
+        print_json(tree)
+    else:
+        print(to_yaml(tree), end="")
+
+
+@app.command()
+def validate(
+    config: Annotated[Path, typer.Argument(readable=False, help="Recipe (YAML).", metavar="FILE")],
+    json: options.Json = False,
+) -> None:
+    """Check a recipe; all its mistakes at once. Example: `bpfn config validate recipe.yaml`"""
+    from bpfn_cli.recipes.load import load_recipe
+
+    load_recipe(config, [], {})
+    if json:
+        print_json({"recipe": str(config), "valid": True})
+    say(f"{config}: good")

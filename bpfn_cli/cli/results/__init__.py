@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Commands that evaluate, predict and report."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Raw downloads to scenes."""

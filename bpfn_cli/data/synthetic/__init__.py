@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Ray-cast synthetic scenes."""

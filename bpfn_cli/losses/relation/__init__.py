@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Losses that compare relations among points."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Triton kernels behind the signatures of `bpfn_cli.ops`."""

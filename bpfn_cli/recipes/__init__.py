@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Recipes: everything that decides what is trained."""

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""A recipe from a file, `--set` assignments and flags, in this order of precedence, the last strongest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bpfn_cli.config import Tree, build, override, read_yaml
+from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.losses import NO_DISTILLATION, loss_named
+from bpfn_cli.models.variants import variant_named
+from bpfn_cli.recipes.recipe import Recipe
+
+
+def load_recipe(
+    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe of a file (the embedded default without one), with assignments and flags applied.
+
+    Args:
+        base: keys that differ from the embedded default where nothing else sets them.
+        assignments: `dotted.key=value`. flags: dotted key -> value.
+    Raises: UsageError: all mistakes of keys and values in one line; an unknown variant or loss.
+    """
+    tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
+    unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
+    tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in unset.items()])
+    tree = override(tree, assignments)
+    tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in flags.items()])
+    return checked_recipe(tree)
+
+
+def checked_recipe(tree: Tree) -> Recipe:
+    """The recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
+    recipe = build(Recipe, tree)
+    variant_named(recipe.variant)
+    variant_named(recipe.teacher)
+    if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
+        raise UsageError("--loss none stands alone: it means no distillation")
+    for name in recipe.distillation_losses():
+        loss_named(name)
+    unused = sorted(set(recipe.objective.own) - set(recipe.loss))
+    if unused:
+        raise UsageError(f"objective.own.{printable(unused[0])}: no such --loss in this recipe")
+    return recipe

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Studies: trainings that are compared."""

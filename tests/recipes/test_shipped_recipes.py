@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Every recipe in configs/ loads, works, and its first line is the command that runs it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_world import write_things
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.models import build_model, save_checkpoint
+from bpfn_cli.recipes.load import load_recipe
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.reporting.published import read_published
+from bpfn_cli.studies.study import cells_of, read_study
+
+FOLDER = Path(__file__).parents[2] / "configs"
+REPORTS = sorted(FOLDER.glob("reports/*.yaml"))
+STUDIES = sorted(FOLDER.glob("studies/*.yaml"))
+SOURCES = {"flyingthings3d": "flyingthings3d", "fifth": "flyingthings3d_1_5", "kitti": "kitti"}
+LOSSES_OF_REPORT_1 = {"learned_from_teacher": ("basic", "baseline"), "learned_from_student": ("basic", "half")}
+
+
+def command_of(path: Path) -> list[str]:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# bpfn ")
+    return shlex.split(first[2:])[1:]
+
+
+def test_synthetic_recipe_is_the_embedded_default() -> None:
+    path = FOLDER / "synthetic.yaml"
+    assert load_recipe(path, [], {}) == Recipe()
+    assert command_of(path) == ["distill", "-c", "configs/synthetic.yaml"]
+
+
+def test_every_experiment_of_the_reports_has_a_recipe() -> None:
+    wanted = {(entry.trained_on, entry.variant, entry.method) for entry in read_published().results}
+    found = set()
+    for path in REPORTS:
+        where, variant, method = path.stem.split("-")
+        found.add((SOURCES[where], variant, method))
+    assert found == wanted
+    assert len(REPORTS) == 21
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_recipe_of_a_report_has_its_schedule(path: Path) -> None:
+    recipe = load_recipe(path, [], {})
+    _, variant, method = path.stem.split("-")
+    assert recipe.variant == variant
+    loss, teacher = LOSSES_OF_REPORT_1.get(method, ("none" if method in ("scratch", "teacher") else method, "baseline"))
+    assert (recipe.loss, recipe.teacher) == ((loss,), teacher)
+    train = recipe.train
+    assert (train.epochs, train.batch_size, train.schedule, train.decay) == (560, 8, "step", 0.5)
+    assert (train.lr, train.lr_floor, train.validation_calendar) == (1e-3, 1e-5, "fast")
+    assert train.step_epochs == (80 if variant == "baseline" else 150)
+    assert recipe.data.points == 8192
+    assert recipe.objective.gamma == (0.7 if method in LOSSES_OF_REPORT_1 else 0.3)
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_things(tmp_path_factory.mktemp("data") / "things", train=3, points=1100)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_checkpoint(path, build_model("baseline"))
+    return path
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_command_of_a_report_takes_its_steps(
+    path: Path, things: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As printed, with other data: the dry run takes steps and undoes them."""
+    monkeypatch.chdir(FOLDER.parent)
+    arguments = command_of(path)
+    assert arguments[2] == f"configs/reports/{path.name}"
+    for option, value in (("--data", things), ("--teacher", teacher)):
+        if option in arguments:
+            arguments[arguments.index(option) + 1] = str(value)
+    smaller = ["--set", "data.points=1024", "--set", "train.batch_size=1", "--dry-run"]
+    assert run([*arguments, *smaller]) == 0
+    said = capsys.readouterr()
+    assert "s a step" in said.err
+    assert yaml.safe_load(said.out)["train"]["epochs"] == 560
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_study_loads_and_names_its_command(path: Path) -> None:
+    assert cells_of(read_study(path))
+    assert command_of(path)[:2] == ["compare", f"configs/studies/{path.name}"]

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+
+import pytest
+
+from bpfn_cli.errors import BpfnError, Interrupted, UsageError
+from bpfn_cli.training import stop as module
+from bpfn_cli.training.stop import Interruption, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("90m", 5400),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        ("90", 5400),  # from here on as SLURM writes it
+        ("90:30", 5430),
+        ("23:30:00", 84600),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-12:30:05", 131405),
+    ],
+)
+def test_durations_by_hand(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "1:2:3:4", "5x", "1e3", "\x1b[31m", "s", "1-", "nan"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write 90m, 36h"):
+        parse_duration(text)
+
+
+def test_first_signal_waits_inside_deferred_and_is_raised_outside() -> None:
+    stop = Interruption()
+    with stop.listening(), stop.deferred():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+        with pytest.raises(Interrupted, match="stopped by SIGUSR1"):
+            stop.check()
+    stop = Interruption()
+    with pytest.raises(Interrupted) as raised, stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert raised.value.exit_code == 130
+
+
+def test_signal_that_came_before_is_raised_where_one_might_hang() -> None:
+    stop = Interruption()
+    with stop.listening(), stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        with pytest.raises(Interrupted), stop.immediate():
+            raise AssertionError("not reached")
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in module.SIGNALS]
+    with Interruption().listening():
+        assert [signal.getsignal(number) for number in module.SIGNALS] != before
+    assert [signal.getsignal(number) for number in module.SIGNALS] == before
+
+
+def test_time_is_up_before_the_limit_by_twice_the_longest_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 13.0, 40.0, 77.0, 94.5, 95.5])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    stop = Interruption(max_seconds=150)  # at 0
+    with stop.deferred():
+        stop.check()  # at 10
+        stop.check()  # at 13
+        stop.check()  # at 40: 27 s without a look
+        assert (found := stop.wanted()) is not None  # at 77: 37 s, and 77 + 2 * 37 = 151
+    assert (found.reason, found.exit_code) == ("its --max-time is up", 0)
+
+
+def test_error_travels_between_processes_whole() -> None:
+    error = Interrupted("stopped by SIGTERM", 143).going_on_by("bpfn resume a")
+    error.is_shared = True
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.exit_code, again.is_shared) == ("stopped by SIGTERM; to go on: bpfn resume a", 143, True)
+    assert not BpfnError("x").is_shared
+
+
+def test_echo_of_a_launcher_is_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stop = Interruption()
+    with stop.listening(), stop.deferred():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert stop.wanted() is not None  # and still here
