@@ -1,34 +1,57 @@
 # SPDX-License-Identifier: MIT
-"""Worker processes: how many, how work is shared among them, how they end with their parent."""
+"""Worker processes: how many there are, how work is split among them, and how they end with their parent."""
 
 from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.process
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import TypeVar
 
-from bpfn_cli.errors import OutOfMemoryError
+from bpfn_cli.errors import OutOfMemoryError, UsageError, printable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` (from 1) of `count`, for job arrays: every count-th item, starting with the index-th."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "index/count". Raises: UsageError."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
+        shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+        if not 1 <= shard.index <= shard.count:
+            raise UsageError(f"--shard {printable(text)[:40]}: use I/N with I from 1 to N, such as 3/8")
+        return shard
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of this shard."""
+        return items[self.index - 1 :: self.count]
+
+
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
-    """`function` of every item, in order, whatever the number of processes. An error ends the work.
+    """Apply `function` to every item; the results keep the order of the items. The first error ends the work.
 
     Args:
-        function: of the top level of a module, so that other processes can find it.
+        function: defined at the top level of a module, so that other processes can import it.
 
     Raises: OutOfMemoryError: a worker process was killed.
     """
@@ -36,26 +59,26 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(items)), context, _follow_parent)
+    pool = ProcessPoolExecutor(min(processes, len(items)), context, _ignore_interrupts)
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool as error:
         raise OutOfMemoryError(
-            "a worker process was killed, for want of memory perhaps; repeat with fewer processes "
-            "(what is finished is kept)"
+            "a worker process was killed, probably because memory ran out; repeat with fewer processes "
+            "(finished work is kept)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """In a worker: leave interrupts to the parent, and end with it even when it is killed."""
+def _ignore_interrupts() -> None:
+    """In a worker: the parent handles interrupts; end when it ends, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """In a child process: end as soon as its parent ends, even when that is killed."""
+    """In a child process: exit as soon as the parent ends, even when it is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()

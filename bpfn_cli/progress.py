@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How long work tells that it is alive; the command line decides what that looks like."""
+"""Progress of long work. The command line decides how it is shown."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from typing import Protocol
 
 SECONDS_BETWEEN_NOTES = 60.0
 
+ProgressCallback = Callable[[int, int], None]
+"""Called with the numbers of steps done and steps in total."""
+
 
 class Bar(Protocol):
-    """One stage of work."""
+    """Progress of one stage of work."""
 
     def __call__(self, done: int, total: int, figures: str = "") -> None:
-        """`done` of `total` steps are finished; `figures` are worth a glance."""
+        """Report that `done` of `total` steps are finished; `figures` are shown beside."""
 
 
 class Progress(Protocol):
-    """Lines and bars."""
+    """Lines and progress bars."""
 
     def line(self, text: str) -> None:
-        """Say one thing."""
+        """Print a line."""
 
     def bar(self, what: str, samples: int | None = None) -> AbstractContextManager[Bar]:
-        """Begin a stage of work. samples: of a step, where their number a second is worth knowing."""
+        """Start a stage of work. samples: number of samples in a step, to show samples per second."""
 
 
 class Written:
-    """Progress that is also written, the bars once a minute.
+    """Progress that is also logged; bars at most once a minute.
 
-    Args: note: writes a line.
+    Args: note: writes a line to the log.
     """
 
     def __init__(self, progress: Progress, note: Callable[[str], None]):
@@ -45,13 +48,13 @@ class Written:
     @contextlib.contextmanager
     def bar(self, what: str, samples: int | None = None) -> Iterator[Bar]:
         """See `Progress`."""
-        written = time.monotonic()
+        logged = time.monotonic()
         with self.progress.bar(what, samples) as shown:
 
             def update(done: int, total: int, figures: str = "") -> None:
-                nonlocal written
-                if time.monotonic() - written >= SECONDS_BETWEEN_NOTES:
-                    written = time.monotonic()
+                nonlocal logged
+                if time.monotonic() - logged >= SECONDS_BETWEEN_NOTES:
+                    logged = time.monotonic()
                     self.note(f"{what}: {done}/{total}{', ' if figures else ''}{figures}")
                 shown(done, total, figures)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfn_cli.errors import BusyError, DiskError, OutOfMemoryError
-from bpfn_cli.locks import only_writer
-from bpfn_cli.parallel import map_in_processes
+from bpfn_cli.errors import DiskError, OutOfMemoryError, UsageError
+from bpfn_cli.parallel import Shard, map_in_processes
 
 
 def process_of(number: int) -> tuple[int, int]:
@@ -90,13 +89,14 @@ def is_running(process: int) -> bool:
     return state != "Z"  # a zombie waits only for someone to ask
 
 
-def test_a_folder_has_one_writer_at_a_time(tmp_path):
-    with only_writer(tmp_path), pytest.raises(BusyError, match="another process"), only_writer(tmp_path):
-        pass
-    with only_writer(tmp_path):
-        pass
+def test_shard_is_every_nth_item_from_the_ith():
+    shards = [Shard.parse(f"{index}/3") for index in (1, 2, 3)]
+    assert shards[1] == Shard(2, 3)
+    assert [list(shard.of(range(7))) for shard in shards] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert Shard() == Shard.parse("1/1")
 
 
-def test_a_folder_that_cannot_be_opened_is_a_disk_error(tmp_path):
-    with pytest.raises(DiskError), only_writer(tmp_path / "missing"):
-        pass
+@pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "-1/2", "1/2/3", "a/b", "1/0", "٣/٨", "1/1234567"])
+def test_shard_refuses_other_text(text):
+    with pytest.raises(UsageError, match="use I/N with I from 1 to N, such as 3/8"):
+        Shard.parse(text)

@@ -16,12 +16,10 @@ from bpfn_cli.data.datasets.argoverse2 import ENDINGS as LOG_ENDINGS
 from bpfn_cli.data.datasets.argoverse2 import LOG_KIND
 from bpfn_cli.data.datasets.occluded import ENDING as OCCLUDED_ENDING
 from bpfn_cli.data.datasets.occluded import OCCLUDED_KINDS, occluded_kind
+from bpfn_cli.data.names import CLOUDS, SPLITS, check_scene_name
 from bpfn_cli.data.subset.manifest import (
-    CLOUDS,
     MANIFEST,
-    SPLITS,
     SubsetManifest,
-    check_scene_name,
     packed_name,
     read_manifest,
 )

@@ -16,8 +16,9 @@ from bpfn_cli.data.datasets.occluded import FLYINGTHINGS3D_OCCLUDED, OCCLUDED_KI
 from bpfn_cli.data.datasets.packed import MOST_PACKED_BYTES, PackedScenes, read_index
 from bpfn_cli.data.datasets.scenes import NamedScenes
 from bpfn_cli.data.files.npy import open_regular, read_points
+from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.sampling import sample_points
-from bpfn_cli.data.subset.manifest import CLOUDS, MANIFEST, SPLITS, SubsetManifest, packed_name
+from bpfn_cli.data.subset.manifest import MANIFEST, SubsetManifest, packed_name
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, sha256_of
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Camera, Scene

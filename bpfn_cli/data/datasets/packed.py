@@ -23,8 +23,9 @@ import numpy as np
 
 from bpfn_cli.data.datasets.scenes import NamedScenes
 from bpfn_cli.data.files.npy import MAX_COORDINATE_M, open_regular
+from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.data.sampling import sample_points
-from bpfn_cli.data.subset.manifest import FileRecord, check_scene_name
+from bpfn_cli.data.subset.manifest import FileRecord
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import atomic_stream, disk_errors
 from bpfn_cli.rng import keyed_generator

@@ -24,11 +24,11 @@ from bpfn_cli.data.datasets.kitti import baseline_m, kitti_camera, parse_calibra
 from bpfn_cli.data.files.archives import RawFiles, find_folder, is_archive
 from bpfn_cli.data.files.images import parse_flo, parse_kitti_disparity, parse_kitti_flow, parse_mask_png, parse_pfm
 from bpfn_cli.data.files.npy import MAX_COORDINATE_M, check_points, npy_shape, read_file, read_npz, write_points
-from bpfn_cli.data.subset.manifest import SPLITS
+from bpfn_cli.data.names import SPLITS
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable
 from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_atomic, write_json
 from bpfn_cli.locks import only_writer
-from bpfn_cli.parallel import map_in_processes
+from bpfn_cli.parallel import Shard, map_in_processes
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Camera
 
@@ -40,23 +40,6 @@ _LISTED_FAILURES = 10
 _SHARD_PREFIX = ".shard-"  # hidden: no dataset reader looks at it
 
 FLYINGTHINGS3D_BASELINE_M = 1.0
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `index` (from 1) of `count`: every count-th scene."""
-
-    index: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Of "i/n". Raises: UsageError."""
-        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
-        shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
-        if not 1 <= shard.index <= shard.count:
-            raise UsageError(f"shard {printable(text)[:40]}: give i/n with i from 1 to n, such as 3/8")
-        return shard
 
 
 WHOLE = Shard()

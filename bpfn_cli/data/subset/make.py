@@ -31,12 +31,11 @@ from bpfn_cli.data.datasets.layout import (
 from bpfn_cli.data.datasets.opening import FlyingThings3DScenes, check_pair
 from bpfn_cli.data.datasets.packed import ROW_BYTES, pack_rows, write_packed
 from bpfn_cli.data.files.npy import check_points, parse_npy, read_file
+from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.data.subset.manifest import (
-    CLOUDS,
     MANIFEST,
     SOURCE_KINDS,
-    SPLITS,
     UNFINISHED,
     Extent,
     FileRecord,

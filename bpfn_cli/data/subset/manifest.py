@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.names import CLOUDS, SPLITS, check_scene_name
 from bpfn_cli.errors import DataError, UsageError, printable
 
 MANIFEST = "subset.json"
 UNFINISHED = "subset.json.partial"  # stands in the folder while a subset is being made
-SPLITS = ("train", "val")
-CLOUDS = ("pc1.npy", "pc2.npy")
 PACKED_ENDING = ".packed"
 SOURCE_KINDS = ("flyingthings3d", "synthetic")
 
@@ -226,24 +224,6 @@ def read_manifest(path: Path) -> SubsetManifest:
 def read_task(path: Path) -> SubsetTask:
     """`subset.json.partial`. Raises: DataError: damaged."""
     return _task(_read_json(path), path)
-
-
-def check_scene_name(name: str, path: Path) -> str:
-    """`name`, once it is known to name a folder directly inside another. Raises: DataError: blames `path`."""
-    unsafe = (
-        not name
-        or name.startswith(".")
-        or "/" in name
-        or "\\" in name
-        or any(unicodedata.category(character).startswith("C") for character in name)
-        or len(name.encode(errors="replace")) > 255
-    )
-    if unsafe:
-        raise DataError(
-            f"{printable(path)}: {printable(name)[:80]!r} cannot be a scene name "
-            "(one visible folder name, without separators or control characters); rename it"
-        )
-    return name
 
 
 def _refuse(path: Path, what: str) -> NoReturn:

@@ -20,7 +20,7 @@ import numpy as np
 import png
 
 from bpfn_cli.data.files.npy import read_file
-from bpfn_cli.data.subset.manifest import SPLITS
+from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.synthetic.raycast import FAR, FULL_HEIGHT, RenderedPair, Stage, bodies_in_view, cast_image, pinhole
 from bpfn_cli.data.synthetic.render import FORMAT, SyntheticOptions, render_chosen
 from bpfn_cli.errors import UsageError, printable

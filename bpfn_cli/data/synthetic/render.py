@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bpfn_cli.data.files.npy import read_file, write_points
-from bpfn_cli.data.subset.manifest import CLOUDS, SPLITS
+from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.synthetic.scenery import draw_stage
 from bpfn_cli.errors import DataError, UsageError, printable

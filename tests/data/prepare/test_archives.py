@@ -194,6 +194,6 @@ def test_a_shard_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "٣/٤"])
 def test_impossible_shards_are_usage_errors(text: str) -> None:
-    with pytest.raises(UsageError, match="give i/n"):
+    with pytest.raises(UsageError, match="use I/N"):
         Shard.parse(text)
     assert Shard.parse("3/8") == Shard(3, 8)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""Names on disk: the splits, the clouds of a scene, and which folder names are safe."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from bpfn_cli.errors import DataError, printable
+
+SPLITS = ("train", "val")
+CLOUDS = ("pc1.npy", "pc2.npy")
+
+
+def check_scene_name(name: str, path: Path) -> str:
+    """`name`, checked to be the name of a visible folder directly inside another. Raises: DataError: blames `path`."""
+    unsafe = (
+        not name
+        or name.startswith(".")
+        or "/" in name
+        or "\\" in name
+        or any(unicodedata.category(character).startswith("C") for character in name)
+        or len(name.encode(errors="replace")) > 255
+    )
+    if unsafe:
+        raise DataError(
+            f"{printable(path)}: {printable(name)[:80]!r} cannot be a scene name "
+            "(one visible folder name without separators or control characters); rename it"
+        )
+    return name
