@@ -14,6 +14,7 @@ import typer
 
 from bpfn_cli.cli.console import say
 from bpfn_cli.cli.data import data, prepare, subset, synth
+from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
 from bpfn_cli.cli.network import bench, profile, slim
 from bpfn_cli.cli.results import evaluate, predict, report
@@ -26,16 +27,17 @@ DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results
 
 INTERRUPTED = 130
 
-app = typer.Typer(
+app = command_group(
+    """Slim, distill and measure Bi-PointFlowNet, a point-cloud scene-flow network.
+
+    \b
+    Examples, in an empty folder:
+      $ bpfn subset                              # render synthetic scenes and keep a fifth
+      $ bpfn profile --variant weightnet48       # parameters and MACs of a small network
+      $ bpfn distill --loss bihint               # train a teacher, then the small network
+      $ bpfn report                              # tables of accuracy and cost
+    """,
     name="bpfn",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Slim, distill and measure Bi-PointFlowNet, a point-cloud scene-flow network.\n\n"
-    "Start in an empty folder: `bpfn subset`, `bpfn profile --variant weightnet48`, "
-    "`bpfn distill --loss bihint`, `bpfn report`.",
 )
 
 app.command("synth", rich_help_panel=DATA)(synth.synth)

@@ -10,12 +10,13 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.groups import command_group
 from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.inspect import DatasetCheck
 
-app = typer.Typer(no_args_is_help=True, help="Look at datasets and scenes.", rich_markup_mode="markdown")
+app = command_group("Look at datasets and scenes.")
 
 
 @app.command()

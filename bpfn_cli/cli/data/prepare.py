@@ -11,12 +11,13 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.groups import command_group
 from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.prepare.runner import PrepareSummary
 
-app = typer.Typer(no_args_is_help=True, help="Turn raw downloads into scenes.", rich_markup_mode="markdown")
+app = command_group("Turn raw downloads into scenes.")
 
 Raw = Annotated[Path, typer.Option("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
 ShardOfAll = Annotated[

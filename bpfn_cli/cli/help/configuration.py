@@ -10,8 +10,9 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import finish, print_json, say
+from bpfn_cli.cli.groups import command_group
 
-app = typer.Typer(no_args_is_help=True, help="Recipes: write, show, check.", rich_markup_mode="markdown")
+app = command_group("Recipes: write, show, check.")
 
 
 @app.command()

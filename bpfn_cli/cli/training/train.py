@@ -52,9 +52,13 @@ def train(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Train a network alone, by the supervised loss.
+    """Train a network without a teacher, by the supervised loss.
 
-    Examples: `bpfn train --variant baseline`, `bpfn train -c recipe.yaml --name teacher --resume --max-time 23h`
+    \b
+    Examples:
+      $ bpfn train --variant baseline                                 # a teacher, with the default recipe
+      $ bpfn train -c recipe.yaml --set train.lr=5e-4 --dry-run       # show the plan and the full recipe
+      $ bpfn train -c recipe.yaml --name a --resume --max-time 23h    # one job of a chain: start or resume
     """
     from bpfn_cli.errors import UsageError
     from bpfn_cli.recipes.load import load_recipe
@@ -97,11 +101,17 @@ def distill(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Teach a small network from a large one. Without --teacher one is trained first, and reused next time.
+    """Distill a large network into a small one.
 
-    Examples: `bpfn distill --loss bihint`, `bpfn distill --loss basic --loss hint --variant half --teacher t.pth`,
-    `bpfn distill --loss ail --early-stop auto`, `bpfn distill --loss none --strategy online`,
-    `bpfn distill --loss my_losses:MyLoss` (docs/losses.md)
+    Without --teacher, a teacher is trained first and reused by later runs.
+
+    \b
+    Examples:
+      $ bpfn distill --loss bihint                                    # the default student and teacher
+      $ bpfn distill --loss basic --loss hint --teacher t.pth         # the sum of two losses, a given teacher
+      $ bpfn distill --loss ail --early-stop auto                     # without the teacher once it is matched
+      $ bpfn distill --loss none --strategy online                    # two students that teach each other
+      $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/losses.md
     """
     from bpfn_cli.recipes.load import load_recipe
 

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: MIT
+"""Named choices that recipes and the command line share. Nothing is imported, so help does not wait for torch."""
+
+from typing import Literal
+
+Strategy = Literal["plain", "self", "online", "meta", "netaug"]
+EarlyStop = Literal["never", "hard", "linear", "auto"]
+ValidationCalendar = Literal["every", "fast"]
+Selection = Literal["held_out", "test"]
+SubsetMethod = Literal["hash", "stride", "stratified"]
+Link = Literal["auto", "copy", "hard", "symlink"]
+Frame = Literal["internal", "lidar", "camera", "flyingthings3d"]
