@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""Every `bpfn` command in README.md, docs/ and benchmarks/ exists and has the options it is shown with."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bpfn_cli.cli.main import run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+GROUPS = ("prepare", "data", "config")
+BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`(bpfn [^`]+)`")
+START = re.compile(r"(?:^|[ /])(?:bpfn|-m bpfn_cli\.cli) (.*)")
+
+
+def documented_commands(page: Path) -> list[list[str]]:
+    """The arguments of each `bpfn` command of a page, in code blocks and in running text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(BLOCK.findall(text)).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in [*blocks.splitlines(), *INLINE.findall(text)]]
+    found = (START.search(shlex.join(words)) for words in lines)
+    return [shlex.split(match[1]) for match in found if match]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_documented_command_exists_with_its_options(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    for words in documented_commands(page):
+        command = words[: 2 if words[0] in GROUPS and len(words) > 1 else 1]
+        assert run([*command, "--help"]) == 0, words
+        shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out))
+        missing = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} - shown
+        assert not missing, (page.name, words, missing)
+
+
+def test_readme_documents_the_main_commands() -> None:
+    shown = {words[0] for words in documented_commands(ROOT / "README.md")}
+    assert {"subset", "profile", "distill", "report", "prepare", "train", "eval", "predict", "runs", "resume"} <= shown
