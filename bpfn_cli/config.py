@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Strict YAML to frozen dataclasses. Knows no field of ours.
+"""Strict YAML to frozen dataclasses. This module knows none of their fields.
 
-YAML is read by our own rules because PyYAML's surprise: `1e-3` is a string, `no` a bool, `010` is 8, `1:30` is 90,
-duplicate keys win silently, and aliases can hide 10^10 nodes. All mistakes of a recipe are reported at once.
+PyYAML surprises: `1e-3` is a string, `no` is a bool, `010` is 8, `1:30` is 90, of duplicate keys the last wins
+silently, and aliases can hide 10^10 nodes. The loader here reads YAML 1.2 scalars and refuses the rest, and all
+mistakes of a recipe are reported at once.
 """
 
 from __future__ import annotations
 
-import difflib
+import copy
+import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +21,9 @@ import pydantic
 import yaml
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
+from yaml.constructor import ConstructorError
 
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.errors import UsageError, did_you_mean, printable
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -31,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def settings(kind: type[T]) -> type[T]:
-    """Make a frozen dataclass whose fields are checked and whose unknown keys are refused."""
+    """Make a frozen dataclass that checks its fields and refuses unknown keys."""
     strict = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = pydantic_dataclass(kind, frozen=True, kw_only=True, config=strict)
     return made
@@ -39,27 +42,72 @@ def settings(kind: type[T]) -> type[T]:
 
 @dataclass(frozen=True)
 class Tree:
-    """A parsed recipe: plain values, and the line each dotted key stands on."""
+    """A parsed recipe: its values, the line of each key (given as the keys that lead to it), and its name."""
 
     values: dict[str, Any]
-    lines: dict[str, int]
+    lines: Mapping[tuple[str, ...], int]
     name: str
 
 
+TAG = "tag:yaml.org,2002:"
+SCALARS = {
+    "bool": r"true|false",
+    "null": r"null|~|",
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))",
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: true/false, decimal integers, floats with or without a dot, null."""
+    """Plain values only: no aliases, tags or duplicate keys. Notes the line of each key."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (None, *(TAG + kind for kind in (*SCALARS, "str", "seq", "map")))
+    }
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        None: [(TAG + kind, re.compile(f"^(?:{pattern})$")) for kind, pattern in SCALARS.items()]
+    }
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.lines: dict[tuple[str, ...], int] = {}
+        self.path: list[str] = []
+        self.nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose the root or a key (index None), the value of a key (its node) or an item of a list (its number)."""
+        event = self.peek_event()
+        self.nodes += 1
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise _refusal("anchors and aliases are not allowed", event)
+        if self.nodes > MAX_NODES:
+            raise _refusal(f"more than {MAX_NODES} values, so not a recipe", event)
+        if len(self.path) >= MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
+            raise _refusal(f"nested more than {MAX_DEPTH} deep", event)
+        key = self._key(index) if isinstance(index, yaml.Node) else str(index)
+        self.path.append(key)
+        if index is not None:
+            at = index if isinstance(index, yaml.Node) else event
+            self.lines[tuple(self.path[1:])] = at.start_mark.line + 1
+        node = super().compose_node(parent, index)
+        self.path.pop()
+        return node
+
+    def _key(self, node: yaml.Node) -> str:
+        """The text of a key, whatever it looks like."""
+        if not isinstance(node, yaml.ScalarNode):
+            raise _refusal("a key must be a word", node)
+        first = self.lines.get((*self.path[1:], node.value))
+        if first is not None:
+            raise _refusal(f"duplicate key {printable(node.value)}, first on line {first}; remove one", node)
+        if node.tag.removeprefix(TAG) in SCALARS:
+            node.tag = f"{TAG}str"
+        return node.value
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|nan))$"),
-    list("-+.0123456789"),
-)
+def _refusal(problem: str, at: Any) -> ConstructorError:
+    return ConstructorError(problem=problem, problem_mark=at.start_mark)
 
 
 def read_yaml(path: Path, missing: str = "no such recipe file; `bpfn config init` writes one to start from") -> Tree:
@@ -72,7 +120,7 @@ def read_yaml(path: Path, missing: str = "no such recipe file; `bpfn config init
             raise UsageError(f"{name}: larger than {MAX_BYTES // 1024} KiB, so not a recipe")
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise UsageError(f"{name}: not a text file in UTF-8, so not a recipe") from None
+        raise UsageError(f"{name}: not a UTF-8 text file, so not a recipe") from None
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from None
     return parse_yaml(text, name)
@@ -80,36 +128,38 @@ def read_yaml(path: Path, missing: str = "no such recipe file; `bpfn config init
 
 def parse_yaml(text: str, name: str) -> Tree:
     """Parse recipe text; `name` stands for it in messages. Raises: UsageError."""
-    node = _compose(text, name)
-    if not isinstance(node, yaml.MappingNode):
-        raise UsageError(f"{name}: a recipe is a mapping of keys to values, this is {_kind(node)}")
-    lines: dict[str, int] = {}
-    return Tree(_construct(node, "", name, lines), lines, name)
-
-
-def parse_value(text: str, name: str) -> Any:
-    """Parse the right side of `--set key=value`. Raises: UsageError."""
-    node = _compose(text, name)
-    return None if node is None else _construct(node, "", name, {})
+    values, lines = _load(text, name)
+    if not isinstance(values, dict):
+        found = {None: "empty", list: "a list"}.get(values if values is None else type(values), "a single value")
+        raise UsageError(f"{name}: a recipe maps keys to values, but this is {found}")
+    return Tree(values, lines, name)
 
 
 def override(tree: Tree, assignments: Iterable[str]) -> Tree:
     """Apply `dotted.key=value` assignments in order. Raises: UsageError: no `=`, or a key below a value."""
-    values = json.loads(json.dumps(tree.values))
-    lines = dict(tree.lines)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not all(key.split(".")) or key.count(".") >= MAX_DEPTH:
             raise UsageError(f"--set {printable(assignment)}: write key=value, for example train.lr=1e-3")
-        *parents, leaf = key.split(".")
+        tree = merge(tree, {key: _load(text, f"--set {printable(key)}")[0]}, "--set ")
+    return tree
+
+
+def merge(tree: Tree, changes: Mapping[str, Any], source: str = "") -> Tree:
+    """Set values by their dotted keys. source: where they come from, before a key in messages.
+
+    Raises: UsageError: a key below a value.
+    """
+    values, lines = copy.deepcopy(tree.values), dict(tree.lines)
+    for dotted, value in changes.items():
+        keys = tuple(dotted.split("."))
         branch = values
-        for parent in parents:
+        for parent in keys[:-1]:
             branch = branch.setdefault(parent, {})
             if not isinstance(branch, dict):
-                raise UsageError(f"--set {printable(key)}: {parent} is a value, it has no keys below it")
-        branch[leaf] = parse_value(text, f"--set {printable(key)}")
-        for known in [line for line in lines if line == key or line.startswith(f"{key}.")]:
-            del lines[known]
+                raise UsageError(f"{source}{printable(dotted)}: {printable(parent)} is a value and has no keys")
+        branch[keys[-1]] = value
+        lines = {known: line for known, line in lines.items() if known[: len(keys)] != keys}
     return Tree(values, lines, tree.name)
 
 
@@ -118,7 +168,7 @@ def build(kind: type[T], tree: Tree) -> T:
 
     Raises: UsageError: all mistakes in one line: file, line, dotted key, what is wrong, nearest valid key.
     """
-    # JSON mode is strict about scalars yet takes a list for a tuple.
+    # JSON mode is strict about scalars, yet accepts a list for a tuple.
     text = json.dumps(tree.values)
     try:
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
@@ -138,99 +188,41 @@ def to_yaml(value: Any) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _compose(text: str, name: str) -> yaml.Node | None:
+def json_hash(value: Any) -> str:
+    """Sixteen hex digits that identify plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _load(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
+    """The value that YAML text stands for, and the lines of its keys."""
     try:
-        depth = 0
-        for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
-            line = event.start_mark.line + 1 if event.start_mark else 0
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise UsageError(f"{name}: line {line}: anchors and aliases are not allowed")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise UsageError(f"{name}: line {line}: nested more than {MAX_DEPTH} deep")
-            if number > MAX_NODES:
-                raise UsageError(f"{name}: more than {MAX_NODES} values, so not a recipe")
-        return yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text)
+        return loader.get_single_data(), loader.lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise UsageError(f"{name}: {where}not YAML: {error.problem}") from None
+        kind = "" if isinstance(error, ConstructorError) else "not YAML: "
+        raise UsageError(f"{name}: {where}{kind}{printable(error.problem)}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not YAML: {printable(str(error).splitlines()[0])}") from None
-
-
-def _construct(node: yaml.Node, path: str, name: str, lines: dict[str, int]) -> Any:
-    lines[path] = node.start_mark.line + 1
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-        raise UsageError(f"{name}: line {lines[path]}: the tag {printable(node.tag)} is not allowed")
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, f"{path}.{i}", name, lines) for i, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        return _construct_mapping(node, path, name, lines)
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, name)
-    raise UsageError(f"{name}: line {lines[path]}: neither a value, a list nor a mapping")
-
-
-def _construct_mapping(node: yaml.MappingNode, path: str, name: str, lines: dict[str, int]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    first: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise UsageError(f"{name}: line {line}: a key must be a word")
-        key = str(key_node.value)
-        if key in first:
-            raise UsageError(f"{name}: {printable(key)} stands twice, on lines {first[key]} and {line}; remove one")
-        first[key] = line
-        below = f"{path}.{key}" if path else key
-        values[key] = _construct(value_node, below, name, lines)
-        lines[below] = line
-    return values
-
-
-def _scalar(node: yaml.ScalarNode, name: str) -> Any:
-    text, kind = node.value, node.tag.rsplit(":", 1)[-1]
-    try:
-        if kind == "null":
-            return None
-        if kind == "bool":
-            return {"true": True, "false": False}[text]
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-    except (ValueError, KeyError):
-        line = node.start_mark.line + 1
-        raise UsageError(f"{name}: line {line}: {printable(text)[:40]} is not a {kind}") from None
-    if kind != "str":
-        raise UsageError(f"{name}: line {node.start_mark.line + 1}: a value of kind {kind} is not allowed")
-    return text
-
-
-def _kind(node: yaml.Node | None) -> str:
-    if node is None:
-        return "empty"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+    except (ValueError, KeyError) as error:  # of a number or a bool
+        raise UsageError(f"{name}: not a valid value: {printable(error)[:80]}") from None
 
 
 def _explain(kind: type, tree: Tree, mistake: Any) -> str:
-    keys = [str(part) for part in mistake["loc"]]
-    dotted = ".".join(keys)
-    line = tree.lines.get(dotted)
+    keys = tuple(map(str, mistake["loc"]))
+    dotted = printable(".".join(keys))
+    line = tree.lines.get(keys)
     where = f"line {line}: " if line else ""
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        near = difflib.get_close_matches(keys[-1], _field_names(kind, keys[:-1]), n=1)
-        hint = f", did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else ""
-        return f"{where}unknown key {printable(dotted)}{hint}"
+        prefix = "".join(f"{key}." for key in keys[:-1])
+        return f"{where}unknown key {dotted}{did_you_mean(keys[-1], _field_names(kind, keys[:-1]), prefix)}"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
-    return f"{where}{printable(dotted)}: {message}, got {printable(repr(mistake['input']))[:60]}"
+    return f"{where}{dotted}: {message}, got {printable(repr(mistake['input']))[:60]}"
 
 
-def _field_names(kind: Any, keys: list[str]) -> list[str]:
+def _field_names(kind: Any, keys: Iterable[str]) -> list[str]:
     for key in keys:
-        field = getattr(kind, "__dataclass_fields__", {}).get(key)
-        if field is None:
-            return []
-        kind = getattr(kind, "__pydantic_fields__")[key].annotation  # noqa: B009
+        found = getattr(kind, "__pydantic_fields__", {}).get(key)
+        kind = None if found is None else found.annotation
     return list(getattr(kind, "__dataclass_fields__", {}))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Mistakes a user can fix. Each is one line: the file or key, what is wrong, what to do."""
+"""Errors that a user can fix. Each is one line: the file or key, what is wrong, what to do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -10,27 +11,27 @@ class BpfnError(Exception):
     """Base of every error that is shown as one line, without a traceback."""
 
     exit_code = 1
-    is_shared = False  # by all processes of a training, so that the main one alone tells it
+    is_shared = False  # raised in all processes of a training; only the main one reports it
 
 
 class UsageError(BpfnError):
-    """A command line or a recipe that cannot be carried out."""
+    """A command line or recipe that is not valid."""
 
     exit_code = 2
 
 
 class DataError(BpfnError):
-    """A data file that is missing, damaged or not what it should be."""
+    """A data file that is missing, damaged or of the wrong kind."""
 
     exit_code = 3
 
 
 class ShapeError(DataError):
-    """Points whose shape, number or values no point operation can work on."""
+    """Points whose shape, number or values no operation accepts."""
 
 
 class CheckpointError(BpfnError):
-    """Weights that are damaged, unsafe or of another architecture."""
+    """Weights that are damaged, unsafe or for another architecture."""
 
     exit_code = 4
 
@@ -42,7 +43,7 @@ class DiskError(BpfnError):
 
 
 class BusyError(BpfnError):
-    """Another process works on the same folder."""
+    """Another process is working on the same folder."""
 
     exit_code = 6
 
@@ -60,24 +61,32 @@ class OutOfMemoryError(BpfnError):
 
 
 class Interrupted(BpfnError):
-    """Work that was stopped before its end, by a signal or a limit of time; what it had done is saved."""
+    """Work that a signal or a time limit stopped; what was done is saved."""
 
     def __init__(self, reason: str, exit_code: int, command: str = ""):
-        super().__init__(f"{reason}; to go on: {command}" if command else reason)
+        super().__init__(f"{reason}; resume with: {command}" if command else reason)
         self.reason, self.exit_code, self.command = reason, exit_code, command
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.exit_code, self.command), {"is_shared": self.is_shared}
 
-    def going_on_by(self, command: str) -> Interrupted:
-        """The same with the command that goes on with the work."""
+    def resumed_by(self, command: str) -> Interrupted:
+        """The same error with the command that resumes the work."""
         again = Interrupted(self.reason, self.exit_code, command)
         again.is_shared = self.is_shared
         return again
 
 
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`, did you mean NAME?` with the nearest known name after `prefix`, or nothing where none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {prefix}{near[0]}?" if near else ""
+
+
 def means_out_of_memory(message: str) -> bool:
-    """Whether an error of torch, or of a process, says that memory has run out."""
+    """Whether the message of an error from torch or a process says that memory ran out."""
     phrases = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "MemoryError")
     return any(phrase in message for phrase in phrases)
 

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from bpfn_cli.config import build, override, parse_value, parse_yaml, read_yaml, settings, to_tree, to_yaml
+from bpfn_cli.config import build, merge, override, parse_yaml, read_yaml, settings, to_tree, to_yaml
 from bpfn_cli.errors import UsageError
 
 
@@ -67,7 +67,7 @@ def test_wrong_type_names_key_and_line() -> None:
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "1E-3", ".001", "+1e-3"])
 def test_floats_in_every_notation_are_floats(text: str) -> None:
     assert read(f"train: {{lr: {text}}}").train.lr == pytest.approx(1e-3)
-    assert isinstance(parse_value(text, "x"), float)
+    assert isinstance(read(f"rate: {text}").rate, float)
 
 
 def test_integer_is_taken_for_a_float_but_not_the_reverse() -> None:
@@ -76,25 +76,28 @@ def test_integer_is_taken_for_a_float_but_not_the_reverse() -> None:
 
 
 def test_duplicate_key_names_both_lines() -> None:
-    assert refused("name: a\ntrain: {}\nname: b\n") == "r.yaml: name stands twice, on lines 1 and 3; remove one"
-    assert "lr stands twice, on lines 2 and 3" in refused("train:\n  lr: 1\n  lr: 0.5\n")
+    message = refused("name: a\ntrain: {}\nname: b\n")
+    assert message == "r.yaml: line 3: duplicate key name, first on line 1; remove one"
+    assert "line 3: duplicate key lr, first on line 2" in refused("train:\n  lr: 1\n  lr: 0.5\n")
+    assert "line 1: duplicate key lr, first on line 1" in refused("train: {lr: 1, lr: 0.5}")
+    assert "duplicate key 1, first on line 1" in refused("1: a\n'1': b\n")
 
 
 def test_alias_bomb_is_refused_at_once() -> None:
     rows = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     rows += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True)]
-    start = time.perf_counter()
+    start = time.process_time()
     message = refused("\n".join(rows))
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 1
     assert "anchors and aliases are not allowed" in message
     assert "aliases" in refused("a: &x 1\n<<: *x\n")
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "a: " + "[" * 40 + "]" * 40, "{a: " * 3000, "- " * 3000, "? " * 3000])
 def test_deep_nesting_is_refused(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     refused(text)
-    assert time.perf_counter() - start < 0.3
+    assert time.process_time() - start < 2
 
 
 def test_many_values_are_refused() -> None:
@@ -209,6 +212,16 @@ def test_override_sets_values_by_their_dotted_key() -> None:
     changed = build(Outer, override(tree, ["train.lr=1e-3", "name=a=b", "sizes=[7]", "train.augment=false", "rate="]))
     assert changed == Outer(name="a=b", sizes=(7,), train=Inner(lr=1e-3, augment=False))
     assert tree.values == {"train": {"lr": 0.5}}
+
+
+def test_merge_sets_values_by_their_dotted_key() -> None:
+    tree = parse_yaml("train: {lr: 0.5, epochs: many}\nsizes: [1, b]\n", "r.yaml")
+    changed = merge(tree, {"train.epochs": 3, "sizes": [7], "name": "no"})
+    assert build(Outer, changed) == Outer(name="no", sizes=(7,), train=Inner(lr=0.5, epochs=3))
+    assert changed.lines == {("train",): 1, ("train", "lr"): 1}
+    assert tree.values["sizes"] == [1, "b"]
+    with pytest.raises(UsageError, match=r"train\.lr\.x: lr is a value and has no keys"):
+        merge(tree, {"train.lr.x": 1})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.errors import UsageError, did_you_mean, printable
 from bpfn_cli.losses.feature.aht import AhtLoss
 from bpfn_cli.losses.feature.bihint import BihintLoss
 from bpfn_cli.losses.feature.gan_compression import GanCompressionLoss
@@ -52,14 +52,9 @@ def loss_named(name: str) -> type[DistillationLoss]:
         return LOSSES[name]
     if ":" in name:
         return _own_loss(name)
-    import difflib
-
-    near = difflib.get_close_matches(name, LOSSES, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    if "+" in name:
-        hint = "repeat --loss to add losses up. "
+    hint = "; repeat --loss to sum losses." if "+" in name else did_you_mean(name, LOSSES) or ":"
     known = ", ".join([NO_DISTILLATION, *LOSSES])
-    raise UsageError(f"unknown loss {printable(name)!r}: {hint}Known: {known}; or module:attribute")
+    raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:attribute")
 
 
 def _own_loss(name: str) -> type[DistillationLoss]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import UsageError, did_you_mean
 
 ESTIMATOR_WIDTH = 128  # PointConvs and first Conv1d of a flow estimator
 ESTIMATOR_FEATURES = 64  # what a flow estimator hands to the next finer one
@@ -166,9 +166,6 @@ VARIANTS: dict[str, Variant] = {
 def variant_named(name: str) -> Variant:
     """The variant called `name`. Raises: UsageError with the nearest name."""
     if name not in VARIANTS:
-        import difflib
-
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else ""
-        raise UsageError(f"unknown variant {name!r}: {hint} Known: {', '.join(VARIANTS)}".replace(":  ", ": "))
+        hint = did_you_mean(name, VARIANTS) or ":"
+        raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(VARIANTS)}")
     return VARIANTS[name]

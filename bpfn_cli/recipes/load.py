@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bpfn_cli.config import Tree, build, override, read_yaml
+from bpfn_cli.config import Tree, build, merge, override, read_yaml
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION, loss_named
 from bpfn_cli.models.variants import variant_named
@@ -27,10 +26,7 @@ def load_recipe(
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
     unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
-    tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in unset.items()])
-    tree = override(tree, assignments)
-    tree = override(tree, [f"{key}={json.dumps(value)}" for key, value in flags.items()])
-    return checked_recipe(tree)
+    return checked_recipe(merge(override(merge(tree, unset), assignments), flags))
 
 
 def checked_recipe(tree: Tree) -> Recipe:

@@ -135,7 +135,7 @@ class RunFolder:
             yield
         except Interrupted as error:
             self._end("interrupted", error.reason)
-            raise error.going_on_by(f"bpfn resume {shlex.quote(printable(self.path))}") from None
+            raise error.resumed_by(f"bpfn resume {shlex.quote(printable(self.path))}") from None
         except (KeyboardInterrupt, SystemExit):
             self._end("interrupted", "stopped by a signal")
             raise

@@ -69,7 +69,7 @@ def test_run_is_stopped_listed_and_gone_on_with(place: Path, tmp_path: Path) -> 
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; to go on: bpfn resume {runs}/a"
+    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; resume with: bpfn resume {runs}/a"
     listed = bpfn("runs", "--runs", runs, "--json", cwd=place)
     (one,) = json.loads(listed.stdout)
     assert (one["name"], one["state"], one["reason"], one["epochs"]) == ("a", "interrupted", "stopped by SIGTERM", 2)
@@ -107,7 +107,7 @@ def test_job_script_that_is_started_again_and_again(place: Path, tmp_path: Path)
     arguments = typed("--runs", tmp_path / "runs", "--name", "a", "--resume", "--set", "train.epochs=3")
     first = bpfn(*arguments, "--max-time", "1s", cwd=place)
     assert first.returncode == 0, first.stderr
-    assert first.stderr.splitlines()[-1].startswith("bpfn: its --max-time is up; to go on: bpfn resume ")
+    assert first.stderr.splitlines()[-1].startswith("bpfn: its --max-time is up; resume with: bpfn resume ")
     assert about(place, tmp_path / "runs")["state"] == "interrupted"
     second = bpfn(*arguments, "--max-time", "10m", cwd=place)
     assert second.returncode == 0, second.stderr
@@ -187,7 +187,7 @@ def test_signal_to_all_processes_of_a_launcher_saves_once(place: Path, tmp_path:
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; to go on: bpfn resume {runs}/a"
+    assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; resume with: bpfn resume {runs}/a"
     assert "Traceback" not in said
     assert about(place, runs)["state"] == "interrupted"
     again = bpfn("resume", runs / "a", "--max-time", "8s", cwd=place)  # by two again, without being told

@@ -313,7 +313,7 @@ def test_loss_of_ones_own_is_a_term_like_others() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("basic+hint", r"unknown loss 'basic\+hint': repeat --loss to add losses up"),
+        ("basic+hint", r"unknown loss 'basic\+hint'; repeat --loss to sum losses"),
         ("my_losses.py:Loss", r"write the module without \.py: my_losses:Loss"),
         ("no_such_module:Loss", "no module no_such_module here or among the installed packages"),
         ("Own:", "write module:attribute"),

@@ -120,7 +120,7 @@ def test_signal_to_the_whole_group_saves_and_ends(
     signal_group(process, number)
     process.join(20)
     assert process.exitcode == code
-    assert last_line(runs) == f"bpfn: stopped by {number.name}; to go on: bpfn resume {runs / NAME}"
+    assert last_line(runs) == f"bpfn: stopped by {number.name}; resume with: bpfn resume {runs / NAME}"
     assert (about(runs)["state"], about(runs)["reason"]) == ("interrupted", f"stopped by {number.name}")
     assert carried_out(things, runs, WITH_WORKERS)[0] == 0
     assert digest(runs) == digest(whole)

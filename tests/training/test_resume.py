@@ -109,7 +109,7 @@ def test_stopped_teacher_is_gone_on_with_and_then_its_student(things: Path, tmp_
     recipe = brief(loss=["bihint"], train={"epochs": 2})
     expected = whole(things, tmp_path / "whole", recipe)
     runs = tmp_path / "runs"
-    with pytest.raises(Interrupted, match=f"enough; to go on: bpfn resume {runs / NAME}"):
+    with pytest.raises(Interrupted, match=f"enough; resume with: bpfn resume {runs / NAME}"):
         run_experiment(experiment(things, runs, recipe, stop=Stopping(4)), Quiet())
     assert about(runs)["state"] == "interrupted"
     said = gone_on(runs).lines

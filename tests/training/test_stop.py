@@ -81,10 +81,14 @@ def test_time_is_up_before_the_limit_by_twice_the_longest_stretch(monkeypatch: p
 
 
 def test_error_travels_between_processes_whole() -> None:
-    error = Interrupted("stopped by SIGTERM", 143).going_on_by("bpfn resume a")
+    error = Interrupted("stopped by SIGTERM", 143).resumed_by("bpfn resume a")
     error.is_shared = True
     again = pickle.loads(pickle.dumps(error))
-    assert (str(again), again.exit_code, again.is_shared) == ("stopped by SIGTERM; to go on: bpfn resume a", 143, True)
+    assert (str(again), again.exit_code, again.is_shared) == (
+        "stopped by SIGTERM; resume with: bpfn resume a",
+        143,
+        True,
+    )
     assert not BpfnError("x").is_shared
 
 

@@ -72,7 +72,7 @@ def compare(
     try:
         after = run_study(read, place, ConsoleProgress(), retry)
     except Interrupted as error:
-        raise error.going_on_by("the same command") from None
+        raise error.resumed_by("the same command") from None
     left = [state for state in after if state.state != "finished"]
     if left:
         say(f"{len(left)} of {len(after)} trainings are not finished: {', '.join(s.cell.name for s in left[:5])}")
