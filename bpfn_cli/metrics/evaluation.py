@@ -1,38 +1,43 @@
 # SPDX-License-Identifier: MIT
-"""Measure a network and the two baselines on a dataset: same points, same metrics, the same figures twice."""
+"""Evaluation of a network and the two baselines on a dataset, on the same points and with reproducible figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.datasets import SceneDataset, split_identity
 from bpfn_cli.data.loader import evaluation_batches
-from bpfn_cli.errors import NonFiniteError, printable
+from bpfn_cli.errors import DataError, NonFiniteError, printable
+from bpfn_cli.files import sha256_of
+from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
-from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.models import BiPointFlowNet, build_from, read_checkpoint
 from bpfn_cli.ops import gather, knn, matrix_precision, moving_points
 from bpfn_cli.precision import Precision
+from bpfn_cli.progress import Progress, ProgressCallback
 from bpfn_cli.structures import FlowBatch
 
-MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
-FULL = "_full"  # ends the names of rows over all points, where some are hidden in the second frame
-# The same weights, the large matrix products in less than float32.
+EVALUATION_SEED = 0  # for the choice of points; the same for all runs, so that they share a table
+FULL = "_full"  # suffix of the rows over all points, on datasets where some are hidden in the second frame
+# The same weights, with the large matrix products in less than float32.
 REDUCED = {Precision.bf16: "model_bf16", Precision.float16: "model_fp16"}
 
 Predictor = Callable[[FlowBatch], Tensor]
 
 
 def zero_flow(batch: FlowBatch) -> Tensor:
-    """The flow of a world that stands still."""
+    """The flow of a static world."""
     return torch.zeros_like(batch.pc1)
 
 
 def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
-    """From each point to the nearest one of the second cloud."""
+    """The flow from each point to the nearest point of the second cloud."""
     nearest = knn(batch.pc1, batch.pc2, 1)
     return gather(batch.pc2, nearest).squeeze(2) - batch.pc1
 
@@ -40,7 +45,7 @@ def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
 def network_flow(
     model: BiPointFlowNet, device: torch.device | str = "cpu", precision: Precision = Precision.float32
 ) -> Predictor:
-    """The finest flow of a network, which is put in evaluation mode."""
+    """The finest flow of a network, which is switched to evaluation mode."""
     model.eval()
 
     def predict(batch: FlowBatch) -> Tensor:
@@ -54,112 +59,169 @@ BASELINES: dict[str, Predictor] = {ZERO_FLOW: zero_flow, NEAREST_NEIGHBOR: neare
 
 
 @dataclass(frozen=True)
-class SceneResult:
-    """One scene's metrics by predictor."""
-
-    name: str
-    metrics: dict[str, SceneFlowMetrics]
-
-
-@dataclass(frozen=True)
 class MotionErrors:
-    """Mean EPE3D in metres of the points that move by themselves, and of those that the camera's motion explains.
-
-    Each is a mean over the scenes that have such points; None: no scene has.
-    """
+    """EPE3D in metres of the points that move relative to the scene, and of the static ones; None: there are none."""
 
     dynamic: float | None
     static: float | None
 
 
 @dataclass(frozen=True)
+class SceneResult:
+    """The metrics of one scene by predictor, and its errors by motion if they were asked for."""
+
+    name: str
+    metrics: dict[str, SceneFlowMetrics]
+    by_motion: dict[str, MotionErrors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Means over scenes by predictor, and what they are means of; EPE3D of moving and still points apart."""
+    """Means over scenes by predictor, and the scenes. `by_motion` averages over the scenes that have such points."""
 
     means: dict[str, SceneFlowMetrics]
     scenes: tuple[SceneResult, ...]
     by_motion: dict[str, MotionErrors] = field(default_factory=dict)
 
 
+def evaluate_checkpoint(
+    checkpoint: Path,
+    dataset: SceneDataset,
+    *,
+    points: int,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    teacher: BiPointFlowNet | None = None,
+    precision: Precision = Precision.float32,
+    check: Callable[[], None] = lambda: None,
+) -> EvaluationResult:
+    """Evaluate a checkpoint, the baselines and, if given, its teacher.
+
+    Args:
+        precision: less than float32 adds a row for the same weights in it.
+        check: called after each scene; may raise to stop.
+    Raises: CheckpointError, DataError, NonFiniteError.
+    """
+    read = read_checkpoint(checkpoint)
+    if not len(dataset):
+        raise DataError(f"{printable(dataset.root)}: the {dataset.split} split is empty; there is nothing to evaluate")
+    network = build_from(read).to(device)
+    predictors = {MODEL: network_flow(network, device), **BASELINES}
+    if precision in REDUCED:
+        predictors[REDUCED[precision]] = network_flow(network, device, precision)
+    if teacher is not None:
+        predictors[TEACHER] = network_flow(teacher.to(device), device)
+    with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
+
+        def update(done: int, total: int) -> None:
+            bar(done, total)
+            check()
+
+        evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=update)
+    weights = {
+        "which": "best" if "validation_epe3d" in read.metadata else "last",
+        "path": printable(checkpoint),
+        "variant": read.variant.name,
+        "sha256": sha256_of(checkpoint),
+    }
+    return _result(evaluation, dataset, points=points, seed=seed, checkpoint=weights)
+
+
 def evaluate(
-    predictors: dict[str, Predictor],
+    predictors: Mapping[str, Predictor],
     dataset: SceneDataset,
     *,
     points: int,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     by_motion: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Metrics of every predictor on the scenes of a dataset (all, or those of `indices`).
+    """Metrics of every predictor on the scenes of a dataset: all, or those of `indices`.
 
-    With `by_motion`, EPE3D of moving and of still points too, for which a rigid motion is fitted to each scene.
-    Each scene is sampled to `points` points of each cloud by a generator keyed by `seed` and its name.
-    Where some points are hidden in the second frame, metrics are over the others; those over all points stand beside
-    them, under the name of the predictor and `_full`.
-    Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN; names the scene.
+    Each scene is sampled to `points` points of each cloud, by a generator keyed by `seed` and the name of the scene.
+    Where some points are hidden in the second frame, metrics are over the visible ones; those over all points are
+    added under the name of the predictor and `_full`.
+
+    Args: by_motion: also EPE3D of moving and of static points, for which a rigid motion is fitted to each scene.
+    Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN or infinite; names the scene.
     """
-    chosen = range(len(dataset)) if indices is None else indices
-    means = {name: MeanMetrics() for name in predictors}
-    errors_by_motion: dict[str, list[list[float]]] = {name: [[], []] for name in predictors if by_motion}
+    chosen = list(range(len(dataset)) if indices is None else indices)
     scenes = []
-    batches = evaluation_batches(dataset, list(chosen), points=points, batch_size=1, seed=seed)
+    batches = evaluation_batches(dataset, chosen, points=points, batch_size=1, seed=seed)
     for done, batch in enumerate(batches, start=1):
-        result = {}
-        moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
-        for name, predict in predictors.items():
-            try:
-                flow = predict(batch)
-                result[name] = _measure(flow, batch)
-                if moving is not None:
-                    for errors, wanted in zip(errors_by_motion[name], (moving, ~moving), strict=True):
-                        errors.extend(_mean_error(flow, batch, wanted))
-                if batch.valid is not None:
-                    result[f"{name}{FULL}"] = _measure(flow, replace(batch, valid=None))
-            except NonFiniteError as error:
-                raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
-        for name, metrics in result.items():
-            means.setdefault(name, MeanMetrics()).add(metrics)
-        scenes.append(SceneResult(batch.names[0], result))
+        scenes.append(_evaluate_scene(predictors, batch, by_motion))
         if progress is not None:
             progress(done, len(chosen))
-    return Evaluation(
-        {name: mean.result() for name, mean in means.items()},
-        tuple(scenes),
-        {name: MotionErrors(*map(_mean, errors)) for name, errors in errors_by_motion.items()},
-    )
+    means = {name: MeanMetrics() for name in predictors}
+    for scene in scenes:
+        for name, metrics in scene.metrics.items():
+            means.setdefault(name, MeanMetrics()).add(metrics)
+    motion = {name: _mean_by_motion([scene.by_motion[name] for scene in scenes]) for name in predictors if by_motion}
+    return Evaluation({name: mean.result() for name, mean in means.items()}, tuple(scenes), motion)
 
 
-def _measure(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
+def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_motion: bool) -> SceneResult:
+    moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
+    metrics, motion = {}, {}
+    for name, predict in predictors.items():
+        try:
+            flow = predict(batch)
+            metrics[name] = _metrics(flow, batch)
+            if batch.valid is not None:
+                metrics[f"{name}{FULL}"] = _metrics(flow, replace(batch, valid=None))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
+        if moving is not None:
+            motion[name] = MotionErrors(_mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving))
+    return SceneResult(batch.names[0], metrics, motion)
+
+
+def _metrics(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
     mask = None if batch.valid is None else batch.valid[0]
     return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0], mask)
 
 
-def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> list[float]:
-    """The mean end-point error of the wanted points of a scene; empty where there are none."""
+def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> float | None:
+    """The mean end-point error of the wanted points; None if there are none."""
     chosen = wanted if batch.valid is None else wanted & batch.valid
     errors = torch.linalg.vector_norm(flow[chosen].double() - batch.flow[chosen].double(), dim=-1)
-    return [float(errors.mean())] if len(errors) else []
+    return float(errors.mean()) if len(errors) else None
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean_by_motion(scenes: Sequence[MotionErrors]) -> MotionErrors:
+    return MotionErrors(_mean(scene.dynamic for scene in scenes), _mean(scene.static for scene in scenes))
 
 
-def motion_rows(by_motion: dict[str, MotionErrors]) -> list[dict[str, str | float | None]]:
-    """Rows for a result file: `name`, and EPE3D of moving and of still points."""
-    return [
-        {"name": name, "epe3d_dynamic": errors.dynamic, "epe3d_static": errors.static}
-        for name, errors in by_motion.items()
-    ]
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
-def evaluation_rows(means: dict[str, SceneFlowMetrics]) -> list[dict[str, str | float | None]]:
-    """Rows for a result file: `name` and the six metrics."""
-    return [{"name": name, **metrics} for name, metrics in means.items()]
-
-
-def relative_gain(epe3d: Mapping[str, float]) -> float:
-    """By how much, as a fraction, the model's EPE3D is below that of the better baseline; NaN if that is 0."""
-    best = min(epe3d[name] for name in BASELINES)
-    return 1 - epe3d[MODEL] / best if best else float("nan")
+def _result(
+    evaluation: Evaluation, dataset: SceneDataset, *, points: int, seed: int, checkpoint: dict[str, str]
+) -> EvaluationResult:
+    content: dict[str, Any] = {
+        "format": 1,
+        "dataset": {
+            "kind": dataset.kind,
+            "split": dataset.split,
+            "path": printable(dataset.root),
+            "scenes": len(dataset),
+            "sha256": split_identity(dataset),
+        },
+        "points": points,
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "rows": [{"name": name, **metrics} for name, metrics in evaluation.means.items()],
+        "by_motion": [
+            {"name": name, "epe3d_dynamic": errors.dynamic, "epe3d_static": errors.static}
+            for name, errors in evaluation.by_motion.items()
+        ],
+        "scenes": [
+            {"name": printable(scene.name), **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
+            for scene in evaluation.scenes
+        ],
+    }
+    return EvaluationResult.model_validate(content, strict=False)

@@ -1,33 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""EPE3D and its friends. Per-point errors in, means over points of a scene out, then means over scenes."""
+"""The six scene-flow metrics: means over the points of a scene, then over scenes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.structures import Camera
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Points = np.ndarray | Tensor
-
 
 @dataclass(frozen=True)
 class SceneFlowMetrics(Mapping[str, "float | None"]):
-    """The six metrics, as attributes and as a mapping. The 2D ones are None where there is no camera.
+    """The six metrics, as attributes and as a mapping. Those in 2D are None without a camera.
 
     Attributes:
         epe3d: mean end-point error, metres.
         acc3d_strict: share of points with an error below 0.05 m or 5 % (Acc3DS).
         acc3d_relax: share of points with an error below 0.1 m or 10 % (Acc3DR).
         outliers3d: share of points with an error above 0.3 m or 10 %.
-        epe2d: mean error in the image, pixels.
+        epe2d: mean end-point error in the image, pixels.
         acc2d: share of points with an error in the image below 3 px or 5 %.
     """
 
@@ -54,17 +49,17 @@ METRIC_NAMES: tuple[str, ...] = tuple(f.name for f in fields(SceneFlowMetrics))
 
 
 def scene_flow_metrics(
-    pred: Points, gt: Points, pc1: Points, camera: Camera | None = None, mask: Points | None = None
+    pred: ArrayLike, gt: ArrayLike, pc1: ArrayLike, camera: Camera | None = None, mask: ArrayLike | None = None
 ) -> SceneFlowMetrics:
-    """The metrics of one scene, or the mean over the scenes of a batch.
+    """The metrics of one scene, or their mean over the scenes of a batch.
 
     Args:
         pred, gt: (N, 3) or (B, N, 3) metres, flow at `pc1`; arrays or tensors.
         pc1: the same shape, metres, x left, y up, z forward.
-        camera: projects to pixels for the 2D metrics; None leaves them out.
-        mask: (N,) or (B, N) bool, True where a point counts; None: everywhere.
-    Raises: ShapeError: shapes differ, or a scene has no point that counts.
-        NonFiniteError: `pred` or `gt` is NaN or infinite at a point that counts.
+        camera: for the 2D metrics; None leaves them out.
+        mask: (N,) or (B, N) bool, True at the points to measure; None: all.
+    Raises: ShapeError: shapes differ, or a scene has no point to measure.
+        NonFiniteError: `pred` or `gt` is NaN or infinite at a point to measure.
     Source: HPLFlowNet, CVPR 2019; FlowNet3D, CVPR 2019.
     """
     pred, gt, pc1 = _array(pred), _array(gt), _array(pc1)
@@ -84,7 +79,7 @@ def scene_flow_metrics(
 
 
 def project(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Pixels (N, 2) of points (N, 3) metres."""
+    """Project points (N, 3) in metres to pixels (N, 2)."""
     depth = points[:, 2] + camera.tz
     u = (points[:, 0] * camera.focal + camera.cx * points[:, 2] + camera.tx) / depth
     v = (points[:, 1] * camera.focal + camera.cy * points[:, 2] + camera.ty) / depth
@@ -92,7 +87,7 @@ def project(points: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 class MeanMetrics:
-    """Sums metrics over scenes and divides once."""
+    """Mean of metrics over scenes: sums, divided once."""
 
     def __init__(self) -> None:
         self.sums = np.zeros(len(METRIC_NAMES))
@@ -105,12 +100,12 @@ class MeanMetrics:
                 self.counts[index] += 1
 
     def result(self) -> SceneFlowMetrics:
-        """Raises: ShapeError: no scene was added, or the 2D metrics of some scenes are missing."""
+        """The mean. Raises: ShapeError: no scene was added, or only some scenes have a camera."""
         scenes = int(self.counts[0])
         if not scenes:
             raise ShapeError("no scene to average metrics over")
         if not set(self.counts.tolist()) <= {0, scenes}:
-            raise ShapeError("some scenes have a camera and others have none: evaluate them apart")
+            raise ShapeError("some scenes have a camera and others do not; evaluate them separately")
         return SceneFlowMetrics(
             *(float(total / scenes) if count else None for total, count in zip(self.sums, self.counts, strict=True))  # type: ignore[arg-type]
         )
@@ -141,7 +136,6 @@ def _in_2d(pred: np.ndarray, gt: np.ndarray, pc1: np.ndarray, camera: Camera) ->
     return float(error.mean()), float(((error < 3) | (relative < 0.05)).mean())
 
 
-def _array(values: Points) -> np.ndarray:
-    if not isinstance(values, np.ndarray):
-        values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    return values.astype(np.float64) if values.dtype != bool else values
+def _array(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    return array if array.dtype == bool else array.astype(np.float64)

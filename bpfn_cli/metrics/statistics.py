@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Is one training method better than another? Differences of runs that share seed, scenes and points.
+"""Statistics of paired runs: is one training method better than another?
 
-Few seeds allow few claims: with k pairs no two-sided sign-flip test gives a p below 2 / 2^k, so that 0.05 needs six.
+Pairs share seed, scenes and points. With k pairs, a two-sided sign-flip test cannot give a p below 2 / 2^k, so p < 0.05
+needs six pairs.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import numpy as np
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 RESAMPLES = 10_000
-MOST_EXACT = 12  # pairs whose sign flips are all tried
+MOST_EXACT = 12  # pairs for which all sign flips are tried
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of one method to its reference.
+    """Statistics of the differences between a method and its reference, in the unit of the differences.
 
     Attributes:
-        mean: of the differences, in their unit. pairs: how many. deviation: their sample standard deviation; None: one.
-        low, high: 95 % BCa bootstrap interval of the mean over pairs; None: fewer than 3.
-        p: two-sided sign-flip p; None: not testable with so few pairs.
+        mean: of all pairs. pairs: their number. deviation: sample standard deviation; None with one pair.
+        low, high: 95 % BCa bootstrap interval of the mean; None with fewer than 3 pairs.
+        p: two-sided sign-flip p; None if there are too few pairs for significance.
     """
 
     mean: float
@@ -39,7 +40,7 @@ class Paired:
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """All of them. Raises: ValueError: no difference."""
+    """Statistics of the differences of pairs. Raises: ValueError: there are none."""
     values = np.asarray(differences, float)
     if not len(values):
         raise ValueError("no pair to compare")
@@ -50,7 +51,7 @@ def paired(differences: Sequence[float]) -> Paired:
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
-    """How often the mean is as far from 0 as it is, if the sign of each difference were a coin's: exact to 12 pairs.
+    """Share of random sign flips that give a mean at least as far from 0 (two-sided p); exact for up to 12 pairs.
 
     Source: Fisher, The Design of Experiments, 1935.
     """
@@ -65,9 +66,9 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def bca_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap interval of the mean.
+    """Bias-corrected and accelerated (BCa) bootstrap interval of the mean.
 
-    All resamples where they are no more than 50,000 (up to 6 values), else 10,000 random ones, always the same.
+    Uses all resamples if there are at most 50,000 (up to 6 values), else 10,000 random ones with a fixed seed.
     Source: Efron, Better Bootstrap Confidence Intervals, JASA 1987.
     """
     count = len(values)
@@ -97,11 +98,11 @@ def bca_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[fl
 def hierarchical_interval(
     differences: np.ndarray, groups: Sequence[object], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over seeds and scenes, both drawn again: 2,000 times, always the same draws.
+    """Percentile bootstrap interval of the mean, resampling both seeds and scenes 2,000 times with a fixed seed.
 
     Args:
-        differences: (seeds, scenes), one a scene of each pair of runs.
-        groups: of each scene, drawn together (sequences of frames, which are alike).
+        differences: (seeds, scenes), for each pair of runs and scene.
+        groups: one per scene; scenes of a group (frames of a sequence) are resampled together.
     """
     draws = np.random.default_rng(0)
     names = list(dict.fromkeys(groups))
@@ -120,7 +121,7 @@ def hierarchical_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for being several: Holm's step-down, in the order given.
+    """Correct p values for multiple tests by Holm's step-down method; the order is kept.
 
     Source: Holm, Scandinavian Journal of Statistics 6, 1979.
     """
@@ -134,5 +135,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs_needed(deviation: float, difference: float) -> int:
-    """Pairs by which a difference would be found in 8 of 10 studies at p 0.05: (2.8 sigma / delta)^2 + 2."""
+    """Number of pairs for 80 % power at p 0.05: (2.8 sigma / delta)^2 + 2."""
     return round((2.8 * deviation / difference) ** 2) + 2
+
+
+def learning_seconds(epoch_seconds: Sequence[Sequence[float]], prepare_seconds: Sequence[float]) -> float:
+    """Training time of a method in seconds, without validation: the least preparation and the least of each epoch.
+
+    The minimum over runs is what other work on the machine disturbs least.
+
+    Args: epoch_seconds, prepare_seconds: of runs that differ only in their seed.
+    """
+    return min(prepare_seconds) + sum(map(min, zip(*epoch_seconds, strict=True)))

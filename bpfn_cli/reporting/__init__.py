@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Result files to tables. Computes no metric: it reads what runs measured and lays it out."""
+"""Tables of what runs measured. Nothing is computed here but differences and means of recorded results."""
 
-from bpfn_cli.reporting.layout import Column, Report, Row, Table
-from bpfn_cli.reporting.render import print_console, to_csv, to_json, to_markdown
+from bpfn_cli.reporting.pages import to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.report import build_report
+from bpfn_cli.reporting.tables import Column, Report, Row, Table
+from bpfn_cli.reporting.terminal import print_console
 from bpfn_cli.runs.results import RunResults, read_runs
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "to_csv",
     "to_json",
     "to_markdown",
+    "write_pages",
 ]

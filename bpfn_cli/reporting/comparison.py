@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bpfn_cli.data.datasets.scenes import sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.accuracy import METHOD_MEANINGS, Protocol
-from bpfn_cli.reporting.layout import METRICS, Column, Report, Row, Table, Value, row_of
-from bpfn_cli.runs.results import Evaluation, Run, RunResults, Teacher
+from bpfn_cli.reporting.accuracy import Result, results_of
+from bpfn_cli.reporting.methods import method_rank
+from bpfn_cli.reporting.tables import METRICS, Column, Report, Row, Table, reference_row, row_of
+from bpfn_cli.runs.results import Run, RunResults, Teacher
 
 SCRATCH = "scratch"
 CONTROLS = {
@@ -22,253 +23,260 @@ CONTROLS = {
     "random_teacher": "random teacher",
     "shuffled_teacher": "shuffled teacher",
 }
-
-MEANS = (
-    Column("method", "Method"),
-    Column("seeds", "Seeds", "d"),
-    *METRICS,
-    Column("epe3d_deviation", "Deviation [m]", ".4f"),
-    Column("epe3d_dynamic", "Dynamic [m]", ".4f"),
-    Column("epe3d_static", "Static [m]", ".4f"),
-    Column("train_minutes", "Training", ".1f", " min"),
-    Column("epochs", "Epochs", "d", detail=1),
-    Column("parameters", "Parameters", ",d", detail=2),
-    Column("module_macs", "MACs, modules", ".4g", detail=3),
-)
-DIFFERENCES = (
-    Column("method", "Method"),
-    Column("pairs", "Pairs", "d"),
-    Column("difference", "To scratch [m]", "+.4f"),
-    Column("low", "from", "+.4f"),
-    Column("high", "to", "+.4f"),
-    Column("low_scenes", "Seeds and scenes: from", "+.4f"),
-    Column("high_scenes", "to", "+.4f"),
-    Column("pairs_needed", "Pairs needed", ",d"),
-    Column("p", "Sign-flip p"),
-    Column("p_holm", "Holm p"),
-    Column("to_equal_time", "To equal time [m]", "+.4f"),
-    Column("gap_closed_percent", "Gap closed", ".0f", " %"),
-)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One finished training of a study and its evaluation."""
-
-    run: Run
-    evaluation: Evaluation
-
-    @property
-    def key(self) -> tuple[str, Protocol]:
-        """What trainings must share to stand in one table."""
-        return self.run.record.variant, Protocol.of(self.evaluation)
-
-    @property
-    def epe3d(self) -> float:
-        return self.evaluation.model.epe3d
-
-    @property
-    def label(self) -> str:
-        record = self.run.record
-        if record.control is None:
-            return record.method
-        named = CONTROLS.get(record.control, record.control)
-        method = record.method.removesuffix("+random-teacher").removesuffix("+shuffled-teacher")
-        return named if method == SCRATCH else f"{method}, {named}"
-
-    @property
-    def is_method(self) -> bool:
-        return self.run.record.control is None and self.run.record.method != SCRATCH
+# Order of the rows: scratch, its control of equal time, the same-width teacher, the methods, the other controls.
+RANKS = {SCRATCH: 0, "equal_time": 1, "same_width_teacher": 2, "method": 3}
 
 
 @dataclass(frozen=True)
 class Group:
-    """The trainings of one row: equal but for their seed."""
+    """A row about results that differ only in their seed, which they are sorted by."""
 
     label: str
-    members: tuple[Trained, ...]
+    members: tuple[Result, ...]
 
     @property
-    def first(self) -> Trained:
+    def first(self) -> Result:
         return self.members[0]
 
     @property
-    def by_seed(self) -> dict[int, Trained]:
-        return {one.run.record.seed: one for one in self.members}
+    def control(self) -> str | None:
+        return self.first.record.control
 
-    def mean(self, values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
+    @property
+    def is_method(self) -> bool:
+        return _is_method(self.first)
+
+    @property
+    def epe3d(self) -> dict[int, float]:
+        """EPE3D by seed."""
+        return {one.record.seed: one.epe3d for one in self.members}
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of EPE3D over seeds."""
+        return float(np.std([one.epe3d for one in self.members], ddof=1)) if len(self.members) > 1 else None
+
+    @property
+    def train_minutes(self) -> float | None:
+        seconds = _mean(one.record.train_seconds for one in self.members)
+        return None if seconds is None else seconds / 60
+
+    def metric(self, name: str) -> float | None:
+        """Mean of a metric over seeds."""
+        return _mean(one.metric(name) for one in self.members)
+
+    def motion(self, name: str) -> float | None:
+        """Mean over seeds of the EPE3D of moving or of static points."""
+        return _mean(getattr(one.evaluation.motion, name, None) for one in self.members)
+
+    def size(self, name: str) -> int | None:
+        return getattr(self.first.record.complexity, name, None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row about the differences of EPE3D between a group and scratch, seed by seed.
+
+    Attributes:
+        scenes: 95 % interval over seeds and scenes, if known. to_equal_time: mean difference to scratch of equal time.
+        gap_closed: how far the method gets from scratch to the teacher, in percent. p_holm: None for controls.
+    """
+
+    group: Group
+    paired: Paired
+    scenes: tuple[float | None, float | None]
+    to_equal_time: float | None
+    gap_closed: float | None
+    p_holm: float | None
+
+    @property
+    def pairs_needed(self) -> int | None:
+        deviation, mean = self.paired.deviation, self.paired.mean
+        return pairs_needed(deviation, mean) if deviation and mean else None
+
+    @property
+    def p(self) -> str:
+        return "not testable" if self.paired.p is None else f"{self.paired.p:.3f}"
+
+
+# Of rows about a `Group`. The teacher has only metrics.
+MEANS = [
+    Column("method", "Method", lambda row: row.label),
+    Column("seeds", "Seeds", lambda row: len(row.members), "d"),
+    *METRICS,
+    Column("epe3d_deviation", "Deviation", lambda row: row.deviation, ".4f", "m"),
+    Column("epe3d_dynamic", "Dynamic", lambda row: row.motion("epe3d_dynamic"), ".4f", "m"),
+    Column("epe3d_static", "Static", lambda row: row.motion("epe3d_static"), ".4f", "m"),
+    Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min"),
+    Column("epochs", "Epochs", lambda row: row.first.record.epochs, "d", detail=1),
+    Column("parameters", "Parameters", lambda row: row.size("parameters"), ",d", detail=2),
+    Column("module_macs", "MACs, modules", lambda row: row.size("module_macs"), ".4g", detail=3),
+]
+# Of rows about a `Difference`.
+DIFFERENCES = [
+    Column("method", "Method", lambda row: row.group.label),
+    Column("pairs", "Pairs", lambda row: row.paired.pairs, "d"),
+    Column("difference", "To scratch", lambda row: row.paired.mean, "+.4f", "m"),
+    Column("low", "from", lambda row: row.paired.low, "+.4f"),
+    Column("high", "to", lambda row: row.paired.high, "+.4f"),
+    Column("low_scenes", "Seeds and scenes: from", lambda row: row.scenes[0], "+.4f"),
+    Column("high_scenes", "to", lambda row: row.scenes[1], "+.4f"),
+    Column("pairs_needed", "Pairs needed", lambda row: row.pairs_needed, ",d"),
+    Column("p", "Sign-flip p", lambda row: row.p),
+    Column("p_holm", "Holm p", lambda row: None if row.p_holm is None else f"{row.p_holm:.3f}"),
+    Column("to_equal_time", "To equal time", lambda row: row.to_equal_time, "+.4f", "m"),
+    Column("gap_closed_percent", "Gap closed", lambda row: row.gap_closed, ".0f", "%"),
+]
+DIFFERENCE_NOTES = (
+    "Differences of EPE3D in metres, seed by seed; negative is better than scratch. from, to: 95 % BCa bootstrap "
+    "interval, first over seeds, then over seeds and scenes.",
+    f"Sign-flip p: with k pairs it cannot be below 2 / 2^k, so p < {SIGNIFICANCE:g} needs six. Holm p: corrected for "
+    "the number of methods, not counting controls.",
+    "Pairs needed: number of seeds to find a difference of this size with 80 % power at p 0.05.",
+    "Gap closed: share of the way from scratch to the teacher; blank if the teacher is within two deviations of "
+    "scratch.",
+)
 
 
 def comparison_report(results: RunResults) -> Report:
-    """The tables of all finished trainings of a study: two for each variant and protocol."""
-    trained = list(_trained(results.runs))
+    """The tables of the finished trainings of a study: means and differences for each variant."""
+    trained = _study_results(results.runs)
     tables: list[Table] = []
-    for key in sorted({one.key for one in trained}):
-        tables += _tables(*key, [one for one in trained if one.key == key])
+    for variant in sorted({one.record.variant for one in trained}):
+        tables += _tables(variant, [one for one in trained if one.record.variant == variant])
     message = None if tables else f"No finished training of a study in {results.folder}."
     return Report(tuple(tables), _notes(trained) if tables else (), results.problems, message)
 
 
-def _trained(runs: Sequence[Run]) -> Iterator[Trained]:
-    """The last finished run of each cell, under the protocol that most of them share: that of the study."""
-    cells: dict[str, Run] = {}
-    for run in runs:
-        if run.complete and run.record.cell is not None:
-            cells[run.record.cell] = run
-    protocols = Counter(Protocol.of(one) for run in cells.values() for one in dict.fromkeys(run.evaluations))
-    if not protocols:
-        return
-    shared = max(sorted(protocols), key=lambda protocol: protocols[protocol])
-    for run in cells.values():
-        found = [one for one in run.evaluations if Protocol.of(one) == shared]
-        if found:
-            yield Trained(run, found[0])
+def _study_results(runs: Sequence[Run]) -> list[Result]:
+    """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
+    cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
+    results = [results_of(run) for run in cells.values()]
+    protocols = Counter(one.protocol for found in results for one in found)
+    shared = max(sorted(protocols), key=lambda protocol: protocols[protocol], default=None)
+    of_study = [[one for one in found if one.protocol == shared] for found in results]
+    return [found[0] for found in of_study if found]
 
 
-def _groups(trained: Sequence[Trained]) -> list[Group]:
-    """One a row: scratch, its control of equal time, the same-width teacher, methods, controls (LOSSES.md 2.6)."""
-    labels = sorted(dict.fromkeys(one.label for one in trained), key=lambda label: _rank(label, trained))
+def _tables(variant: str, results: Sequence[Result]) -> list[Table]:
+    teacher = _teacher_of_methods(results)
+    groups = _groups(results)
+    rows = (*_teacher_row(teacher), *(row_of(MEANS, group) for group in groups))
+    means = Table("means", f"{variant}: {results[0].protocol.title}", tuple(MEANS), rows)
+    scratch = next((group for group in groups if group.label == SCRATCH), None)
+    if scratch is None or len(groups) == 1:
+        return [means]
+    epe3d = None if teacher is None or teacher.test is None else teacher.test.epe3d
+    differences = _differences(groups, scratch, epe3d)
     return [
-        Group(label, tuple(sorted((one for one in trained if one.label == label), key=lambda one: one.run.record.seed)))
-        for label in labels
+        means,
+        Table(
+            kind="differences",
+            title=f"{variant}: differences to scratch",
+            columns=tuple(DIFFERENCES),
+            rows=tuple(row_of(DIFFERENCES, difference) for difference in differences),
+            notes=DIFFERENCE_NOTES,
+        ),
     ]
 
 
-def _rank(label: str, trained: Sequence[Trained]) -> tuple[int, int]:
-    one = next(one for one in trained if one.label == label)
-    control = one.run.record.control
-    ranks = {None: 3 if one.is_method else 0, "equal_time": 1, "same_width_teacher": 2}
-    methods = list(METHOD_MEANINGS)
-    method = one.run.record.method
-    return ranks.get(control, 4), methods.index(method) if method in methods else len(methods)
+def _groups(results: Sequence[Result]) -> list[Group]:
+    members: dict[str, list[Result]] = {}
+    for one in sorted(results, key=lambda one: one.record.seed):
+        members.setdefault(_label(one), []).append(one)
+    groups = [Group(label, tuple(found)) for label, found in members.items()]
+    return sorted(groups, key=_place)
 
 
-def _tables(variant: str, protocol: Protocol, trained: Sequence[Trained]) -> list[Table]:
-    teacher = _teacher_of_methods(trained)
-    groups = _groups(trained)
-    scratch = next((group for group in groups if group.label == SCRATCH), None)
-    rows = [_mean_row(group) for group in groups]
-    means = Table("means", f"{variant}: {protocol.title}", MEANS, (*_teacher_row(teacher), *rows))
-    if scratch is None or len(groups) == 1:
-        return [means]
-    epe3d = teacher.test.epe3d if teacher is not None and teacher.test is not None else None
-    return [means, _difference_table(variant, groups, scratch, epe3d)]
+def _label(one: Result) -> str:
+    record = one.record
+    if record.control is None:
+        return record.method
+    control = CONTROLS.get(record.control, record.control)
+    method = record.method.removesuffix("+random-teacher").removesuffix("+shuffled-teacher")
+    return control if method == SCRATCH else f"{method}, {control}"
+
+
+def _is_method(one: Result) -> bool:
+    return one.record.control is None and one.record.method != SCRATCH
+
+
+def _place(group: Group) -> tuple[int, int]:
+    kind = group.control or ("method" if group.is_method else SCRATCH)
+    return RANKS.get(kind, 4), method_rank(group.first.record.method)
+
+
+def _teacher_of_methods(results: Sequence[Result]) -> Teacher | None:
+    """The teacher of the methods, if it was evaluated under their protocol."""
+    teachers = (one.record.teacher for one in results if _is_method(one))
+    return next((teacher for teacher in teachers if teacher is not None and teacher.test is not None), None)
 
 
 def _teacher_row(teacher: Teacher | None) -> tuple[Row, ...]:
     if teacher is None or teacher.test is None:
         return ()
-    metrics = {metric.key: getattr(teacher.test, metric.key) for metric in METRICS}
-    return (row_of(MEANS, {"method": f"teacher ({teacher.variant})", "seeds": 1, **metrics}, "reference"),)
+    return (reference_row(MEANS, teacher.test, "reference", method=f"teacher ({teacher.variant})", seeds=1),)
 
 
-def _teacher_of_methods(trained: Sequence[Trained]) -> Teacher | None:
-    """The teacher of the methods, with its metrics by the evaluator that measured them."""
-    teachers = (one.run.record.teacher for one in trained if one.is_method)
-    return next((teacher for teacher in teachers if teacher is not None and teacher.test is not None), None)
+def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None) -> list[Difference]:
+    compared = [(group, found) for group in groups if group is not scratch and (found := _paired(group, scratch))]
+    tested = {group.label: found.p for group, found in compared if group.is_method and found.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    equal_time = next((group for group in groups if group.control == "equal_time"), None)
+    return [
+        Difference(
+            group,
+            found,
+            scenes=_scene_interval(group, scratch),
+            to_equal_time=_mean_difference(group, equal_time),
+            gap_closed=_gap_closed(found, scratch, teacher),
+            p_holm=corrected.get(group.label),
+        )
+        for group, found in compared
+    ]
 
 
-def _mean_row(group: Group) -> Row:
-    record, members = group.first.run.record, group.members
-    known: dict[str, Value] = {"method": group.label, "seeds": len(members)}
-    for metric in METRICS:
-        known[metric.key] = group.mean(getattr(one.evaluation.model, metric.key) for one in members)
-    known["epe3d_deviation"] = float(np.std([one.epe3d for one in members], ddof=1)) if len(members) > 1 else None
-    motions = [one.evaluation.motion for one in members]
-    known["epe3d_dynamic"] = group.mean(motion.epe3d_dynamic for motion in motions if motion)
-    known["epe3d_static"] = group.mean(motion.epe3d_static for motion in motions if motion)
-    seconds = group.mean(one.run.record.train_seconds for one in members)
-    known["train_minutes"] = None if seconds is None else seconds / 60
-    known["epochs"] = record.epochs
-    if record.complexity is not None:
-        known |= {"parameters": record.complexity.parameters, "module_macs": record.complexity.module_macs}
-    return row_of(MEANS, known)
+def _paired(group: Group, reference: Group) -> Paired | None:
+    values, others = group.epe3d, reference.epe3d
+    differences = [values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())]
+    return paired(differences) if differences else None
 
 
-def _difference_table(variant: str, groups: Sequence[Group], scratch: Group, teacher: float | None) -> Table:
-    compared = [(group, _paired_with(group, scratch)) for group in groups if group is not scratch]
-    found = [(group, of_group) for group, of_group in compared if of_group is not None]
-    methods = [(group, of_group.p) for group, of_group in found if group.first.is_method and of_group.p is not None]
-    corrected = dict(
-        zip([group.label for group, _ in methods], holm([p for _, p in methods if p is not None]), strict=True)
-    )
-    equal_time = next((group for group in groups if group.first.run.record.control == "equal_time"), None)
-    rows = []
-    for group, of_group in found:
-        known: dict[str, Value] = {
-            "method": group.label,
-            "pairs": of_group.pairs,
-            "difference": of_group.mean,
-            "low": of_group.low,
-            "high": of_group.high,
-            "pairs_needed": _pairs_needed(of_group),
-            "p": _p(of_group),
-            "p_holm": f"{corrected[group.label]:.3f}" if group.label in corrected else None,
-            "gap_closed_percent": _gap_closed(group, scratch, teacher),
-        }
-        if equal_time is not None and group is not equal_time:
-            to_equal = _paired_with(group, equal_time)
-            known["to_equal_time"] = None if to_equal is None else to_equal.mean
-        known |= _scene_interval(group, scratch)
-        rows.append(row_of(DIFFERENCES, known))
-    notes = (
-        "Differences of EPE3D in metres, seed by seed: negative is better than scratch. from, to: 95 % interval, BCa "
-        "bootstrap over seeds; then over seeds and scenes.",
-        f"Sign-flip p: with k pairs none below 2 / 2^k is possible, so {SIGNIFICANCE:g} takes six. Holm p: corrected "
-        "for the number of methods; controls are not counted.",
-        "Pairs needed: seeds by which a difference as large as the one found would show at p 0.05 in 8 of 10 studies.",
-        "Gap closed: of the way from scratch to the teacher; blank where that is within two deviations of scratch.",
-    )
-    return Table("differences", f"{variant}: differences to scratch", DIFFERENCES, tuple(rows), notes)
+def _mean_difference(group: Group, reference: Group | None) -> float | None:
+    found = None if reference is None or reference is group else _paired(group, reference)
+    return None if found is None else found.mean
 
 
-def _paired_with(group: Group, reference: Group) -> Paired | None:
-    shared = sorted(group.by_seed.keys() & reference.by_seed.keys())
-    if not shared:
-        return None
-    return paired([group.by_seed[seed].epe3d - reference.by_seed[seed].epe3d for seed in shared])
-
-
-def _scene_interval(group: Group, reference: Group) -> dict[str, Value]:
-    """Over seeds and scenes, where both runs of every pair list the same scenes."""
-    shared = sorted(group.by_seed.keys() & reference.by_seed.keys())
-    pairs = [(group.by_seed[seed].evaluation.scenes, reference.by_seed[seed].evaluation.scenes) for seed in shared]
+def _scene_interval(group: Group, reference: Group) -> tuple[float | None, float | None]:
+    """Interval over seeds and scenes, if both runs of every pair list the same scenes."""
+    others = {one.record.seed: one.evaluation.scenes for one in reference.members}
+    own = {one.record.seed: one.evaluation.scenes for one in group.members}
+    pairs = [(own[seed], others[seed]) for seed in sorted(own.keys() & others.keys())]
     names = [scene.name for scene in pairs[0][0]] if pairs else []
     if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
-        return {}
-    apart = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
+        return None, None
+    differences = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
     kind = group.first.evaluation.dataset.kind
-    sequences = [sequence_of(kind, name) for name in names]
-    low, high = hierarchical_interval(apart, sequences)
-    return {"low_scenes": low, "high_scenes": high}
+    return hierarchical_interval(differences, [sequence_of(kind, name) for name in names])
 
 
-def _pairs_needed(found: Paired) -> int | None:
-    return pairs_needed(found.deviation, found.mean) if found.deviation and found.mean else None
-
-
-def _p(found: Paired) -> str:
-    return f"{found.p:.3f}" if found.p is not None else "not testable"
-
-
-def _gap_closed(group: Group, scratch: Group, teacher: float | None) -> float | None:
-    if teacher is None or len(scratch.members) < 2:
+def _gap_closed(to_scratch: Paired, scratch: Group, teacher: float | None) -> float | None:
+    if teacher is None or scratch.deviation is None:
         return None
-    values = [one.epe3d for one in scratch.members]
-    gap = float(np.mean(values)) - teacher
-    if gap <= 2 * float(np.std(values, ddof=1)):
-        return None
-    to_scratch = _paired_with(group, scratch)
-    return None if to_scratch is None else -100 * to_scratch.mean / gap
+    gap = float(np.mean(list(scratch.epe3d.values()))) - teacher
+    return -100 * to_scratch.mean / gap if gap > 2 * scratch.deviation else None
 
 
-def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _notes(results: Sequence[Result]) -> tuple[str, ...]:
     notes = [
-        "Seeds change initialization, order and augmentation alike in all rows; one teacher serves all seeds.",
-        "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of points that move by themselves and of the others.",
+        "A seed sets initialization, order and augmentation in the same way for all rows; all seeds share one teacher.",
+        "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of moving and of static points.",
     ]
-    if any(one.evaluation.dataset.kind.startswith("synthetic") for one in trained):
-        notes.append("Synthetic scenes are not FlyingThings3D: these rows rank methods among themselves.")
+    if any(one.evaluation.dataset.kind.startswith("synthetic") for one in results):
+        notes.append("Synthetic scenes are not FlyingThings3D: compare these rows only with each other.")
     return tuple(notes)

@@ -1,124 +1,101 @@
 # SPDX-License-Identifier: MIT
-"""The complexity table: what each network weighs, beside the baseline variant and the reports."""
+"""The complexity table: the size of each network, compared with the baseline variant and the published sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from bpfn_cli.reporting.layout import PUBLISHED, Column, Table, Value, row_of
 from bpfn_cli.reporting.published import Published, PublishedComplexity
+from bpfn_cli.reporting.tables import PUBLISHED, Column, Table, Value, row_of
 from bpfn_cli.runs.results import Complexity, Run
 
 BASELINE_VARIANT = "baseline"
 
-COMPLEXITY = (
-    Column("model", "Model"),
-    Column("points", "Points", "d"),
-    Column("parameters_m", "Params [M]", ".2f"),
-    Column("parameters_percent", "Params vs baseline", ".0f", " %", detail=1),
-    Column("parameters", "Params exact", ",d", detail=2),
-    Column("unused_parameters", "Params unused", ",d", detail=4),
-    Column("module_macs_g", "MACs [G]", ".2f"),
-    Column("module_macs_percent", "MACs vs baseline", ".0f", " %", detail=1),
-    Column("checkpoint_mb", "File [MB]", ".2f"),
-    Column("checkpoint_percent", "File vs baseline", ".0f", " %", detail=3),
-    Column("train_minutes", "Training [min]", ""),
-)
-PUBLISHED_BESIDE = (
-    Column("published_parameters_m", "published Params [M]", ""),
-    Column("published_macs_g", "published MACs [G]", ""),
-    Column("published_checkpoint_mb", "published File [MB]", ""),
+
+@dataclass(frozen=True)
+class Network:
+    """A row about the runs of one network; `baseline` is the size of the baseline variant at the same points."""
+
+    variant: str
+    size: Complexity
+    baseline: Complexity | None
+    runs: tuple[Run, ...]
+    published: PublishedComplexity | None
+
+    def percent(self, name: str) -> float | None:
+        """One of the sizes in percent of the baseline variant's."""
+        whole = getattr(self.baseline, name, 0)
+        return 100 * getattr(self.size, name) / whole if whole else None
+
+    def published_size(self, name: str) -> Value:
+        return getattr(self.published, name, None)
+
+    @property
+    def train_minutes(self) -> str | None:
+        """Shortest and longest training of the finished runs."""
+        finished = (run.record.train_seconds for run in self.runs if run.complete)
+        minutes = [seconds / 60 for seconds in finished if seconds is not None]
+        if not minutes:
+            return None
+        shortest, longest = f"{min(minutes):.1f}", f"{max(minutes):.1f}"
+        return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
+# Of rows about a `Network`.
+COMPLEXITY = [
+    Column("model", "Model", lambda row: row.variant),
+    Column("points", "Points", lambda row: row.size.points, "d"),
+    Column("parameters_m", "Params", lambda row: row.size.parameters / 1e6, ".2f", "M"),
+    Column("parameters_percent", "Params vs baseline", lambda row: row.percent("parameters"), ".0f", "%", detail=1),
+    Column("parameters", "Params exact", lambda row: row.size.parameters, ",d", detail=2),
+    Column("unused_parameters", "Params unused", lambda row: row.size.unused_parameters, ",d", detail=4),
+    Column("module_macs_g", "MACs", lambda row: row.size.module_macs / 1e9, ".2f", "G"),
+    Column("module_macs_percent", "MACs vs baseline", lambda row: row.percent("module_macs"), ".0f", "%", detail=1),
+    Column("checkpoint_mb", "File", lambda row: row.size.checkpoint_bytes / 1e6, ".2f", "MB"),
+    Column("checkpoint_percent", "File vs baseline", lambda row: row.percent("checkpoint_bytes"), ".0f", "%", detail=3),
+    Column("train_minutes", "Training", lambda row: row.train_minutes, "", "min"),
+]
+PUBLISHED_SIZES = [
+    Column("published_parameters_m", "published Params", lambda row: row.published_size("parameters_m"), "", "M"),
+    Column("published_macs_g", "published MACs", lambda row: row.published_size("macs_g"), "", "G"),
+    Column("published_checkpoint_mb", "published File", lambda row: row.published_size("checkpoint_mb"), "", "MB"),
+]
+NOTES = (
+    "MACs: multiply-accumulates of the convolution and linear modules, with biases and activations, for one pair of "
+    "clouds of that many points; matrix products outside modules are not counted.",
+    "Vs baseline: relative to the variant baseline at the same points. Training: of the finished runs, on whatever "
+    "machine they ran.",
 )
 
 
 def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[Table]:
-    """One table of all networks of `runs`, with the `published` sizes beside ours, or none."""
-    groups = _same_networks(runs)
-    if not groups:
+    """One table of all networks of `runs`, with the published sizes if given; none if no size is known."""
+    networks = list(_networks(runs, published))
+    if not networks:
         return []
-    columns = (*COMPLEXITY, *PUBLISHED_BESIDE) if published else COMPLEXITY
-    beside = {entry.variant: entry for entry in published.complexity} if published else {}
-    references: dict[int, Complexity] = {}
-    rows = []
-    for size, members in groups:
-        record = members[0].record
-        if record.variant == BASELINE_VARIANT:
-            references.setdefault(size.points, size)
-        known: dict[str, Value] = {
-            "model": record.variant,
-            "points": size.points,
-            **_size_cells(size, references.get(size.points)),
-            "train_minutes": _range_of_minutes(members),
-            **_published_cells(beside.get(record.variant)),
-        }
-        rows.append(row_of(columns, known))
-    return [Table("complexity", "Complexity", columns, tuple(rows), _notes(bool(published)))]
+    columns, notes = tuple(COMPLEXITY), list(NOTES)
+    if published:
+        columns, notes = (*columns, *PUBLISHED_SIZES), [*notes, f"Published: {PUBLISHED}, at 8192 points."]
+    rows = tuple(row_of(columns, network) for network in networks)
+    return [Table("complexity", "Complexity", columns, rows, tuple(notes))]
 
 
-def _notes(with_published: bool) -> tuple[str, ...]:
-    notes = (
-        "MACs: multiply-accumulates of the convolution and linear modules, their biases and activations, "
-        "for one pair of clouds of that many points; products outside modules are not in this figure.",
-        "Vs baseline: share of the variant baseline at the same points. Training: minutes of the finished "
-        "runs, on whatever machine they ran.",
-    )
-    if not with_published:
-        return notes
-    return (*notes, f"Columns named published: {PUBLISHED}, at 8192 points.")
+def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Network]:
+    """Runs grouped by points, variant and size; for each number of points the baseline variant comes first."""
+    sizes = {entry.variant: entry for entry in published.complexity} if published else {}
+    baselines: dict[int, Complexity] = {}
+    sized = [(run, size) for run in runs if (size := run.record.complexity)]
+    for _, group in groupby(sorted(sized, key=_place), key=_place):
+        members = list(group)
+        variant, size = members[0][0].record.variant, members[0][1]
+        if variant == BASELINE_VARIANT:
+            baselines.setdefault(size.points, size)
+        yield Network(variant, size, baselines.get(size.points), tuple(run for run, _ in members), sizes.get(variant))
 
 
-def _same_networks(runs: Iterable[Run]) -> list[tuple[Complexity, list[Run]]]:
-    """Runs grouped by points, variant and size; at equal points the baseline variant first."""
-
-    def place(run: Run) -> tuple[int, bool, int, str, int]:
-        record, size = run.record, run.record.complexity
-        if size is None:
-            return 0, True, 0, record.variant, 0
-        # The bytes of a file vary by the length of a run's name.
-        return size.points, record.variant != BASELINE_VARIANT, -size.parameters, record.variant, size.module_macs
-
-    groups = [list(group) for _, group in groupby(sorted(runs, key=place), key=place)]
-    return [(size, members) for members in groups if (size := members[0].record.complexity)]
-
-
-def _size_cells(size: Complexity, reference: Complexity | None) -> dict[str, Value]:
-    shares: dict[str, Value] = {}
-    if reference:
-        shares = {
-            "parameters_percent": _percent(size.parameters, reference.parameters),
-            "module_macs_percent": _percent(size.module_macs, reference.module_macs),
-            "checkpoint_percent": _percent(size.checkpoint_bytes, reference.checkpoint_bytes),
-        }
-    return {
-        "parameters_m": size.parameters / 1e6,
-        "parameters": size.parameters,
-        "unused_parameters": size.unused_parameters,
-        "module_macs_g": size.module_macs / 1e9,
-        "checkpoint_mb": size.checkpoint_bytes / 1e6,
-        **shares,
-    }
-
-
-def _percent(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
-
-
-def _range_of_minutes(runs: Iterable[Run]) -> str | None:
-    """Shortest and longest training as text; the accuracy rows have each run's own."""
-    finished = (run.record.train_seconds for run in runs if run.complete)
-    minutes = [seconds / 60 for seconds in finished if seconds is not None]
-    if not minutes:
-        return None
-    shortest, longest = f"{min(minutes):.1f}", f"{max(minutes):.1f}"
-    return shortest if shortest == longest else f"{shortest} to {longest}"
-
-
-def _published_cells(entry: PublishedComplexity | None) -> dict[str, Value]:
-    if entry is None:
-        return {}
-    return {
-        "published_parameters_m": entry.params_m,
-        "published_macs_g": entry.macs_g,
-        "published_checkpoint_mb": entry.checkpoint_mb,
-    }
+def _place(sized: tuple[Run, Complexity]) -> tuple[int, bool, int, str, int]:
+    # Not by bytes: the size of a file depends on the length of the name of its run.
+    variant, size = sized[0].record.variant, sized[1]
+    return size.points, variant != BASELINE_VARIANT, -size.parameters, variant, size.module_macs

@@ -1,86 +1,84 @@
 # SPDX-License-Identifier: MIT
-"""What a report is made of: tables as plain data, without a word about how they are drawn."""
+"""Which columns of a table are drawn, and what is said in words instead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-Value = str | int | float | Decimal | None
-Mark = Literal["", "reference", "best", "incomplete"]
-Kind = Literal[
-    "accuracy", "without_results", "complexity", "published_accuracy", "published_complexity", "means", "differences"
-]
+from bpfn_cli.errors import printable
+from bpfn_cli.reporting.tables import Column, Table, Value
 
-DATASETS = {"synthetic": "synthetic", "flyingthings3d": "FlyingThings3D", "kitti": "KITTI"}
-PUBLISHED = "published (reports 1 and 6), not measured here"
+NO_VALUE = "–"
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column.
+class Layout:
+    """A table ready to be drawn: the columns that are drawn, those listed below it, and what all networks share."""
 
-    `spec` formats its numbers (None: a column of text). `usual` is what a cell holds when there is nothing
-    to say; a drawn table has no column that says nothing. `detail` > 0 marks columns that may be told beside
-    a drawn table, the highest first. Files for machines have all columns.
-    """
+    table: Table
+    drawn: tuple[Column, ...]
+    below: tuple[Column, ...] = ()
+    shared: str = ""
 
-    key: str
-    title: str
-    spec: str | None = None
-    suffix: str = ""
-    usual: str | None = None
-    detail: int = 0
+    @property
+    def detail(self) -> int:
+        """The highest detail that is drawn."""
+        return max((column.detail for column in self.drawn), default=0)
 
+    def narrower(self) -> Layout:
+        """The same table with its most dispensable column listed below."""
+        leaving = max(self.drawn, key=lambda column: column.detail)
+        below = tuple(column for column in self.table.columns if column is leaving or column in self.below)
+        return replace(self, drawn=tuple(column for column in self.drawn if column is not leaving), below=below)
 
-@dataclass(frozen=True)
-class Row:
-    """Cells in the order of the columns; `best` is the lowest EPE3D of the complete students."""
+    def texts(self, best: str, other: str, escape: Callable[[str], str] = str) -> list[list[str]]:
+        """The drawn cells, column by column; `best` and `other` format the cells of a column that has a best one."""
+        texts = []
+        for column in self.drawn:
+            marked = self.table.best_rows(column)
+            cells = [escape(_text(column, value)) for value in _values(self.table, column)]
+            if marked:
+                cells = [(best if number in marked else other).format(cell) for number, cell in enumerate(cells)]
+            texts.append(cells)
+        return texts
 
-    cells: tuple[Value, ...]
-    mark: Mark = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of one kind; `context` is what all its rows share, for files that hold several tables."""
-
-    kind: Kind
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-    context: tuple[tuple[str, Value], ...] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """All tables, what holds for all of them, what was left out, and what to do where there is nothing."""
-
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    message: str | None = None
+    def lines_below(self) -> Iterator[tuple[int, str]]:
+        """Number of a row, and what is listed about it below the table."""
+        values = zip(*(_values(self.table, column) for column in self.below), strict=True)
+        for number, cells in enumerate(values, start=1):
+            known = zip(self.below, cells, strict=True)
+            if phrases := [_phrase(column, value) for column, value in known if value is not None]:
+                yield number, "; ".join(phrases)
 
 
-METRICS = (
-    Column("epe3d", "EPE3D [m]", ".4f"),
-    Column("acc3d_strict", "Acc3DS", ".4f"),
-    Column("acc3d_relax", "Acc3DR", ".4f"),
-    Column("outliers3d", "Outliers3D", ".4f"),
-    Column("epe2d", "EPE2D [px]", ".3f"),
-    Column("acc2d", "Acc2D", ".4f"),
-)
+def lay_out(table: Table) -> Layout:
+    """Draw the columns in which networks differ, and those that a reader looks for in any case."""
+    drawn, shared = [], []
+    for column in table.columns:
+        values = [
+            value for value, row in zip(_values(table, column), table.rows, strict=True) if row.mark != "reference"
+        ]
+        if set(values) <= {None, column.usual} and (column.detail or column.usual):
+            continue
+        if column.detail and len(set(values)) == 1 and len(values) > 1:
+            shared.append(_phrase(column, values[0]))
+        else:
+            drawn.append(column)
+    return Layout(table, tuple(drawn), shared=f"All networks: {'; '.join(shared)}." if shared else "")
 
 
-def dataset_title(kind: str) -> str:
-    """The name of a dataset as people write it."""
-    name, fifth, _ = kind.partition("_1_5")
-    return DATASETS.get(name, name) + (" 1/5" if fifth else "")
+def _values(table: Table, column: Column) -> list[Value]:
+    index = table.columns.index(column)
+    return [row.cells[index] for row in table.rows]
 
 
-def row_of(columns: Iterable[Column], known: Mapping[str, Value], mark: Mark = "") -> Row:
-    """The values of `known` in the order of `columns`, None where there is none."""
-    return Row(tuple(known.get(column.key) for column in columns), mark)
+def _text(column: Column, value: Value) -> str:
+    if value is None:
+        return NO_VALUE
+    return printable(value) if isinstance(value, str) or column.digits is None else format(value, column.digits)
+
+
+def _phrase(column: Column, value: Value) -> str:
+    unit = f" {column.unit}" if column.unit and value is not None else ""
+    return f"{column.heading.lower()} {_text(column, value)}{unit}"

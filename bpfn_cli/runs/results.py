@@ -10,10 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
+from bpfn_cli.metrics.result import EvaluationResult as Evaluation
 
 LARGEST_FILE = 1 << 26  # bytes; a real result has 160 a scene
 RUN_FILE = "run.json"
@@ -113,85 +114,6 @@ class RunRecord(_Schema):
     control: Name | None = None
 
 
-class Dataset(_Schema):
-    """The scenes an evaluation used."""
-
-    kind: Name
-    split: Name
-    scenes: Positive
-    sha256: Name
-
-
-class Checkpoint(_Schema):
-    """The weights an evaluation used."""
-
-    which: Name
-    sha256: Name
-
-
-class MetricRow(_Schema):
-    """The six metrics of one predictor: metres and pixels, the others as fractions; 2D ones need a camera.
-
-    Names ending in `_full`: over all points, where the others are over those that are visible in both frames.
-    """
-
-    name: Annotated[str, Field(pattern=r"^(model|model_bf16|model_fp16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
-    epe3d: Amount
-    acc3d_strict: Share
-    acc3d_relax: Share
-    outliers3d: Share
-    epe2d: Amount | None
-    acc2d: Share | None
-
-
-class MotionRow(_Schema):
-    """EPE3D of one predictor in metres, over points that move by themselves and over the others; None: none."""
-
-    name: Name
-    epe3d_dynamic: Amount | None
-    epe3d_static: Amount | None
-
-
-class SceneRow(_Schema):
-    """EPE3D of the network on one scene, metres."""
-
-    name: Name
-    model: Amount
-
-
-class Evaluation(_Schema):
-    """One `evaluations/*.json`: the network and the baselines on one dataset."""
-
-    format: Literal[1]
-    dataset: Dataset
-    points: Positive
-    seed: int
-    checkpoint: Checkpoint
-    rows: tuple[MetricRow, ...]
-    by_motion: tuple[MotionRow, ...] = ()
-    scenes: tuple[SceneRow, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_row_each(self) -> Evaluation:
-        names = [row.name for row in self.rows]
-        if names.count("model") != 1 or len(set(names)) != len(names):
-            raise ValueError("needs one row `model` and at most one of each baseline")
-        return self
-
-    @property
-    def motion(self) -> MotionRow | None:
-        """The network's errors by motion, where they were measured."""
-        return next((row for row in self.by_motion if row.name == "model"), None)
-
-    def row(self, name: str) -> MetricRow | None:
-        """The metrics of `name`, or None where it was not measured."""
-        return next((row for row in self.rows if row.name == name), None)
-
-    @property
-    def model(self) -> MetricRow:
-        return next(row for row in self.rows if row.name == "model")
-
-
 @dataclass(frozen=True)
 class Run:
     """A run folder; `name` is the folder's name, which a user may have changed."""
@@ -214,7 +136,7 @@ class RunResults:
     problems: tuple[str, ...]
 
 
-S = TypeVar("S", bound=_Schema)
+S = TypeVar("S", bound=BaseModel)
 
 
 def read_runs(folder: Path) -> RunResults:

@@ -22,6 +22,7 @@ from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.locks import only_holder
 from bpfn_cli.losses import NO_DISTILLATION
+from bpfn_cli.metrics.statistics import learning_seconds
 from bpfn_cli.models import build_model
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.load import checked_recipe
@@ -388,7 +389,7 @@ def _times_as_long(cells: Sequence[Cell], ended: _Ended, cell: Cell) -> float | 
     scratch = times.pop(SCRATCH, None)
     if not scratch or not times:
         return None
-    return max(1.0, max(learning_seconds(runs) for runs in times.values()) / learning_seconds(scratch))
+    return max(1.0, max(map(_learning_seconds, times.values())) / _learning_seconds(scratch))
 
 
 def _methods(cells: Sequence[Cell], cell: Cell) -> list[str]:
@@ -397,11 +398,6 @@ def _methods(cells: Sequence[Cell], cell: Cell) -> list[str]:
     return sorted({other.recipe.method() for other in same})
 
 
-def learning_seconds(runs: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds that a method learns, validation left out: of each epoch the fastest of the runs, on which other work of
-    the machine weighs least, and what its losses did before the first.
-
-    Args: runs: run.json of the method's trainings, which differ in their seed alone.
-    """
-    epochs = zip(*(run["epoch_seconds"] for run in runs), strict=True)
-    return min(float(run.get("prepare_seconds", 0)) for run in runs) + sum(min(seconds) for seconds in epochs)
+def _learning_seconds(runs: Sequence[Mapping[str, Any]]) -> float:
+    prepared = [float(run.get("prepare_seconds", 0)) for run in runs]
+    return learning_seconds([run["epoch_seconds"] for run in runs], prepared)

@@ -7,7 +7,6 @@ from bpfn_cli.training.pipeline import (
     Outcome,
     plan_experiment,
     run_experiment,
-    summary_line,
     teacher_at_hand,
     train_teacher,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "plan_experiment",
     "resume",
     "run_experiment",
-    "summary_line",
     "teacher_at_hand",
     "train_teacher",
 ]

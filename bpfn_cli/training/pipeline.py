@@ -7,7 +7,6 @@ A run is made once and carried out as often as it takes: carrying out goes on wh
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import time
@@ -23,8 +22,8 @@ from bpfn_cli.data.datasets import SceneDataset, data_identity, describe, open_d
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, DiskError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.checkpoint_result import EVALUATION_SEED, evaluate_checkpoint, result_name
-from bpfn_cli.metrics.evaluation import BASELINES, MODEL, TEACHER, relative_gain
+from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
+from bpfn_cli.metrics.result import TEACHER
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.progress import Progress, Written
@@ -271,7 +270,7 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
     )
     known = None if guide is None else from_main(lambda: known_test_metrics(experiment, guide))
     unknown = None if guide is None or known is not None else guide.path
-    result = from_main(
+    evaluated = from_main(
         lambda: evaluate_checkpoint(
             deployed,
             test,
@@ -283,12 +282,13 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
             check=experiment.stop.check,
         )
     )
-    run.write_evaluation(result_name(result), result)
-    run.record(epe3d=next(row["epe3d"] for row in result["rows"] if row["name"] == MODEL))
+    result = evaluated.as_dict()
+    run.write_evaluation(evaluated.file_name, result)
+    run.record(epe3d=evaluated.model.epe3d)
     row = known or next((row for row in result["rows"] if row["name"] == TEACHER), None)
     if guide is not None:
         _record_teacher(run, test=None if row is None else {key: row[key] for key in row if key != "name"})
-    progress.line(summary_line(recipe.variant, result))
+    progress.line(evaluated.summary())
     return Outcome(run.path, result)
 
 
@@ -461,13 +461,3 @@ def _complexity(network: BiPointFlowNet, deployed: Path) -> dict[str, int]:
         "module_macs": counts.macs.total(),
         "checkpoint_bytes": deployed.stat().st_size,
     }
-
-
-def summary_line(name: str, result: dict[str, Any]) -> str:
-    """EPE3D of a network beside those of the baselines, in one line."""
-    epe3d = {row["name"]: row["epe3d"] for row in result["rows"]}
-    gain = relative_gain(epe3d)
-    others = ", ".join(f"{name.replace('_', ' ')} {epe3d[name]:.4f}" for name in BASELINES)
-    side = "below" if gain >= 0 else "above"
-    beside = "" if math.isnan(gain) else f", {abs(gain):.0%} {side} the better baseline"
-    return f"{name}: EPE3D {epe3d[MODEL]:.4f} m{beside} ({others})"

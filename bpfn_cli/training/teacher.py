@@ -15,8 +15,8 @@ import torch
 from bpfn_cli.data.datasets import open_dataset, split_identity
 from bpfn_cli.errors import CheckpointError
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.checkpoint_result import EVALUATION_SEED
-from bpfn_cli.metrics.evaluation import MODEL
+from bpfn_cli.metrics.evaluation import EVALUATION_SEED
+from bpfn_cli.metrics.result import MODEL
 from bpfn_cli.models import BiPointFlowNet, build_from, build_model, read_checkpoint
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.training.job import Experiment

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from command import BPFN, bpfn, refused
 
-from bpfn_cli.metrics.checkpoint_result import result_name
+from bpfn_cli.metrics.result import EvaluationResult
 
 REAL_DATA = os.environ.get("BPFN_REAL_DATA")
 SHORT = ("--epochs", 1, "--set", "train.batch_size=2")
@@ -87,7 +87,7 @@ def test_evaluation_gives_the_same_figures_twice_and_as_after_training(work):
     first, second = (json.loads(good(bpfn("eval", "--json", cwd=work)).stdout) for _ in range(2))
     assert first == second
     (trained,) = (work / first["checkpoint"]["path"]).parent.glob("evaluations/*")
-    assert trained.name == result_name(first)
+    assert trained.name == EvaluationResult.model_validate(first, strict=False).file_name
     assert [row["name"] for row in first["rows"]] == ["model", "zero_flow", "nearest_neighbor"]
     assert first["rows"] == before[trained]["rows"] == json.loads(trained.read_text())["rows"]
     assert first["scenes"] == before[trained]["scenes"]
@@ -111,7 +111,7 @@ def test_evaluation_on_the_whole_dataset_is_the_one_on_its_subset(work):
     before = set(work.glob("runs/*/evaluations/*"))
     result = json.loads(good(bpfn("eval", "--data", "data/synthetic", "--json", cwd=work)).stdout)
     (trained,) = (work / result["checkpoint"]["path"]).parent.glob("evaluations/*")
-    assert trained.name == result_name(result)
+    assert trained.name == EvaluationResult.model_validate(result, strict=False).file_name
     assert set(work.glob("runs/*/evaluations/*")) == before
 
 

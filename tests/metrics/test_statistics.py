@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bpfn_cli.metrics.statistics import bca_interval, hierarchical_interval, holm, paired, pairs_needed, sign_flip_p
+from bpfn_cli.metrics.statistics import (
+    bca_interval,
+    hierarchical_interval,
+    holm,
+    learning_seconds,
+    paired,
+    pairs_needed,
+    sign_flip_p,
+)
 
 SIX = np.array([-0.004, -0.002, -0.007, 0.001, -0.003, -0.005])
 
 
 @pytest.mark.parametrize(("pairs", "least"), [(1, 1.0), (3, 0.25), (5, 0.0625), (6, 0.03125)])
-def test_least_p_is_two_in_two_to_the_number_of_pairs(pairs: int, least: float) -> None:
+def test_smallest_p_of_k_pairs_is_two_over_two_to_the_k(pairs: int, least: float) -> None:
     assert sign_flip_p(np.linspace(1, 2, pairs)) == least
 
 
@@ -24,33 +32,33 @@ def test_sign_flip_by_hand() -> None:
     assert sign_flip_p([0.0, 0.0]) == 1.0
 
 
-def test_sign_flip_is_scipys() -> None:
+def test_sign_flip_equals_scipy() -> None:
     found = scipy.stats.permutation_test(
         (SIX,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", n_resamples=np.inf
     )
     assert sign_flip_p(SIX) == pytest.approx(found.pvalue)
 
 
-def test_sign_flip_of_many_pairs_is_near_the_exact_one() -> None:
+def test_sampled_sign_flips_are_close_to_the_exact_p() -> None:
     values = np.random.default_rng(0).normal(0.5, 1, 13)
     exact = np.abs(np.array(np.meshgrid(*[[1, -1]] * 13)).reshape(13, -1).T @ values) >= abs(values.sum()) - 1e-12
     assert sign_flip_p(values) == pytest.approx(exact.mean(), abs=0.015)
 
 
-def test_interval_is_scipys() -> None:
+def test_interval_equals_scipy() -> None:
     found = scipy.stats.bootstrap((SIX,), np.mean, method="BCa", n_resamples=100_000, rng=0).confidence_interval
     low, high = bca_interval(SIX)
     assert low == pytest.approx(found.low, abs=2e-4)
     assert high == pytest.approx(found.high, abs=2e-4)
 
 
-def test_interval_of_equal_values_is_that_value_and_few_seeds_have_one() -> None:
+def test_interval_of_equal_or_few_values() -> None:
     assert bca_interval(np.array([0.3, 0.3, 0.3])) == (0.3, 0.3)
     low, high = bca_interval(np.array([-0.01, 0.0, 0.03]))
     assert -0.01 <= low < 0.02 / 3 < high <= 0.03
 
 
-def test_paired_says_what_cannot_be_tested() -> None:
+def test_paired_leaves_out_what_few_pairs_cannot_give() -> None:
     three = paired([0.1, 0.2, 0.3])
     assert (three.mean, three.pairs, three.p) == (pytest.approx(0.2), 3, None)
     assert three.deviation == pytest.approx(0.1)
@@ -76,7 +84,7 @@ def test_seeds_and_scenes_widen_the_interval() -> None:
     assert low < differences.mean() < high
     alone = bca_interval(differences.mean(axis=1))
     assert high - low > alone[1] - alone[0]
-    # Scenes of one sequence stand and fall together: fewer draws, a wider interval.
+    # Resampling whole sequences gives fewer independent draws, and a wider interval.
     alike = np.repeat(differences[:, :10], 4, axis=1)
     one_by_one = hierarchical_interval(alike, list(range(40)))
     together = hierarchical_interval(alike, [index // 4 for index in range(40)])
@@ -86,3 +94,8 @@ def test_seeds_and_scenes_widen_the_interval() -> None:
 
 def test_pairs_needed_by_hand() -> None:
     assert pairs_needed(0.0008, 0.001) == 7  # (2.8 * 0.8)^2 = 5.02, and two more
+
+
+def test_learning_seconds_takes_the_shortest_time_of_each_epoch() -> None:
+    assert learning_seconds([[1.0, 9.0, 2.0]], [3.0]) == 15
+    assert learning_seconds([[1.0, 9.0, 2.0], [7.0, 1.0, 2.5]], [3.0, 0.0]) == 0 + 1 + 1 + 2

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The JSON files of a run, typed by hand."""
+"""JSON files of a run, typed by hand, and drawn reports."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+from rich.console import Console
+
+from bpfn_cli.reporting import Report, print_console
 
 SIZES = {
     "baseline": {"parameters": 7958604, "unused_parameters": 512, "module_macs": 1672000000},
@@ -13,7 +18,7 @@ SIZES = {
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """A whole `run.json` of a finished student; a dotted key changes a nested value."""
+    """A complete `run.json` of a finished student; `a__b=` changes a nested value."""
     variant = changes.get("variant", "weightnet48")
     value: dict[str, Any] = {
         "format": 1,
@@ -49,7 +54,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def evaluation(epe3d: float = 0.12, **changes: Any) -> dict[str, Any]:
-    """A whole `evaluations/*.json`: the network, and baselines of EPE3D 0.3 and 0.2."""
+    """A complete `evaluations/*.json`: the network, and baselines with EPE3D 0.3 and 0.2."""
     value: dict[str, Any] = {
         "format": 1,
         "dataset": {
@@ -84,3 +89,9 @@ def changed(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             place = place[name]
         place[last] = new
     return value
+
+
+def drawn(report: Report, width: int) -> str:
+    stream = io.StringIO()
+    print_console(report, Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()

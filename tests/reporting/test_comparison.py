@@ -12,9 +12,9 @@ from run_folders import evaluation, record
 
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.reporting import read_runs, to_csv, to_markdown
-from bpfn_cli.reporting.accuracy import METHOD_MEANINGS
 from bpfn_cli.reporting.comparison import DIFFERENCES, MEANS, comparison_report
-from bpfn_cli.reporting.layout import Report, Table
+from bpfn_cli.reporting.methods import METHODS
+from bpfn_cli.reporting.tables import Report, Table
 from bpfn_cli.strategies import STRATEGIES
 
 # EPE3D by method and seed, metres.
@@ -165,4 +165,4 @@ def test_empty_folder_says_so(tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_meaning() -> None:
-    assert {*LOSSES, *STRATEGIES} - {"plain"} <= METHOD_MEANINGS.keys()
+    assert {*LOSSES, *STRATEGIES} - {"plain"} <= METHODS.keys()

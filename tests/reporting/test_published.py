@@ -6,8 +6,8 @@ from importlib import resources
 import yaml
 
 from bpfn_cli.reporting import build_report, read_runs, to_markdown
-from bpfn_cli.reporting.layout import METRICS
 from bpfn_cli.reporting.published import published_tables, read_published
+from bpfn_cli.reporting.tables import METRICS
 
 
 def test_every_row_of_the_file_is_shown_once():

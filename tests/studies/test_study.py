@@ -19,7 +19,7 @@ from bpfn_cli.models import build_model, save_checkpoint
 from bpfn_cli.reporting import read_runs
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.studies import study as module
-from bpfn_cli.studies.study import Place, Study, cells_of, learning_seconds, read_study, run_study, states
+from bpfn_cli.studies.study import Place, Study, cells_of, read_study, run_study, states
 from bpfn_cli.training import pipeline as experiment_module
 
 SHORT = {
@@ -234,12 +234,6 @@ def test_training_that_fails_by_nan_is_told_and_not_repeated_until_asked(
     broken = False
     run_study(given, where, Quiet(), retry=True)
     assert {state.state for state in states(given, where)} == {"finished"}
-
-
-def test_learning_time_takes_each_epoch_where_nothing_else_ran() -> None:
-    runs = [{"prepare_seconds": 3.0, "epoch_seconds": [1.0, 9.0, 2.0]}, {"epoch_seconds": [7.0, 1.0, 2.5]}]
-    assert learning_seconds(runs[:1]) == 15
-    assert learning_seconds(runs) == 0 + 1 + 1 + 2
 
 
 def test_shards_share_the_work(things: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.errors import CheckpointError, DataError, UsageError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.losses import ObjectiveSettings
-from bpfn_cli.metrics.checkpoint_result import evaluate_checkpoint, result_name
+from bpfn_cli.metrics.evaluation import evaluate_checkpoint
+from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
@@ -36,7 +37,6 @@ from bpfn_cli.training.pipeline import (
     Outcome,
     open_training_data,
     run_experiment,
-    summary_line,
     teacher_at_hand,
     train_teacher,
 )
@@ -141,13 +141,14 @@ def test_run_folder_is_whole(distilled: tuple[Outcome, Quiet], things: Path) -> 
     assert record["data"]["train_scenes"] == 3
     assert record["data"]["held_out_scenes"] == 0
     (path,) = (folder / "evaluations").iterdir()
-    assert path.name == result_name(outcome.result)
+    result = EvaluationResult.model_validate(outcome.result, strict=False)
+    assert path.name == result.file_name
     assert json.loads(path.read_text()) == outcome.result
     assert outcome.result["checkpoint"]["sha256"] == record["weights_sha256"]
     assert outcome.result["checkpoint"]["which"] == "last"
     assert json.loads((folder / "summary.json").read_text()) == {**record, "result": outcome.result}
     assert list(rows(outcome.result)) == ["model", "zero_flow", "nearest_neighbor"]
-    assert progress.lines[-1] == summary_line("tiny", outcome.result)
+    assert progress.lines[-1] == result.summary()
     assert read_checkpoint(folder / "student.safetensors").variant == TINY
     line = json.loads((folder / "metrics.jsonl").read_text())
     assert line.keys() >= {"loss_supervised", "loss_bihint", "kappa_bihint"}
@@ -547,21 +548,21 @@ def test_subset_and_whole_are_measured_on_the_same_scenes(things: Path, tmp_path
     make_subset(things, tmp_path / "subset", SubsetOptions(fraction=0.5, link=link), processes=1)
     save_checkpoint(tmp_path / "n.safetensors", tiny_network())
 
-    def result(data: Path, split: str = "test") -> dict[str, Any]:
+    def result(data: Path, split: str = "test") -> EvaluationResult:
         dataset = open_dataset(data, split)
         return evaluate_checkpoint(
             tmp_path / "n.safetensors", dataset, points=LEAST, seed=0, device=CPU, progress=Quiet()
         )
 
     whole, part = result(things), result(tmp_path / "subset")
-    assert whole["dataset"]["sha256"] == part["dataset"]["sha256"]
-    assert whole["rows"] == part["rows"]
-    assert result_name(whole) == result_name(part)
+    assert whole.dataset.sha256 == part.dataset.sha256
+    assert whole.rows == part.rows
+    assert whole.file_name == part.file_name
     assert len(open_dataset(tmp_path / "subset", "train")) < 3
     learned = [split_identity(open_dataset(data, "train")) for data in (things, tmp_path / "subset")]
     assert learned[0] != learned[1]
-    assert whole["dataset"]["sha256"] not in learned
-    assert result(things, "val")["dataset"]["sha256"] == whole["dataset"]["sha256"]
+    assert whole.dataset.sha256 not in learned
+    assert result(things, "val").dataset.sha256 == whole.dataset.sha256
 
 
 def test_identity_of_a_split_changes_with_its_files(tmp_path: Path) -> None:
@@ -573,42 +574,6 @@ def test_identity_of_a_split_changes_with_its_files(tmp_path: Path) -> None:
     renamed = split_identity(open_dataset(root, "test"))
     write_scene(root / "val" / "0000000", np.full((5, 3), -1.0), np.full((5, 3), -1.0))
     assert len({before, renamed, split_identity(open_dataset(root, "test"))}) == 3
-
-
-def test_result_name_tells_weights_points_seed_and_scenes_apart() -> None:
-    result: dict[str, Any] = {
-        "dataset": {"kind": "kitti", "split": "test", "sha256": "0123456789"},
-        "points": 8192,
-        "seed": 0,
-        "checkpoint": {"sha256": "abcdef0123"},
-    }
-    assert result_name(result) == "kitti-test-01234567-8192-0-abcdef01.json"
-    changes: list[dict[str, Any]] = [
-        {"points": 1024},
-        {"seed": 1},
-        {"checkpoint": {"sha256": "abcdefff"}},
-        *({"dataset": {**result["dataset"], key: "f" * 9}} for key in ("kind", "split", "sha256")),
-    ]
-    assert len({result_name(result | change) for change in [{}, *changes]}) == 7
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        (0.1, "EPE3D 0.1000 m, 50% below the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
-        (0.25, "EPE3D 0.2500 m, 25% above the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
-    ],
-)
-def test_summary_line_sets_the_network_beside_the_baselines(model: float, expected: str) -> None:
-    measured = {"model": model, "zero_flow": 0.3, "nearest_neighbor": 0.2}
-    result = {"rows": [{"name": name, "epe3d": epe3d} for name, epe3d in measured.items()]}
-    assert summary_line("tiny", result) == f"tiny: {expected}"
-
-
-def test_summary_line_beside_a_perfect_baseline_has_no_nan() -> None:
-    measured = {"model": 0.1, "zero_flow": 0.0, "nearest_neighbor": 0.2}
-    result = {"rows": [{"name": name, "epe3d": epe3d} for name, epe3d in measured.items()]}
-    assert "nan" not in summary_line("tiny", result)
 
 
 def test_data_of_another_kind_than_the_recipe_says_is_refused(things: Path, tmp_path: Path) -> None:

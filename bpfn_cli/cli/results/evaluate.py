@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,28 +27,30 @@ def evaluate(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Measure a network, and the zero-flow and nearest-neighbor baselines, on a dataset.
+    """Evaluate a network and the zero-flow and nearest-neighbor baselines on a dataset.
 
-    Without --checkpoint: the newest student below `runs/`. With --precision bf16: a row more, of the same weights in
-    bf16. A result goes beside the checkpoint's run, for `report`.
+    The default checkpoint is the newest student in `runs/`. With --precision bf16, a second row is added for the same
+    weights in bf16. The result is saved in the folder of the checkpoint's run, where `bpfn report` finds it.
 
-    Examples: `bpfn eval`, `bpfn eval --checkpoint student.pth --data data/kitti --points 8192`
+    \b
+    Examples:
+      $ bpfn eval                               # the newest student
+      $ bpfn eval --data data/kitti             # on other data
+      $ bpfn eval --checkpoint student.pth      # published weights
     """
+    from bpfn_cli.cli.results.weights import read_weights
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.files import claim_output, make_folder, write_json
-    from bpfn_cli.metrics.checkpoint_result import evaluate_checkpoint, result_name
-    from bpfn_cli.models import read_checkpoint
-    from bpfn_cli.training import summary_line
+    from bpfn_cli.metrics.evaluation import evaluate_checkpoint
+    from bpfn_cli.reporting.accuracy import evaluation_table
+    from bpfn_cli.reporting.terminal import print_table
 
     if out is not None:
         claim_output(out, force=force, inputs=[checkpoint])
-    path = checkpoint or newest_checkpoint(runs)
     chosen = resolve_device(device)
+    path, read = read_weights(checkpoint, runs)
     keep_freed_memory()
-    read = read_checkpoint(path)
-    for note in read.notes:
-        say(f"{path}: {note}")
     dataset = open_dataset(data or default_dataset(), split)
     say(f"data: {describe(dataset)}; weights: {path}")
     result = evaluate_checkpoint(
@@ -60,48 +62,21 @@ def evaluate(
         progress=ConsoleProgress(),
         precision=precision,
     )
-    target = out or _beside_run(path, result_name(result))
+    target = out or _file_in_run(path, result.file_name)
     if target is not None:
         make_folder(target.parent)
-        write_json(target, result)
+        write_json(target, result.as_dict())
     if json:
-        print_json(result)
+        print_json(result.as_dict())
     else:
-        _print_rows(result)
-        print(summary_line(read.variant.name, result))
+        print_table(evaluation_table(result), console())
+        print(result.summary())
     if target is not None:
         say(f"written: {target}")
     say("next: bpfn report")
 
 
-def newest_checkpoint(runs: Path) -> Path:
-    """The newest student's weights. Raises: CheckpointError: there is none."""
-    from bpfn_cli.errors import CheckpointError
-    from bpfn_cli.runs.folder import latest_checkpoint
-
-    path = latest_checkpoint(runs)
-    if path is None:
-        raise CheckpointError(f"{runs}: no finished run; give --checkpoint FILE, or `bpfn distill --loss bihint` first")
-    return path
-
-
-def _beside_run(checkpoint: Path, name: str) -> Path | None:
+def _file_in_run(checkpoint: Path, name: str) -> Path | None:
+    """The file for a result in the run that the checkpoint belongs to, if any."""
     folders = [folder for folder in checkpoint.resolve().parents[:2] if (folder / "run.json").is_file()]
     return folders[0] / "evaluations" / name if folders else None
-
-
-def _print_rows(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    dataset = result["dataset"]
-    title = f"{dataset['kind']}, {dataset['split']} split, {dataset['scenes']} scenes, {result['points']} points"
-    table = Table(title=title)
-    headings = ("", "EPE3D [m]", "Acc3DS", "Acc3DR", "Outliers3D", "EPE2D [px]", "Acc2D")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for row in result["rows"]:
-        name, *values = row.values()
-        digits = (4, 4, 4, 4, 3, 4)
-        cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
-        table.add_row(name.replace("_", " "), *cells)
-    console().print(table)

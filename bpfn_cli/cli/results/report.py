@@ -16,34 +16,36 @@ def report(
     source: options.Source = None,
     out: options.Out = None,
     published: Annotated[
-        bool, typer.Option("--published", help="The published rows too, in tables of their own.", metavar="")
+        bool, typer.Option("--published", help="Add tables of the published results.", metavar="")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Tables of all runs: accuracy by dataset, and what each network costs.
+    """Print tables of all runs: accuracy on each dataset, and the size of each network.
 
-    With --out DIR also as `report.md` and CSV files.
+    With --out DIR, also write them as `report.md` and as CSV files.
 
-    Examples: `bpfn report`, `bpfn report --source runs --out results --published`
+    \b
+    Examples:
+      $ bpfn report                                  # the runs in `runs/`
+      $ bpfn report --out results                    # also as Markdown and CSV files
+      $ bpfn report --published                      # with the published results
     """
     from bpfn_cli.errors import DataError, printable
-    from bpfn_cli.files import make_folder, write_atomic
-    from bpfn_cli.reporting import build_report, print_console, read_runs, to_csv, to_json, to_markdown
+    from bpfn_cli.files import make_folder
+    from bpfn_cli.reporting import build_report, print_console, read_runs, to_json, write_pages
 
     if source is not None and not source.is_dir():
         raise DataError(f"{printable(source)}: no such folder of runs; check the path")
     if out is not None:
         make_folder(out)
-    found = read_runs(source or RUNS)
-    made = build_report(found, published=published)
+    results = read_runs(source or RUNS)
+    tables = build_report(results, published=published)
     if json:
-        print_json(to_json(made))
+        print_json(to_json(tables))
     else:
-        print_console(made, console())
+        print_console(tables, console())
     if out is not None:
-        write_atomic(out / "report.md", to_markdown(made).encode())
-        for name, text in to_csv(made).items():
-            write_atomic(out / f"{name}.csv", text.encode())
+        write_pages(tables, out, "report")
         finish(out, f"open {out / 'report.md'}")
-    elif found.runs:
+    elif results.runs:
         say("next: bpfn report --out results (Markdown and CSV), bpfn report --published, or bpfn eval on other data")

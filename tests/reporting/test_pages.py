@@ -9,21 +9,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
-from run_folders import evaluation
+from run_folders import drawn, evaluation
 
-from bpfn_cli.reporting import (
-    Column,
-    Report,
-    Row,
-    Table,
-    build_report,
-    print_console,
-    read_runs,
-    to_csv,
-    to_json,
-    to_markdown,
-)
+from bpfn_cli.reporting import build_report, read_runs, to_csv, to_json, to_markdown
+from bpfn_cli.reporting.pages import _csv_cell
 
 MARKDOWN = """\
 # Report
@@ -31,22 +20,21 @@ MARKDOWN = """\
 ## synthetic, test split, 40 scenes, 1024 points
 
 | Model            | Method   |   EPE3D [m] |   Acc3DS |   Acc3DR |   Outliers3D |   EPE2D [px] |   Acc2D |\
-   Below best baseline |   Training | Teacher              | Run   |
+   Below best baseline [%] |   Training [min] | Teacher              | Run   |
 |:-----------------|:---------|------------:|---------:|---------:|-------------:|-------------:|--------:|\
-----------------------:|-----------:|:---------------------|:------|
+--------------------------:|-----------------:|:---------------------|:------|
 | zero flow        | –        |      0.3000 |   0.0500 |   0.1000 |       0.9500 |       21.250 |  0.0200 |\
-                     – |          – | –                    | –     |
+                         – |                – | –                    | –     |
 | nearest neighbor | –        |      0.2000 |   0.2000 |   0.4500 |       0.8000 |       15.000 |  0.1000 |\
-                     – |          – | –                    | –     |
+                         – |                – | –                    | –     |
 | weightnet48      | scratch  |      0.1300 |   0.4000 |   0.7000 |       0.5000 |        9.500 |  0.2500 |\
-                35.0 % |    1.0 min | –                    | a     |
+                      35.0 |              1.0 | –                    | a     |
 | weightnet48      | bihint   |  **0.1200** |   0.4000 |   0.7000 |       0.5000 |        9.500 |  0.2500 |\
-                40.0 % |    1.5 min | baseline (teacher-a) | b     |
+                      40.0 |              1.5 | baseline (teacher-a) | b     |
 
 - All networks: trained on synthetic 1/5, 80 scenes; seed 0; weights best; epochs done 8; epochs 8.
 - Test data a1b2c3d4e5f6, sampling seed 0.
-- Synthetic scenes are not FlyingThings3D: these rows rank methods among themselves and cannot be set \
-against published numbers.
+- Synthetic scenes are not FlyingThings3D: compare these rows with each other, not with published numbers.
 
 ## Complexity
 
@@ -73,32 +61,32 @@ def test_markdown_of_two_runs(runs, make_run):
     make_run("a", evaluation(0.13), method="scratch", teacher=None, train_seconds=60)
     make_run("b", evaluation(0.12))
     text = to_markdown(build_report(read_runs(runs)))
-    # One network alone has no shares: those columns say nothing.
+    # Columns relative to the baseline variant are empty without it, so they are not drawn.
     assert text[: len(MARKDOWN)].splitlines() == MARKDOWN.splitlines()
     assert "| weightnet48 |     1024 |         3.86 |      3,857,356 |             512 |       0.96 |" in text
     assert "## How to read" in text and "## Left out" not in text
 
 
-def test_csv_of_a_run_has_raw_numbers(runs, make_run):
+def test_csv_has_unrounded_numbers(runs, make_run):
     make_run("b", evaluation(0.25))
     texts = to_csv(build_report(read_runs(runs)))
     assert list(texts) == ["accuracy", "complexity"]
     assert texts["accuracy"].replace("a1b2c3d4e5f6" + "0" * 52, "SHA") == CSV
 
 
-def test_csv_keeps_protocols_apart_in_one_file(runs, make_run):
+def test_csv_distinguishes_protocols_by_columns(runs, make_run):
     make_run("b", evaluation(0.1), evaluation(0.2, dataset__kind="kitti", points=8192))
     rows = list(csv.DictReader(io.StringIO(to_csv(build_report(read_runs(runs)))["accuracy"])))
     found = [(row["dataset"], row["points"], row["epe3d"]) for row in rows if row["run"] == "b"]
     assert found == [("kitti", "8192", "0.2"), ("synthetic", "1024", "0.1")]
 
 
-def test_with_a_run_no_output_says_what_to_type(runs, make_run):
+def test_report_with_a_run_has_no_message(runs, make_run):
     make_run("a", evaluation(0.1))
     assert build_report(read_runs(runs)).message is None
 
 
-def test_json_is_json_and_marks_the_best(runs, make_run):
+def test_json_marks_the_best_row(runs, make_run):
     make_run("b", evaluation(0.1))
     content = to_json(build_report(read_runs(runs), published=True))
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -110,7 +98,7 @@ def test_json_is_json_and_marks_the_best(runs, make_run):
 
 
 @pytest.mark.parametrize("published", [False, True])
-def test_without_runs_every_output_says_what_to_type(tmp_path, published):
+def test_without_runs_every_format_suggests_a_command(tmp_path, published):
     report = build_report(read_runs(tmp_path / "runs"), published=published)
     command = "bpfn distill --loss bihint"
     assert command in to_markdown(report)
@@ -119,38 +107,7 @@ def test_without_runs_every_output_says_what_to_type(tmp_path, published):
     assert ("accuracy" in to_csv(report)) is False
 
 
-@pytest.mark.parametrize("width", [80, 100, 140, 400])
-def test_console_fits_its_width_and_loses_nothing(runs, make_run, width):
-    long_name = "distill-weightnet48-bihint-20250301-101010"
-    make_run(long_name, evaluation(0.1234))
-    make_run("train-baseline-20250301-095501", evaluation(0.1), role="teacher", variant="baseline")
-    make_run("c", evaluation(0.09), state="interrupted", epochs_done=3, seed=7)
-    text = drawn(build_report(read_runs(runs)), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert all(part in text for part in ("0.1234*", "0.3000", "38.3 %", long_name, "baseline (teacher-a)"))
-    assert "nearest" in text and "incomplete" in text
-    assert "1.5 min" in text and "synthetic 1/5, 80 scenes" in text
-    if width >= 100:  # no word broken
-        assert "(interrupted)" in text and "weightnet48" in text and "Outliers3D" in text
-
-
-def test_console_tells_below_the_table_what_does_not_fit(runs, make_run):
-    make_run("a" * 30, evaluation(0.1))
-    make_run("b" * 30, evaluation(0.2), seed=0, method="scratch", teacher=None)
-    wide = drawn(build_report(read_runs(runs)), 250)
-    narrow = drawn(build_report(read_runs(runs)), 100)
-    assert "#" not in wide and f" 4 teacher baseline (teacher-a); run {'a' * 30}" not in wide
-    assert " 4 teacher baseline (teacher-a); run " + "a" * 30 in narrow
-
-
-def test_console_tells_a_zero_that_does_not_fit(runs, make_run):
-    make_run("a" * 40, evaluation(0.1), seed=0)
-    make_run("b" * 40, evaluation(0.2), seed=1)
-    text = drawn(build_report(read_runs(runs)), 80)
-    assert "\n 3 seed 0; " in text and "\n 4 seed 1; " in text
-
-
-def test_all_incomplete_runs_keep_their_mark(runs, make_run):
+def test_incomplete_runs_keep_their_mark_when_all_are_incomplete(runs, make_run):
     make_run("a", evaluation(0.1), state="running")
     make_run("b", evaluation(0.2), state="running")
     assert "All networks: state" not in (text := to_markdown(build_report(read_runs(runs))))
@@ -158,7 +115,7 @@ def test_all_incomplete_runs_keep_their_mark(runs, make_run):
     assert "**" not in text
 
 
-def test_hostile_names_stay_text_everywhere(runs, make_run):
+def test_hostile_names_are_escaped_in_every_format(runs, make_run):
     name = HOSTILE.replace("/", "")
     make_run(name, evaluation(0.1, dataset__split=HOSTILE), variant=HOSTILE, method=HOSTILE)
     make_run("failed", state="failed", reason=HOSTILE)
@@ -196,12 +153,12 @@ def test_hostile_names_stay_text_everywhere(runs, make_run):
     ],
 )
 def test_csv_cell(value, cell):
-    assert csv_cell(value) == cell
+    assert _csv_cell(value) == cell
 
 
 @given(st.text())
 def test_csv_cell_never_starts_a_formula(text):
-    cell = csv_cell(text)
+    cell = _csv_cell(text)
     if cell.lstrip().startswith(("=", "+", "-", "@")):
         float(cell)
     assert "\n" not in cell and "\r" not in cell
@@ -209,16 +166,4 @@ def test_csv_cell_never_starts_a_formula(text):
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_csv_cell_keeps_numbers(number):
-    assert float(csv_cell(number)) == number or math.isclose(float(csv_cell(number)), number)
-
-
-def csv_cell(value) -> str:
-    table = Table("complexity", "t", (Column("value", "Value"), Column("x", "X")), (Row((value, 1)),))
-    (text,) = to_csv(Report((table,))).values()
-    return list(csv.reader(io.StringIO(text)))[1][1]
-
-
-def drawn(report: Report, width: int) -> str:
-    stream = io.StringIO()
-    print_console(report, Console(file=stream, width=width, color_system=None))
-    return stream.getvalue()
+    assert float(_csv_cell(number)) == number or math.isclose(float(_csv_cell(number)), number)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""The result file of an evaluation, `evaluations/*.json` of a run: what `bpfn eval` writes and a report reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
+
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Positive = Annotated[int, Field(ge=1, le=1 << 53)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class Schema(BaseModel):
+    """Base of what is read from result files: frozen, typed strictly, finite; unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class Dataset(Schema):
+    """The scenes that were measured."""
+
+    kind: Name
+    split: Name
+    path: str = ""
+    scenes: Positive
+    sha256: Name
+
+
+class Checkpoint(Schema):
+    """The weights that were measured; `which` epoch's: best or last."""
+
+    which: Name
+    path: str = ""
+    variant: str = ""
+    sha256: Name
+
+
+class MetricRow(Schema):
+    """The metrics of one predictor: metres, pixels, or fractions of the points. Those in 2D need a camera.
+
+    A name that ends in `_full` is over all points, the others over the points visible in both frames.
+    """
+
+    name: Annotated[str, Field(pattern=r"^(model|model_bf16|model_fp16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
+    epe3d: Amount
+    acc3d_strict: Share
+    acc3d_relax: Share
+    outliers3d: Share
+    epe2d: Amount | None
+    acc2d: Share | None
+
+
+class MotionRow(Schema):
+    """EPE3D in metres of one predictor, over the moving and over the static points; None: there are none."""
+
+    name: Name
+    epe3d_dynamic: Amount | None
+    epe3d_static: Amount | None
+
+
+class SceneRow(Schema):
+    """EPE3D in metres on one scene: of the model, and of each other predictor under its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Name
+    model: Amount
+
+
+class EvaluationResult(Schema):
+    """A network and the baselines on one dataset."""
+
+    format: Literal[1]
+    dataset: Dataset
+    points: Positive
+    seed: int
+    checkpoint: Checkpoint
+    rows: tuple[MetricRow, ...]
+    by_motion: tuple[MotionRow, ...] = ()
+    scenes: tuple[SceneRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> EvaluationResult:
+        names = [row.name for row in self.rows]
+        if MODEL not in names or len(set(names)) != len(names):
+            raise ValueError("needs one row `model` and at most one row of each other name")
+        return self
+
+    def row(self, name: str) -> MetricRow | None:
+        """The metrics of one predictor, or None if it was not measured."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def model(self) -> MetricRow:
+        """The metrics of the network."""
+        return next(row for row in self.rows if row.name == MODEL)
+
+    @property
+    def motion(self) -> MotionRow | None:
+        """The errors of the network on moving and static points, if they were measured."""
+        return next((row for row in self.by_motion if row.name == MODEL), None)
+
+    @property
+    def file_name(self) -> str:
+        """A name that only results of the same weights, points and scenes share."""
+        data = self.dataset
+        parts = (data.kind, data.split, data.sha256[:8], self.points, self.seed, self.checkpoint.sha256[:8])
+        return "-".join(map(str, parts)) + ".json"
+
+    @property
+    def relative_gain(self) -> float | None:
+        """Fraction by which the EPE3D of the network is below that of the better baseline; None without a baseline."""
+        best = min((row.epe3d for row in self.rows if row.name in (ZERO_FLOW, NEAREST_NEIGHBOR)), default=0)
+        return 1 - self.model.epe3d / best if best else None
+
+    def summary(self) -> str:
+        """One line: the EPE3D of the network and of the baselines."""
+        gain, compared = self.relative_gain, ""
+        if gain is not None:
+            compared = f", {abs(gain):.0%} {'below' if gain >= 0 else 'above'} the better baseline"
+        baselines = (row for name in (ZERO_FLOW, NEAREST_NEIGHBOR) if (row := self.row(name)))
+        others = ", ".join(f"{row.name.replace('_', ' ')} {row.epe3d:.4f}" for row in baselines)
+        return f"{self.checkpoint.variant}: EPE3D {self.model.epe3d:.4f} m{compared} ({others})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        return self.model_dump(mode="json")

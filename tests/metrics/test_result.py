@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bpfn_cli.metrics.result import EvaluationResult
+
+
+def content(model: float = 0.1, zero: float = 0.3, nearest: float = 0.2, **changes: Any) -> dict[str, Any]:
+    rows = [("model", model), ("zero_flow", zero), ("nearest_neighbor", nearest), ("teacher", 0.001)]
+    rest = {"acc3d_strict": 0.5, "acc3d_relax": 0.5, "outliers3d": 0.5, "epe2d": None, "acc2d": None}
+    return {
+        "format": 1,
+        "dataset": {"kind": "kitti", "split": "test", "path": "kitti", "scenes": 2, "sha256": "0123456789"},
+        "points": 8192,
+        "seed": 0,
+        "checkpoint": {"which": "best", "path": "a.pt", "variant": "tiny", "sha256": "abcdef0123"},
+        "rows": [{"name": name, "epe3d": epe3d, **rest} for name, epe3d in rows],
+        "by_motion": [{"name": "model", "epe3d_dynamic": 0.2, "epe3d_static": None}],
+        "scenes": [{"name": "a", "model": 0.1, "zero_flow": 0.3}],
+        **changes,
+    }
+
+
+def result(*epe3d: float, **changes: Any) -> EvaluationResult:
+    return EvaluationResult.model_validate(content(*epe3d, **changes), strict=False)
+
+
+def test_file_content_is_read_back_unchanged() -> None:
+    text = json.dumps(content())
+    assert json.dumps(EvaluationResult.model_validate_json(text).as_dict()) == text
+
+
+@pytest.mark.parametrize(
+    ("epe3d", "gain"),
+    [((0.1, 0.3, 0.2), 0.5), ((0.1, 0.2, 0.4), 0.5), ((0.25, 0.3, 0.2), -0.25), ((0.1, 0, 0.2), None)],
+)
+def test_relative_gain_is_over_the_better_baseline(epe3d: tuple[float, ...], gain: float | None) -> None:
+    assert result(*epe3d).relative_gain == pytest.approx(gain)
+
+
+@pytest.mark.parametrize(
+    ("epe3d", "summary"),
+    [
+        ((0.1,), "EPE3D 0.1000 m, 50% below the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
+        ((0.25,), "EPE3D 0.2500 m, 25% above the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
+        ((0.1, 0, 0), "EPE3D 0.1000 m (zero flow 0.0000, nearest neighbor 0.0000)"),
+    ],
+)
+def test_summary_compares_the_network_with_the_baselines(epe3d: tuple[float, ...], summary: str) -> None:
+    assert result(*epe3d).summary() == f"tiny: {summary}"
+
+
+def test_file_name_depends_on_weights_points_seed_and_scenes() -> None:
+    assert result().file_name == "kitti-test-01234567-8192-0-abcdef01.json"
+    changes: list[dict[str, Any]] = [
+        {"points": 1024},
+        {"seed": 1},
+        {"checkpoint": {**content()["checkpoint"], "sha256": "abcdefff"}},
+        *({"dataset": {**content()["dataset"], key: "f" * 9}} for key in ("kind", "split", "sha256")),
+    ]
+    assert len({result(**change).file_name for change in [{}, *changes]}) == 7
+
+
+@pytest.mark.parametrize("rows", [[], content()["rows"][1:], content()["rows"] * 2])
+def test_result_needs_one_row_for_the_model_and_no_duplicates(rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValidationError, match="one row"):
+        result(rows=rows)
