@@ -25,7 +25,7 @@ from bpfn_cli.models import BiPointFlowNet, build_model, variant_named
 from bpfn_cli.precision import Precision
 from bpfn_cli.profiling import describe_machine
 from bpfn_cli.profiling.workload import synthetic_batch
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import PlainStrategy, Strategy
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 LEARNING_RATE = 1e-9  # the networks stay what they are
@@ -96,7 +96,7 @@ def _strategy(
     loss: str,
     teacher: Precision | None,
     shares_pyramid: bool = True,
-) -> PlainStrategy:
+) -> Strategy:
     student, guide = (build_model(name, options.points).to(device) for name in (options.student, options.teacher))
     objective = build_losses([loss], variant_named(options.student), variant_named(options.teacher)).to(device)
     objective.options = replace(objective.options, calibration_step=0)
@@ -110,7 +110,7 @@ def _strategy(
     )
 
 
-def _timed_step(strategy: PlainStrategy, batch: FlowBatch) -> dict[str, float]:
+def _timed_step(strategy: Strategy, batch: FlowBatch) -> dict[str, float]:
     teacher = strategy.teacher
     before = teacher.seconds if isinstance(teacher, TimedTeacher) else 0.0
     synchronize(batch.pc1.device)

@@ -18,7 +18,6 @@ from bpfn_cli.losses import NO_DISTILLATION, build_losses
 from bpfn_cli.models import Variant, build_model
 from bpfn_cli.strategies import PlainStrategy, Teacher
 from bpfn_cli.strategies.loss_checks import random_batch
-from bpfn_cli.strategies.plain import teacher_passes
 
 RECORD = "loss_costs.yaml"  # what `bpfn losses` shows without measuring
 TEACHER_ALONE = "teacher"
@@ -55,7 +54,7 @@ def measure_costs(
         network = build_model(student, points).to(device)
         needed = None if name == NO_DISTILLATION else Teacher(guide)
         if needed is not None:
-            objective.prepare(teacher_passes(needed, lambda: iter([batch])))
+            objective.prepare(needed.passes(lambda: iter([batch])))
         strategies[name] = kind(network, needed, objective, weight_decay=0, clip_norm=None)
     times: dict[str, list[float]] = {name: [] for name in strategies}
     for number in range(rounds + 1):  # the first round warms up
@@ -95,4 +94,4 @@ class _TeacherAlone(PlainStrategy):
         assert self.teacher is not None
         output = self.run(self.student, batch)
         self.teacher(batch, output)
-        return self.weigh(self.objective, output, None, batch)
+        return self.weighted_terms(self.objective, output, None, batch)

@@ -43,8 +43,8 @@ class DataSettings:
 
     path: of the dataset, where `--data` does not say; null: what lies in the data folder. kind: what it must be
     (`bpfn data check` tells); auto: any. points: drawn from each cloud. holdout: share of the training scenes that
-    chooses the best checkpoint instead. quiz: share that is held back too where a strategy (meta, online with target
-    general) asks for it. views: after so many epochs each scene is drawn and augmented as before, so that a teacher
+    chooses the best checkpoint instead. meta_val: share that is also held out if a strategy (meta, online with
+    target general) needs it. views: after so many epochs each scene is drawn and augmented as before, so that a teacher
     cache has an end; null: never the same. workers: processes that load scenes; null: as many as keep the device busy.
     timeout: seconds after which one that hangs is given up.
     """
@@ -53,7 +53,7 @@ class DataSettings:
     kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded", "kitti"] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
-    quiz: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    meta_val: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     views: Count | None = None
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     timeout: Annotated[float, Field(gt=0, le=1e6)] = 600.0
@@ -201,7 +201,7 @@ def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
     tree = decisive_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
     decisive["train"].pop("teacher_precision")  # of the teacher as a teacher
-    for key in ("quiz", "views"):  # a network alone is not quizzed, and has no outputs to store
+    for key in ("meta_val", "views"):  # they have no effect on a network that is trained alone
         decisive["data"].pop(key)
     decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What owns the optimizer step, one strategy a file. `STRATEGIES` names them all."""
+"""Training strategies, one a file; a strategy owns the optimizer step. `STRATEGIES` is the registry."""
 
+from bpfn_cli.strategies.base import Strategy
 from bpfn_cli.strategies.meta import MetaStrategy
 from bpfn_cli.strategies.netaug import NetaugStrategy
 from bpfn_cli.strategies.online import OnlineStrategy
-from bpfn_cli.strategies.plain import PlainStrategy, TermRecord
+from bpfn_cli.strategies.plain import PlainStrategy
 from bpfn_cli.strategies.self_distillation import SelfStrategy
-from bpfn_cli.strategies.teacher import Teacher, TeacherCache
+from bpfn_cli.strategies.teacher import Teacher
+from bpfn_cli.strategies.teacher_cache import TeacherCache
+from bpfn_cli.strategies.terms import TermRecord, WeightedTerm
 
-STRATEGIES: dict[str, type[PlainStrategy]] = {
+STRATEGIES: dict[str, type[Strategy]] = {
     "plain": PlainStrategy,
     "self": SelfStrategy,
     "online": OnlineStrategy,
@@ -16,4 +19,4 @@ STRATEGIES: dict[str, type[PlainStrategy]] = {
     "netaug": NetaugStrategy,
 }
 
-__all__ = ["STRATEGIES", "PlainStrategy", "Teacher", "TeacherCache", "TermRecord"]
+__all__ = ["STRATEGIES", "PlainStrategy", "Strategy", "Teacher", "TeacherCache", "TermRecord", "WeightedTerm"]

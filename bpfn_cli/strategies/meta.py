@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Meta distillation: the teacher moves so that what the student learns from it helps on scenes it has not seen."""
+"""Meta distillation: the teacher is updated so that what the student learns from it helps on held-out scenes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from bpfn_cli.config import settings
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import supervised_loss
 from bpfn_cli.losses.term import option
-from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, TermRecord
+from bpfn_cli.strategies.base import Strategy, StrategyCard, restore_tensors
+from bpfn_cli.strategies.teacher import Teacher
+from bpfn_cli.strategies.terms import TermRecord
 from bpfn_cli.structures import FlowBatch
 
 
 @settings
 class MetaSettings:
-    every: Annotated[int, Field(ge=1)] = option(4, "steps from one move of the teacher to the next")
-    trial: Annotated[float, Field(gt=0)] = option(0.1, "eta of the student's trial step, in learning rates")
-    teacher_lr: Annotated[float, Field(ge=0, le=1)] = option(1e-5, "learning rate of the teacher (Adam); 0: it stays")
-    epsilon: Annotated[float, Field(gt=0)] = option(0.01, "length of the finite difference, over |v|")
+    every: Annotated[int, Field(ge=1)] = option(4, "steps between two updates of the teacher")
+    trial: Annotated[float, Field(gt=0)] = option(0.1, "eta of the student's virtual step, in learning rates")
+    teacher_lr: Annotated[float, Field(ge=0, le=1)] = option(1e-5, "learning rate of the teacher (Adam); 0: fixed")
+    epsilon: Annotated[float, Field(gt=0)] = option(0.01, "length of the finite difference, divided by |v|")
 
 
 @contextmanager
 def moved(parameters: Sequence[Tensor], along: Sequence[Tensor], by: float) -> Iterator[None]:
-    """In the block, parameters are moved by `by` times `along`; afterwards they are what they were, bit for bit."""
+    """In the block, add `by` times `along` to the parameters; afterwards they are restored bit for bit."""
     before = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter, direction in zip(parameters, along, strict=True):
@@ -38,36 +40,34 @@ def moved(parameters: Sequence[Tensor], along: Sequence[Tensor], by: float) -> I
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
+        restore_tensors(list(parameters), before)
 
 
 def meta_gradient(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
-    lesson: Callable[[], Tensor],
-    quiz: Callable[[], Tensor],
+    train_loss: Callable[[], Tensor],
+    val_loss: Callable[[], Tensor],
     eta: float,
     epsilon: float,
 ) -> list[Tensor] | None:
-    """d quiz(theta - eta d lesson / d theta) / d phi, by a finite difference of first derivatives.
+    """d val_loss(theta - eta d train_loss / d theta) / d phi, by a finite difference of first derivatives.
 
-    v = d quiz at theta'; the gradient is -eta [d lesson(theta + eps v) - d lesson(theta - eps v)] / (2 eps) in phi.
-    No second derivative is taken: point operations that detach would make those wrong without a word.
+    v = d val_loss at theta'; the gradient is -eta [d train_loss(theta + eps v) - d train_loss(theta - eps v)] / (2 eps)
+    in phi. No second derivative is taken: point operations that detach would silently make it wrong.
 
     Args:
         student, teacher: parameters theta, phi; both with gradients enabled.
-        lesson: the student's loss, a function of both. quiz: its loss on other scenes, of theta alone.
-        epsilon: over the norm of v.
-    Returns: one a parameter of the teacher; None where a number on the way is not finite.
+        train_loss: the student's loss, a function of both. val_loss: its loss on other scenes, of theta alone.
+        epsilon: divided by the norm of v.
+    Returns: one gradient per parameter of the teacher; None if an intermediate value is not finite.
     Source: MetaDistil, Zhou, Xu & McAuley, ACL 2022; the difference of DARTS, Liu et al., ICLR 2019, eq. 8.
     """
-    inner = _gradients(lesson(), student)
+    inner = _gradients(train_loss(), student)
     if not _all_finite(inner):
         return None
     with moved(student, inner, -eta):
-        v = _gradients(quiz(), student)
+        v = _gradients(val_loss(), student)
     length = torch.stack([part.square().sum() for part in v]).sum().sqrt()
     if not torch.isfinite(length):
         return None
@@ -77,136 +77,143 @@ def meta_gradient(
     sides = []
     for sign in (1.0, -1.0):
         with moved(student, v, sign * step):
-            sides.append(_gradients(lesson(), teacher))
+            sides.append(_gradients(train_loss(), teacher))
     found = [-eta * (plus - minus) / (2 * step) for plus, minus in zip(*sides, strict=True)]
     return found if _all_finite(found) else None
 
 
-class MetaStrategy(PlainStrategy):
-    """`plain`, with a teacher that every few steps moves to where its lessons help the student more."""
+class MetaStrategy(Strategy):
+    """Plain training with a teacher that is updated every few steps so that it teaches better."""
 
     card = StrategyCard(
-        "the teacher learns to teach: it moves so that the student does better on held-back scenes",
+        "the teacher learns to teach: it is updated so that the student does better on held-out scenes",
         "MetaDistil, Zhou, Xu & McAuley, ACL 2022 [read in the authors' code]",
         (
-            "finite differences instead of second derivatives, which point operations that detach would falsify",
-            "every fourth step; trial step 0.1 learning rates, teacher by Adam with 1e-5",
-            "running statistics stay as they are during trial and quiz",
+            "finite differences instead of second derivatives, which point operations that detach would make wrong",
+            "every fourth step; virtual step of 0.1 learning rates, teacher by Adam with 1e-5",
+            "running statistics do not change in the virtual step and on the held-out scenes",
         ),
+        "the teacher learns to teach",
     )
     settings = MetaSettings
     needs_teacher = True
-    _quiz_losses: list[float]
+
+    teacher: Teacher
+    _val_losses: list[float]
 
     @classmethod
-    def needs_quiz(cls, options: MetaSettings) -> bool:
+    def needs_meta_val(cls, options: MetaSettings) -> bool:
         return True
 
     @property
-    def adds(self) -> tuple[tuple[str, str], ...]:
-        return (("teacher", f"moves every {self.options.every} steps by Adam, rate {self.options.teacher_lr:g}"),)
+    def extra_terms(self) -> tuple[tuple[str, str], ...]:
+        options = self.options
+        return (("teacher", f"updated every {options.every} steps by Adam, learning rate {options.teacher_lr:g}"),)
 
     def figures(self) -> dict[str, float]:
-        if not self._quiz_losses:
-            return {"meta_moves": 0}
-        mean = sum(self._quiz_losses) / len(self._quiz_losses)
-        return {"meta_moves": len(self._quiz_losses), "meta_quiz_loss": mean}
+        count = len(self._val_losses)
+        return {"meta_updates": count} | ({"meta_val_loss": sum(self._val_losses) / count} if count else {})
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         super().begin_epoch(epoch, epochs)
-        self._quiz_losses = []
+        self._val_losses = []
 
     @property
-    def steps_of_a_round(self) -> int:
+    def steps_per_round(self) -> int:
         return min(self.options.every, 8)
 
-    def begin(self) -> None:
+    def set_up(self) -> None:
         if self.teacher is None:
-            raise UsageError("strategy meta moves a teacher: give a --loss that has one, such as basic")
+            raise UsageError("strategy meta updates a teacher: give a --loss that has one, such as basic")
         if self.teacher.cache is not None or self.teacher.control is not None:
-            raise UsageError("strategy meta moves its teacher, so its outputs can be neither cached nor controlled")
+            raise UsageError("strategy meta updates its teacher, so it excludes train.teacher_cache and control")
         if self.accumulate > 1:
-            raise UsageError("strategy meta takes a batch whole: leave train.accumulate at 1")
-        if self.quiz is None:
-            raise UsageError("strategy meta needs scenes to quiz its student with")
+            raise UsageError("strategy meta cannot split a batch: leave train.accumulate at 1")
+        if self.meta_val is None:
+            raise UsageError("strategy meta needs held-out scenes: raise data.meta_val")
         self.teacher_optimizer = torch.optim.Adam(self.teacher.network.parameters(), lr=self.options.teacher_lr)
         self._round = 0
-        self._quiz_losses = []
+        self._val_losses = []
 
     def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
         is_due = self.steps % self.options.every == 0 and self.options.teacher_lr > 0
         if is_due and self.objective.calibrated and self.objective.needs_teacher:
             with distributed.sharing(batch.share):
-                self.move_teacher(batch, learning_rate)
+                self.update_teacher(batch, learning_rate)
         return super().step(batch, learning_rate, measure_gradients)
 
-    def move_teacher(self, batch: FlowBatch, learning_rate: float) -> None:
-        """One step of the teacher; the student, its optimizer and its running statistics stay as they are."""
-        assert self.teacher is not None
-        teacher, quiz = self.teacher, self._next_quiz().to(batch.pc1.device)
-        statistics = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
-
-        def lesson() -> Tensor:
-            output = self.run(self.student, batch)
-            with torch.enable_grad():
-                guide = teacher.compute(batch, output)
-            found = self.objective.measure(output, guide, batch, through_teacher=True, check=self.checking(batch))
-            return torch.stack(list(self.objective.weigh(found).values())).sum()
-
-        def quiz_loss() -> Tensor:
-            value = supervised_loss(self.run(self.student, quiz), quiz)
-            self._quiz_losses.append(float(value.detach()))
-            return value
-
-        own = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+    def update_teacher(self, batch: FlowBatch, learning_rate: float) -> None:
+        """Take one step of the teacher; the student, its optimizer and its running statistics do not change."""
+        buffers = list(self.student.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        held_out = self._next_meta_val()
+        student = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        eta = self.options.trial * learning_rate
         try:
-            with teacher.trainable():
-                other = list(teacher.network.parameters())
+            with self.teacher.trainable():
                 gradients = meta_gradient(
-                    own, other, lesson, quiz_loss, self.options.trial * learning_rate, self.options.epsilon
+                    student,
+                    list(self.teacher.network.parameters()),
+                    lambda: self._train_loss(batch),
+                    lambda: self._val_loss(held_out),
+                    eta,
+                    self.options.epsilon,
                 )
-                if gradients is not None and self._round == 1 and not any(bool(part.any()) for part in gradients):
-                    names = ", ".join(self.objective.names)
-                    raise UsageError(
-                        f"strategy meta: nothing in --loss {names} depends smoothly on the teacher, so it cannot move; "
-                        "choose one that compares flows or features, such as basic or hint"
-                    )
-                if gradients is not None:  # else the student's own step says what is wrong with these samples
-                    for parameter, gradient in zip(other, gradients, strict=True):
-                        parameter.grad = gradient
-                    self.teacher_optimizer.step()
-                self.teacher_optimizer.zero_grad(set_to_none=True)
+                if gradients is not None:  # otherwise the student's own step reports the samples
+                    self._apply_to_teacher(gradients)
         finally:
-            for buffer, before in statistics:
-                buffer.copy_(before)
+            restore_tensors(buffers, before)
+
+    def _train_loss(self, batch: FlowBatch) -> Tensor:
+        output = self.run(self.student, batch)
+        with torch.enable_grad():
+            teacher_output = self.teacher.compute(batch, output)
+        measured = self.objective.measure(
+            output, teacher_output, batch, through_teacher=True, check=self.finite_check(batch)
+        )
+        return torch.stack(list(self.objective.weigh(measured).values())).sum()
+
+    def _val_loss(self, batch: FlowBatch) -> Tensor:
+        value = supervised_loss(self.run(self.student, batch), batch)
+        self._val_losses.append(float(value.detach()))
+        return value
+
+    def _apply_to_teacher(self, gradients: list[Tensor]) -> None:
+        if self._round == 1 and not any(bool(gradient.any()) for gradient in gradients):
+            raise UsageError(
+                f"strategy meta: no term of --loss {', '.join(self.objective.names)} is differentiable in the teacher, "
+                "so it cannot be updated; choose one that compares flows or features, such as basic or hint"
+            )
+        for parameter, gradient in zip(self.teacher.network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.teacher_optimizer.step()
+        self.teacher_optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        assert self.teacher is not None
         return {
             **super().state_dict(),
             "teacher": self.teacher.network.state_dict(),
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
-            "quiz_round": self._round,
-            "quiz_losses": list(self._quiz_losses),
+            "meta_val_round": self._round,
+            "meta_val_losses": list(self._val_losses),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert self.teacher is not None
         super().load_state_dict(state)
         with self.teacher.trainable():
             self.teacher.network.load_state_dict(state["teacher"])
         self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
-        self._round = state["quiz_round"]
-        self._quiz_losses = list(state["quiz_losses"])
+        self._round = state["meta_val_round"]
+        self._val_losses = list(state["meta_val_losses"])
 
-    def _next_quiz(self) -> FlowBatch:
-        """The next batch of held-back scenes: one a move, in an order that its number decides."""
-        assert self.quiz is not None
-        batch = next(iter(self.quiz(self._round)), None)
+    def _next_meta_val(self) -> FlowBatch:
+        """The next batch of held-out scenes; its number determines it."""
+        assert self.meta_val is not None
+        batch = next(iter(self.meta_val(self._round)), None)
         self._round += 1
         if batch is None:
-            raise UsageError("strategy meta: no scene is left to quiz its student with")
-        return batch
+            raise UsageError("strategy meta: no scene is held out; raise data.meta_val")
+        return batch.to(self.device)
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -215,6 +222,5 @@ def _all_finite(tensors: Sequence[Tensor]) -> bool:
 
 def _gradients(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     own = torch.autograd.grad(value * distributed.share(), list(parameters), allow_unused=True)
-    found = distributed.summed_gradients(own)
-    pairs = zip(parameters, found, strict=True)
+    pairs = zip(parameters, distributed.summed_gradients(own), strict=True)
     return [torch.zeros_like(parameter) if gradient is None else gradient for parameter, gradient in pairs]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Network augmentation: the student also learns as a part of wider networks that share its weights."""
+"""Network augmentation: the student is also trained as part of wider networks that share its weights."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.objective import SUPERVISED
 from bpfn_cli.losses.supervised import errors_to_truth, measured
 from bpfn_cli.losses.term import option
-from bpfn_cli.models import BiPointFlowNet, Level, Variant, build_model
+from bpfn_cli.models import BiPointFlowNet, Variant, build_model
 from bpfn_cli.models.slim import slice_rows
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.rng import keyed_generator
-from bpfn_cli.strategies.plain import PlainStrategy, StrategyCard, Weighed
+from bpfn_cli.strategies.base import Strategy, StrategyCard, Terms
+from bpfn_cli.strategies.terms import WeightedTerm
 from bpfn_cli.structures import FlowBatch
 
 
 @settings
 class NetaugSettings:
     alpha: Annotated[float, Field(ge=0)] = option(1.0, "weight of the wider network's loss")
-    choices: Annotated[int, Field(ge=1, le=64)] = option(4, "wider networks to draw from, evenly spaced")
-    until: Annotated[float, Field(ge=0, le=1)] = option(0.5, "share of the epochs in which wider networks are trained")
+    choices: Annotated[int, Field(ge=1, le=64)] = option(4, "number of wider networks to draw from, evenly spaced")
+    until: Annotated[float, Field(ge=0, le=1)] = option(0.5, "share of the epochs after which they are dropped")
 
 
 def widened(student: Variant, largest: Variant, share: float) -> Variant:
-    """The student with its sizes moved by `share` towards those of `largest`; its kind stays its own."""
+    """The student with its sizes increased by `share` towards those of `largest`; the other settings are its own."""
 
     def between(own: int, other: int) -> int:
         return own + round(share * max(0, other - own))
@@ -43,50 +44,47 @@ def widened(student: Variant, largest: Variant, share: float) -> Variant:
         sizes = {name: between(getattr(own, name), getattr(other, name)) for name in ("width", "expanded", "embedding")}
         c_mid = own.c_mid if student.separable else between(own.c_mid, other.c_mid)
         levels.append(replace(own, **sizes, c_mid=c_mid))
-    return replace(student, name=f"{student.name}+{share:g}", levels=_five(levels))
-
-
-def _five(levels: list[Level]) -> tuple[Level, Level, Level, Level, Level]:
     first, second, third, fourth, fifth = levels
-    return first, second, third, fourth, fifth
+    return replace(student, name=f"{student.name}+{share:g}", levels=(first, second, third, fourth, fifth))
 
 
 @dataclass(frozen=True)
 class _Wider:
-    """A wider network: its structure without weights, and for each weight the rows of the widest one's."""
+    """A wider network: its structure without weights, and for each weight its places in that of the widest network."""
 
     structure: BiPointFlowNet
     rows: dict[str, Tensor]
 
     @classmethod
-    def of(cls, variant: Variant, widest: BiPointFlowNet) -> _Wider:
+    def inside(cls, variant: Variant, widest: BiPointFlowNet) -> _Wider:
         with torch.device("meta"):
             structure = BiPointFlowNet(variant, widest.num_points)
         return cls(structure, _rows_of(structure, widest))
 
 
-class NetaugStrategy(PlainStrategy):
-    """`plain`, and a random wider network around the student learns with it in the first half of the training."""
+class NetaugStrategy(Strategy):
+    """Plain training plus, in the first half, the loss of a random wider network that contains the student."""
 
     card = StrategyCard(
-        "the student is trained by itself and as part of a random wider network",
+        "the student is trained alone and as part of a random wider network",
         "NetAug, Cai et al., ICLR 2022 [read in the authors' code]: L(base) + alpha L([base, augmented]), alpha 1",
         (
             "the widest network has the teacher's widths and WeightNet outputs; PointConv's inputs, flattened as "
             "c * C_mid + w, are cut in both factors",
-            "wider networks take batch statistics of their own and leave the student's alone, so that nothing has to "
-            "be re-estimated afterwards",
-            "channels are not sorted by their size every epoch: narrower choices are prefixes of wider ones, which "
-            "orders them by use",
-            "wider networks learn from the truth alone, the student also by --loss",
+            "wider networks use their own batch statistics and do not change the student's, so that nothing has to be "
+            "re-estimated afterwards",
+            "channels are not sorted by magnitude every epoch: narrower choices are prefixes of wider ones, which "
+            "orders the channels by how often they are used",
+            "wider networks learn from the truth alone, the student also from --loss",
         ),
+        "the student is also trained as part of wider networks",
     )
     settings = NetaugSettings
 
-    def begin(self) -> None:
+    def set_up(self) -> None:
         student, options = self.student, self.options
         if self.largest is None:
-            raise UsageError("strategy netaug needs a larger variant to grow to")
+            raise UsageError("strategy netaug needs a larger variant to grow towards: set recipe key teacher")
         shares = [(index + 1) / options.choices for index in range(options.choices)]
         variants = [widened(student.variant, self.largest, share) for share in shares]
         if variants[-1].levels == student.variant.levels:
@@ -96,37 +94,35 @@ class NetaugStrategy(PlainStrategy):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.own_seed("widest"))
-            self.widest = build_model(variants[-1], student.num_points).to(next(student.parameters()).device)
+            self.widest = build_model(variants[-1], student.num_points).to(self.device)
         self.rows = _rows_of(student, self.widest)
-        self.wider = [_Wider.of(variant, self.widest) for variant in variants]
+        self.wider = [_Wider.inside(variant, self.widest) for variant in variants]
 
     def busiest_epoch(self, epochs: int) -> int:
         return 0
 
     @property
-    def adds(self) -> tuple[tuple[str, str], ...]:
+    def extra_terms(self) -> tuple[tuple[str, str], ...]:
         widest = self.wider[-1].structure.variant.levels[0]
-        text = f"weight {self.options.alpha:g} in the first {self.options.until:.0%} of the epochs, one of "
-        return (("augmented", f"{text}{len(self.wider)} wider networks (width up to {widest.width} at level 0)"),)
+        weight = f"weight {self.options.alpha:g} in the first {self.options.until:.0%} of the epochs"
+        return (("augmented", f"{weight}, one of {len(self.wider)} networks (width up to {widest.width} at level 0)"),)
 
-    def groups(self) -> list[list[nn.Parameter]]:
-        return [*super().groups(), list(self.widest.parameters())]
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        return [*super().parameter_groups(), list(self.widest.parameters())]
 
-    def terms(self, batch: FlowBatch) -> dict[str, Weighed]:
-        output = self.run(self.student, batch)
-        found = self.weigh(self.objective, output, self.guide(batch, output), batch)
+    def terms(self, batch: FlowBatch) -> Terms:
+        output, terms = self.student_terms(batch)
         if self.epoch >= self.options.until * self.epochs or self.options.alpha == 0:
-            return found
+            return terms
         wider = self.wider[int(keyed_generator("netaug", self.seed, self.steps).integers(len(self.wider)))]
         structure, weights = wider.structure.train(), self.weights_of(wider)
         with matrix_precision(self.precision):
             wide = functional_call(structure, weights, (batch.pc1, batch.pc2), {"pyramid": output.pyramid})
-        weight = self.options.alpha * found[SUPERVISED].weight
-        found["augmented"] = Weighed(measured(errors_to_truth(wide, batch)), weight)
-        return found
+        weight = self.options.alpha * terms[SUPERVISED].weight
+        return terms | {"augmented": WeightedTerm(measured(errors_to_truth(wide, batch)), weight)}
 
     def weights_of(self, wider: _Wider) -> dict[str, Tensor]:
-        """Weights of a wider network: the student's own where it has them, else the widest's; fresh statistics."""
+        """Weights of a wider network: the student's where it has them, otherwise the widest's; initial statistics."""
         own = dict(self.student.named_parameters())
         found = {}
         shapes = {name: parameter.shape for name, parameter in wider.structure.named_parameters()}
@@ -147,7 +143,7 @@ class NetaugStrategy(PlainStrategy):
 
 
 def _rows_of(part: BiPointFlowNet, whole: BiPointFlowNet) -> dict[str, Tensor]:
-    """For each weight of `part`, flattened: its places in that of `whole`, flattened."""
+    """For each weight of `part`, flattened: its indices in the flattened weight of `whole`."""
     shapes = {name: parameter.shape for name, parameter in part.named_parameters()}
     return {
         name: slice_rows(name, parameter.shape, shapes[name], part.variant, whole.variant).to(parameter.device)

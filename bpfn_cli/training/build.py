@@ -20,9 +20,9 @@ from bpfn_cli.progress import Bar, Progress
 from bpfn_cli.recipes.calendar import validation_epochs
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher, TeacherCache
-from bpfn_cli.strategies.plain import teacher_passes
-from bpfn_cli.strategies.teacher import TOLERANCE, cache_key, shuffle_points
+from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher, TeacherCache
+from bpfn_cli.strategies.teacher import shuffle_points
+from bpfn_cli.strategies.teacher_cache import TOLERANCE, cache_key
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.fit import count_steps, epoch_batches, split_of
 from bpfn_cli.training.job import Experiment, without_workers
@@ -95,17 +95,17 @@ def _early_stop_notes(recipe: Recipe, dataset: SceneDataset) -> Iterator[str]:
 
 def build_strategy(
     experiment: Experiment, student: BiPointFlowNet, guide: Guide | None, dataset: SceneDataset
-) -> PlainStrategy:
+) -> Strategy:
     """The recipe's strategy, on the experiment's device."""
     recipe, device = experiment.recipe, experiment.device
     kind = STRATEGIES[recipe.strategy.kind]
-    quizzed = split_of(dataset, recipe).quiz
+    meta_val_scenes = split_of(dataset, recipe).meta_val
     options = recipe.train
     objective = build_losses(recipe.loss, student.variant, guide.network.variant if guide else None, recipe.objective)
 
-    def quiz(number: int) -> Iterator[FlowBatch]:
+    def meta_val(number: int) -> Iterator[FlowBatch]:
         # Without workers: processes would be started for each single batch.
-        return epoch_batches(dataset, quizzed, without_workers(recipe), number, device)
+        return epoch_batches(dataset, meta_val_scenes, without_workers(recipe), number, device)
 
     return kind(
         student.to(device),
@@ -116,7 +116,7 @@ def build_strategy(
         accumulate=options.accumulate,
         precision=options.precision,
         options=getattr(recipe.strategy, recipe.strategy.kind, None),
-        quiz=quiz if quizzed else None,
+        meta_val=meta_val if meta_val_scenes else None,
         largest=variant_named(recipe.teacher) if guide is None else guide.network.variant,
         seed=recipe.seed,
     )
@@ -146,7 +146,7 @@ def _build_teacher(experiment: Experiment, guide: Guide, objective: Objective) -
 
 
 def prepare_losses(
-    experiment: Experiment, strategy: PlainStrategy, guide: Guide | None, dataset: SceneDataset, progress: Progress
+    experiment: Experiment, strategy: Strategy, guide: Guide | None, dataset: SceneDataset, progress: Progress
 ) -> None:
     """Let losses look at the teacher on all training scenes, or read what they found when they did so before."""
     recipe, teacher = experiment.recipe, strategy.teacher
@@ -183,10 +183,10 @@ def prepare_losses(
                     done += len(batch.names)
                     bar(done % len(learn) or len(learn), len(learn))
 
-            strategy.objective.prepare(teacher_passes(teacher, batches), only=name)
+            strategy.objective.prepare(teacher.passes(batches), only=name)
         if is_main():
             prepared.keep(term, before)
-    strategy.adopt_preparation()
+    strategy.after_preparation()
 
 
 def _code_of(term: DistillationLoss) -> str:

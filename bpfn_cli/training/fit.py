@@ -40,19 +40,19 @@ class Split:
 
     learn: list[int]
     held_out: list[int]
-    quiz: list[int] = field(default_factory=list)
+    meta_val: list[int] = field(default_factory=list)
 
 
-def split_holdout(dataset: SceneDataset, share: float, seed: int, quiz: float = 0) -> Split:
+def split_holdout(dataset: SceneDataset, share: float, seed: int, meta_val: float = 0) -> Split:
     """Hold out a share of the training scenes, by whole sequences, the same for every run with this seed.
 
-    Args: quiz: share of the scenes that is held back besides.
+    Args: meta_val: share of the scenes that is held back besides.
     """
     sequences = [sequence_of(dataset.kind, name) for name in dataset.names]
     ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
     count = min(len(ranked) - 1, max(1, round(share * len(ranked)))) if share > 0 else 0
-    quizzed = min(len(ranked) - 1 - count, max(1, round(quiz * len(ranked)))) if quiz > 0 else 0
-    out, asked = set(ranked[:count]), set(ranked[count : count + quizzed])
+    meta_val_scenes = min(len(ranked) - 1 - count, max(1, round(meta_val * len(ranked)))) if meta_val > 0 else 0
+    out, asked = set(ranked[:count]), set(ranked[count : count + meta_val_scenes])
 
     def of(chosen: set[int | str]) -> list[int]:
         return [index for index, sequence in enumerate(sequences) if sequence in chosen]
@@ -63,9 +63,9 @@ def split_holdout(dataset: SceneDataset, share: float, seed: int, quiz: float = 
 def split_of(dataset: SceneDataset, recipe: Recipe) -> Split:
     """The split of a recipe."""
     strategy = STRATEGIES[recipe.strategy.kind]
-    needs_quiz = strategy.needs_quiz(getattr(recipe.strategy, recipe.strategy.kind, None))
+    needs_meta_val = strategy.needs_meta_val(getattr(recipe.strategy, recipe.strategy.kind, None))
     holdout = recipe.data.holdout if recipe.train.select_on == "held_out" else 0
-    return split_holdout(dataset, holdout, recipe.seed, recipe.data.quiz if needs_quiz else 0)
+    return split_holdout(dataset, holdout, recipe.seed, recipe.data.meta_val if needs_meta_val else 0)
 
 
 def batches_per_epoch(dataset: SceneDataset, recipe: Recipe) -> int:

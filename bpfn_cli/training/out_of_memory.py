@@ -13,12 +13,12 @@ import torch
 from bpfn_cli import distributed
 from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import Strategy
 from bpfn_cli.structures import FlowBatch
 
 
 @contextlib.contextmanager
-def advising(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
+def advising(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
     """Turn memory that runs out in the block into an error that says which size fits.
 
     Raises: OutOfMemoryError.
@@ -37,7 +37,7 @@ def advising(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], reci
     raise OutOfMemoryError(_advice(strategy, first_batch, recipe))
 
 
-def _advice(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> str:
+def _advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> str:
     size, points = recipe.train.batch_size, recipe.data.points
     problem = f"out of memory with {-(-size // recipe.train.accumulate)} samples of {points} points at once"
     if distributed.size() > 1:  # the others wait elsewhere, so nothing can be tried
@@ -52,7 +52,7 @@ def _advice(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], recip
     )
 
 
-def _largest_fitting(strategy: PlainStrategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> int | None:
+def _largest_fitting(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> int | None:
     """The most samples at once, of the halves of what did not fit, that a step works with; None: not even one."""
     size = -(-recipe.train.batch_size // recipe.train.accumulate)
     strategy.accumulate = 1
@@ -62,7 +62,7 @@ def _largest_fitting(strategy: PlainStrategy, first_batch: Callable[[], FlowBatc
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            strategy.rehearse(first_batch().of_samples(0, size), recipe.train.lr, recipe.train.epochs)
+            strategy.trial_step(first_batch().of_samples(0, size), recipe.train.lr, recipe.train.epochs)
             return size
         except MemoryError:
             continue

@@ -40,7 +40,7 @@ from bpfn_cli.runs.folder import (
     timestamp,
 )
 from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import Strategy
 from bpfn_cli.training.build import build_strategy, check_recipe, prepare_losses, recipe_notes
 from bpfn_cli.training.changes import differences, use_threads_of
 from bpfn_cli.training.checkpointer import Keeper
@@ -96,10 +96,10 @@ def _check_before(experiment: Experiment, dataset: SceneDataset) -> None:
     strategy, lacks_teacher = _untrained(experiment, dataset)
     if lacks_teacher:
         with contextlib.suppress(NonFiniteError):  # a step like that is left out
-            strategy.rehearse(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
+            strategy.trial_step(first_batch(experiment, dataset), recipe.train.lr, recipe.train.epochs)
 
 
-def _untrained(experiment: Experiment, dataset: SceneDataset) -> tuple[PlainStrategy, bool]:
+def _untrained(experiment: Experiment, dataset: SceneDataset) -> tuple[Strategy, bool]:
     """The strategy as it begins, and whether its teacher is yet to be trained: one that was never trained stands in."""
     recipe = experiment.recipe
     student = build_model(recipe.variant, recipe.data.points)
@@ -293,7 +293,7 @@ def _train(run: RunFolder, experiment: Experiment, guide: Guide | None, progress
 
 
 def _plan(
-    run: RunFolder, experiment: Experiment, strategy: PlainStrategy, dataset: SceneDataset, progress: Progress
+    run: RunFolder, experiment: Experiment, strategy: Strategy, dataset: SceneDataset, progress: Progress
 ) -> None:
     """Say what is going to be done, from steps that are taken and undone."""
     recipe = experiment.recipe
@@ -345,7 +345,7 @@ def _check_space(run: RunFolder, training: Training) -> None:
     """Raises: DiskError: the disk is too full for the checkpoints to come, which take the place of those there are."""
     if training.is_done:
         return
-    weights = sum(parameter.numel() for group in training.strategy.groups() for parameter in group)
+    weights = sum(parameter.numel() for group in training.strategy.parameter_groups() for parameter in group)
     needed = CHECKPOINTS_AT_ONCE * 3 * 4 * weights  # weights and the two moments of Adam, float32
 
     def check() -> None:
@@ -394,7 +394,7 @@ def _record_teacher(run: RunFolder, **figures: Any) -> None:
     run.record(teacher={**run.about["teacher"], **figures})
 
 
-def _cache_figures(strategy: PlainStrategy) -> dict[str, Any]:
+def _cache_figures(strategy: Strategy) -> dict[str, Any]:
     cache = None if strategy.teacher is None else strategy.teacher.cache
     if cache is None:
         return {}
@@ -430,7 +430,7 @@ def _about(experiment: Experiment, role: str) -> dict[str, Any]:
         "epochs": recipe.train.epochs,
         "epochs_done": 0,
         "train_seconds": None,
-        "data": {**data, "held_out_scenes": len(split.held_out) + len(split.quiz)},
+        "data": {**data, "held_out_scenes": len(split.held_out) + len(split.meta_val)},
         "teacher": None,  # known when it is found, or trained
         "teacher_key": teacher_key(replace(recipe, teacher=recipe.variant), data) if is_plain_supervised else None,
         "initial": None if initial is None else file_identity(initial),

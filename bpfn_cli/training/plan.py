@@ -15,8 +15,8 @@ from bpfn_cli.ops import level_sizes
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
 from bpfn_cli.recipes.calendar import validation_epochs
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.strategies import PlainStrategy
-from bpfn_cli.strategies.teacher import bytes_a_sample
+from bpfn_cli.strategies import Strategy
+from bpfn_cli.strategies.teacher_cache import bytes_per_sample
 from bpfn_cli.structures import FlowBatch
 
 
@@ -95,19 +95,19 @@ class Plan:
             yield f"plan: the teacher cache may grow to {self.cache_bytes / 1e9:.3g} GB"
 
 
-def rehearse(strategy: PlainStrategy, batch: FlowBatch, recipe: Recipe) -> tuple[float, float]:
+def rehearse(strategy: Strategy, batch: FlowBatch, recipe: Recipe) -> tuple[float, float]:
     """Take a few steps and undo them: seconds of one, and megabytes at the peak.
 
     Raises: ShapeError, UsageError: a term cannot work with these networks.
     """
     on_cuda = batch.pc1.device.type == "cuda"
     torch.cuda.reset_peak_memory_stats() if on_cuda else forget_peak()
-    seconds = strategy.rehearse(batch, recipe.train.lr, recipe.train.epochs)
+    seconds = strategy.trial_step(batch, recipe.train.lr, recipe.train.epochs)
     peak = torch.cuda.max_memory_allocated() if on_cuda else resident_bytes(peak=True)
     return seconds, peak / 1e6
 
 
-def make_plan(strategy: PlainStrategy, recipe: Recipe, steps: int, scenes: int, figures: tuple[float, float]) -> Plan:
+def make_plan(strategy: Strategy, recipe: Recipe, steps: int, scenes: int, figures: tuple[float, float]) -> Plan:
     """The plan of a strategy.
 
     Args: steps: of the whole training. scenes: that are learned from. figures: of `rehearse`.
@@ -125,15 +125,15 @@ def make_plan(strategy: PlainStrategy, recipe: Recipe, steps: int, scenes: int, 
     )
 
 
-def _cache_bytes(strategy: PlainStrategy, recipe: Recipe, scenes: int) -> int | None:
+def _cache_bytes(strategy: Strategy, recipe: Recipe, scenes: int) -> int | None:
     teacher = strategy.teacher
     if teacher is None or teacher.cache is None:
         return None
     views = min(recipe.data.views or recipe.train.epochs, recipe.train.epochs)
-    return scenes * views * bytes_a_sample(teacher.network.variant, recipe.data.points, teacher.cache.reads)
+    return scenes * views * bytes_per_sample(teacher.network.variant, recipe.data.points, teacher.cache.reads)
 
 
-def _terms(strategy: PlainStrategy, recipe: Recipe) -> Iterator[TermPlan]:
+def _terms(strategy: Strategy, recipe: Recipe) -> Iterator[TermPlan]:
     objective, student = strategy.objective, strategy.student
     sizes = level_sizes(recipe.data.points, student.variant.reductions)
     yield TermPlan(SUPERVISED, f"weight {objective.weight(SUPERVISED):g}")
@@ -149,7 +149,7 @@ def _terms(strategy: PlainStrategy, recipe: Recipe) -> Iterator[TermPlan]:
         )
         parameters = sum(parameter.numel() for parameter in term.parameters())
         yield TermPlan(name, _weight(objective, name), hints, parameters, term.needs_preparation())
-    for name, weight in strategy.adds:
+    for name, weight in strategy.extra_terms:
         yield TermPlan(name, weight)
 
 

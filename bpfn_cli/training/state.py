@@ -18,7 +18,7 @@ from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe, learning_rate
 from bpfn_cli.rng import keyed_generator
-from bpfn_cli.strategies import PlainStrategy, TermRecord
+from bpfn_cli.strategies import Strategy, TermRecord
 from bpfn_cli.structures import FlowBatch
 
 
@@ -34,7 +34,7 @@ class Training:
 
     def __init__(
         self,
-        strategy: PlainStrategy,
+        strategy: Strategy,
         recipe: Recipe,
         early_stop: EarlyStop,
         steps: int,

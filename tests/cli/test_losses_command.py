@@ -130,7 +130,7 @@ def test_what_is_no_loss_is_refused_before_anything_is_done(work):
     [
         (("--strategy", "self", "--loss", "none"), "self"),
         (("--strategy", "online", "--loss", "ail"), "ail+online"),
-        (("--strategy", "meta", "--loss", "basic", "--set", "data.quiz=0.3"), "basic+meta"),
+        (("--strategy", "meta", "--loss", "basic", "--set", "data.meta_val=0.3"), "basic+meta"),
         (("--strategy", "netaug", "--loss", "none"), "netaug"),
         (("--loss", "weighted", "--loss", "rkd", "--early-stop", "linear"), "weighted+rkd+early-stop-linear"),
         (("--loss", "pairwise", "--loss", "adversarial", "--validation-calendar", "fast"), "pairwise+adversarial"),
@@ -151,7 +151,7 @@ def test_methods_train_from_the_command_line(work, arguments, method):
 
 
 def test_strategy_that_lacks_something_says_so(work):
-    refused(bpfn("distill", "--strategy", "meta", "--loss", "none", *SMALL, cwd=work), 2, "moves a teacher")
+    refused(bpfn("distill", "--strategy", "meta", "--loss", "none", *SMALL, cwd=work), 2, "updates a teacher")
     refused(
         bpfn("distill", "--strategy", "netaug", "--loss", "none", "--variant", "half", *SMALL, cwd=work),
         2,

@@ -367,4 +367,4 @@ def test_loss_that_does_not_depend_on_the_student_is_found_in_the_rehearsal() ->
     objective = build_losses([name], SMALLER, TINY)
     strategy = PlainStrategy(network(SMALLER, 1), Teacher(network()), objective, weight_decay=0, clip_norm=None)
     with pytest.raises(UsageError, match=r"loss .*:Deaf does not depend on the student"):
-        strategy.rehearse(batch_of(), 1e-3)
+        strategy.trial_step(batch_of(), 1e-3)

@@ -19,7 +19,6 @@ from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import PlainStrategy, Teacher
-from bpfn_cli.strategies.plain import STEPS_TO_DOUBLE, LossScale
 from bpfn_cli.structures import FlowBatch
 
 
@@ -93,45 +92,6 @@ def test_precisions_by_their_names_in_recipes(name: Any) -> None:
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(UsageError, match=r"train\.precision: .*got 64"):
         build(Recipe, Tree({"train": {"precision": 64}}, {}, "x"))
-
-
-def test_loss_scale_by_hand() -> None:
-    scale = LossScale(8.0)
-    found = []
-    for is_finite in (True, False, False, True, False, False):
-        scale.observe(is_finite)
-        found.append(scale.factor)
-    assert found == [8, 4, 2, 2, 1, 1]
-    scale = LossScale(2.0**15)
-    for _ in range(STEPS_TO_DOUBLE):
-        scale.observe(True)
-    assert (scale.factor, scale.good) == (2.0**16, 0)
-    for _ in range(STEPS_TO_DOUBLE):
-        scale.observe(True)
-    assert scale.factor == 2.0**16  # no more
-
-
-def test_training_in_float16_scales_its_loss_and_takes_the_scale_out_again() -> None:
-    def gradients(precision: Precision, factor: float | None = None) -> tuple[torch.Tensor, float]:
-        student = tiny_network(1)
-        objective = build_losses(["none"], student.variant)
-        strategy = PlainStrategy(student, None, objective, weight_decay=0, clip_norm=None, precision=precision)
-        if factor is not None:
-            strategy.loss_scale.factor = factor
-        for _ in range(60):  # one that overflows is left out, and the scale halved
-            strategy.step(FlowBatch(*clouds(), torch.zeros(1, LEAST, 3), names=("a",)), 1e-3)
-            if strategy.steps:
-                break
-        assert strategy.steps == 1
-        kept = strategy.loss_scale.factor
-        return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]), kept
-
-    exact, one = gradients(Precision.float32)
-    half, scale = gradients(Precision.float16)
-    assert (one, scale > 1) == (1, True)
-    assert float((exact - half).norm() / exact.norm()) < 0.05
-    _, lowered = gradients(Precision.float16, 2.0**40)  # overflows, so it is lowered until it does not
-    assert lowered < 2.0**40
 
 
 @pytest.mark.parametrize("which", ["precision", "teacher_precision"])

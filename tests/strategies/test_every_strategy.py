@@ -16,17 +16,17 @@ from toys import SMALLER, TINY, batch_of, network
 from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher
+from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Strategy, Teacher
 from bpfn_cli.structures import FlowBatch
 
 WITH_NORM = replace(SMALLER, bn=True)
 
 
-def quiz(number: int) -> Iterable[FlowBatch]:
+def meta_val(number: int) -> Iterable[FlowBatch]:
     return iter([batch_of(seed=100 + number)])
 
 
-def made(name: str, losses: tuple[str, ...] = ("hint", "adversarial"), **options: Any) -> PlainStrategy:
+def made(name: str, losses: tuple[str, ...] = ("hint", "adversarial"), **options: Any) -> Strategy:
     """A strategy with a small student and teacher, after its first epoch has begun."""
     kind = STRATEGIES[name]
     objective = build_losses(losses, WITH_NORM, TINY, {"calibration_step": 1})
@@ -37,7 +37,7 @@ def made(name: str, losses: tuple[str, ...] = ("hint", "adversarial"), **options
         weight_decay=1e-4,
         clip_norm=None,
         options=kind.settings(**options),
-        quiz=quiz,
+        meta_val=meta_val,
         largest=replace(TINY, bn=True),
         seed=3,
     )
@@ -90,7 +90,7 @@ def test_rehearsal_is_undone(name: str) -> None:
     drawn = torch.get_rng_state()
     assert strategy.teacher is not None
     forwards = strategy.teacher.forwards
-    assert strategy.rehearse(batch_of(seed=1), 1e-3, epochs=4) > 0
+    assert strategy.trial_step(batch_of(seed=1), 1e-3, epochs=4) > 0
     assert strategy.teacher.forwards == forwards
     assert same(strategy.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), drawn)
@@ -110,7 +110,7 @@ def test_building_and_stepping_leaves_the_main_generator_alone(name: str) -> Non
         objective,
         weight_decay=0,
         clip_norm=None,
-        quiz=quiz,
+        meta_val=meta_val,
         largest=replace(TINY, bn=True),
     )
     strategy.step(batch_of(), 1e-3)
@@ -159,7 +159,7 @@ def test_step_that_is_not_finite_changes_nothing_and_names_the_samples(
 def test_truth_that_is_not_finite_is_named_by_losses_that_look_things_up_by_it(name: str, loss: str) -> None:
     strategy = made(name, losses=(loss,), **({"weight": 1.0} if name == "online" else {}))
     strategy.objective.calibrated = True
-    for act in (strategy.step, strategy.rehearse):
+    for act in (strategy.step, strategy.trial_step):
         with pytest.raises(NonFiniteError, match="term supervised is nan for the samples scene0"):
             act(poison_truth(batch_of(), strategy.student), 1e-3)
 
@@ -176,8 +176,8 @@ def test_step_uses_the_given_learning_rate() -> None:
 @pytest.mark.parametrize(
     ("name", "losses", "options", "expected"),
     [
-        ("meta", ("none",), {}, "moves a teacher: give a --loss that has one"),
-        ("online", ("none",), {"target": "general"}, "needs scenes to quiz"),
+        ("meta", ("none",), {}, "updates a teacher: give a --loss that has one"),
+        ("online", ("none",), {"target": "general"}, "needs held-out scenes"),
     ],
 )
 def test_strategies_say_what_they_need(

@@ -24,19 +24,19 @@ from bpfn_cli.strategies.netaug import NetaugStrategy, widened
 
 
 def test_gradient_of_the_teacher_by_hand() -> None:
-    # s = theta x, t = phi x, squared, alpha 1, theta 0, phi 1, x 1, eta 0.1; quiz at (1, 2):
+    # s = theta x, t = phi x, squared, alpha 1, theta 0, phi 1, x 1, eta 0.1; meta_val at (1, 2):
     # theta' = 0.2, v = 2 (0.2 - 2) = -3.6, d theta' / d phi = 0.2, so -0.72.
     theta, phi = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (0.0, 1.0))
     seen: list[float] = []
 
-    def quiz() -> Tensor:
+    def meta_val() -> Tensor:
         seen.append(float(theta.detach()))
         return (theta - 2).square().sum()
 
     def lesson() -> Tensor:
         return (theta - phi).square().sum()
 
-    (found,) = meta_gradient([theta], [phi], lesson, quiz, eta=0.1, epsilon=0.01)
+    (found,) = meta_gradient([theta], [phi], lesson, meta_val, eta=0.1, epsilon=0.01)
     assert seen == pytest.approx([0.2])
     assert float(found) == pytest.approx(-0.72, abs=1e-12)
     assert float(theta.detach()) == 0
@@ -51,12 +51,12 @@ def test_gradient_of_the_teacher_is_that_of_second_derivatives() -> None:
     def lesson(parameter: Tensor) -> Tensor:
         return (torch.tanh(parameter * x) - torch.sin(phi * x)).square().sum()
 
-    def quiz(parameter: Tensor) -> Tensor:
+    def meta_val(parameter: Tensor) -> Tensor:
         return (parameter - 1).square().sum()
 
     (inner,) = torch.autograd.grad(lesson(theta), theta, create_graph=True)
-    (exact,) = torch.autograd.grad(quiz(theta - 0.1 * inner), phi)
-    (found,) = meta_gradient([theta], [phi], lambda: lesson(theta), lambda: quiz(theta), eta=0.1, epsilon=1e-4)
+    (exact,) = torch.autograd.grad(meta_val(theta - 0.1 * inner), phi)
+    (found,) = meta_gradient([theta], [phi], lambda: lesson(theta), lambda: meta_val(theta), eta=0.1, epsilon=1e-4)
     assert torch.allclose(found, exact, rtol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_teacher_moves_and_the_student_is_what_it_was() -> None:
     assert strategy.teacher is not None
     student, optimizer = copy.deepcopy(strategy.student.state_dict()), copy.deepcopy(strategy.optimizer.state_dict())
     teacher = copy.deepcopy(strategy.teacher.network.state_dict())
-    strategy.move_teacher(batch_of(seed=1), 1e-3)
+    strategy.update_teacher(batch_of(seed=1), 1e-3)
     assert same(strategy.student.state_dict(), student)
     assert same(strategy.optimizer.state_dict(), optimizer)
     assert not same(strategy.teacher.network.state_dict(), teacher)
@@ -106,11 +106,11 @@ def test_teacher_moves_every_so_many_steps() -> None:
 
 
 def test_losses_that_do_not_depend_smoothly_on_the_teacher_are_refused() -> None:
-    with pytest.raises(UsageError, match="nothing in --loss bounded depends smoothly on the teacher"):
+    with pytest.raises(UsageError, match="no term of --loss bounded is differentiable in the teacher"):
         made(
             "meta",
             losses=("bounded",),
-        ).rehearse(batch_of(), 1e-3)
+        ).trial_step(batch_of(), 1e-3)
 
 
 # --- netaug ---

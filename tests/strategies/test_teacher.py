@@ -14,8 +14,9 @@ from toys import SMALLER, TINY, batch_of, network
 from bpfn_cli.errors import DataError, DiskError
 from bpfn_cli.models import BASELINE
 from bpfn_cli.strategies import Teacher, TeacherCache
-from bpfn_cli.strategies import teacher as module
-from bpfn_cli.strategies.teacher import bytes_a_sample, cache_key, shuffle_points
+from bpfn_cli.strategies import teacher_cache as module
+from bpfn_cli.strategies.teacher import shuffle_points
+from bpfn_cli.strategies.teacher_cache import bytes_per_sample, cache_key
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 READS = frozenset({"flows", "bfe_source", "bfe_neighbors"})
@@ -104,7 +105,7 @@ def test_one_sample_an_epoch_is_verified(tmp_path: Path) -> None:
         teacher(each, student)
         assert teacher.forwards == forwards
     impostor = Teacher(network(seed=5), cache=TeacherCache(tmp_path, READS))
-    with pytest.raises(DataError, match="is not what the teacher gives now; delete"):
+    with pytest.raises(DataError, match="differs from the teacher's output; delete"):
         impostor(batch, student)
 
 
@@ -155,7 +156,7 @@ def test_bytes_of_a_sample_are_those_of_the_file(tmp_path: Path) -> None:
     batch, student = given()
     Teacher(network(), cache=TeacherCache(tmp_path, READS))(batch, student)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
-    expected = bytes_a_sample(TINY, 1024, READS)
+    expected = bytes_per_sample(TINY, 1024, READS)
     assert all(expected < size < expected + 2000 for size in sizes)
     # 8,192 points of the baseline: (8192 + 2048 + 512 + 256) points of 3 floats.
-    assert bytes_a_sample(BASELINE, 8192, frozenset({"flows"})) == 132_096
+    assert bytes_per_sample(BASELINE, 8192, frozenset({"flows"})) == 132_096

@@ -21,7 +21,7 @@ from bpfn_cli.errors import BpfnError, NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Teacher
+from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training import Changes, Interruption, resume, run_experiment
 
@@ -98,11 +98,11 @@ def own_batch(samples: int = len(NAMES)) -> FlowBatch:
     return next(batches((distributed.rank(), distributed.size()), samples))
 
 
-def quiz(number: int) -> Any:
+def meta_val(number: int) -> Any:
     return iter([whole_batch().of_samples(number % 2, number % 2 + 2)])
 
 
-def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: Any) -> PlainStrategy:
+def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: Any) -> Strategy:
     torch.manual_seed(0)  # adapters and critics begin alike in all processes
     strategy = STRATEGIES[kind]
     student = tiny_network(1, variant)
@@ -120,13 +120,13 @@ def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: An
         weight_decay=1e-4,
         clip_norm=None,
         options=strategy.settings(**options),
-        quiz=quiz,
+        meta_val=meta_val,
         largest=BIG,
         seed=3,
         **more,
     )
     objective.prepare(lambda: iter([(built.teacher(batch), batch) for batch in [whole_batch()] if built.teacher]))
-    built.adopt_preparation()
+    built.after_preparation()
     built.begin_epoch(1, 4)
     return built
 
@@ -139,7 +139,7 @@ def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumu
     batch = own_batch(samples)
     log = EpochLog()
     log.add(strategy.step(batch, 1e-3, True), len(batch.names) if batch.share else 0)
-    trained = [parameter for group in strategy.groups() for parameter in group]
+    trained = [parameter for group in strategy.parameter_groups() for parameter in group]
     found = [torch.zeros(1) if p.grad is None else p.grad.flatten() for p in trained]
     state = strategy.state_dict()
     beside = {key: state["objective"][key] for key in ("kappas",)}

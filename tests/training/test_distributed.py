@@ -84,7 +84,7 @@ def test_batch_taken_in_parts_has_the_mean_of_their_gradients() -> None:
     for start, end in ((0, 1), (1, 3)):
         alone = made("plain", ("basic",))
         alone.step(whole_batch().of_samples(start, end), 1e-3)
-        trained = [parameter.grad for group in alone.groups() for parameter in group]
+        trained = [parameter.grad for group in alone.parameter_groups() for parameter in group]
         parts.append(np.concatenate([np.zeros(1) if g is None else g.flatten().numpy() for g in trained]))
     assert apart(found["gradient"], (parts[0] + 2 * parts[1]) / 3) < 1e-5
 

@@ -265,7 +265,7 @@ def test_rehearsal_leaves_no_trace(things: Path, tmp_path: Path, monkeypatch: py
     weights = []
     for number in range(2):
         if number:
-            monkeypatch.setattr(PlainStrategy, "rehearse", lambda *_: 1.0)
+            monkeypatch.setattr(PlainStrategy, "trial_step", lambda *_: 1.0)
         given = experiment(things, tmp_path / str(number), recipe("adversarial", "hint"))
         outcome, _ = carry_out(given)
         weights.append(load_checkpoint(outcome.folder / "student.safetensors").state_dict())

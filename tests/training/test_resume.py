@@ -69,7 +69,7 @@ def test_training_stopped_at_every_step_is_the_uninterrupted_one(
         loss=["adversarial", "hint"],
         strategy=online,
         early_stop={"kind": "auto", "checks": 1},
-        data={"holdout": 0.2, "quiz": 0.2},
+        data={"holdout": 0.2, "meta_val": 0.2},
         train={"epochs": 2, "keep_every": 1},
     )
     expected = whole(things, tmp_path / "whole", recipe, teacher=teacher)

@@ -15,7 +15,7 @@ from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 if TYPE_CHECKING:
     from bpfn_cli.losses import DistillationLoss
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.strategies import PlainStrategy
+    from bpfn_cli.strategies import Strategy
 
 EXIT_FAILED = 1
 
@@ -69,7 +69,7 @@ def losses(
         _list(json)
 
 
-def _card(name: str, kind: type[DistillationLoss] | type[PlainStrategy] | None) -> dict[str, Any]:
+def _card(name: str, kind: type[DistillationLoss] | type[Strategy] | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     if kind is None:
