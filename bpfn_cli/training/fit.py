@@ -36,7 +36,7 @@ MOST_WORKERS = 8  # a sample is read and augmented in milliseconds
 @dataclass(frozen=True)
 class Split:
     """Indices of the training scenes that are learned from, of those that choose the best checkpoint, and of those that
-    a strategy quizzes its student with."""
+    a strategy validates its student on."""
 
     learn: list[int]
     held_out: list[int]
