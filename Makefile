@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# `make demo` and `make test` need Python 3.10 or newer and nothing else.
+# `make demo` and `make test` need only Python 3.10 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,12 +19,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(USER_STAMP): $(SOURCES) | $(BIN)/python
-	@echo "installing into $(VENV) (torch is large: minutes on a slow line)"
+	@echo "installing into $(VENV) (torch is large and may take minutes to download)"
 	@$(PIP) -e .
 	@touch $@
 
 $(DEV_STAMP): $(SOURCES) | $(BIN)/python
-	@echo "installing with what the tests need into $(VENV)"
+	@echo "installing with test dependencies into $(VENV)"
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(USER_STAMP)
 

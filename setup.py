@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The loops in C, left out where no C compiler with OpenMP is: see bpfn_cli/ops/native. All else: pyproject.toml."""
+"""Build the C loops of bpfn_cli/ops/native if there is a C compiler with OpenMP. All else is in pyproject.toml."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 FOLDER = "bpfn_cli/ops/native"
-# As `fingerprint` in bpfn_cli/ops/native/__init__.py: what was built of other sources is not called.
+# As `fingerprint` in bpfn_cli/ops/native/__init__.py: a build of other sources is not used.
 SOURCES = b"".join(path.read_bytes() for path in sorted(Path(FOLDER).glob("*.[ch]")))
 FINGERPRINT = int(hashlib.sha256(SOURCES).hexdigest()[:15], 16)
 
@@ -26,7 +26,7 @@ def loops(name: str, source: str, *flags: str, **macros: str) -> Extension:
 
 setup(
     ext_modules=[
-        loops("_geometry", "geometry.c", "-ffp-contract=off"),  # distances to the last bit as torch has them
+        loops("_geometry", "geometry.c", "-ffp-contract=off"),  # the same distances as torch, to the last bit
         loops("_neighborhood_float", "neighborhood.c", "-ffp-contract=fast", REAL="float"),
         loops("_neighborhood_double", "neighborhood.c", "-ffp-contract=fast", REAL="double"),
     ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A training step (forward, supervised loss, backward) as it is, and compiled by torch.compile, in turns.
+"""Compare a training step (forward, supervised loss, backward) with and without torch.compile.
 
-Shown: medians, the median of the ratios of neighboring steps, what the first compiled step took (with an empty cache),
-and by how much its gradient differs, of its norm.
+The two alternate. Printed are medians, the median ratio of consecutive steps, the time of the first compiled step (with
+an empty cache), and the difference of its gradient relative to the gradient's norm.
 
     python benchmarks/compiling.py
 """
@@ -26,7 +26,7 @@ from bpfn_cli.structures import FlowBatch
 
 
 def main() -> None:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", nargs="+", default=["weightnet48", "baseline"])
     parser.add_argument("--points", type=int, default=2048)
@@ -41,7 +41,7 @@ def main() -> None:
     batch = synthetic_batch(options.points, options.batch).to(device)
     words = f"batch {options.batch}, {options.points} points, {device}, {options.threads} threads"
     print(f"{words}, torch {torch.__version__}")
-    print(f"{'variant':<14}{'as is [s]':>12}{'compiled [s]':>14}{'ratio':>8}{'first [s]':>11}{'gradient':>11}")
+    print(f"{'variant':<14}{'eager [s]':>12}{'compiled [s]':>14}{'ratio':>8}{'first [s]':>11}{'gradient':>11}")
     for name in options.variant:
         torch.manual_seed(0)
         plain = build_model(name, options.points).to(device).train()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Farthest point sampling and nearest neighbors on a CPU: C loops, and what computes without them.
+"""Compare the C loops for farthest point sampling and nearest neighbors with NumPy, pykdtree and torch, on a CPU.
 
-Clouds are rendered scenes. All take turns; shown are medians.
+The clouds are rendered scenes. The implementations alternate; medians are printed.
 
     python benchmarks/geometry.py
 """
@@ -23,7 +23,7 @@ from bpfn_cli.profiling.workload import synthetic_batch
 
 
 def main() -> None:
-    """Measure, print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How fast training samples come: two whole `.npy` files a scene, as published, against a packed subset.
+"""Compare loading training samples from two `.npy` files per scene, as published, and from a packed subset.
 
-Scenes are random points, as many as FlyingThings3D's have (about 90,000). Both storages are read in turns, cold (their
-pages dropped from the cache first) and warm. A sample is 8,192 points of each cloud, not augmented.
+Scenes are random points, about 90,000 as in FlyingThings3D. The two alternate, cold (after dropping their pages from
+the cache) and warm. A sample is 8,192 points of each cloud, without augmentation.
 
     python benchmarks/loading.py --out loading.json
 """
@@ -33,7 +33,7 @@ Read = Callable[[int], object]
 
 
 def main() -> None:
-    """Write scenes, read them in all ways, print a table."""
+    """Write scenes, read them in all ways, and print a table."""
     options = _options()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source, packed = Path(folder) / "source", Path(folder) / "packed"
@@ -48,7 +48,7 @@ def main() -> None:
     for name, one in times.items():
         print(f"{name:<42}{one['cold']:>10.2f}{one['warm']:>10.2f}")
     published, fast = (times[name] for name in (PUBLISHED, PACKED))
-    print(f"{'packed, times faster than published':<42}", end="")
+    print(f"{'speedup of packed over published':<42}", end="")
     print(f"{published['cold'] / fast['cold']:>10.1f}{published['warm'] / fast['warm']:>10.1f}")
     for name, by_workers in result["samples_per_s"].items():
         print(name, ", ".join(f"{workers} workers: {rate:.0f} samples/s" for workers, rate in by_workers.items()))
@@ -68,13 +68,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-points", type=int, default=32_768)
     parser.add_argument("--points", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; else the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
 def _write_scenes(root: Path, scenes: int, points: int) -> None:
-    """Random points: what they are does not change how long reading takes."""
+    """Write random points; their values do not affect the time of reading."""
     for index in range(scenes):
         generator = np.random.default_rng(index)
         folder = root / "train" / f"{index:07d}"
@@ -104,7 +104,7 @@ def _time_samples(source: Path, packed: Path, options: argparse.Namespace) -> di
 
 
 def _published_sample(folder: Path, points: int) -> tuple[np.ndarray, ...]:
-    """As released training code does it: load both files, turn the axes, cut at 35 m, draw."""
+    """Do what released training code does: load both files, flip axes, cut at 35 m, sample."""
     pc1, pc2 = np.load(folder / "pc1.npy"), np.load(folder / "pc2.npy")
     pc1[..., [0, 2]] *= -1
     pc2[..., [0, 2]] *= -1
@@ -119,7 +119,7 @@ def _reader(dataset: SceneDataset, points: int) -> Read:
 
 
 def _time_loader(source: Path, packed: Path, options: argparse.Namespace) -> dict[str, dict[int, float]]:
-    """Samples a second of the whole loader, augmented and in batches of 8, warm."""
+    """Measure samples per second of the complete loader: augmented, batches of 8, warm."""
     rates: dict[str, dict[int, float]] = {}
     for name, place in (("two .npy:", source), ("packed:", packed)):
         dataset = open_dataset(place, "train")
@@ -137,7 +137,7 @@ def _time_loader(source: Path, packed: Path, options: argparse.Namespace) -> dic
                     augmentation=AugmentSettings(),
                     workers=workers,
                 )
-                first = next(batches)  # starting the workers is not counted
+                first = next(batches)  # do not count starting the workers
                 start, samples = time.perf_counter(), 0
                 for batch in batches:
                     samples += len(batch.names)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Time and memory against the number of points and against the batch, for a figure.
+"""Plot time and memory against the number of points and the batch size.
 
-Each configuration is one `bpfn bench` in a process of its own, so that none inherits the memory of another.
+Each configuration is one `bpfn bench` in its own process, so none inherits the memory of another.
 
     python benchmarks/scaling.py --out scaling.json
 """
@@ -24,7 +24,7 @@ POINTS_OF_A_BATCH = 8192
 
 
 def main() -> None:
-    """Measure, write the JSON after each configuration, draw it."""
+    """Measure, update the JSON after each configuration, and plot it."""
     options = _options()
     result: dict[str, Any] = {"variant": options.variant, "by_points": [], "by_batch": [], "failed": []}
     plan = [("by_points", points, 1) for points in options.points]
@@ -35,7 +35,7 @@ def main() -> None:
         words += [] if points * batch <= options.plain_up_to else ["--no-plain"]
         command = [sys.executable, "-m", "bpfn_cli.cli", "bench", *map(str, words), "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:  # bpfn has said why
+        if done.returncode:  # bpfn has printed the reason
             result["failed"].append({"points": points, "batch": batch, "exit_code": done.returncode})
         else:
             found = json.loads(done.stdout)
@@ -50,12 +50,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="baseline")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--train", action="store_true", help="a training step, not inference")
+    parser.add_argument("--train", action="store_true", help="measure a training step instead of inference")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--points", type=int, nargs="*", default=POINTS, help="at batch 1")
+    parser.add_argument("--points", type=int, nargs="*", default=POINTS, help="numbers of points, at batch size 1")
     parser.add_argument("--batch", type=int, nargs="*", default=BATCHES)
-    parser.add_argument("--batch-points", type=int, default=POINTS_OF_A_BATCH, help="points a cloud for --batch")
-    parser.add_argument("--plain-up-to", type=int, default=16384, help="points times batch; beyond, fast path alone")
+    parser.add_argument("--batch-points", type=int, default=POINTS_OF_A_BATCH, help="points of each cloud for --batch")
+    parser.add_argument("--plain-up-to", type=int, default=16384, help="largest points times batch for the plain path")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"))
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the teacher costs in a distillation step: its forward pass as a share of the whole.
+"""Measure the teacher's share of the time of a distillation step.
 
-The steps of all configurations take turns, so that other work on the machine falls on all alike.
+The configurations alternate, so other work on the machine affects all of them alike.
 
     python benchmarks/teacher.py --out teacher.json
 """
@@ -28,11 +28,11 @@ from bpfn_cli.profiling.workload import synthetic_batch
 from bpfn_cli.strategies import PlainStrategy, Strategy
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
-LEARNING_RATE = 1e-9  # the networks stay what they are
+LEARNING_RATE = 1e-9  # leaves the networks practically unchanged
 
 
 class TimedTeacher(nn.Module):
-    """A teacher that adds up the seconds it takes, and that can be made to sample and search for itself."""
+    """A teacher that sums up its time, with the student's point pyramid or with its own."""
 
     def __init__(self, network: BiPointFlowNet, shares_pyramid: bool):
         super().__init__()
@@ -48,7 +48,7 @@ class TimedTeacher(nn.Module):
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table, and write JSON."""
     options = _options()
     device = resolve_device(options.device)
     keep_freed_memory()
@@ -65,7 +65,7 @@ def main() -> None:
     for turn in range(options.rounds + 1):
         for name, strategy in configurations.items():
             found = _timed_step(strategy, batch)
-            if turn:  # the first warms up
+            if turn:  # skip the warm-up
                 times[name].append(found)
     result = {"machine": describe_machine(), **{key: str(value) for key, value in vars(options).items()}}
     result["configurations"] = {name: _summary(found) for name, found in times.items()}
@@ -97,12 +97,12 @@ def _strategy(
     teacher: Precision | None,
     shares_pyramid: bool = True,
 ) -> Strategy:
-    student, guide = (build_model(name, options.points).to(device) for name in (options.student, options.teacher))
+    student, network = (build_model(name, options.points).to(device) for name in (options.student, options.teacher))
     objective = build_losses([loss], variant_named(options.student), variant_named(options.teacher)).to(device)
     objective.options = replace(objective.options, calibration_step=0)
     return PlainStrategy(
         student,
-        None if teacher is None else TimedTeacher(guide, shares_pyramid),  # type: ignore[arg-type]
+        None if teacher is None else TimedTeacher(network, shares_pyramid),  # type: ignore[arg-type]
         objective,
         weight_decay=0.0,
         clip_norm=None,
