@@ -9,13 +9,15 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bpfn_cli.errors import OutOfMemoryError, UsageError, printable
+from bpfn_cli.progress import ProgressCallback
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,6 +69,32 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
             "a worker process was killed, probably because memory ran out; repeat with fewer processes "
             "(finished work is kept)"
         ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def map_in_threads(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Generator[Result, None, None]:
+    """Apply `function` to every item in threads; the results keep the order of the items, few of them in memory.
+
+    The first error ends the work: nothing new is started. threads: None: one per core, at most 8.
+    """
+    threads = threads or min(8, usable_cores())
+    pool, waiting, done = ThreadPoolExecutor(threads), deque[Future[Result]](), 0
+    try:
+        for index in range(len(items) + 2 * threads):
+            if index < len(items):
+                waiting.append(pool.submit(function, items[index]))
+            if waiting and index >= 2 * threads:
+                result = waiting.popleft().result()
+                done += 1
+                if progress:
+                    progress(done, len(items))
+                yield result
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,109 +12,117 @@ import typer
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.cli.groups import command_group
-from bpfn_cli.parallel import usable_cores
+from bpfn_cli.parallel import Shard, usable_cores
 
 if TYPE_CHECKING:
-    from bpfn_cli.data.prepare.runner import PrepareSummary
+    from bpfn_cli.data.prepare.scene import Preparation
 
 app = command_group("Turn raw downloads into scenes.")
 
-Raw = Annotated[Path, typer.Option("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
-ShardOfAll = Annotated[
-    str, typer.Option("--shard", help="Every n-th scene from the i-th, for job arrays: i/n.", metavar="I/N")
+Source = Annotated[Path, typer.Option("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
+ShardText = Annotated[
+    str, typer.Option("--shard", help="For job arrays: prepare every N-th scene, from the I-th.", metavar="I/N")
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration", help="Folder or .zip of calib_cam_to_cam; default: look near the source.", metavar="PATH"
+    ),
+]
+Near = Annotated[float, typer.Option("--near", min=0, help="Depth cut in metres; 0: none.")]
+Occluded = Annotated[
+    bool, typer.Option("--occluded", help="Include hidden points, as FlowNet3D prepared it.", metavar="")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Prepare at most this many scenes per split.")]
+DropNonfinite = Annotated[bool, typer.Option("--drop-nonfinite", help="Leave out NaN and infinite pixels.", metavar="")]
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a preparation runs. published: the published number of scenes. next_command: without the folder."""
+
+    shard: str
+    processes: int | None
+    json: bool
+    published: str
+    next_command: str
 
 
 @app.command()
 def kitti(
-    source: Raw,
+    source: Source,
     out: options.Out = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option("--calibration", help="Folder or .zip of calib_cam_to_cam, if elsewhere.", metavar="PATH"),
-    ] = None,
-    shard: ShardOfAll = "1/1",
+    calibration: Calibration = None,
+    shard: ShardText = "1/1",
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """KITTI Scene Flow 2015: disparity, flow and calibration to pairs of clouds.
+    """Turn disparity, flow and calibration of KITTI Scene Flow 2015 into pairs of clouds.
 
-    Examples: `bpfn prepare kitti --source downloads/data_scene_flow --out data/kitti`,
-    `bpfn prepare kitti --source downloads/data_scene_flow.zip`
+    \b
+    Examples:
+      $ bpfn prepare kitti --source downloads/data_scene_flow                    # an unpacked download
+      $ bpfn prepare kitti --source downloads/data_scene_flow.zip --out data/k   # the archive itself
     """
     from bpfn_cli.cli.places import data_root
-    from bpfn_cli.data.prepare.runner import Shard, prepare_kitti
+    from bpfn_cli.data.prepare.kitti import plan_kitti
 
-    folder = out or data_root() / "kitti"
-    with ConsoleProgress().bar("preparing scenes") as bar:
-        summary = prepare_kitti(
-            source,
-            folder,
-            calibration=calibration,
-            shard=Shard.parse(shard),
-            processes=processes or usable_cores(),
-            progress=bar,
-        )
-    _report(summary, "200, of which 142 are evaluated", folder, json, f"bpfn eval --data {folder}")
+    job = plan_kitti(source, out or data_root() / "kitti", calibration=calibration)
+    _run(job, _How(shard, processes, json, "200, of which 142 are evaluated", "bpfn eval --data"))
 
 
 @app.command()
 def flyingthings3d(
-    source: Raw,
+    source: Source,
     out: options.Out = None,
-    near: Annotated[float, typer.Option("--near", min=0, help="Depth cut in metres; 0: none.")] = 35.0,
-    occluded: Annotated[
-        bool, typer.Option("--occluded", help="With hidden points, as FlowNet3D prepared it.", metavar="")
-    ] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many scenes a split.")] = None,
-    drop_nonfinite: Annotated[
-        bool, typer.Option("--drop-nonfinite", help="Leave out NaN and infinite pixels.", metavar="")
-    ] = False,
-    shard: ShardOfAll = "1/1",
+    near: Near = 35.0,
+    occluded: Occluded = False,
+    limit: Limit = None,
+    drop_nonfinite: DropNonfinite = False,
+    shard: ShardText = "1/1",
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """FlyingThings3D subset: disparity, its change, flow and occlusions to pairs of clouds.
+    """Turn disparity, flow and occlusions of the FlyingThings3D subset into pairs of clouds.
 
-    Examples: `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset`,
-    `bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset.zip --shard 3/8`
+    \b
+    Examples:
+      $ bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset             # all scenes
+      $ bpfn prepare flyingthings3d --source FlyingThings3D_subset.zip --shard 3/8       # a job of an array
+      $ bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset --occluded  # with hidden points
     """
     from bpfn_cli.cli.places import data_root
     from bpfn_cli.data.datasets.layout import FLYINGTHINGS3D_FOLDER
-    from bpfn_cli.data.prepare.runner import Shard, prepare_flyingthings3d, prepare_occluded_flyingthings3d
+    from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
+    from bpfn_cli.data.prepare.occluded import plan_occluded_flyingthings3d
     from bpfn_cli.errors import UsageError
 
-    if occluded and (drop_nonfinite or not near):
+    if not occluded:
+        folder = out or data_root() / FLYINGTHINGS3D_FOLDER
+        job = plan_flyingthings3d(source, folder, near=near or None, drop_nonfinite=drop_nonfinite, limit=limit)
+        return _run(job, _How(shard, processes, json, "19,640 train and 3,824 val", "bpfn subset --source"))
+    if drop_nonfinite or not near:
         given = "--drop-nonfinite" if drop_nonfinite else "--near 0"
-        raise UsageError(f"{given}: not with --occluded, which drops what has no depth, and is cut; leave it out")
-    if occluded:
-        folder, published, then = data_root() / "FlyingThings3D_occluded", "20,007 train and 2,007 test", "train --data"
-        prepare = partial(prepare_occluded_flyingthings3d, near=near)
-    else:
-        folder, published, then = data_root() / FLYINGTHINGS3D_FOLDER, "19,640 train and 3,824 val", "subset --source"
-        prepare = partial(prepare_flyingthings3d, near=near or None, drop_nonfinite=drop_nonfinite)
-    folder = out or folder
+        raise UsageError(f"{given}: no effect with --occluded, which always cuts and drops; leave it out")
+    folder = out or data_root() / "FlyingThings3D_occluded"
+    job = plan_occluded_flyingthings3d(source, folder, near=near, limit=limit)
+    return _run(job, _How(shard, processes, json, "20,007 train and 2,007 test", "bpfn train --data"))
+
+
+def _run(job: Preparation, how: _How) -> None:
+    from bpfn_cli.data.prepare.runner import prepare
+
+    shard, processes = Shard.parse(how.shard), how.processes or usable_cores()
     with ConsoleProgress().bar("preparing scenes") as bar:
-        summary = prepare(
-            source,
-            folder,
-            limit=limit,
-            shard=Shard.parse(shard),
-            processes=processes or usable_cores(),
-            progress=bar,
-        )
-    _report(summary, published, folder, json, f"bpfn {then} {folder}")
-
-
-def _report(summary: PrepareSummary, published: str, folder: Path, json: bool, next_command: str) -> None:
+        summary = prepare(job, shard=shard, processes=processes, progress=bar)
     for note in summary.notes:
         say(f"note: {note}")
-    if json:
+    if how.json:
         print_json(summary)
     else:
         mean = summary.points / max(summary.scenes, 1)
         print(
-            f"{summary.scenes:,} scenes ({summary.skipped:,} were there before), {mean:,.0f} points each on average; "
-            f"published: {published}"
+            f"{summary.scenes:,} scenes ({summary.skipped:,} already prepared), {mean:,.0f} points on average; "
+            f"published: {how.published}"
         )
-    finish(folder, next_command)
+    finish(job.out, f"{how.next_command} {job.out}")

@@ -3,129 +3,133 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bpfn_cli.choices import Link, SubsetMethod
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
-    from bpfn_cli.data.subset.manifest import Extent
+    from bpfn_cli.data.subset.make import SubsetSummary
+    from bpfn_cli.data.subset.manifest import Extent, SubsetOptions
 
-
-class Method(str, Enum):
-    """How scenes are chosen."""
-
-    hash = "hash"
-    stride = "stride"
-    stratified = "stratified"
-
-
-class Link(str, Enum):
-    """How files are brought over."""
-
-    auto = "auto"
-    copy = "copy"
-    hard = "hard"
-    symlink = "symlink"
+Fraction = Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")]
+Method = Annotated[
+    SubsetMethod,
+    typer.Option("--method", help="hash: nested, the same everywhere; stratified: flow and depth as in the whole."),
+]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")]
+LinkKind = Annotated[Link, typer.Option("--link", help="auto: hard link if possible, else copy.")]
+ValFraction = Annotated[
+    float | None, typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
+]
+Packed = Annotated[bool, typer.Option("--packed", help="One file per split, fast to train from.", metavar="")]
+MaxPoints = Annotated[
+    int | None, typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
+]
+LeaveOut = Annotated[
+    Path | None, typer.Option("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Check the files of a finished subset, --out.", metavar="")]
 
 
 def subset(
     source: options.Source = None,
     out: options.Out = None,
-    fraction: Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")] = 0.2,
-    method: Annotated[
-        Method,
-        typer.Option("--method", help="hash: nested, the same everywhere; stratified: flow and depth as in the whole."),
-    ] = Method.hash,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="First scene of stride.")] = 0,
-    link: Annotated[Link, typer.Option("--link", help="auto: hard link, else copy.")] = Link.auto,
-    val_fraction: Annotated[
-        float | None, typer.Option("--val-fraction", help="Share of the val scenes; else all.")
-    ] = None,
-    packed: Annotated[bool, typer.Option("--packed", help="One file a split, fast to train from.", metavar="")] = False,
-    max_points: Annotated[
-        int | None, typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; else all.")
-    ] = None,
-    leave_out: Annotated[
-        Path | None, typer.Option("--leave-out", help="List of scenes to pass over.", metavar="FILE")
-    ] = None,
+    fraction: Fraction = 0.2,
+    method: Method = "hash",
+    offset: Offset = 0,
+    link: LinkKind = "auto",
+    val_fraction: ValFraction = None,
+    packed: Packed = False,
+    max_points: MaxPoints = None,
+    leave_out: LeaveOut = None,
     seed: options.Seed = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check a finished subset, --out.", metavar="")] = False,
+    verify: Verify = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Keep a fifth of FlyingThings3D (or of the synthetic scenes), with a record of what and why.
+    """Keep a share of FlyingThings3D or of the synthetic scenes, and record which and why.
 
-    Examples: `bpfn subset`, `bpfn subset --source data/FlyingThings3D_subset_processed_35m --fraction 0.1`,
-    `bpfn subset --packed --max-points 32768`, `bpfn subset --verify --out data/synthetic-subset`
+    \b
+    Examples:
+      $ bpfn subset                                      # a fifth of the training scenes
+      $ bpfn subset --fraction 0.1 --dry-run             # show the size of a tenth
+      $ bpfn subset --packed --max-points 32768          # one file per split
+      $ bpfn subset --verify --out data/synthetic-subset # check every file of a subset
     """
     from bpfn_cli.cli.places import full_dataset, subset_place, synthetic_first
-    from bpfn_cli.data.subset.make import make_subset, plan_subset, read_leave_out, verify_subset
     from bpfn_cli.data.subset.manifest import SubsetOptions
-    from bpfn_cli.errors import DataError
+    from bpfn_cli.data.subset.select import read_leave_out
 
     if verify:
-        whole = source or full_dataset(make=False)
-        folder = out or (subset_place(whole) if whole else None)
-        if folder is None:
-            raise DataError("--verify: there is no dataset whose subset could be checked; give --out DIR")
-        with ConsoleProgress().bar("checking files") as bar:
-            summary = verify_subset(folder, progress=bar, processes=usable_cores())
-        say(f"{folder}: every file is as its subset.json says")
-        if json:
-            print_json(summary)
-        return
-    chosen = SubsetOptions(
-        fraction,
-        method.value,
-        seed or 0,
-        offset,
-        link.value,
-        val_fraction,
-        packed=packed,
-        max_points=max_points,
-        leave_out=read_leave_out(leave_out) if leave_out else (),
-    )
+        return _verify(source, out, json)
+    left_out = read_leave_out(leave_out) if leave_out else ()
+    chosen = SubsetOptions(fraction, method, seed or 0, offset, link, val_fraction, packed, max_points, left_out)
     place = source or full_dataset(make=not dry_run)
     if place is None:
-        say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")
-        return
+        return say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")
     folder = out or subset_place(place)
     if dry_run:
-        plan = plan_subset(place, chosen)
-        if json:
-            print_json({"out": str(folder), "before": _plain(plan.before), "after": _plain(plan.after)})
-        else:
-            print(f"{_size(plan.before)} in {place}\n{_size(plan.after)} would be in {folder}")
-        return
-    with ConsoleProgress().bar("bringing over scenes") as bar:
-        summary = make_subset(place, folder, chosen, progress=bar, force=force, processes=usable_cores())
+        return _print_plan(place, folder, chosen, json)
+    return _make(place, folder, chosen, force, json)
+
+
+def _verify(source: Path | None, out: Path | None, json: bool) -> None:
+    from bpfn_cli.cli.places import full_dataset, subset_place
+    from bpfn_cli.data.subset.verify import verify_subset
+    from bpfn_cli.errors import DataError
+
+    whole = source or full_dataset(make=False)
+    folder = out or (subset_place(whole) if whole else None)
+    if folder is None:
+        raise DataError("--verify: no dataset whose subset could be checked; give --out DIR")
+    with ConsoleProgress().bar("checking files") as bar:
+        summary = verify_subset(folder, progress=bar, processes=usable_cores())
+    say(f"{folder}: every file matches subset.json")
+    if json:
+        print_json(summary)
+
+
+def _print_plan(source: Path, folder: Path, chosen: SubsetOptions, json: bool) -> None:
+    from bpfn_cli.data.subset.plan import plan_subset
+
+    plan = plan_subset(source, chosen)
+    if json:
+        print_json({"out": str(folder), "before": asdict(plan.before), "after": asdict(plan.after)})
+    else:
+        print(f"{_size(plan.before)} in {source}\n{_size(plan.after)} would be in {folder}")
+
+
+def _make(source: Path, folder: Path, chosen: SubsetOptions, force: bool, json: bool) -> None:
+    from bpfn_cli.data.subset.make import make_subset
+
+    with ConsoleProgress().bar("copying scenes") as bar:
+        summary = make_subset(source, folder, chosen, progress=bar, force=force, processes=usable_cores())
     for skipped in summary.skipped:
         say(f"left out: {skipped}")
     if json:
         print_json(summary)
     else:
-        likeness = summary.likeness
-        print(f"before: {_size(summary.before)} ({place})")
-        print(f"after:  {_size(summary.after)} ({chosen.label()}{', already complete' * summary.already_complete})")
-        print(
-            f"as the source: Kolmogorov-Smirnov distance {likeness.flow_length:.3f} of flow lengths, "
-            f"{likeness.depth:.3f} of depths (0: the same, 1: nothing in common)"
-        )
+        _print(summary, source)
     finish(folder, "bpfn profile --variant weightnet48")
+
+
+def _print(summary: SubsetSummary, source: Path) -> None:
+    similarity, complete = summary.similarity, ", already complete" * summary.already_complete
+    print(f"before: {_size(summary.before)} ({source})")
+    print(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
+    print(
+        f"Kolmogorov-Smirnov distance to the source: {similarity.flow_length:.3f} (flow length), "
+        f"{similarity.depth:.3f} (depth); 0: the same, 1: nothing in common"
+    )
 
 
 def _size(extent: Extent) -> str:
     return f"{extent.train_scenes} train and {extent.val_scenes} val scenes, {extent.bytes / 1e6:,.1f} MB"
-
-
-def _plain(extent: Extent) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(extent)

@@ -138,10 +138,10 @@ def fingerprint(sizes: Mapping[str, int]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def in_one_line(faults: Sequence[str]) -> str:
+def in_one_line(faults: Sequence[str], separator: str = ", ") -> str:
     """The first ten of them, and how many more there are."""
     more = len(faults) - _NAMED_IN_ERRORS
-    return ", ".join(faults[:_NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
+    return separator.join(faults[:_NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _has_splits(path: Path) -> bool:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Raw downloads to scenes."""
+"""Turn raw downloads into scenes."""

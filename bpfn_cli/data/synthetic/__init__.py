@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Ray-cast synthetic scenes."""
+"""Synthetic scenes: drawn at random, rendered by ray casting, written like FlyingThings3D."""

@@ -2,17 +2,15 @@
 """Two-frame ray casting of rigid convex solids with NumPy: depth, motion and visibility, all exact.
 
 Every solid (half-space, box, ellipsoid, elliptic cylinder) is an affine image of a unit shape. A ray
-`t * (sx, sy, 1)` with slopes sx = x/z, sy = y/z meets it in one interval of depths t, which the affine map
-keeps, so all intersections happen in unit coordinates and give depth at once. A solid is tried only on the
-rays inside the bounds of its image.
+`t * (sx, sy, 1)` with slopes sx = x/z, sy = y/z meets it in one interval of depths t. The affine map keeps the
+interval, so intersections are computed in unit coordinates and give the depth directly. Only the rays inside the
+bounds of its image are tested.
 
-Camera frames are the package's: x left, y up, z forward. Arithmetic is element-wise float64: BLAS and
-`einsum` round differently from machine to machine.
+Camera frames: x left, y up, z forward. All arithmetic is element-wise float64 (see `rotations`).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FULL_HEIGHT, FULL_FOCAL = 540, 1050.0  # FlyingThings3D, pixels
-FAR = 40.0  # metres; what is farther is sky
-SAME_SURFACE = 1e-6  # relative depth; a hit nearer than this hides the point
-TINY = 1e-300  # instead of a zero divisor: the quotient is huge, finite and of the right sign
+from bpfn_cli.data.synthetic.rotations import CORNERS, Triple, apply, product
 
-Triple = tuple[float, float, float]
+FULL_HEIGHT, FULL_FOCAL = 540, 1050.0  # FlyingThings3D, pixels
+FAR = 40.0  # metres; beyond it is sky
+SAME_SURFACE = 1e-6  # relative depth; a point is hidden by a hit that is nearer by more than this
+TINY = 1e-300  # instead of a zero divisor: the quotient is huge, finite and has the right sign
 
 
 class Pinhole(NamedTuple):
@@ -47,9 +45,11 @@ def pinhole(height: int) -> Pinhole:
 class Solid(NamedTuple):
     """A convex solid in the frame of its object.
 
-    kind: "box" (max |x_i| <= 1), "ellipsoid" (|x| <= 1), "cylinder" (x^2 + z^2 <= 1, |y| <= 1) or
-    "halfspace" (y <= 0), each in unit coordinates; half: half extents, metres; center: metres;
-    turn: (3, 3) rotation, unit axes to the object's.
+    Attributes:
+        kind: "box" (max |x_i| <= 1), "ellipsoid" (|x| <= 1), "cylinder" (x^2 + z^2 <= 1, |y| <= 1) or
+            "halfspace" (y <= 0), in unit coordinates.
+        half, center: half extents and center, metres.
+        turn: (3, 3) rotation from unit axes to the object's axes.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Stage:
 
     Attributes:
         solids: all solids; owners: the object of each.
-        poses1, poses2: object frame to the camera frame of frame 1 and of frame 2, one an object.
+        poses1, poses2: object frame to camera frame, in frame 1 and 2; one per object.
     """
 
     solids: Sequence[Solid]
@@ -82,14 +82,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """All that frame 1 sees, occluded in frame 2 or not: N pixels that hit something, in row-major order.
+    """Everything frame 1 sees, hidden in frame 2 or not: N pixels that hit something, in row-major order.
 
     Attributes:
         pixels: (N,) flat index v * width + u of frame 1.
         owners: (N,) object hit.
         points1: (N, 3) float64 metres, camera frame 1.
         points2: (N, 3) float64 metres, camera frame 2: the same point of the same object.
-        visible: (N,) bool, inside image 2, not beyond FAR and the first hit of its exact ray there.
+        visible: (N,) bool: inside image 2, within FAR, and the first hit of its exact ray there.
     """
 
     pixels: np.ndarray
@@ -102,9 +102,10 @@ class RenderedPair:
 class Body(NamedTuple):
     """A solid as one camera sees it.
 
-    inverse: rows of the map from camera directions to unit coordinates; eye: the camera in unit coordinates;
-    slopes: bounds (sx low, sx high, sy low, sy high) of its image, None where it may fill all of it;
-    nearest: smallest depth of its bounding box, metres.
+    Attributes:
+        inverse: rows of the map from camera directions to unit coordinates. eye: the camera in unit coordinates.
+        slopes: bounds (sx low, sx high, sy low, sy high) of its image; None: it may fill the whole image.
+        nearest: smallest depth of its bounding box, metres.
     """
 
     kind: str
@@ -116,7 +117,7 @@ class Body(NamedTuple):
 
 
 def render_pair(stage: Stage, camera: Pinhole) -> RenderedPair:
-    """Cast frame 1, carry every hit to frame 2 by its object's motion, and see there whether it is hidden."""
+    """Cast frame 1, move every hit to frame 2 with its object, and test whether it is hidden there."""
     depth, owner = cast_image(bodies_in_view(stage, stage.poses1), camera)
     pixels = np.flatnonzero(depth <= FAR)
     owners, z = owner.ravel()[pixels], depth.ravel()[pixels]
@@ -127,7 +128,7 @@ def render_pair(stage: Stage, camera: Pinhole) -> RenderedPair:
 
 
 def cast_image(bodies: Sequence[Body], camera: Pinhole) -> tuple[np.ndarray, np.ndarray]:
-    """First hit of every pixel's ray. Returns: (H, W) depth in metres, infinite for none; (H, W) owner."""
+    """First hit of every pixel's ray. Returns: (H, W) depth in metres, infinite without a hit; (H, W) owner."""
     sx = (camera.cx - np.arange(camera.width)) / camera.focal
     sy = ((camera.cy - np.arange(camera.height)) / camera.focal)[:, None]
     depth = np.full((camera.height, camera.width), np.inf)
@@ -141,7 +142,7 @@ def cast_image(bodies: Sequence[Body], camera: Pinhole) -> tuple[np.ndarray, np.
 
 
 def hidden(bodies: Sequence[Body], sx: np.ndarray, sy: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether a body is hit by ray (sx, sy, 1) before `depth`. All (N,); depth in metres."""
+    """Whether ray (sx, sy, 1) hits a body before `depth`, metres. All arrays are (N,)."""
     limit = depth * (1.0 - SAME_SURFACE)
     result = np.zeros(len(depth), bool)
     for body in bodies:
@@ -155,7 +156,7 @@ def hidden(bodies: Sequence[Body], sx: np.ndarray, sy: np.ndarray, depth: np.nda
 
 
 def bodies_in_view(stage: Stage, poses: Sequence[Pose]) -> list[Body]:
-    """Bring all solids into a camera frame and bound their images; those behind the camera are left out."""
+    """Transform all solids into a camera frame and bound their images; those behind the camera are left out."""
     owners = np.array(stage.owners)
     rotations = np.stack([pose.rotation for pose in poses])[owners]
     shifts = np.stack([pose.shift for pose in poses])[owners]
@@ -171,25 +172,16 @@ def bodies_in_view(stage: Stage, poses: Sequence[Pose]) -> list[Body]:
     bodies = []
     for i, solid in enumerate(stage.solids):
         endless = solid.kind == "halfspace"
-        if farthest[i] <= 0.0 and not endless:
-            continue
-        bounded = nearest[i] > 0.0 and not endless
-        bounds = (float(low[i, 0]), float(high[i, 0]), float(low[i, 1]), float(high[i, 1]))
-        bodies.append(
-            Body(
-                solid.kind,
-                int(owners[i]),
-                inverse[i].tolist(),
-                eyes[i].tolist(),
-                bounds if bounded else None,
-                float(nearest[i]),
-            )
-        )
+        if farthest[i] > 0.0 or endless:
+            bounds = float(low[i, 0]), float(high[i, 0]), float(low[i, 1]), float(high[i, 1])
+            slopes = bounds if nearest[i] > 0.0 and not endless else None
+            owner, depth = int(owners[i]), float(nearest[i])
+            bodies.append(Body(solid.kind, owner, inverse[i].tolist(), eyes[i].tolist(), slopes, depth))
     return bodies
 
 
 def _visible(points: np.ndarray, stage: Stage, camera: Pinhole) -> np.ndarray:
-    """Which (N, 3) points of frame 2 its camera sees."""
+    """Which points (N, 3) of frame 2 its camera sees."""
     x, y, z = points.T
     ahead = np.maximum(z, TINY)
     sx, sy = x / ahead, y / ahead
@@ -202,7 +194,7 @@ def _visible(points: np.ndarray, stage: Stage, camera: Pinhole) -> np.ndarray:
 
 
 def _move(points: np.ndarray, owners: np.ndarray, stage: Stage) -> np.ndarray:
-    """Carry (N, 3) points from camera frame 1 to camera frame 2, each with its object."""
+    """Move (N, 3) points from camera frame 1 to camera frame 2, each with its object."""
     before = np.stack([pose.rotation for pose in stage.poses1])
     after = np.stack([pose.rotation for pose in stage.poses2])
     turns = product(after, before.transpose(0, 2, 1))
@@ -243,7 +235,7 @@ def _hits(body: Body, sx: np.ndarray, sy: np.ndarray, limit: np.ndarray) -> tupl
 
 
 def _direction(body: Body, axis: int, sx: np.ndarray, sy: np.ndarray) -> np.ndarray:
-    """One unit coordinate of the direction (sx, sy, 1), never zero."""
+    """One unit coordinate of direction (sx, sy, 1), never zero."""
     a, b, c = body.inverse[axis]
     direction = a * sx + (b * sy + c)
     direction += TINY
@@ -272,7 +264,7 @@ def _box(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _round(body: Body, axes: tuple[int, ...], sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depths where the rays enter and leave: sum over `axes` of coordinate^2 <= 1. NaN where they pass by."""
+    """Depths where the rays enter and leave: sum over `axes` of coordinate^2 <= 1. NaN where they miss."""
     eye = [body.eye[axis] for axis in axes]
     directions = [_direction(body, axis, sx, sy) for axis in axes]
     slope, square = _dot(eye, directions), np.maximum(_dot(directions, directions), TINY)
@@ -282,7 +274,7 @@ def _round(body: Body, axes: tuple[int, ...], sx: np.ndarray, sy: np.ndarray) ->
 
 
 def _dot(a: Sequence[Any], b: Sequence[Any]) -> Any:
-    """Left to right; `sum` of floats rounds differently from one Python to the next."""
+    """Scalar product from left to right; `sum` of floats rounds differently in some versions of Python."""
     total = a[0] * b[0]
     for x, y in zip(a[1:], b[1:], strict=True):
         total = total + x * y
@@ -305,36 +297,3 @@ INTERVALS: dict[str, Callable[[Body, np.ndarray, np.ndarray], tuple[np.ndarray, 
     "ellipsoid": _ellipsoid,
     "cylinder": _cylinder,
 }
-
-
-# Rotations
-
-
-IDENTITY = np.eye(3)
-CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
-X_AXIS, Y_AXIS, Z_AXIS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
-
-
-def rotation(axis: Triple, angle: float) -> np.ndarray:
-    """(3, 3) rotation by `angle` radians about `axis`, any length but zero (Rodrigues)."""
-    length = math.sqrt(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2])
-    x, y, z = axis[0] / length, axis[1] / length, axis[2] / length
-    c, s = math.cos(angle), math.sin(angle)
-    k = 1.0 - c
-    return np.array(
-        [
-            [c + x * x * k, x * y * k - z * s, x * z * k + y * s],
-            [x * y * k + z * s, c + y * y * k, y * z * k - x * s],
-            [x * z * k - y * s, y * z * k + x * s, c + z * z * k],
-        ]
-    )
-
-
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Matrix product of (..., 3, 3) and (..., 3, 3)."""
-    return a[..., :, 0:1] * b[..., 0:1, :] + a[..., :, 1:2] * b[..., 1:2, :] + a[..., :, 2:3] * b[..., 2:3, :]
-
-
-def apply(a: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(..., 3, 3) matrices times (..., 3) vectors."""
-    return a[..., 0] * x[..., 0:1] + a[..., 1] * x[..., 1:2] + a[..., 2] * x[..., 2:3]

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Synthetic scenes in the FT3D_s layout: `scenery` draws them, `raycast` renders them, this writes them."""
+"""Render synthetic scenes and write them in the FT3D_s layout."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,27 +14,32 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.files.npy import read_file, write_points
+from bpfn_cli.data.files.npy import write_points
 from bpfn_cli.data.names import CLOUDS, SPLITS
+from bpfn_cli.data.records import OutputRecord, read_record
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.synthetic.scenery import draw_stage
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.files import disk_errors, is_temporary, make_folder, write_json
+from bpfn_cli.files import disk_errors, is_temporary, make_folder
 from bpfn_cli.locks import only_writer
 from bpfn_cli.parallel import map_in_processes
+from bpfn_cli.progress import ProgressCallback
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
-RECORD = "synthetic.json"  # stands in the folder once it is finished
-PARTIAL = RECORD + ".partial"  # until then
-FORMAT = 1  # raise it with every change of the scenes: equal records promise equal bytes
-ENOUGH = 0.28  # of the pixels must remain inside the cut: 9,072 points at height 135
+RECORD = "synthetic.json"
+FORMAT = 1  # increase it with every change of the scenes: equal records promise equal bytes
+ENOUGH = 0.28  # share of the pixels that must be within the depth cut: 9,072 points at height 135
 
-Progress = Callable[[int, int], None]
+_MOST_SCENES = 9_999_999
+_SCENE_NAME = re.compile(r"[0-9]{7}")
+
+SceneKey = tuple[str, int]
+"""Split and index of a scene."""
 
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What to render. `train`, `val`: scenes; `height`: pixels, the camera is scaled with it, 16:9.
+    """What to render. train, val: number of scenes. height: image rows, 16:9; the camera is scaled with it.
 
     Raises: UsageError: a value out of range.
     """
@@ -46,36 +50,35 @@ class SyntheticOptions:
     height: int = 135
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        for name, low, high in (
-            ("train", 0, 9_999_999),
-            ("val", 0, 9_999_999),
-            ("seed", 0, 2**32 - 1),
-            ("height", 27, 1080),
-        ):
+        ranges = {"train": (0, _MOST_SCENES), "val": (0, _MOST_SCENES), "seed": (0, 2**32 - 1), "height": (27, 1080)}
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
-                raise UsageError(f"synthetic {name} is {value!r}; choose a whole number from {low} to {high}")
+                raise UsageError(f"synthetic {name} {value!r}: use a whole number from {low} to {high}")
         if self.train + self.val == 0:
             raise UsageError("synthetic train and val are both 0; ask for at least one scene")
 
+    def scenes(self) -> list[SceneKey]:
+        """All scenes to render."""
+        return [(split, index) for split in SPLITS for index in range(getattr(self, split))]
+
 
 def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one scene, the same bytes wherever it is done.
+    """Render one scene, with the same bytes on every machine.
 
-    Returns: pc1, pc2: (N, 3) float32 metres, internal frame, rows correspond; every point is visible in both
-        frames. At least `ENOUGH` of the pixels lie within 35 m in both.
+    Returns: pc1, pc2: (N, 3) float32 metres, internal frame; rows correspond, and every point is visible in both
+        frames. At least `ENOUGH` of the pixels are within 35 m in both.
     Raises: UsageError: no such split, or a value out of range.
     """
-    _, pair = render_chosen(seed, index, split, height)
+    _, pair = render_stage(seed, index, split, height)
     return pair.points1[pair.visible].astype(np.float32), pair.points2[pair.visible].astype(np.float32)
 
 
-def render_chosen(seed: int, index: int, split: str, height: int) -> tuple[Stage, RenderedPair]:
-    """As `render_scene`: the scene, and all that frame 1 sees."""
-    SyntheticOptions(seed=seed, height=height, train=index)
+def render_stage(seed: int, index: int, split: str, height: int) -> tuple[Stage, RenderedPair]:
+    """As `render_scene`, but the scene itself and everything frame 1 sees."""
+    SyntheticOptions(seed=seed, height=height, train=index)  # checks the ranges
     if split not in SPLITS:
-        raise UsageError(f"synthetic split is '{printable(split)}'; choose train or val")
+        raise UsageError(f"synthetic split '{printable(split)}': use train or val")
     camera = pinhole(height)
     for attempt in itertools.count():
         stage = draw_stage(f"{FORMAT} {seed} {split} {index} {attempt}")
@@ -87,189 +90,178 @@ def render_chosen(seed: int, index: int, split: str, height: int) -> tuple[Stage
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether `folder` is a finished dataset of `write_synthetic`.
+    """Whether `folder` holds a finished synthetic dataset.
 
-    Raises: DataError: its record is damaged, so nobody can tell; DiskError: it cannot be read.
+    Raises: DataError: its record is damaged. DiskError: it cannot be read.
     """
     path = folder / RECORD
-    if not os.path.lexists(path):
-        return False
-    record = _read_record(path)
-    if record is None:
-        raise DataError(f"{printable(path)}: damaged record of synthetic scenes; make the folder again")
-    return record.get("kind") == "synthetic"
+    return os.path.lexists(path) and read_record(path, "make the synthetic scenes again").get("kind") == "synthetic"
 
 
 def write_synthetic(
     folder: Path,
     options: SyntheticOptions,
     processes: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     *,
     force: bool = False,
 ) -> None:
-    """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, and the record.
+    """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, then the record.
 
-    The record is written last. Repeating a killed call completes it; repeating a finished one does nothing.
-    Bytes do not depend on `processes`. With `force`, synthetic scenes of other options are removed first,
-    finished or not.
+    Repeating a killed call completes it; repeating a finished one does nothing. The bytes do not depend on `processes`.
 
+    Args: force: first remove synthetic scenes of other options, finished or not.
     Raises:
         UsageError: the folder holds other options or other files, or `processes` is below 1.
         BusyError: another process writes there. DiskError: it cannot be written.
         OutOfMemoryError: a worker process was killed.
     """
     if processes < 1:
-        raise UsageError(f"processes is {processes}; choose 1 or more")
-    record = _record(options)
-    if _is_finished(folder, record, force):
+        raise UsageError(f"processes {processes}: use 1 or more")
+    record, settings = OutputRecord(folder, RECORD), _settings(options)
+    if _is_finished(record, settings, force):
         return
     with only_writer(make_folder(folder)):
-        if _is_finished(folder, record, force):  # by another process, since the line above
+        if _is_finished(record, settings, force):  # another process has just finished it
             return
         if force:
-            _remove_scenes(folder)
-        _check_leftovers(folder, options, record)
-        write_json(folder / PARTIAL, record)
-        _write_missing(folder, options, processes, progress)
-        write_json(folder / RECORD, record)
-        with disk_errors(folder):
-            (folder / PARTIAL).unlink(missing_ok=True)
-
-
-def _record(options: SyntheticOptions) -> dict[str, Any]:
-    camera = pinhole(options.height)
-    lens = {"focal": camera.focal, "cx": camera.cx, "cy": camera.cy}
-    return {
-        "format": FORMAT,
-        "kind": "synthetic",
-        **asdict(options),
-        "width": camera.width,
-        "camera": lens,
-    }
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where it is no such thing. Raises: DiskError: it cannot be read."""
-    try:
-        record = json.loads(read_file(path))
-    except (DataError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _is_finished(folder: Path, record: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds these scenes. Raises: UsageError: it holds others, which are not to be replaced."""
-    if not os.path.lexists(folder / RECORD):
-        return False
-    if _read_record(folder / RECORD) != record:
-        if force:
-            return False
-        raise UsageError(
-            f"{printable(folder / RECORD)}: the folder holds scenes of other options; "
-            "choose another --out, or --force to replace them"
+            _remove_scenes(record)
+        _check_leftovers(record, options, settings)
+        record.start(settings)
+        write_missing(
+            options, partial(_is_written, folder), partial(_write_scene, folder, options), processes, progress
         )
-    with contextlib.suppress(OSError):  # a kill may have come between the record and this line
-        (folder / PARTIAL).unlink()
-    return True
+        record.finish(settings)
 
 
-def _check_leftovers(folder: Path, options: SyntheticOptions, record: dict[str, Any]) -> None:
-    """Accept an empty folder or what a killed run of the same options left; sweep its temporary files.
-
-    Raises: UsageError: anything else.
-    """
-    resuming = os.path.lexists(folder / PARTIAL)
-    if resuming and _read_record(folder / PARTIAL) != record:
-        raise UsageError(
-            f"{printable(folder / PARTIAL)}: an unfinished run of other options; "
-            "choose another --out, or --force to replace it"
-        )
-    temporary = []
-    with disk_errors(folder):
-        for entry in _entries(folder):
-            if is_temporary(entry):
-                temporary.append(entry.path)
-            elif not (resuming and _is_ours(entry, folder, options)):
-                raise _foreign(entry)
-        for path in temporary:
-            Path(path).unlink(missing_ok=True)
-
-
-def _remove_scenes(folder: Path) -> None:
-    """Remove synthetic scenes of any options, and their record last. Raises: UsageError: other files among them."""
-    if not any(os.path.lexists(folder / name) for name in (RECORD, PARTIAL)):
-        return
-    with disk_errors(folder):
-        entries = list(_entries(folder))
-        for entry in entries:
-            if not (is_temporary(entry) or _is_ours(entry, folder, None)):
-                raise _foreign(entry)
-        if (folder / RECORD).exists():
-            (folder / RECORD).replace(folder / PARTIAL)  # from here on it is unfinished, whatever happens
-        for entry in reversed(entries):  # a folder after what it holds
-            if entry.is_dir(follow_symlinks=False):
-                Path(entry.path).rmdir()
-            elif entry.name not in (RECORD, PARTIAL):
-                Path(entry.path).unlink()
-        (folder / PARTIAL).unlink()
-
-
-def _foreign(entry: os.DirEntry[str]) -> UsageError:
-    return UsageError(
-        f"{printable(entry.path)}: not of these synthetic scenes; "
-        "choose another --out, or --force to replace scenes of other options"
-    )
-
-
-def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """Everything below `folder`, a folder before what it holds; links are not followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(entry.path)
-
-
-def _is_ours(entry: os.DirEntry[str], folder: Path, options: SyntheticOptions | None) -> bool:
-    """Whether it belongs to scenes of these options, or of any."""
-    path = Path(entry.path)
-    parts = path.relative_to(folder).parts
-    if entry.is_file(follow_symlinks=False):
-        return parts in {(PARTIAL,), (RECORD,)} or (len(parts) == 3 and parts[2] in CLOUDS)
-    if not entry.is_dir(follow_symlinks=False) or parts[0] not in SPLITS:
-        return False
-    if len(parts) == 1:
-        return True
-    index = int(parts[1]) if parts[1].isdecimal() else -1
-    count = 10**7 if options is None else getattr(options, parts[0])
-    return 0 <= index < count and path == _scene_folder(folder, parts[0], index)
-
-
-def _write_missing(folder: Path, options: SyntheticOptions, processes: int, progress: Progress | None) -> None:
-    scenes = [(split, index) for split in SPLITS for index in range(getattr(options, split))]
-    missing = [scene for scene in scenes if not _is_written(_scene_folder(folder, *scene))]
-    done = len(scenes) - len(missing)
-    if progress and done:
-        progress(done, len(scenes))
-    for _ in map_in_processes(partial(_write_scene, folder, options), missing, processes):
-        done += 1
+def write_missing(
+    options: SyntheticOptions,
+    is_written: Callable[[SceneKey], bool],
+    write: Callable[[SceneKey], None],
+    processes: int,
+    progress: ProgressCallback | None,
+) -> None:
+    """Write the scenes that an earlier run has not written."""
+    scenes = options.scenes()
+    missing = [scene for scene in scenes if not is_written(scene)]
+    written = len(scenes) - len(missing)
+    if progress and written:
+        progress(written, len(scenes))
+    for done, _ in enumerate(map_in_processes(write, missing, processes), start=written + 1):
         if progress:
             progress(done, len(scenes))
 
 
-def _scene_folder(folder: Path, split: str, index: int) -> Path:
-    return folder / split / f"{index:07d}"
+def _settings(options: SyntheticOptions) -> dict[str, Any]:
+    camera = pinhole(options.height)
+    lens = {"focal": camera.focal, "cx": camera.cx, "cy": camera.cy}
+    return {"format": FORMAT, "kind": "synthetic", **asdict(options), "width": camera.width, "camera": lens}
 
 
-def _is_written(scene: Path) -> bool:
-    with disk_errors(scene):
-        return all((scene / cloud).is_file() for cloud in CLOUDS)
+def holds_settings(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a record exists and equals `settings`. Raises: DiskError: it cannot be read."""
+    try:
+        return read_record(path, "") == settings
+    except DataError:
+        return False
 
 
-def _write_scene(folder: Path, options: SyntheticOptions, scene: tuple[str, int]) -> None:
+def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool) -> bool:
+    """Whether the folder holds these scenes. Raises: UsageError: it holds others, and `force` is not set."""
+    if not os.path.lexists(record.finished):
+        return False
+    if holds_settings(record.finished, settings):
+        if record.partial.exists():  # left by a kill
+            record.remove_partial()
+        return True
+    if force:
+        return False
+    raise UsageError(
+        f"{printable(record.finished)}: the folder holds scenes of other options; "
+        "choose another --out, or replace them with --force"
+    )
+
+
+def _check_leftovers(record: OutputRecord, options: SyntheticOptions, settings: Mapping[str, Any]) -> None:
+    """Accept an empty folder, or what a killed run with the same options left; remove its temporary files.
+
+    Raises: UsageError: anything else.
+    """
+    counts: dict[str, int] = {}
+    if os.path.lexists(record.partial):
+        if not holds_settings(record.partial, settings):
+            raise UsageError(
+                f"{printable(record.partial)}: an unfinished run with other options; "
+                "choose another --out, or replace it with --force"
+            )
+        counts = {split: getattr(options, split) for split in SPLITS}
+    with disk_errors(record.folder):
+        for entry in filter(is_temporary, _own_entries(record, counts)):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _remove_scenes(record: OutputRecord) -> None:
+    """Remove synthetic scenes of any options, their record last. Raises: UsageError: other files among them."""
+    if not any(os.path.lexists(path) for path in (record.finished, record.partial)):
+        return
+    with disk_errors(record.folder):
+        entries = _own_entries(record, dict.fromkeys(SPLITS, _MOST_SCENES + 1))
+        if record.finished.exists():
+            record.finished.replace(record.partial)  # from here on the folder is unfinished, whatever happens
+        for entry in reversed(entries):  # a folder after its contents
+            if entry.is_dir(follow_symlinks=False):
+                Path(entry.path).rmdir()
+            elif Path(entry.path) not in (record.finished, record.partial):
+                Path(entry.path).unlink()
+        record.partial.unlink()
+
+
+def _own_entries(record: OutputRecord, counts: Mapping[str, int]) -> list[os.DirEntry[str]]:
+    """Everything below the folder, a folder before its contents. counts: the scenes it may hold, per split.
+
+    Raises: UsageError: it holds something else.
+    """
+    entries = []
+    for entry in _walk(record.folder):
+        if not is_temporary(entry) and not _is_own(entry, record, counts):
+            raise UsageError(
+                f"{printable(entry.path)}: not part of these synthetic scenes; "
+                "choose another --out, or use --force to replace scenes of other options"
+            )
+        entries.append(entry)
+    return entries
+
+
+def _walk(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+
+
+def _is_own(entry: os.DirEntry[str], record: OutputRecord, counts: Mapping[str, int]) -> bool:
+    path = Path(entry.path)
+    split, *scene = path.relative_to(record.folder).parts
+    if entry.is_file(follow_symlinks=False):
+        return path in {record.finished, record.partial} or (len(scene) == 2 and scene[1] in CLOUDS)
+    if not entry.is_dir(follow_symlinks=False) or split not in counts or len(scene) > 1:
+        return False
+    return not scene or (_SCENE_NAME.fullmatch(scene[0]) is not None and int(scene[0]) < counts[split])
+
+
+def _scene_folder(folder: Path, scene: SceneKey) -> Path:
+    return folder / scene[0] / f"{scene[1]:07d}"
+
+
+def _is_written(folder: Path, scene: SceneKey) -> bool:
+    with disk_errors(folder):
+        return all((_scene_folder(folder, scene) / cloud).is_file() for cloud in CLOUDS)
+
+
+def _write_scene(folder: Path, options: SyntheticOptions, scene: SceneKey) -> None:
     split, index = scene
     clouds = render_scene(options.seed, index, split, options.height)
-    place = make_folder(_scene_folder(folder, split, index))
+    target = make_folder(_scene_folder(folder, scene))
     for name, cloud in zip(CLOUDS, clouds, strict=True):
-        write_points(place / name, cloud * FLYINGTHINGS3D_AXES)
+        write_points(target / name, cloud * FLYINGTHINGS3D_AXES)

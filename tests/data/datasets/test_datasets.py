@@ -161,9 +161,10 @@ def test_kitti_is_found_under_its_usual_names(tmp_path, name):
 @pytest.mark.realdata
 @pytest.mark.skipif(not REAL_DATA, reason="BPFN_REAL_DATA is not set")
 def test_real_kitti_scenes_give_the_published_counts(tmp_path):
-    from bpfn_cli.data.prepare.runner import prepare_kitti
+    from bpfn_cli.data.prepare.kitti import plan_kitti
+    from bpfn_cli.data.prepare.runner import prepare
 
-    prepare_kitti(Path(REAL_DATA or "") / "kitti_scene_flow", tmp_path / "kitti")
+    prepare(plan_kitti(Path(REAL_DATA or "") / "kitti_scene_flow", tmp_path / "kitti"))
     dataset = open_dataset(tmp_path / "kitti", "test")
     scenes = [dataset.load(index) for index in range(len(dataset))]
     assert dataset.names == ("000002", "000003")

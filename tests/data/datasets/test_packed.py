@@ -13,8 +13,9 @@ from scene_folders import contents, write_flyingthings3d, write_scene
 from bpfn_cli.data.datasets import data_identity, open_dataset, sample_scene, split_identity
 from bpfn_cli.data.datasets.packed import PackedScenes, read_index, write_packed
 from bpfn_cli.data.loader import training_batches
-from bpfn_cli.data.subset.make import make_subset, verify_subset
+from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
+from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import BpfnError, DataError, UsageError
 
 ALL = SubsetOptions(fraction=1.0, packed=True)

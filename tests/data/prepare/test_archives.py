@@ -6,17 +6,26 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scene_folders import contents, damage
-from test_prepare import flyingthings3d_scene, kitti_tree
+from test_prepare import flyingthings3d_scene, kitti_tree, prepare_kitti
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.files.archives import RawFiles
-from bpfn_cli.data.prepare.runner import Shard, prepare_flyingthings3d, prepare_kitti
+from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
+from bpfn_cli.data.prepare.runner import WHOLE, PrepareSummary, prepare
 from bpfn_cli.errors import BpfnError, BusyError, DataError, UsageError
 from bpfn_cli.locks import only_writer
+from bpfn_cli.parallel import Shard
+
+
+def prepare_flyingthings3d(
+    source: Path, out: Path, shard: Shard = WHOLE, processes: int = 1, **options: Any
+) -> PrepareSummary:
+    return prepare(plan_flyingthings3d(source, out, **options), shard=shard, processes=processes)
 
 
 def pack(folder: Path, archive: Path, prefix: str = "") -> Path:

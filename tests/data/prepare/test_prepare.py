@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import png
@@ -17,11 +18,23 @@ import pytest
 from bpfn_cli import files
 from bpfn_cli.data.datasets.kitti import kitti_camera
 from bpfn_cli.data.files import npy as arrays
-from bpfn_cli.data.prepare import runner as prepare
-from bpfn_cli.data.prepare.runner import PrepareSummary, back_project, prepare_flyingthings3d, prepare_kitti
+from bpfn_cli.data.prepare import scene as scenes_module
+from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
+from bpfn_cli.data.prepare.kitti import plan_kitti
+from bpfn_cli.data.prepare.projection import back_project
+from bpfn_cli.data.prepare.runner import PrepareSummary, prepare
 from bpfn_cli.errors import BusyError, DataError, DiskError, UsageError
 from bpfn_cli.locks import only_writer
 from bpfn_cli.structures import Camera
+
+
+def prepare_kitti(source: Path, out: Path, calibration: Path | None = None, **how: Any) -> PrepareSummary:
+    return prepare(plan_kitti(source, out, calibration=calibration), **how)
+
+
+def prepare_flyingthings3d(source: Path, out: Path, processes: int = 1, **options: Any) -> PrepareSummary:
+    return prepare(plan_flyingthings3d(source, out, **options), processes=processes)
+
 
 # --- raw trees made by hand ----------------------------------------------------------------------
 
@@ -366,7 +379,7 @@ def test_missing_and_empty_sources_are_refused_before_anything_is_written(tmp_pa
             prepare_any(tmp_path / name, tmp_path / "out")
     for inner in ("training/disp_occ_0", "train/flow/left/into_future"):
         (tmp_path / "hollow" / inner).mkdir(parents=True)
-    with pytest.raises(DataError, match=r"no scene in it; N+"):
+    with pytest.raises(DataError, match=r"no scenes found; N+"):
         prepare_any(tmp_path / "hollow", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -406,7 +419,7 @@ def test_output_that_is_a_file_is_a_disk_error(tmp_path):
 def test_output_with_other_things_in_it_is_left_alone(tmp_path):
     (tmp_path / "out" / "000000").mkdir(parents=True)
     (tmp_path / "out" / "000000" / "pc1.npy").write_text("mine")
-    with pytest.raises(UsageError, match="not empty and was not written by bpfn prepare"):
+    with pytest.raises(UsageError, match="not empty, and not written by bpfn prepare"):
         prepare_kitti(kitti_tree(tmp_path / "raw"), tmp_path / "out")
     assert tree(tmp_path / "out") == {"000000": None, "000000/pc1.npy": b"mine"}
 
@@ -415,9 +428,9 @@ def test_output_of_other_settings_is_left_alone(tmp_path):
     flyingthings3d_scene(tmp_path / "raw" / "train")
     prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out")
     before = tree(tmp_path / "out")
-    with pytest.raises(UsageError, match=r"prepared with another near_m \(35\.0, now 20\)"):
+    with pytest.raises(UsageError, match=r"prepared with other settings \(near_m 20, not 35\.0\)"):
         prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out", near=20)
-    with pytest.raises(UsageError, match="prepared with another kind"):
+    with pytest.raises(UsageError, match=r"prepared with other settings \(kind kitti, not"):
         prepare_kitti(kitti_tree(tmp_path / "kitti"), tmp_path / "out")
     assert tree(tmp_path / "out") == before
 
@@ -601,7 +614,9 @@ def test_a_full_disk_keeps_finished_scenes_and_a_repeated_run_completes(tmp_path
 
 def test_pc2_is_written_last(tmp_path, monkeypatch):
     order: list[str] = []
-    write = prepare.write_points
-    monkeypatch.setattr(prepare, "write_points", lambda path, points: (order.append(path.name), write(path, points)))
+    write = scenes_module.write_points
+    monkeypatch.setattr(
+        scenes_module, "write_points", lambda path, points: (order.append(path.name), write(path, points))
+    )
     prepare_kitti(kitti_tree(tmp_path / "raw"), tmp_path / "out")
     assert order == ["pc1.npy", "pc2.npy"]

@@ -10,10 +10,11 @@ import pytest
 from scene_folders import contents, write_scene
 
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.subset import make as subset
-from bpfn_cli.data.subset.make import make_subset, plan_subset
+from bpfn_cli.data.subset import plan
+from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.stratify import choose_alike, distributions, gaps
+from bpfn_cli.data.subset.plan import plan_subset
+from bpfn_cli.data.subset.select import choose_stratified, distributions, gaps
 from bpfn_cli.errors import DataError, UsageError
 from bpfn_cli.structures import Scene
 
@@ -43,19 +44,19 @@ def test_a_choice_is_nearer_to_the_whole_than_chance(tmp_path: Path) -> None:
         max(gaps(every[np.random.default_rng(seed).choice(60, 20, replace=False)], every)) for seed in range(50)
     ]
     worst = sorted(range(60), key=lambda index: index % 10 == 0)[:20]
-    chosen = choose_alike(every, worst, seed=0)
+    chosen = choose_stratified(every, worst, seed=0)
     assert len(set(chosen)) == 20
     assert max(gaps(every[chosen], every)) < min(by_chance)
     assert max(gaps(every[chosen], every)) < 0.02
-    assert choose_alike(every, worst, seed=0) == chosen
+    assert choose_stratified(every, worst, seed=0) == chosen
     assert sum(index % 10 == 0 for index in chosen) == 2
 
 
 def test_all_scenes_and_one_scene(tmp_path: Path) -> None:
     dataset = open_dataset(uneven(tmp_path / "set", 5), "train")
     every = np.stack([distributions(dataset.load(index)) for index in range(5)])
-    assert choose_alike(every, range(5), seed=0) == [0, 1, 2, 3, 4]
-    assert len(choose_alike(every, [4], seed=0)) == 1
+    assert choose_stratified(every, range(5), seed=0) == [0, 1, 2, 3, 4]
+    assert len(choose_stratified(every, [4], seed=0)) == 1
 
 
 def test_a_subset_is_the_same_every_time_and_not_measured_twice(
@@ -68,12 +69,12 @@ def test_a_subset_is_the_same_every_time_and_not_measured_twice(
     names = open_dataset(tmp_path / "a", "train").names
     assert len(names) == 12
     assert sum(int(name) % 10 == 0 for name in names) in (1, 2)
-    assert make_subset(source, tmp_path / "c", SubsetOptions(0.2, "stratified", seed=5)).likeness.depth < 0.1
+    assert make_subset(source, tmp_path / "c", SubsetOptions(0.2, "stratified", seed=5)).similarity.depth < 0.1
 
     def refuse(*_: object) -> np.ndarray:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(subset, "distributions", refuse)
+    monkeypatch.setattr(plan, "distributions", refuse)
     assert make_subset(source, tmp_path / "a", options).already_complete
 
 
@@ -85,5 +86,5 @@ def test_damaged_scenes_are_named(tmp_path: Path) -> None:
 
 
 def test_offset_is_for_stride_alone() -> None:
-    with pytest.raises(UsageError, match="only method stride"):
+    with pytest.raises(UsageError, match="only for method stride"):
         SubsetOptions(0.2, "stratified", offset=1)

@@ -25,9 +25,13 @@ from scene_folders import contents, write_flyingthings3d, write_random_scene, wr
 from scipy.stats import ks_2samp
 
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.subset import make as subset
-from bpfn_cli.data.subset.make import SubsetOptions, ks_distance, make_subset, plan_subset, verify_subset
-from bpfn_cli.data.subset.manifest import read_manifest
+from bpfn_cli.data.subset import make, similarity, transfer
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions, read_manifest
+from bpfn_cli.data.subset.plan import plan_subset
+from bpfn_cli.data.subset.select import choose
+from bpfn_cli.data.subset.similarity import ks_distance
+from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import BusyError, DataError, DiskError, UsageError
 from bpfn_cli.locks import only_writer
 
@@ -94,9 +98,7 @@ def test_all_scenes_of_fraction_1(source):
 )
 def test_smaller_hash_subset_lies_inside_the_larger(count, fractions, seed):
     names = tuple(f"{index:07d}" for index in range(count))
-    small, large = (
-        subset._choose(names, fraction, SubsetOptions(fraction, seed=seed)) for fraction in sorted(fractions)
-    )
+    small, large = (choose(names, fraction, SubsetOptions(fraction, seed=seed)) for fraction in sorted(fractions))
     assert set(small) <= set(large)
     assert list(large) == sorted(set(large))
     assert len(large) == max(1, round(max(fractions) * count))
@@ -104,7 +106,7 @@ def test_smaller_hash_subset_lies_inside_the_larger(count, fractions, seed):
 
 def test_a_tenth_lies_inside_a_fifth_of_the_size_of_flyingthings3d():
     names = tuple(f"{index:07d}" for index in range(19640))
-    fifth, tenth = (subset._choose(names, fraction, SubsetOptions(fraction)) for fraction in (0.2, 0.1))
+    fifth, tenth = (choose(names, fraction, SubsetOptions(fraction)) for fraction in (0.2, 0.1))
     assert (len(fifth), len(tenth)) == (3928, 1964)
     assert set(tenth) < set(fifth)
 
@@ -265,7 +267,7 @@ def test_ks_distance_by_hand():
     assert ks_distance(np.array([1.0]), np.array([2.0])) == 1
 
 
-def test_likeness_compares_flow_lengths_and_depths_of_subset_and_source(tmp_path, out):
+def test_similarity_compares_flow_lengths_and_depths_of_subset_and_source(tmp_path, out):
     # scene k: two points 4 m and 8 m deep, with flow 3 k and 4 k; hash, seed 0 keeps scene 6 of 0..9
     for scene in range(10):
         pc1 = np.array([[0, 0, -4], [0, 0, -8]])
@@ -274,24 +276,24 @@ def test_likeness_compares_flow_lengths_and_depths_of_subset_and_source(tmp_path
             pc1,
             np.add(pc1, [[0, 3 * scene, 0], [0, 4 * scene, 0]]),
         )
-    likeness = make_subset(tmp_path / "source", out, SubsetOptions(0.1)).likeness
+    similarity = make_subset(tmp_path / "source", out, SubsetOptions(0.1)).similarity
     # lengths of the subset: 18, 24; of the source 0, 0, 3, 4, 6, 8, 9, 12, 12, 15, 16, 18, 20, ..., 36:
     # below 18 lie 11 of 20 (and none of the subset), up to 24 lie 16 of 20 (and all of the subset)
-    assert likeness.flow_length == 0.55
-    assert likeness.depth == 0
-    assert (likeness.source_scenes, likeness.subset_scenes) == (10, 1)
+    assert similarity.flow_length == 0.55
+    assert similarity.depth == 0
+    assert (similarity.source_scenes, similarity.subset_scenes) == (10, 1)
 
 
-def test_likeness_of_the_whole_is_perfect(source, out):
-    likeness = make_subset(source, out, SubsetOptions(1.0)).likeness
-    assert (likeness.flow_length, likeness.depth) == (0, 0)
+def test_similarity_of_the_whole_is_perfect(source, out):
+    similarity = make_subset(source, out, SubsetOptions(1.0)).similarity
+    assert (similarity.flow_length, similarity.depth) == (0, 0)
 
 
-def test_likeness_samples_scenes_by_another_order_than_the_choice(source, out, monkeypatch):
-    monkeypatch.setattr(subset, "SAMPLED_SCENES", 2)
-    likeness = make_subset(source, out, SubsetOptions()).likeness  # keeps 2 of 10
-    assert likeness.flow_length > 0
-    assert (likeness.source_scenes, likeness.subset_scenes) == (2, 2)
+def test_similarity_samples_scenes_by_another_order_than_the_choice(source, out, monkeypatch):
+    monkeypatch.setattr(similarity, "SAMPLED_SCENES", 2)
+    found = make_subset(source, out, SubsetOptions()).similarity  # keeps 2 of 10
+    assert found.flow_length > 0
+    assert (found.source_scenes, found.subset_scenes) == (2, 2)
 
 
 # --- repeating ------------------------------------------------------------------------------------
@@ -302,10 +304,10 @@ def test_finished_subset_is_not_made_again(source, out, monkeypatch, link):
     options = SubsetOptions(0.5, link=link)
     first = make_subset(source, out, options)
     before = contents(out)
-    monkeypatch.setattr(subset, "_place_scene", None)
+    monkeypatch.setattr(transfer, "transfer_scene", None)
     again = make_subset(source, out, options)
     assert again.already_complete
-    assert (again.after, again.likeness) == (first.after, first.likeness)
+    assert (again.after, again.similarity) == (first.after, first.similarity)
     assert contents(out) == before
 
 
@@ -357,7 +359,7 @@ def test_subset_of_other_options_needs_force(source, out, options, difference):
 def test_source_that_changed_since_needs_force(source, out):
     make_subset(source, out, COPY)
     write_random_scene(source / "train" / "0000010", 10)
-    assert "since changed source" in refused(DataError, source, out, COPY)
+    assert "another source, or one that changed" in refused(DataError, source, out, COPY)
     make_subset(source, out, COPY, force=True)
     assert verify_subset(out).before.train_scenes == 11
 
@@ -385,7 +387,7 @@ def test_edited_file_of_an_unfinished_subset_is_refused(source, out):
     (out / "subset.json").unlink()
     name = chosen(source, COPY)[0]
     edit(out / "train" / name / "pc1.npy")
-    assert f"{name}/pc1.npy: not as its source" in refused(DataError, source, out, COPY)
+    assert f"{name}/pc1.npy: differs from its source" in refused(DataError, source, out, COPY)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def test_foreign_file_is_refused_then_left_or_removed(source, out, foreign):
     (out / foreign).write_text("mine")
     named = str(Path(foreign).parent) if Path(foreign).name in {"pc1.npy", "y"} else foreign
     message = refused(DataError, source, out, HALF)
-    assert f"{named}: not of this subset (1 such)" in message
+    assert f"{named}: not part of this subset (1 such)" in message
     assert "--force" in message
     with pytest.raises(DataError, match=f"{named} does not belong"):
         verify_subset(out)
@@ -413,7 +415,7 @@ def test_foreign_file_is_refused_then_left_or_removed(source, out, foreign):
 def test_folder_of_something_else_is_refused_and_left_alone(source, out):
     write_flyingthings3d(out, train=3)
     before = contents(out)
-    assert "train: not of this subset" in refused(DataError, source, out, HALF)
+    assert "train: not part of this subset" in refused(DataError, source, out, HALF)
     assert contents(out) == before
 
 
@@ -467,7 +469,8 @@ def test_manifest_of_the_same_task_with_other_scenes_is_refused(source, out):
 _MAKE = """
 import sys
 from pathlib import Path
-from bpfn_cli.data.subset import SubsetOptions, make_subset
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions
 print("ready", flush=True)
 sys.stdin.readline()
 make_subset(Path(sys.argv[1]), Path(sys.argv[2]), SubsetOptions(0.5, link=sys.argv[3]), processes=2)
@@ -703,7 +706,7 @@ def test_kitti_is_no_source(tmp_path, out):
 @pytest.mark.parametrize("names", [("a", "A"), ("straße", "STRASSE"), ("é", "e\u0301")])
 def test_names_that_collide_elsewhere_are_refused(tmp_path, out, names):
     write_flyingthings3d(tmp_path / "source", train=names)
-    assert "one name on some file systems" in refused(DataError, tmp_path / "source", out, HALF)
+    assert "the same name on some file systems" in refused(DataError, tmp_path / "source", out, HALF)
 
 
 def test_loops_and_stray_entries_of_the_source_are_reported(source, out):
@@ -739,7 +742,7 @@ def test_damaged_scenes_are_all_tried_and_listed(source, out):
 @pytest.mark.parametrize("change", ["grows", "shrinks", "edited", "replaced", "removed"])
 def test_source_that_changes_meanwhile_is_refused(source, out, monkeypatch, change):
     path = source / "train" / chosen(source, HALF)[0] / "pc1.npy"
-    read = subset.read_file
+    read = transfer.read_file
 
     def read_and_change(asked):
         content = read(asked)
@@ -759,7 +762,7 @@ def test_source_that_changes_meanwhile_is_refused(source, out, monkeypatch, chan
                 path.unlink()
         return content
 
-    monkeypatch.setattr(subset, "read_file", read_and_change)
+    monkeypatch.setattr(transfer, "read_file", read_and_change)
     message = refused(DataError, source, out, HALF)
     assert f"{path}: changed while the subset was made" in message
     assert not (out / "subset.json").exists()
@@ -767,7 +770,7 @@ def test_source_that_changes_meanwhile_is_refused(source, out, monkeypatch, chan
 
 def test_source_that_vanishes_meanwhile_is_refused(source, out, monkeypatch):
     plan = plan_subset(source, HALF)
-    monkeypatch.setattr(subset, "plan_subset", lambda *_, **__: plan)
+    monkeypatch.setattr(make, "plan_subset", lambda *_, **__: plan)
     (source / "train" / plan.chosen["train"][0] / "pc1.npy").unlink()
     assert "pc1.npy: no such file" in refused(DataError, source, out, HALF)
 
@@ -795,7 +798,7 @@ def test_first_fault_ends_the_work(source, out, monkeypatch):
         time.sleep(0.01)
         raise DiskError("full")
 
-    monkeypatch.setattr(subset, "_place_scene", fail)
+    monkeypatch.setattr(transfer, "transfer_scene", fail)
     assert refused(DiskError, source, out, SubsetOptions(1.0), processes=1) == "full"
     assert len(tried) < 12
 
@@ -839,7 +842,7 @@ def test_want_of_inodes_is_seen_before_anything_is_written(source, out, monkeypa
 
 
 def test_disk_that_fills_midway_keeps_what_is_finished(source, out, monkeypatch):
-    write = subset.write_atomic
+    write = transfer.write_atomic
     written: list[Path] = []
 
     def fill(path, content):
@@ -848,11 +851,11 @@ def test_disk_that_fills_midway_keeps_what_is_finished(source, out, monkeypatch)
         written.append(path)
         write(path, content)
 
-    monkeypatch.setattr(subset, "write_atomic", fill)
+    monkeypatch.setattr(transfer, "write_atomic", fill)
     assert "no space left" in refused(DiskError, source, out, COPY, processes=1)
     assert len(list(out.glob("*/*/*.npy"))) == 5
     assert not (out / "subset.json").exists()
-    monkeypatch.setattr(subset, "write_atomic", write)
+    monkeypatch.setattr(transfer, "write_atomic", write)
     make_subset(source, out, COPY)
     assert verify_subset(out)
 
@@ -862,7 +865,8 @@ mount -t tmpfs -o {options} none "$0" || exit 99
 "$1" -c '
 import sys
 from pathlib import Path
-from bpfn_cli.data.subset import SubsetOptions, make_subset
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.errors import DiskError
 try:
     make_subset(Path(sys.argv[1]), Path(sys.argv[2]), SubsetOptions(1.0))

@@ -13,12 +13,26 @@ from scene_folders import contents
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.datasets.occluded import BAD_SCENES
 from bpfn_cli.data.files.images import read_flo, read_mask_png, read_pfm
-from bpfn_cli.data.prepare.runner import Shard, _occluded_name, prepare_flyingthings3d, prepare_occluded_flyingthings3d
+from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
+from bpfn_cli.data.prepare.occluded import occluded_name, plan_occluded_flyingthings3d
+from bpfn_cli.data.prepare.runner import WHOLE, PrepareSummary, prepare
 from bpfn_cli.data.synthetic.raw_maps import FLOW, FLOW_OCCLUDED, next_disparity, raw_maps, write_raw
 from bpfn_cli.data.synthetic.raycast import pinhole
-from bpfn_cli.data.synthetic.render import SyntheticOptions, render_chosen, render_scene
+from bpfn_cli.data.synthetic.render import SyntheticOptions, render_scene, render_stage
 from bpfn_cli.errors import DataError, UsageError
+from bpfn_cli.parallel import Shard
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
+
+
+def prepare_flyingthings3d(source: Path, out: Path) -> PrepareSummary:
+    return prepare(plan_flyingthings3d(source, out))
+
+
+def prepare_occluded_flyingthings3d(
+    source: Path, out: Path, limit: int | None = None, shard: Shard = WHOLE, processes: int = 1
+) -> PrepareSummary:
+    return prepare(plan_occluded_flyingthings3d(source, out, limit=limit), shard=shard, processes=processes)
+
 
 OPTIONS = SyntheticOptions(train=2, val=1, height=540)
 
@@ -46,7 +60,7 @@ def test_prepare_gives_the_scene_back(raw: Path, tmp_path: Path, split: str, ind
 
 
 def test_maps_say_what_frame_2_sees(raw: Path) -> None:
-    _, pair = render_chosen(0, 0, "train", 540)
+    _, pair = render_stage(0, 0, "train", 540)
     hidden = read_mask_png(raw / "train" / FLOW_OCCLUDED / "0000000.png")
     expected = np.ones(540 * 960, bool)
     expected[pair.pixels[pair.visible]] = False
@@ -73,7 +87,7 @@ def test_a_repeated_call_writes_what_is_missing_and_the_same_bytes(tmp_path: Pat
 
 
 def test_refusals(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="540 high"):
+    with pytest.raises(UsageError, match="540 rows"):
         write_raw(tmp_path, SyntheticOptions(height=135), 1)
     with pytest.raises(UsageError, match="other options"):
         write_raw(raw, SyntheticOptions(train=1, val=0, seed=1, height=540), 1)
@@ -83,7 +97,7 @@ def test_refusals(raw: Path, tmp_path: Path) -> None:
 
 
 def test_maps_of_one_pixel_by_hand() -> None:
-    _, pair = render_chosen(0, 0, "val", 540)
+    _, pair = render_stage(0, 0, "val", 540)
     maps = raw_maps(pair)
     seen = int(np.flatnonzero(pair.visible)[1000])
     row, column = divmod(int(pair.pixels[seen]), 960)
@@ -102,7 +116,7 @@ def test_prepare_with_occlusion_gives_the_scene_back(raw: Path, tmp_path: Path, 
     assert (summary.scenes, summary.points) == (3, 3 * 8192)
     dataset = open_dataset(tmp_path / "out", split)
     scene = dataset.load(dataset.names.index(name))
-    stage, pair = render_chosen(0, int(split == "train"), "train" if split == "train" else "val", 540)
+    stage, pair = render_stage(0, int(split == "train"), "train" if split == "train" else "val", 540)
     # Every point of the first cloud is a rendered one, by its pixel; so are its flow and whether it is visible.
     camera = pinhole(540)
     columns = np.rint(camera.cx - camera.focal * scene.pc1[:, 0] / scene.pc1[:, 2]).astype(int)
@@ -144,7 +158,7 @@ def test_damaged_pixels_are_left_out_and_counted(raw: Path, tmp_path: Path) -> N
 
 
 def test_no_frame_is_named_as_a_known_bad_one() -> None:
-    names = {_occluded_name(split, f"{number:07d}") for split in ("train", "val") for number in range(22_000)}
+    names = {occluded_name(split, f"{number:07d}") for split in ("train", "val") for number in range(22_000)}
     assert len(names) == 44_000
     assert not names & BAD_SCENES
 

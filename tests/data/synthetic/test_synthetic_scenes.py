@@ -111,7 +111,7 @@ def test_flow_length_is_near_flyingthings3d():
     ],
 )
 def test_nonsense_options_are_refused_by_name(key, value):
-    with pytest.raises(UsageError, match=f"synthetic {key} is .*; choose a whole number from"):
+    with pytest.raises(UsageError, match=f"synthetic {key} .*: use a whole number from"):
         SyntheticOptions(**{key: value})
 
 
@@ -121,9 +121,9 @@ def test_no_scene_at_all_is_refused():
 
 
 def test_unknown_split_and_no_process_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"split is 'test\\x1b'; choose train or val"):
+    with pytest.raises(UsageError, match=r"split 'test\\x1b': use train or val"):
         render_scene(0, 0, "test\x1b", 27)
-    with pytest.raises(UsageError, match="processes is 0; choose 1 or more"):
+    with pytest.raises(UsageError, match="processes 0: use 1 or more"):
         write_synthetic(tmp_path / "out", SMALL, processes=0)
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +196,7 @@ def test_damaged_record_is_said(content, tmp_path):
 
 def test_record_that_is_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "synthetic.json")
-    with pytest.raises(DataError, match="damaged record"):
+    with pytest.raises(DataError, match="is a pipe"):
         is_synthetic(tmp_path)
 
 
@@ -306,7 +306,7 @@ def test_unfinished_folder_of_other_options_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_synthetic(tmp_path, SMALL, processes=1)
     before = files_of(tmp_path)
-    with pytest.raises(UsageError, match="unfinished run of other options; choose another --out, or "):
+    with pytest.raises(UsageError, match="unfinished run with other options; choose another --out, or "):
         write_synthetic(tmp_path, replace(SMALL, seed=4), processes=1)
     assert files_of(tmp_path) == before and list(before) == ["synthetic.json.partial"]
 
@@ -320,7 +320,7 @@ def test_foreign_content_is_refused_and_kept(name, unfinished, whole, tmp_path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
     before = files_of(tmp_path)
-    with pytest.raises(UsageError, match="not of these synthetic scenes; choose another --out, or ") as error:
+    with pytest.raises(UsageError, match="not part of these synthetic scenes; choose another --out, or ") as error:
         write_synthetic(tmp_path, SMALL, processes=1)
     assert str(error.value).isprintable()
     assert files_of(tmp_path) == before
@@ -333,7 +333,7 @@ def test_link_is_not_followed_out_of_the_folder(where, whole, tmp_path):
     (folder / where).parent.mkdir(parents=True)
     (folder / "synthetic.json.partial").write_bytes((whole / "synthetic.json").read_bytes())
     (folder / where).symlink_to(elsewhere)
-    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+    with pytest.raises(UsageError, match="not part of these synthetic scenes"):
         write_synthetic(folder, SMALL, processes=1)
     assert not list(elsewhere.iterdir())
 
@@ -414,7 +414,7 @@ def test_force_leaves_a_finished_folder_of_the_same_options_alone(whole, monkeyp
 def test_force_keeps_a_folder_that_is_no_synthetic_one(name, tmp_path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+    with pytest.raises(UsageError, match="not part of these synthetic scenes"):
         write_synthetic(tmp_path, SMALL, processes=1, force=True)
     assert files_of(tmp_path) == {name: b"mine"}
 
@@ -428,7 +428,7 @@ def test_force_refuses_foreign_files_among_scenes_and_removes_nothing(name, tmp_
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"mine")
     before = files_of(folder)
-    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+    with pytest.raises(UsageError, match="not part of these synthetic scenes"):
         write_synthetic(folder, replace(SMALL, seed=4), processes=1, force=True)
     assert files_of(folder) == before
 
@@ -456,7 +456,7 @@ def test_force_removes_nothing_behind_a_link(where, whole, tmp_path):
     (folder / where).parent.mkdir(parents=True)
     (folder / where).symlink_to(elsewhere)
     (folder / "synthetic.json.partial").write_bytes((whole / "synthetic.json").read_bytes())
-    with pytest.raises(UsageError, match="not of these synthetic scenes"):
+    with pytest.raises(UsageError, match="not part of these synthetic scenes"):
         write_synthetic(folder, replace(SMALL, seed=4), processes=1, force=True)
     assert files_of(elsewhere) == {"pc1.npy": b"mine", "0000000/pc1.npy": b"mine"}
 
