@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Precision(str, Enum):
-    """Of the large matrix products; everything else is float32 always."""
+    """Precision of the large matrix products; everything else is always float32."""
 
     float32 = "32"
     bf16 = "bf16"
@@ -15,12 +15,7 @@ class Precision(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> Precision | None:
-        """Also by other names, and by the numbers that YAML makes of them."""
-        names = {
-            "float32": cls.float32,
-            "fp32": cls.float32,
-            "bfloat16": cls.bf16,
-            "float16": cls.float16,
-            "fp16": cls.float16,
-        }
-        return names.get(str(value)) or next((one for one in cls if one.value == str(value)), None)
+        """Accept other common names, and the integers that YAML makes of "32" and "16"."""
+        names = {"float32": "32", "fp32": "32", "bfloat16": "bf16", "float16": "16", "fp16": "16"}
+        name = names.get(str(value), str(value))
+        return next((one for one in cls if one.value == name), None)

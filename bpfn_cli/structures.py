@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What travels between the layers: a camera, a scene, a batch, the point pyramid and the flow pyramid.
+"""What the packages exchange: a camera, a scene, a batch, the point pyramid and the flow pyramid.
 
 Everything is in metres, in the frame x left, y up, z forward; layout (B, N, C).
-Importable without torch: tensors are only named here.
+Importable without torch, which appears in annotations only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,8 @@ class Camera:
     tz: float = 0.0
 
 
-MAX_DEPTH_M = 35.0  # where the field cuts FlyingThings3D and KITTI
-FLYINGTHINGS3D_AXES = np.array([-1, 1, -1], np.float32)  # on disk x right, y up, z negative forward
+MAX_DEPTH_M = 35.0  # the customary cut of FlyingThings3D and KITTI
+FLYINGTHINGS3D_AXES = np.array([-1, 1, -1], np.float32)  # on disk x right, y up, z backward
 FLYINGTHINGS3D_CAMERA = Camera(focal=-1050.0, cx=479.5, cy=269.5)
 
 
@@ -51,7 +51,7 @@ class Scene:
         name: unique inside its dataset.
         pc1, pc2: (N, 3), (M, 3) float32 metres.
         flow: (N, 3) float32 metres, from pc1.
-        camera: for the 2D metrics; None where no image stands behind the cloud.
+        camera: for the 2D metrics; None if the cloud does not come from an image.
         valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
     """
 
@@ -69,11 +69,12 @@ class FlowBatch:
 
     Attributes:
         pc1, pc2, flow: (B, N, 3) metres.
-        names, cameras: one a sample.
+        names, cameras: one per sample.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
-        view: names the draw of points and augmentation; with a sample's name it says all of the sample. None: unknown.
-        first, whole: where several processes share a batch: the number of the first sample here, and of all samples;
-            first == whole: a process without a sample, which computes another's for nothing. None: all are here.
+        view: identifies the draw of points and the augmentation; with a sample's name it determines the sample. None:
+            unknown.
+        first, whole: if several processes share a batch, the index of this process's first sample and the number of
+            samples of all. first == whole: a process without samples, which repeats another's. None: all are here.
     """
 
     pc1: Tensor
@@ -88,39 +89,32 @@ class FlowBatch:
 
     @property
     def share(self) -> float:
-        """The part of the whole batch's samples that counts here."""
+        """The fraction of the whole batch's samples that count in this process."""
         if self.whole is None:
             return 1.0
         return 0.0 if self.first >= self.whole else len(self.names) / self.whole
 
     def to(self, device: torch.device | str) -> FlowBatch:
-        """The same batch on another device. From pinned memory the copy does not hold up what follows."""
-        pc1, pc2, flow = (tensor.to(device, non_blocking=True) for tensor in (self.pc1, self.pc2, self.flow))
-        valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
-        return replace(self, pc1=pc1, pc2=pc2, flow=flow, valid=valid)
+        """Move the batch to a device. From pinned memory the copy is asynchronous."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> FlowBatch:
+        """Copy the batch to memory that a GPU reads directly; `DataLoader` calls this."""
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def parts(self, count: int) -> list[FlowBatch]:
-        """The samples dealt to at most `count` batches as equal in size as can be, none of them empty."""
-        samples = len(self.names)
-        edges = [index * samples // count for index in range(count + 1)]
+        """Split the samples into at most `count` batches of nearly equal size, none of them empty."""
+        edges = [index * len(self.names) // count for index in range(count + 1)]
         return [self.of_samples(start, end) for start, end in pairwise(edges) if end > start]
 
     def of_samples(self, start: int, end: int) -> FlowBatch:
-        """The samples from `start` up to `end`, this one left out."""
-        return replace(
-            self,
-            pc1=self.pc1[start:end],
-            pc2=self.pc2[start:end],
-            flow=self.flow[start:end],
-            names=self.names[start:end],
-            cameras=self.cameras[start:end],
-            valid=None if self.valid is None else self.valid[start:end],
-        )
+        """The samples from `start` up to, not including, `end`."""
+        part = self._with_tensors(lambda tensor: tensor[start:end])
+        return replace(part, names=self.names[start:end], cameras=self.cameras[start:end])
 
-    def pin_memory(self) -> FlowBatch:
-        """The same batch in memory that a GPU copies from directly; `DataLoader` calls this."""
-        pc1, pc2, flow = (tensor.pin_memory() for tensor in (self.pc1, self.pc2, self.flow))
-        return replace(self, pc1=pc1, pc2=pc2, flow=flow, valid=None if self.valid is None else self.valid.pin_memory())
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
+        valid = None if self.valid is None else change(self.valid)
+        return replace(self, pc1=change(self.pc1), pc2=change(self.pc2), flow=change(self.flow), valid=valid)
 
 
 @dataclass(frozen=True)
@@ -133,7 +127,7 @@ class CloudPyramid:
         down_neighbors: level l -> (B, N_l, 16) neighbors in level l-1 of the points of level l, l = 1..4.
         up_neighbors: level l -> (B, N_l, 3) neighbors in level l+1, l = 0..3.
         up_weights: level l -> (B, N_l, 3) inverse-distance weights of `up_neighbors`, sum 1.
-        self_neighbors: level l -> (B, N_l, 9) neighbors inside level l, l = 0..3; empty where unused.
+        self_neighbors: level l -> (B, N_l, 9) neighbors inside level l, l = 0..3; empty if unused.
     """
 
     points: dict[int, Tensor]
@@ -143,10 +137,15 @@ class CloudPyramid:
     up_weights: dict[int, Tensor]
     self_neighbors: dict[int, Tensor]
 
+    def part(self, start: int, end: int) -> CloudPyramid:
+        """The clouds from `start` up to, not including, `end` (views)."""
+        by_level = (getattr(self, each.name) for each in fields(self))
+        return CloudPyramid(*({level: x[start:end] for level, x in tensors.items()} for tensors in by_level))
+
 
 @dataclass(frozen=True)
 class PointPyramid:
-    """Geometry of both clouds, made once per batch and shared by teacher and student.
+    """Geometry of both clouds, computed once per batch and shared by teacher and student.
 
     Attributes:
         stacked: both clouds in one batch of 2B, source clouds first.
@@ -168,9 +167,9 @@ class FlowPyramid:
         bfe_source, bfe_target: l -> (B, N_l, C_l) bidirectional features of source and target points.
         bfe_embedding: l -> (B, N_l, C_l) flow embedding at the source points.
         estimator_features: l -> (B, N_l, 64) features of the flow estimator.
-        pyramid: the geometry used, to be handed to another network on the same clouds; None on the plain path, which
-            shares nothing.
-        bfe_neighbors: l -> (B, N_l, k) the target points each source point looked at, found after warping.
+        pyramid: the geometry used, for another network on the same clouds; None from `ReferenceNetwork`, which shares
+            nothing.
+        bfe_neighbors: l -> (B, N_l, k) neighbors of each source point among the warped target points.
     """
 
     flows: list[Tensor]
@@ -184,16 +183,7 @@ class FlowPyramid:
     bfe_neighbors: list[Tensor] = field(default_factory=list)
 
     def mapped(self, change: Callable[[int, Tensor], Tensor]) -> FlowPyramid:
-        """The same output with flows and features changed: `change` is given the level and a tensor (B, N_l, C)."""
-
-        def of(tensors: list[Tensor]) -> list[Tensor]:
-            return [change(level, tensor) for level, tensor in enumerate(tensors)]
-
-        return replace(
-            self,
-            flows=of(self.flows),
-            bfe_source=of(self.bfe_source),
-            bfe_target=of(self.bfe_target),
-            bfe_embedding=of(self.bfe_embedding),
-            estimator_features=of(self.estimator_features),
-        )
+        """Change flows and features: `change` is called with the level and a tensor (B, N_l, C)."""
+        names = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
+        changed = {name: [change(*each) for each in enumerate(getattr(self, name))] for name in names}
+        return replace(self, **changed)  # type: ignore[arg-type]

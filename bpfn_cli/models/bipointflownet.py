@@ -6,8 +6,9 @@ Source: Cheng & Ko, Bi-PointFlowNet: Bidirectional Learning for Point Cloud Base
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,26 @@ from bpfn_cli.models.layers import (
     PointwiseBlock,
     apply_linear,
 )
-from bpfn_cli.models.reference import published_forward
 from bpfn_cli.models.stages import stage
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
-from bpfn_cli.ops import build_pyramid, interpolate, is_plain, knn, warp
+from bpfn_cli.ops import build_pyramid, interpolate, knn, warp
 from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
 from bpfn_cli.structures import LEVELS, CloudPyramid, FlowPyramid, PointPyramid
+
+
+class LevelOutput(NamedTuple):
+    """Flow (B, N_l, 3) and features (B, N_l, C) of one level, and the neighbors (B, N_l, k) used for the embedding."""
+
+    flow: Tensor
+    source: Tensor
+    target: Tensor
+    embedding: Tensor
+    estimated: Tensor
+    neighbors: Tensor
+
+    def upsampled(self, to_finer: Callable[[Tensor], Tensor]) -> LevelOutput:
+        """The same with flow and estimator features moved to the next finer level."""
+        return self._replace(flow=to_finer(self.flow), estimated=to_finer(self.estimated))
 
 
 class BiPointFlowNet(nn.Module):
@@ -33,8 +48,8 @@ class BiPointFlowNet(nn.Module):
 
     Attributes:
         variant: its sizes.
-        num_points: points per cloud it is meant for (what it was trained with); any number from
-            `variant.least_points` on can be given.
+        num_points: points per cloud it is meant for (what it was trained with); it accepts any number from
+            `variant.least_points` on.
     """
 
     def __init__(self, variant: Variant, num_points: int = 8192):
@@ -99,22 +114,19 @@ class BiPointFlowNet(nn.Module):
             features1, features2: (B, N, 3) input features; the coordinates by default, as in every
                 published training.
             pyramid: geometry of these clouds if known (`output.pyramid` of another network).
-        Raises: ShapeError: not such clouds, too few points, or points that are not finite.
+        Raises: ShapeError: clouds of another shape, with too few points, or with points that are not finite.
         """
-        if pyramid is None or is_plain():
-            check_clouds(pc1, pc2, self.variant.least_points)
-        features1, features2 = pc1 if features1 is None else features1, pc2 if features2 is None else features2
-        if is_plain():
-            return published_forward(self, pc1, pc2, features1, features2)
         if pyramid is None:
+            check_clouds(pc1, pc2, self.variant.least_points)
             with stage("geometry"):
                 pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
+        features1, features2 = pc1 if features1 is None else features1, pc2 if features2 is None else features2
         with stage("encoder"):
             encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
         return self._decode(pyramid, encoded)
 
     def encoder_stages(self) -> tuple[tuple[nn.Module, PointConv, nn.Module | None], ...]:
-        """For level 1 .. 4 what makes its features: to more channels, to fewer points, and after it."""
+        """For levels 1 .. 4 the blocks that make its features: to more channels, to fewer points, and refinement."""
         return (
             (self.level0_2, self.level1, self.level1_0),
             (self.level1_1, self.level2, self.level2_0),
@@ -123,8 +135,33 @@ class BiPointFlowNet(nn.Module):
         )
 
     def context_blocks(self) -> tuple[PointwiseBlock, ...]:
-        """For level 0 .. 3 what makes its context from the features of the level below."""
+        """For levels 0 .. 3 the block that makes its context from the features of the next coarser level."""
         return self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3
+
+    def estimate_level(
+        self,
+        level: int,
+        clouds: tuple[Tensor, Tensor],
+        features: Sequence[Tensor],
+        encoded: Tensor,
+        coarser: LevelOutput | None,
+        neighbors: Sequence[Tensor],
+        self_neighbors: Sequence[Tensor],
+    ) -> LevelOutput:
+        """Embed both clouds of a level and estimate its flow.
+
+        Args:
+            clouds: (B, N_l, 3) metres, the target warped. features: of both clouds, (B, N_l, C).
+            encoded: (B, N_l, C) encoder features of the source cloud.
+            coarser: flow and estimator features of the next coarser level, upsampled to this one.
+            neighbors, self_neighbors: as `BidirectionalFlowEmbedding` and `FlowEstimator` take them.
+        """
+        source, target, embedding = getattr(self, f"cross{level}")(*clouds, *features, *neighbors)
+        inputs = [encoded, embedding] if coarser is None else [encoded, coarser.estimated, embedding]
+        estimator: FlowEstimator = getattr(self, f"flow{level}")
+        estimated, flow = estimator(clouds[0], torch.cat(inputs, dim=-1), *self_neighbors)
+        flow = flow if coarser is None else coarser.flow + flow
+        return LevelOutput(flow, source, target, embedding, estimated, neighbors[0])
 
     def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
         """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
@@ -139,67 +176,43 @@ class BiPointFlowNet(nn.Module):
 
     def _decode(self, pyramid: PointPyramid, encoded: list[Tensor]) -> FlowPyramid:
         source, target = pyramid.source, pyramid.target
-        coarse, flow, estimated = encoded[4], None, None
-        levels: list[_LevelOutput] = []
+        coarse, coarser, k = encoded[LEVELS], None, self.variant.embedding_neighbors
+        levels: list[LevelOutput] = []
         for level in reversed(range(LEVELS)):
             with stage(f"level{level}"):
                 pc1, pc2 = source.points[level], target.points[level]
                 context = self._upsampled_context(self.context_blocks()[level], pyramid.stacked, level, coarse)
-                features1, features2 = torch.cat([encoded[level], context], dim=-1).chunk(2)
-                estimator_input = [encoded[level].chunk(2)[0]]
-                if flow is not None and estimated is not None:
-                    up = (source.up_neighbors[level], source.up_weights[level])
-                    flow = interpolate(flow, *up)
-                    with stage("geometry"):
-                        pc2 = warp(pc1, pc2, flow)
-                    estimator_input.append(interpolate(estimated, *up))
-                cross: BidirectionalFlowEmbedding = getattr(self, f"cross{level}")
+                features = torch.cat([encoded[level], context], dim=-1).chunk(2)
+                if coarser is not None:
+                    up = {"neighbors": source.up_neighbors[level], "weights": source.up_weights[level]}
+                    coarser = coarser.upsampled(partial(interpolate, **up))
                 with stage("geometry"):
-                    neighbors = _both_ways(pc1, pc2, self.variant.embedding_neighbors)
-                bfe = cross(pc1, pc2, features1, features2, *neighbors)
-                estimator: FlowEstimator = getattr(self, f"flow{level}")
-                own = source.self_neighbors[level]
-                estimated, correction = estimator(pc1, torch.cat([*estimator_input, bfe[2]], dim=-1), own, own)
-                flow = correction if flow is None else flow + correction
-                levels.insert(0, _LevelOutput(flow, bfe[0], bfe[1], bfe[2], neighbors[0], estimated))
-                coarse = torch.cat(bfe[:2])
-        return FlowPyramid(
-            flows=[level.flow for level in levels],
-            sample_indices1=source.sample_indices,
-            sample_indices2=target.sample_indices,
-            bfe_source=[level.source for level in levels],
-            bfe_target=[level.target for level in levels],
-            bfe_embedding=[level.embedding for level in levels],
-            estimator_features=[level.estimated for level in levels],
-            pyramid=pyramid,
-            bfe_neighbors=[level.neighbors for level in levels],
-        )
+                    pc2 = pc2 if coarser is None else warp(pc1, pc2, coarser.flow)
+                    forward, backward = knn(pc1, pc2, k), knn(pc2, pc1, k)
+                graphs, own = (forward, backward, forward), source.self_neighbors[level]
+                encoded1 = encoded[level].chunk(2)[0]
+                coarser = self.estimate_level(level, (pc1, pc2), features, encoded1, coarser, graphs, (own, own))
+                levels.insert(0, coarser)
+                coarse = torch.cat([coarser.source, coarser.target])
+        return collect(levels, source.sample_indices, target.sample_indices, pyramid)
 
     def _upsampled_context(self, block: PointwiseBlock, stacked: CloudPyramid, level: int, coarse: Tensor) -> Tensor:
-        """`block` of the features of level + 1, at the points of `level`."""
+        """Apply `block` to the features of level + 1, at the points of `level`."""
         neighbors, weights = stacked.up_neighbors[level], stacked.up_weights[level]
         # The weights sum to one, so the linear map may come first, where there are fewer points.
         return self._siamese(block.finish, interpolate(apply_linear(block.linear, coarse), neighbors, weights))
 
     def _siamese(self, block: Callable[..., Tensor], *stacked: Tensor) -> Tensor:
-        """Apply `block` to both clouds: in one batch, or one after the other where batch statistics are taken."""
+        """Apply `block` to both clouds: in one batch, or in turn where batch statistics are taken."""
         if not (self.variant.bn and self.training):
             return block(*stacked)
         halves = [x.chunk(2) for x in stacked]
         return torch.cat([block(*(half[cloud] for half in halves)) for cloud in (0, 1)])
 
 
-def _both_ways(pc1: Tensor, pc2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Neighbors in pc2 of the points of pc1, the other way, and again the first way for the embedding."""
-    forth = knn(pc1, pc2, k)
-    return forth, knn(pc2, pc1, k), forth
-
-
-@dataclass(frozen=True)
-class _LevelOutput:
-    flow: Tensor
-    source: Tensor
-    target: Tensor
-    embedding: Tensor
-    neighbors: Tensor
-    estimated: Tensor
+def collect(
+    levels: list[LevelOutput], indices1: dict[int, Tensor], indices2: dict[int, Tensor], pyramid: PointPyramid | None
+) -> FlowPyramid:
+    """Arrange the outputs of the levels by kind."""
+    flows, source, target, embedding, estimated, neighbors = map(list, zip(*levels, strict=True))
+    return FlowPyramid(flows, indices1, indices2, source, target, embedding, estimated, pyramid, neighbors)

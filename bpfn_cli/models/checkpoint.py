@@ -25,7 +25,8 @@ import bpfn_cli
 from bpfn_cli.errors import CheckpointError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.infer import infer_variant
+from bpfn_cli.models.build import default_network
+from bpfn_cli.models.infer_variant import infer_variant
 from bpfn_cli.models.variants import Level, Variant
 from bpfn_cli.structures import LEVELS
 
@@ -106,7 +107,7 @@ def load_checkpoint(path: str | Path) -> BiPointFlowNet:
 
 def build_from(checkpoint: Checkpoint) -> BiPointFlowNet:
     """The network of a checkpoint that was read, in evaluation mode."""
-    model = BiPointFlowNet(checkpoint.variant, checkpoint.num_points)
+    model = default_network()(checkpoint.variant, checkpoint.num_points)
     model.load_state_dict(checkpoint.state)
     return model.eval()
 

@@ -1,87 +1,148 @@
 # SPDX-License-Identifier: MIT
-"""The network operation by operation as published: one cloud after the other, each graph where it is used.
+"""The network as published, operation by operation: one cloud after the other, each graph searched where it is used.
 
-What the fast path is compared with, in exactness and in speed, and what MACs are counted on. `BPFN_PLAIN=1` runs it.
+It has the modules and parameters of `BiPointFlowNet`, so their state dicts are interchangeable. The fast network is
+compared with it in accuracy and speed, and MACs are counted on it. `BPFN_PLAIN=1` makes `build_model` choose it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from bpfn_cli.ops import farthest_point_sample, gather, knn, upsample, warp
-from bpfn_cli.structures import LEVELS, FlowPyramid
-
-if TYPE_CHECKING:
-    from bpfn_cli.models.bipointflownet import BiPointFlowNet
-
-
-def published_forward(
-    network: BiPointFlowNet, pc1: Tensor, pc2: Tensor, features1: Tensor, features2: Tensor
-) -> FlowPyramid:
-    """`BiPointFlowNet.forward` in plain torch; clouds and features (B, N, 3)."""
-    points1, indices1 = _sample(network, pc1)
-    points2, indices2 = _sample(network, pc2)
-    encoded1, encoded2 = _encode(network, points1, features1), _encode(network, points2, features2)
-    contexts = network.context_blocks()
-    coarse1, coarse2, flow, estimated = encoded1[LEVELS], encoded2[LEVELS], None, None
-    output = FlowPyramid([], indices1, indices2, [], [], [], [], pyramid=None)
-    for level in reversed(range(LEVELS)):
-        source, target = points1[level], points2[level]
-        context1 = contexts[level](upsample(source, points1[level + 1], coarse1))
-        context2 = contexts[level](upsample(target, points2[level + 1], coarse2))
-        inputs = [encoded1[level]]
-        if flow is not None and estimated is not None:
-            flow = upsample(source, points1[level + 1], flow)
-            inputs.append(upsample(source, points1[level + 1], estimated))
-            target = warp(source, target, flow)
-        embed = getattr(network, f"cross{level}")
-        k = network.variant.embedding_neighbors
-        neighbors = knn(source, target, k)
-        coarse1, coarse2, embedding = embed(
-            source,
-            target,
-            torch.cat([encoded1[level], context1], dim=-1),
-            torch.cat([encoded2[level], context2], dim=-1),
-            neighbors,
-            knn(target, source, k),
-            knn(source, target, k),
-        )
-        estimate = getattr(network, f"flow{level}")
-        features = torch.cat([*inputs, embedding], dim=-1)
-        k = network.variant.estimator_neighbors
-        estimated, correction = estimate(source, features, knn(source, source, k), knn(source, source, k))
-        flow = correction if flow is None else flow + correction
-        results = (flow, coarse1, coarse2, embedding, neighbors, estimated)
-        lists = (
-            output.flows,
-            output.bfe_source,
-            output.bfe_target,
-            output.bfe_embedding,
-            output.bfe_neighbors,
-            output.estimator_features,
-        )
-        for found, result in zip(lists, results, strict=True):
-            found.insert(0, result)
-    return output
+from bpfn_cli.errors import UsageError
+from bpfn_cli.models import layers
+from bpfn_cli.models.bipointflownet import BiPointFlowNet, LevelOutput, collect
+from bpfn_cli.models.layers import Correlation
+from bpfn_cli.models.variants import Variant
+from bpfn_cli.ops import gather
+from bpfn_cli.ops.precision import current_precision
+from bpfn_cli.ops.pyramid import check_clouds
+from bpfn_cli.ops.reference import farthest_point_sample, knn, upsample, warp
+from bpfn_cli.precision import Precision
+from bpfn_cli.structures import LEVELS, FlowPyramid, PointPyramid
 
 
-def _sample(network: BiPointFlowNet, cloud: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
-    """Points of all levels, and the indices of each level into the one before."""
-    points, indices = [cloud], {}
-    for level, reduction in enumerate(network.variant.reductions, start=1):
-        indices[level] = farthest_point_sample(points[-1], points[-1].shape[1] // reduction)
-        points.append(gather(points[-1], indices[level]))
-    return points, indices
+class ReferenceNetwork(BiPointFlowNet):
+    """The network of a `Variant`, computed as published. `output.pyramid` is None: it shares nothing."""
+
+    def __init__(self, variant: Variant, num_points: int = 8192):
+        super().__init__(variant, num_points)
+        for module in self.modules():
+            module.__class__ = PUBLISHED.get(type(module), type(module))
+
+    def forward(
+        self,
+        pc1: Tensor,
+        pc2: Tensor,
+        features1: Tensor | None = None,
+        features2: Tensor | None = None,
+        pyramid: PointPyramid | None = None,
+    ) -> FlowPyramid:
+        """`BiPointFlowNet.forward`; `pyramid` is ignored.
+
+        Raises: ShapeError: as there. UsageError: a reduced precision is set.
+        """
+        if current_precision() is not Precision.float32:
+            name = current_precision().value
+            raise UsageError(f"precision {name}: the plain path is float32 throughout; unset BPFN_PLAIN or use 32")
+        check_clouds(pc1, pc2, self.variant.least_points)
+        (points1, indices1), (points2, indices2) = self._sample(pc1), self._sample(pc2)
+        encoded1 = self._encode_cloud(points1, pc1 if features1 is None else features1)
+        encoded2 = self._encode_cloud(points2, pc2 if features2 is None else features2)
+        coarse1, coarse2, coarser = encoded1[LEVELS], encoded2[LEVELS], None
+        levels: list[LevelOutput] = []
+        for level in reversed(range(LEVELS)):
+            source, target, context = points1[level], points2[level], self.context_blocks()[level]
+            context1 = context(upsample(source, points1[level + 1], coarse1))
+            context2 = context(upsample(target, points2[level + 1], coarse2))
+            features = torch.cat([encoded1[level], context1], dim=-1), torch.cat([encoded2[level], context2], dim=-1)
+            if coarser is not None:
+                coarser = coarser.upsampled(partial(upsample, source, points1[level + 1]))
+                target = warp(source, target, coarser.flow)
+            graphs = self._search(source, target)
+            coarser = self.estimate_level(level, (source, target), features, encoded1[level], coarser, *graphs)
+            levels.insert(0, coarser)
+            coarse1, coarse2 = coarser.source, coarser.target
+        return collect(levels, indices1, indices2, pyramid=None)
+
+    def _search(self, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Neighbors for the embedding and for the estimator, each searched as often as it is used."""
+        k, own = self.variant.embedding_neighbors, self.variant.estimator_neighbors
+        across = knn(source, target, k), knn(target, source, k), knn(source, target, k)
+        return across, (knn(source, source, own), knn(source, source, own))
+
+    def _sample(self, cloud: Tensor) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """Points of all levels, and the indices of each level into the one before."""
+        points, indices = [cloud], {}
+        for level, reduction in enumerate(self.variant.reductions, start=1):
+            indices[level] = farthest_point_sample(points[-1], points[-1].shape[1] // reduction)
+            points.append(gather(points[-1], indices[level]))
+        return points, indices
+
+    def _encode_cloud(self, points: Sequence[Tensor], features: Tensor) -> list[Tensor]:
+        encoded = [self.level0_1(self.level0(features))]
+        for level, (expand, downsample, refine) in enumerate(self.encoder_stages(), start=1):
+            neighbors = knn(points[level], points[level - 1], self.variant.encoder_neighbors)
+            x = downsample(points[level], points[level - 1], expand(encoded[-1]), neighbors)
+            encoded.append(x if refine is None else refine(x))
+        return encoded
 
 
-def _encode(network: BiPointFlowNet, points: Sequence[Tensor], features: Tensor) -> list[Tensor]:
-    encoded = [network.level0_1(network.level0(features))]
-    for level, (expand, downsample, refine) in enumerate(network.encoder_stages(), start=1):
-        neighbors = knn(points[level], points[level - 1], network.variant.encoder_neighbors)
-        x = downsample(points[level], points[level - 1], expand(encoded[-1]), neighbors)
-        encoded.append(x if refine is None else refine(x))
-    return encoded
+class _PointwiseBlock(layers.PointwiseBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.composed_module(x.transpose(1, 2)).transpose(1, 2)
+
+
+class _WeightNet(layers.WeightNet):
+    def forward(self, offsets: Tensor) -> Tensor:
+        x = offsets.permute(0, 3, 2, 1)
+        for convolution, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
+            # A function, not a module: the published MACs leave it out.
+            x = F.relu(norm(convolution(x)) if self.bn else convolution(x))
+        return x.permute(0, 3, 2, 1)
+
+
+class _PointConv(layers.PointConv):
+    def forward(self, queries: Tensor, points: Tensor, features: Tensor, neighbors: Tensor) -> Tensor:
+        offsets = gather(points, neighbors) - queries[:, :, None]
+        grouped = torch.cat([offsets, gather(features, neighbors)], dim=-1)
+        aggregate = grouped.transpose(2, 3) @ self.weightnet(offsets)  # (B, N, C + 3, c_mid)
+        if self.separable:
+            x = self.pointwise(self.conv(aggregate.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).flatten(2)
+        else:
+            x = self.linear(aggregate.flatten(2))
+        return self.relu(layers.apply_norm(self.bn_linear, x))
+
+
+class _BidirectionalFlowEmbedding(layers.BidirectionalFlowEmbedding):
+    def project(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x.transpose(1, 2)).transpose(1, 2)
+
+    def correlate(
+        self, queries: Tensor, points: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, layers: Correlation
+    ) -> Tensor:
+        position, norm, block = layers
+        offsets = gather(points, neighbors) - queries[:, :, None]
+        x = position(offsets.permute(0, 3, 2, 1))
+        x = x + gather(other, neighbors).permute(0, 3, 2, 1) + own.transpose(1, 2)[:, :, None]
+        x = block.composed_module(self.relu(norm(x) if norm is not None else x))
+        return x.amax(dim=2).transpose(1, 2)
+
+
+class _FlowEstimator(layers.FlowEstimator):
+    def project(self, features: Tensor) -> Tensor:
+        return self.fc(features.transpose(1, 2)).transpose(1, 2)
+
+
+PUBLISHED: dict[type[nn.Module], type[nn.Module]] = {
+    layers.PointwiseBlock: _PointwiseBlock,
+    layers.WeightNet: _WeightNet,
+    layers.PointConv: _PointConv,
+    layers.BidirectionalFlowEmbedding: _BidirectionalFlowEmbedding,
+    layers.FlowEstimator: _FlowEstimator,
+}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names for the parts of a forward pass, for whoever measures them; nobody by default."""
+"""Named stages of a forward pass, for measuring them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _watch: ContextVar[Watch | None] = ContextVar("bpfn_stages", default=None)
 
 
 def stage(name: str) -> AbstractContextManager[Any]:
-    """`with stage("encoder"):` names what is done inside. A compiled network has no stages."""
+    """Mark what is done inside as a stage: `with stage("encoder"):`. A compiled network has no stages."""
     watch = None if torch.compiler.is_compiling() else _watch.get()
     return nullcontext() if watch is None else watch(name)
 
 
 @contextmanager
 def watch_stages(watch: Watch) -> Iterator[None]:
-    """Enter `watch(name)` around every stage; `torch.profiler.record_function` marks them in a trace."""
+    """Enter `watch(name)` around every stage; with `torch.profiler.record_function` a trace shows them."""
     token = _watch.set(watch)
     try:
         yield

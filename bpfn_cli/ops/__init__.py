@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Pure functions on point sets. The plain torch version of each is the reference; faster ones stand behind it."""
+"""Pure functions on point sets. Each has a plain torch version, which the faster ones are tested against."""
 
-from bpfn_cli.ops.backend import is_plain, plain_path
 from bpfn_cli.ops.interpolation import gather, interpolate, inverse_distance_weights, upsample, warp
 from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propagate_max
 from bpfn_cli.ops.neighbors import knn
@@ -19,13 +18,11 @@ __all__ = [
     "gather",
     "interpolate",
     "inverse_distance_weights",
-    "is_plain",
     "knn",
     "level_sizes",
     "matrix_precision",
     "motion_residual",
     "moving_points",
-    "plain_path",
     "propagate_max",
     "rigid_motion",
     "upsample",

@@ -14,9 +14,9 @@ SMALLEST_DISTANCE = 1e-10  # metres; keeps the weight of a coinciding point fini
 
 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
-    """Rows of `values` (B, M, C) named by `indices` (B, ...): (B, ..., C).
+    """Select the rows `indices` (B, ...) of `values` (B, M, C): (B, ..., C).
 
-    `index_select` on the flattened batch: its backward is several times faster than that of `values[indices]`.
+    The backward pass of `index_select` on the flattened batch is several times faster than that of `values[indices]`.
     """
     rows = values.flatten(0, 1).index_select(0, flatten_indices(indices, values.shape[1]).flatten())
     return rows.view(*indices.shape, values.shape[2])
@@ -38,7 +38,7 @@ def interpolate(values: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of the `neighbors` (B, N, k) of `values` (B, M, C): (B, N, C)."""
     if torch.is_grad_enabled() and (values.requires_grad or weights.requires_grad):
         return (gather(values, neighbors) * weights[..., None]).sum(dim=2)
-    # Ten times faster than the line above, but its backward is slower.
+    # Ten times faster than the line above, but with a slower backward pass.
     rows = flatten_indices(neighbors, values.shape[1]).flatten(0, 1)
     mean = F.embedding_bag(rows, values.flatten(0, 1), mode="sum", per_sample_weights=weights.flatten(0, 1))
     return mean.view(*neighbors.shape[:2], -1)
@@ -60,7 +60,7 @@ def upsample(points: Tensor, sparse: Tensor, values: Tensor) -> Tensor:
 
 
 def warp(source: Tensor, target: Tensor, flow: Tensor) -> Tensor:
-    """Move `target` back along `flow` so that it lies near `source`.
+    """Move `target` back along `flow`, towards `source`.
 
     Each target point moves by minus the inverse-distance mean of the flow of its three nearest `source + flow`.
 

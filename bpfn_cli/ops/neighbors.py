@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
-from bpfn_cli.ops import native
-from bpfn_cli.ops.backend import is_plain, runs_triton
+from bpfn_cli.ops import backend, native
 
-LARGEST_SINGLE = 1e18  # metres; squares of larger distances are no float32
-CHUNK_ELEMENTS = 1 << 22  # of a distance block: queries are taken in chunks so that no N x M matrix is made
+LARGEST_SINGLE = 1e18  # metres; the square of a larger distance overflows float32
+CHUNK_ELEMENTS = 1 << 22  # of a block of distances; queries are split so that no N x M matrix is made
 
 
 def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    """Indices of the k nearest `points` of each query, nearest first, by exact Euclidean distance.
+    """Find the k nearest `points` of each query, nearest first, by exact Euclidean distance.
 
     At an exact tie either point may be returned.
 
@@ -26,36 +25,29 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
         queries: (B, N, 3), finite.
         points: (B, M, 3), the same unit and frame, finite.
         k: 1 <= k <= M.
-    Returns: (B, N, k) int64.
-    Raises: ShapeError: k out of range, or not such clouds. NonFiniteError: on CPU, some point is NaN or infinite.
+    Returns: (B, N, k) int64 indices into `points`.
+    Raises: ShapeError: k out of range, or clouds of another shape. NonFiniteError: NaN or infinite points, on a CPU.
     """
     if queries.dim() != 3 or queries.shape[2] != 3 or points.shape != (len(queries), points.shape[1], 3):
-        raise ShapeError(f"neighbors of (B, N, 3) in (B, M, 3): {tuple(queries.shape)}, {tuple(points.shape)} found")
+        raise ShapeError(f"knn: expected (B, N, 3) and (B, M, 3), found {tuple(queries.shape)}, {tuple(points.shape)}")
     if not 1 <= k <= points.shape[1]:
-        raise ShapeError(f"{k} neighbors were asked of a cloud of {points.shape[1]} points: give more points")
+        raise ShapeError(f"knn: cannot find {k} neighbors in a cloud of {points.shape[1]} points; give more points")
     return _knn(queries.detach(), points.detach(), k)
 
 
 @torch.library.custom_op("bpfn::knn", mutates_args=())
 def _knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    if is_plain() or queries.device.type != "cpu":
-        return knn_with_torch(queries, points, k)
-    return knn_on_cpu(queries, points, k)
+    if backend.runs_triton(queries, points):
+        from bpfn_cli.ops.triton import neighbors as kernels
 
-
-@_knn.register_kernel("cuda")
-def _knn_on_cuda(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    if not runs_triton(queries, points):
-        return knn_with_torch(queries, points, k)
-    from bpfn_cli.ops.triton import neighbors as triton_neighbors
-
-    if k > triton_neighbors.MOST_NEIGHBORS or points.shape[1] > triton_neighbors.MOST_POINTS:
-        return knn_with_torch(queries, points, k)
-    return triton_neighbors.knn_with_triton(queries, points, k)
+        if k <= kernels.MOST_NEIGHBORS and points.shape[1] <= kernels.MOST_POINTS:
+            return kernels.knn_with_triton(queries, points, k)
+    return (knn_on_cpu if queries.device.type == "cpu" else knn_with_torch)(queries, points, k)
 
 
 @_knn.register_fake
-def _(queries: Tensor, points: Tensor, k: int) -> Tensor:
+def knn_shape(queries: Tensor, points: Tensor, k: int) -> Tensor:
+    """An empty tensor of the shape and type that `knn` returns."""
     return queries.new_empty(queries.shape[0], queries.shape[1], k, dtype=torch.int64)
 
 
@@ -74,7 +66,7 @@ def knn_with_torch(queries: Tensor, points: Tensor, k: int) -> Tensor:
 
 
 def knn_on_cpu(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    """`knn` by one k-d tree a cloud: the C loops', or where they cannot, pykdtree's."""
+    """`knn` with one k-d tree per cloud: in C where possible, else by pykdtree."""
     extents = [float(cloud.abs().max()) for cloud in (queries, points) if cloud.numel()]
     if not all(map(math.isfinite, extents)):
         raise NonFiniteError("points became NaN or infinite: the network has diverged, or its weights are damaged")
@@ -87,13 +79,12 @@ def knn_on_cpu(queries: Tensor, points: Tensor, k: int) -> Tensor:
 
 
 def knn_with_pykdtree(queries: Tensor, points: Tensor, k: int) -> Tensor:
-    """`knn` on CPU; points must be finite."""
+    """`knn` of finite points on a CPU."""
     from pykdtree.kdtree import KDTree
 
-    dtype = torch.float64 if torch.float64 in (queries.dtype, points.dtype) else torch.float32
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, points.dtype), torch.float32)
     query_clouds, point_clouds = (np.ascontiguousarray(x.to(dtype).numpy()) for x in (queries, points))
     found = np.empty((*query_clouds.shape[:2], k), dtype=np.int64)
     for query, cloud, indices in zip(query_clouds, point_clouds, found, strict=True):
-        nearest = KDTree(cloud).query(query, k=k)[1]
-        indices[...] = nearest.reshape(-1, k)
+        indices[...] = KDTree(cloud).query(query, k=k)[1].reshape(-1, k)
     return torch.from_numpy(found)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Matrix products of float32 on a CPU by oneDNN, which torch carries and whose kernels use all of a CPU's vectors.
+"""Float32 matrix products on a CPU by oneDNN, which ships with torch and uses the full vector width of any CPU.
 
-Torch itself takes these products by MKL, whose kernels for processors that are not Intel's use half of them. Both
-multiply and add in float32; they differ by rounding. Elsewhere (other types and devices, compiled networks, a torch
-without it, `torch.backends.mkldnn.enabled = False`, `BPFN_ONEDNN=0`) torch's own products are taken.
+torch itself uses MKL, whose kernels for non-Intel processors use half of it. Both multiply and add in float32 and
+differ only by rounding. torch's own products are used for other types and devices, in compiled networks, with a torch
+that lacks the operation, and with `torch.backends.mkldnn.enabled = False` or `BPFN_ONEDNN=0`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LEAKY_SLOPE = 0.1
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """left (R, C) @ right (C, D), multiplied in the type of `right`, in the type of `left`; without gradients."""
+    """Compute left (R, C) @ right (C, D) in the type of `right`; return it in that of `left`. Without gradients."""
     if left.dtype != right.dtype:
         return (left.to(right.dtype) @ right).to(left.dtype)
     return _multiply_transposed(left, right.t()) if _runs_onednn(left, right) else left @ right
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -> Tensor:
-    """x (..., C) times weight (D, C) transposed, plus bias (D), negative results times `slope`: (..., D)."""
+    """Multiply x (..., C) by weight (D, C) transposed, add bias (D), scale negative results by `slope`: (..., D)."""
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if torch.compiler.is_compiling() or x.dim() < 2 or not _runs_onednn(*tensors):
         y = F.linear(x, weight, bias)
@@ -46,7 +46,7 @@ def _runs_onednn(*tensors: Tensor) -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    """True when this torch has the operation, and it does what it did when this was written."""
+    """True if this torch has the operation, and it still computes what we expect."""
     x, weight, bias, expected = (
         torch.tensor(values, dtype=torch.float32, device="cpu")
         for values in ([[1.0, 2.0]], [[3.0, -4.0], [5.0, 6.0]], [1.0, 1.0], [[-2.0, 18.0]])
@@ -59,12 +59,12 @@ def _has_onednn() -> bool:
 
 def _multiply_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()  # of other layouts oneDNN takes the product a hundred times slower
-    bias = None if bias is None else bias.contiguous()  # of others it reads the wrong numbers
-    if slope == 0:  # its own would make 0 of NaN, and a network that has diverged look sound
+        weight = weight.contiguous()  # oneDNN is a hundred times slower on other layouts
+    bias = None if bias is None else bias.contiguous()  # oneDNN misreads other layouts
+    if slope == 0:  # oneDNN's activation would turn NaN into 0 and hide that a network has diverged
         return F.relu_(torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-    after = ("none", [], "") if slope == 1 else ("leaky_relu", [slope], "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
+    activation = ("none", [], "") if slope == 1 else ("leaky_relu", [slope], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
 
 
 class _Linear(torch.autograd.Function):
@@ -82,12 +82,12 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         x, weight, *y = ctx.saved_tensors
-        if y:  # the activation keeps the sign, so its result tells the slope
+        if y:  # the activation keeps the sign, so its output determines the slope
             gradient = torch.ops.aten.leaky_relu_backward(gradient, y[0], ctx.slope, True)
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
             multiply(gradient, weight) if needs_x else None,
-            gradient.t() @ x if needs_weight else None,  # oneDNN would first transpose both
+            gradient.t() @ x if needs_weight else None,  # oneDNN would first transpose both factors
             gradient.sum(0) if needs_bias else None,
             None,
         )

@@ -17,12 +17,12 @@ from bpfn_cli.structures import CloudPyramid, PointPyramid
 
 @dataclass(frozen=True)
 class PyramidShape:
-    """How the clouds shrink and how many neighbors each operation looks at.
+    """How the clouds shrink, and how many neighbors each operation uses.
 
     Attributes:
-        reductions: points of level l-1 for one of level l, l = 1..4.
-        down_neighbors: of a sampled point, in the level above it.
-        self_neighbors: of a source point in its own level.
+        reductions: points of level l-1 per point of level l, l = 1..4.
+        down_neighbors: of a sampled point, in the next finer level.
+        self_neighbors: of a source point, in its own level.
     """
 
     reductions: tuple[int, ...]
@@ -39,15 +39,14 @@ def level_sizes(points: int, reductions: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def build_pyramid(pc1: Tensor, pc2: Tensor, shape: PyramidShape) -> PointPyramid:
-    """Sample both clouds and find all their un-warped neighbors.
+    """Sample both clouds and find all neighbors that do not depend on the flow.
 
     Args:
         pc1, pc2: (B, N, 3) metres, finite, the same N.
     Raises: ShapeError: a level would have fewer points than its neighbor search needs.
     """
-    batch = pc1.shape[0]
     stacked = _sample(torch.cat([pc1, pc2]), shape)
-    source, target = _half(stacked, slice(0, batch)), _half(stacked, slice(batch, None))
+    source, target = stacked.part(0, len(pc1)), stacked.part(len(pc1), 2 * len(pc1))
     flow_levels = range(len(shape.reductions))
     self_neighbors = {i: knn(source.points[i], source.points[i], shape.self_neighbors) for i in flow_levels}
     return PointPyramid(stacked, replace(source, self_neighbors=self_neighbors), target)
@@ -61,7 +60,7 @@ def _sample(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
         if level == 1:
             sample_indices[level] = farthest_point_sample(finer, size)
             points[level] = gather(finer, sample_indices[level])
-        else:  # a farthest point sample of a farthest point sample is its beginning
+        else:  # a sample of a farthest point sample is its first part
             sample_indices[level] = torch.arange(size, device=cloud.device).expand(len(cloud), -1)
             points[level] = finer[:, :size]
         down[level] = knn(points[level], finer, shape.down_neighbors)
@@ -70,25 +69,11 @@ def _sample(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
     return CloudPyramid(points, sample_indices, down, up, weights, self_neighbors={})
 
 
-def _half(stacked: CloudPyramid, part: slice) -> CloudPyramid:
-    def cut(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {level: tensor[part] for level, tensor in tensors.items()}
-
-    return CloudPyramid(
-        points=cut(stacked.points),
-        sample_indices=cut(stacked.sample_indices),
-        down_neighbors=cut(stacked.down_neighbors),
-        up_neighbors=cut(stacked.up_neighbors),
-        up_weights=cut(stacked.up_weights),
-        self_neighbors={},
-    )
-
-
 def check_clouds(pc1: Tensor, pc2: Tensor, least_points: int) -> None:
-    """Refuse clouds the network cannot take, before anything is computed.
+    """Check the input clouds before anything is computed.
 
     Raises: ShapeError: not (B, N, 3) floats of one shape, fewer than `least_points`, or not finite.
-        (A network compiled by `torch.compile` finds points that are not finite at its first neighbor search.)
+        (A network compiled by `torch.compile` detects non-finite points in its first neighbor search.)
     """
     for name, cloud in (("pc1", pc1), ("pc2", pc2)):
         if cloud.dim() != 3 or cloud.shape[-1] != 3 or not cloud.is_floating_point():
@@ -100,4 +85,4 @@ def check_clouds(pc1: Tensor, pc2: Tensor, least_points: int) -> None:
             bad = int((~torch.isfinite(cloud)).any(-1).sum())
             raise ShapeError(f"{name}: {bad} points are NaN or infinite; remove them first")
     if pc1.shape != pc2.shape:
-        raise ShapeError(f"pc1 {tuple(pc1.shape)} and pc2 {tuple(pc2.shape)} must have one shape; sample them alike")
+        raise ShapeError(f"pc1 {tuple(pc1.shape)} and pc2 {tuple(pc2.shape)} must have the same shape")

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The rigid motion of a scene, and the points that move otherwise."""
+"""The rigid motion of a scene, and the points that move relative to it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ROUNDS = 5  # of reweighting: a scene's moving objects lose their say in its motion
-MOVING_M = 0.05  # metres beyond the rigid motion from which on a point counts as moving
+ROUNDS = 5  # of reweighting, which removes the influence of moving objects
+MOVING_M = 0.05  # a point that deviates by more from the rigid motion, in metres, counts as moving
 
 
 def rigid_motion(points: Tensor, flow: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The rotation and translation that best carry `points` to `points + flow`, in the least-squares sense.
+    """Fit the rotation and translation from `points` to `points + flow` by least squares.
 
     Args:
         points, flow: (B, N, 3) metres. weights: (B, N), not negative; None: all equal.
@@ -24,18 +24,17 @@ def rigid_motion(points: Tensor, flow: Tensor, weights: Tensor | None = None) ->
     center, target = (share * points).sum(1, keepdim=True), (share * moved).sum(1, keepdim=True)
     covariance = (share * (points - center)).mT @ (moved - target)
     u, _, vt = torch.linalg.svd(covariance)
-    turn = torch.ones_like(center)  # the last axis is mirrored where the best orthogonal map is a reflection
-    turn[..., 2] = torch.sign(torch.linalg.det(vt.mT @ u.mT))[:, None]
-    rotation = (vt.mT * turn) @ u.mT
+    signs = torch.ones_like(center)  # the last axis is mirrored if the best orthogonal map is a reflection
+    signs[..., 2] = torch.sign(torch.linalg.det(vt.mT @ u.mT))[:, None]
+    rotation = (vt.mT * signs) @ u.mT
     return rotation, target - center @ rotation.mT
 
 
 def motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> Tensor:
-    """How far each point moves beyond the scene's own (the camera's) rigid motion: (B, N) metres.
+    """Distance by which each point deviates from the scene's own (the camera's) rigid motion: (B, N) metres.
 
-    The motion is fitted to most points: five rounds of least squares, each weighing points by the residuals of the
-    one before (Geman-McClure, with `MOVING_M` as its scale from a wide start on).
-    Computed in float64, without gradients.
+    The motion is fitted by iteratively reweighted least squares. The Geman-McClure weights come from the previous
+    round's residuals; their scale halves in each round, down to `MOVING_M`. Computed in float64, without gradients.
 
     Args: points, flow: (B, N, 3) metres. valid: (B, N) bool, the points to fit to; None: all.
     """
@@ -45,12 +44,12 @@ def motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -
         weights = counted
         for left in reversed(range(ROUNDS + 1)):
             rotation, translation = rigid_motion(start, motion, weights)
-            rest = torch.linalg.vector_norm(start + motion - start @ rotation.mT - translation, dim=-1)
+            residual = torch.linalg.vector_norm(start + motion - start @ rotation.mT - translation, dim=-1)
             scale = MOVING_M * 2.0**left
-            weights = counted * (scale**2 / (scale**2 + rest.square())).square()
-        return rest.to(points.dtype)
+            weights = counted * (scale**2 / (scale**2 + residual.square())).square()
+        return residual.to(points.dtype)
 
 
 def moving_points(points: Tensor, flow: Tensor, valid: Tensor | None = None, threshold_m: float = MOVING_M) -> Tensor:
-    """(B, N) bool: the points that move by more than `threshold_m` beyond the scene's rigid motion."""
+    """(B, N) bool: the points that deviate from the scene's rigid motion by more than `threshold_m`."""
     return motion_residual(points, flow, valid) > threshold_m

@@ -8,48 +8,43 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.ops import native
-from bpfn_cli.ops.backend import is_plain, runs_triton
+from bpfn_cli.ops import backend, native
 
 
 def farthest_point_sample(points: Tensor, count: int) -> Tensor:
-    """Choose `count` points, each the farthest from those chosen before it; the first is index 0.
+    """Choose `count` points, each the farthest from those chosen before it, starting with index 0.
 
-    Distances are float32 and the lowest index wins a tie, so the result is the same in every backend, and
-    a longer sample starts with the shorter one.
+    Distances are float32 and the lowest index wins a tie, so every backend returns the same indices. A longer sample
+    starts with the shorter one.
 
     Args:
         points: (B, N, 3), any unit, finite.
         count: 1 <= count <= N.
     Returns: (B, count) int64 indices.
-    Raises: ShapeError: count out of range, or not such clouds.
+    Raises: ShapeError: count out of range, or clouds of another shape.
     Source: PointNet++, NeurIPS 2017, section 3.2.
     """
     if points.dim() != 3 or points.shape[2] != 3:
-        raise ShapeError(f"farthest points of (B, N, 3): {tuple(points.shape)} found")
+        raise ShapeError(f"farthest point sampling: expected (B, N, 3), found {tuple(points.shape)}")
     if not 1 <= count <= points.shape[1]:
-        raise ShapeError(f"cannot draw {count} farthest points from {points.shape[1]}: give more points")
+        raise ShapeError(f"cannot draw {count} farthest points from {points.shape[1]}; give more points")
     return _farthest_point_sample(points.detach(), count)
 
 
 @torch.library.custom_op("bpfn::farthest_point_sample", mutates_args=())
 def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
-    if is_plain() or points.device.type != "cpu":
+    if backend.runs_triton(points):
+        from bpfn_cli.ops.triton.sampling import sample_with_triton
+
+        return sample_with_triton(points, count)
+    if points.device.type != "cpu":
         return sample_with_torch(points, count)
     return native.sample(points.float(), count) if native.has_native() else sample_with_numpy(points, count)
 
 
-@_farthest_point_sample.register_kernel("cuda")
-def _farthest_point_sample_on_cuda(points: Tensor, count: int) -> Tensor:
-    if not runs_triton(points):
-        return sample_with_torch(points, count)
-    from bpfn_cli.ops.triton.sampling import sample_with_triton
-
-    return sample_with_triton(points, count)
-
-
 @_farthest_point_sample.register_fake
-def _(points: Tensor, count: int) -> Tensor:
+def sample_shape(points: Tensor, count: int) -> Tensor:
+    """An empty tensor of the shape and type that `farthest_point_sample` returns."""
     return points.new_empty(points.shape[0], count, dtype=torch.int64)
 
 
@@ -70,24 +65,16 @@ def sample_with_torch(points: Tensor, count: int) -> Tensor:
 
 
 def sample_with_numpy(points: Tensor, count: int) -> Tensor:
-    """`farthest_point_sample` on CPU without the C loops: coordinates apart, buffers reused, cloud after cloud."""
+    """`farthest_point_sample` on a CPU without the C loops: one cloud at a time, in reused buffers."""
     clouds = np.ascontiguousarray(points.float().numpy().transpose(0, 2, 1))
     chosen = np.zeros((len(clouds), count), dtype=np.int64)
-    number = clouds.shape[2]
-    distance, square = np.empty(number, np.float32), np.empty(number, np.float32)
-    for (x, y, z), indices in zip(clouds, chosen, strict=True):
-        nearest = np.full(number, np.inf, np.float32)
-        last = 0
+    for cloud, indices in zip(clouds, chosen, strict=True):
+        nearest, square = np.full(cloud.shape[1], np.inf, np.float32), np.empty_like(cloud)
         for step in range(1, count):
-            np.subtract(x, x[last], out=distance)
-            np.multiply(distance, distance, out=distance)
-            np.subtract(y, y[last], out=square)
+            np.subtract(cloud, cloud[:, indices[step - 1], None], out=square)
             np.multiply(square, square, out=square)
-            np.add(distance, square, out=distance)
-            np.subtract(z, z[last], out=square)
-            np.multiply(square, square, out=square)
-            np.add(distance, square, out=distance)
-            np.minimum(nearest, distance, out=nearest)
-            last = int(nearest.argmax())
-            indices[step] = last
+            square[0] += square[1]
+            square[0] += square[2]
+            np.minimum(nearest, square[0], out=nearest)
+            indices[step] = nearest.argmax()
     return torch.from_numpy(chosen)

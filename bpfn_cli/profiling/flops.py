@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the fast path multiplies: the matrix products that are left after the algebra."""
+"""FLOPs of the fast path: the matrix products that remain after the algebra."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bpfn_cli.losses.supervised import supervised_loss
-from bpfn_cli.models import build_model
-from bpfn_cli.ops import plain_path
+from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.profiling.workload import Case
 from bpfn_cli.structures import FlowBatch
 
@@ -19,17 +18,17 @@ Shape = tuple[int, ...]
 
 
 def count_matrix_flops(case: Case) -> int:
-    """FLOPs (two a multiply-accumulate) of the matrix products of one pass, as torch counts them; nothing is run.
+    """FLOPs (two per multiply-accumulate) of the matrix products of one pass, by torch's counter, on shapes only.
 
-    Our own operations count theirs, those that the backward pass repeats included. Neighbor search and sampling
-    compare; they count as nothing.
+    Our own operators add theirs, including those that the backward pass repeats. Neighbor search and sampling compare
+    numbers and count as nothing.
     """
     shape = (case.batch, case.points, 3)
     with torch.device("meta"):
-        model = build_model(case.variant, case.points).train(case.training)
+        model = BiPointFlowNet(case.variant, case.points).train(case.training)
         batch = FlowBatch(torch.empty(shape), torch.empty(shape), torch.empty(shape), names=())
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    with plain_path(False), counter, torch.set_grad_enabled(case.training):
+    with counter, torch.set_grad_enabled(case.training):
         output = model(batch.pc1, batch.pc2)
         if case.training:
             supervised_loss(output, batch).backward()
@@ -42,7 +41,7 @@ def _propagate_max(own: Shape, other: Shape, neighbors: Shape, weight: Shape, *_
 
 
 def _propagate_max_backward(gradient: Shape, own: Shape, *_: Any, **__: Any) -> int:
-    """Two sums over channels, for the weights and for what went in; only the maxima take part."""
+    """Two sums over channels, for the weights and for the input; only the maxima take part."""
     (rows, outputs), channels = gradient, own[1]
     return 2 * 2 * rows * outputs * channels
 
@@ -56,7 +55,7 @@ def _convolve_neighbors(
 def _convolve_neighbors_backward(
     gradient: Shape, offsets: Shape, features: Shape, weights: Shape, neighbors: Shape, matrix: Shape, **_: Any
 ) -> int:
-    """The aggregate once more and the gradients of its two factors; the gradients of the two factors of the mix."""
+    """The aggregate again, the gradients of its two factors, and those of the two factors of the linear map."""
     return 3 * _aggregate(neighbors, matrix) + 2 * _mix(neighbors, matrix)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The memory one pass needs above what was there before it: weights and clouds loaded, code warm.
+"""The memory one pass needs beyond what was in use before it, with weights and clouds loaded and code warm.
 
-On a CPU it is the peak of the resident set, in a process of its own: the peak of a process that did other work before
-says nothing, since freed memory stays with it. On CUDA the allocator keeps the count.
+On a CPU it is the peak of the resident set, in a separate process: freed memory stays with a process, so the peak of
+one that did other work before is meaningless. On CUDA the allocator keeps the count.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from pydantic import TypeAdapter
 
 from bpfn_cli.device import keep_freed_memory
 from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
-from bpfn_cli.ops import plain_path
 from bpfn_cli.profiling.workload import Case, Workload
 
 METHOD = {
-    "cpu": "peak resident set of a process of its own, above its start, median of the passes",
+    "cpu": "peak resident set of a separate process, above its start, median of the passes",
     "cuda": "torch.cuda.max_memory_allocated, above the start",
 }
 CPU_PASSES = 3  # the C library does not always reuse the same freed memory: single passes differ by up to a third
@@ -35,22 +34,21 @@ _CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.memory imp
 
 
 def peak_memories_mb(case: Case, *, plain: bool, keep_freed: bool) -> list[float]:
-    """Megabytes (10^6 bytes) that one pass of `case` takes at its peak; on a CPU those of CPU_PASSES passes.
+    """Peak memory of one pass of `case`, in megabytes (10^6 bytes); on a CPU of each of CPU_PASSES passes.
 
     Args:
-        keep_freed: with `keep_freed_memory`, as our commands run; False: with the system's allocator as it is.
+        plain: of `ReferenceNetwork`.
+        keep_freed: with `keep_freed_memory`, as our commands run; False: with the system's allocator unchanged.
     Raises: OutOfMemoryError: it does not fit.
     """
     if torch.device(case.device).type == "cuda":
         return [_peak_on_cuda(case, plain) / 1e6]
-    asked = json.dumps([TypeAdapter(Case).dump_python(case), plain, keep_freed])
-    # In a session of its own, an interrupt from the keyboard goes to this process alone, which then ends the other.
     child = subprocess.run(
         [sys.executable, "-c", _CHILD.format(path=sys.path)],
-        input=asked,
+        input=json.dumps([TypeAdapter(Case).dump_python(case), plain, keep_freed]),
         capture_output=True,
         text=True,
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C then reaches only this process, which ends the child
         check=False,
     )
     if child.returncode == 0:
@@ -61,19 +59,21 @@ def peak_memories_mb(case: Case, *, plain: bool, keep_freed: bool) -> list[float
 
 
 def answer() -> None:
-    """In the process of its own: read what to do from stdin, print the bytes of each pass."""
-    asked, plain, keep_freed = json.load(sys.stdin)
-    case = TypeAdapter(Case).validate_python(asked)
-    least = case.variant.least_points
-    with plain_path(plain):
-        Workload(replace(case, points=least, batch=1)).run()  # loads code, starts threads
-        gc.collect()
-        _return_freed_memory()
-        if keep_freed:
-            keep_freed_memory()
-        work = Workload(case)
-        peaks = [_peak_of_pass(work) for _ in range(CPU_PASSES)]
-    print(json.dumps(peaks))
+    """In the separate process: read the request from stdin, print the peak bytes of each pass."""
+    request, plain, keep_freed = json.load(sys.stdin)
+    case = TypeAdapter(Case).validate_python(request)
+    _warm_up(case, plain)
+    _return_freed_memory()
+    if keep_freed:
+        keep_freed_memory()
+    work = Workload(case, plain=plain)
+    print(json.dumps([_peak_of_pass(work) for _ in range(CPU_PASSES)]))
+
+
+def _warm_up(case: Case, plain: bool) -> None:
+    """Load code and start threads."""
+    Workload(replace(case, points=case.variant.least_points, batch=1), plain=plain).run()
+    gc.collect()
 
 
 def _peak_of_pass(work: Workload) -> int:
@@ -92,15 +92,15 @@ def _return_freed_memory() -> None:
 
 
 def forget_peak() -> None:
-    """Let the peak of this process's resident set begin anew, where the system can."""
+    """Reset the peak of this process's resident set, if the system supports it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_bytes(*, peak: bool) -> int:
-    """Of this process. Where the system tells only the peak, that of before stands for the start."""
+    """Resident set of this process, now or at its peak; always the peak where the system reports nothing else."""
     if sys.platform == "linux":
-        # Not getrusage: its peak is inherited from the parent.
+        # Not getrusage, whose peak is inherited from the parent.
         key = "VmHWM:" if peak else "VmRSS:"
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
@@ -111,10 +111,9 @@ def resident_bytes(*, peak: bool) -> int:
 
 def _peak_on_cuda(case: Case, plain: bool) -> int:
     try:
-        with plain_path(plain), torch.cuda.device(case.device):
-            Workload(replace(case, points=case.variant.least_points, batch=1)).run()
-            work = Workload(case)
-            gc.collect()
+        with torch.cuda.device(case.device):
+            _warm_up(case, plain)
+            work = Workload(case, plain=plain)
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             start = torch.cuda.memory_allocated()

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Parameters and MACs of a network, without running it on data.
 
-The published operations are counted, so the plain path runs: on the meta device (shapes only) for module MACs, on the
-CPU for fvcore, whose tracer turns sizes into tensors that the meta device refuses.
+The published operations are counted, so `ReferenceNetwork` runs: on the meta device (shapes only) for module MACs, on
+the CPU for fvcore, whose tracer turns sizes into tensors that the meta device rejects.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +21,14 @@ from torch import Tensor, nn
 
 from bpfn_cli.models import BiPointFlowNet, build_model
 from bpfn_cli.models.checkpoint import checkpoint_bytes
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.ops import plain_path
 from bpfn_cli.structures import FlowPyramid
 
 
 @dataclass(frozen=True)
 class LevelProfile:
-    """One pyramid level: the layers whose name carries its number (`deconv4_3` belongs to level 3)."""
+    """One pyramid level: the layers with its number in their names (`deconv4_3` belongs to level 3)."""
 
     level: int
     points: int
@@ -42,14 +43,14 @@ class Profile:
 
     Attributes:
         points: per cloud.
-        parameters: all of them; unused_parameters: those no forward pass reads (in the published checkpoint too).
-        module_macs: the convention of the published tables. Over every call of a convolution or linear module, its
+        parameters: all of them; unused_parameters: those that no forward pass reads (also in the published checkpoint).
+        module_macs: the convention of the published tables: over every call of a convolution or linear module, its
             multiply-accumulates plus one per output element with bias; plus one per output element of ReLU and
             LeakyReLU modules. Matrix products outside modules are not counted.
-        operator_macs: fvcore's count, the aggregation product of PointConv included; element-wise products and
-            the weighted sums of interpolation (0.1 %) are not. Never to be compared with `module_macs`.
+        operator_macs: fvcore's count, including PointConv's aggregation product but not element-wise products and
+            the weighted sums of interpolation (0.1 %). Not comparable with `module_macs`.
         checkpoint_bytes: size of the file.
-        uncounted: operators fvcore met and could not count, with how often.
+        uncounted: operators that fvcore could not count, and how often each was called.
     """
 
     variant: str
@@ -67,13 +68,12 @@ def profile_model(variant: Variant, points: int = 8192, *, file_bytes: int | Non
     """Count the parameters and MACs of a variant at `points` points per cloud.
 
     Args:
-        file_bytes: size of the checkpoint it was read from; None: that of the file we would write.
+        file_bytes: size of the checkpoint it was read from; None: of the file we would write.
     Raises: UsageError: fewer points than the variant needs.
     """
     counts = count_modules(variant, points)
-    deployed = build_model(variant, points).eval()
-    with plain_path():
-        operator_macs, uncounted = _operator_macs(deployed)
+    deployed = build_model(variant, points, network=ReferenceNetwork).eval()
+    operator_macs, uncounted = _operator_macs(deployed)
     return Profile(
         variant=variant.name,
         points=points,
@@ -101,12 +101,11 @@ class ModuleCounts:
 
 
 def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
-    """The part of `profile_model` that runs no network and takes a fraction of a second."""
+    """The part of `profile_model` that computes shapes only and takes a fraction of a second."""
     with torch.device("meta"):
-        model = build_model(variant, points).eval()
+        model = build_model(variant, points, network=ReferenceNetwork).eval()
         clouds = torch.empty(1, points, 3), torch.empty(1, points, 3)
-    with plain_path():
-        macs, output = _module_macs(model, clouds)
+    macs, output = _module_macs(model, clouds)
     parameters = Counter[int]()
     for name, parameter in model.named_parameters():
         parameters[level_of(name)] += parameter.numel()
@@ -115,7 +114,7 @@ def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
 
 
 def level_of(name: str) -> int:
-    """The pyramid level of a layer, from its name: `level1_0.*` is 1, `deconv3_2.*` is 2, `cross0.*` is 0."""
+    """The pyramid level of a layer, by its name: `level1_0.*` is 1, `deconv3_2.*` is 2, `cross0.*` is 0."""
     found = re.match(r"deconv\d_(\d)|(?:level|cross|flow)(\d)", name)
     if found is None:
         raise AssertionError(f"{name} belongs to no level")
@@ -131,8 +130,7 @@ def macs_of_call(module: nn.Module, output: Tensor) -> int:
 
 
 def _module_macs(model: BiPointFlowNet, clouds: tuple[Tensor, Tensor]) -> tuple[Counter[int], FlowPyramid]:
-    macs = Counter[int]()
-    handles = []
+    macs, handles = Counter[int](), []
     for name, module in model.named_modules():
         if not list(module.children()):
 
@@ -160,7 +158,7 @@ def _operator_macs(model: BiPointFlowNet) -> tuple[Counter[int], dict[str, int]]
     with _quiet(), torch.no_grad():
         analysis = FlopCountAnalysis(_Flow(model), clouds)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        # Neighbor search and sampling compare; they are listed as uncounted rather than given a made-up number.
+        # Neighbor search and sampling compare numbers: they are listed as uncounted instead of given a made-up number.
         by_module = analysis.by_module()
         uncounted = {name: int(count) for name, count in sorted(analysis.unsupported_ops().items())}
     macs = Counter[int]()
@@ -170,7 +168,7 @@ def _operator_macs(model: BiPointFlowNet) -> tuple[Counter[int], dict[str, int]]
 
 
 class _Flow(nn.Module):
-    """The network as fvcore wants it: tensors in, one tensor out."""
+    """The network as fvcore needs it: tensors in, one tensor out."""
 
     def __init__(self, model: BiPointFlowNet):
         super().__init__()
@@ -182,9 +180,7 @@ class _Flow(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracer's warnings about Python control flow, which depends on sizes alone here."""
-    import warnings
-
+    """Silence the tracer's warnings about Python control flow, which depends on sizes only here."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)

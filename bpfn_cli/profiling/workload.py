@@ -12,13 +12,14 @@ import torch
 from bpfn_cli.data.synthetic.render import ENOUGH, render_scene
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.supervised import supervised_loss
-from bpfn_cli.models import Variant, build_model
+from bpfn_cli.models import BiPointFlowNet, Variant, build_model
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.models.stages import stage
-from bpfn_cli.ops import is_plain, matrix_precision
+from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.structures import MAX_DEPTH_M, FlowBatch
 
-MOST_POINTS = 2**19  # what the largest image that is rendered surely has
+MOST_POINTS = 2**19  # the largest image that is rendered has at least as many
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Case:
 
     Attributes:
         points: per cloud. batch: pairs of clouds.
-        device: as torch names it.
-        training: forward, supervised loss and backward in training mode; else forward alone, without gradients.
-        precision: of the fast path; the plain one is float32 throughout.
+        device: a torch device name.
+        training: forward, supervised loss and backward in training mode; else forward only, without gradients.
+        precision: of the fast path; the plain one is always float32.
     Raises: UsageError: points or batch out of range.
     """
 
@@ -44,9 +45,9 @@ class Case:
         """Check the numbers."""
         least = self.variant.least_points
         if not least <= self.points <= MOST_POINTS:
-            raise UsageError(f"--points {self.points}: {self.variant.name} is measured with {least} to {MOST_POINTS}")
+            raise UsageError(f"--points {self.points}: for {self.variant.name}, use {least} to {MOST_POINTS}")
         if self.batch < 1:
-            raise UsageError(f"--batch {self.batch}: give 1 or more")
+            raise UsageError(f"--batch {self.batch}: use 1 or more")
 
     def __str__(self) -> str:
         suffix = "" if self.precision is Precision.float32 else f", {self.precision.value}"
@@ -54,39 +55,38 @@ class Case:
 
 
 class Workload:
-    """The network of a case with fresh weights, which take the same time as trained ones, and its clouds."""
+    """The network of a case, with fresh weights (the time does not depend on them), and its clouds.
 
-    def __init__(self, case: Case):
+    Args: plain: the network is `ReferenceNetwork`.
+    """
+
+    def __init__(self, case: Case, *, plain: bool = False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.model = build_model(case.variant, case.points)
+            network = ReferenceNetwork if plain else BiPointFlowNet
+            self.model = build_model(case.variant, case.points, network=network)
         self.model.to(case.device).train(case.training)
         self.batch = synthetic_batch(case.points, case.batch).to(case.device)
-        self._precision = case.precision
+        self._precision = Precision.float32 if plain else case.precision
 
     def run(self) -> None:
-        """One pass over the batch, by the path that is chosen."""
-        with matrix_precision(Precision.float32 if is_plain() else self._precision):
-            self._run()
-
-    def _run(self) -> None:
-        if not self.model.training:
-            with torch.no_grad():
+        """Run one pass over the batch."""
+        with matrix_precision(self._precision), torch.set_grad_enabled(self.model.training):
+            if not self.model.training:
                 self.model(self.batch.pc1, self.batch.pc2)
-            return
-        self.model.zero_grad(set_to_none=True)
-        loss = supervised_loss(self.model(self.batch.pc1, self.batch.pc2), self.batch)
-        with stage("backward"):
-            loss.backward()
+                return
+            self.model.zero_grad(set_to_none=True)
+            loss = supervised_loss(self.model(self.batch.pc1, self.batch.pc2), self.batch)
+            with stage("backward"):
+                loss.backward()
 
 
 def synthetic_batch(points: int, batch: int) -> FlowBatch:
-    """Scenes as `bpfn synth` renders them, in as many pixels as `points` need; always the same ones."""
+    """Scenes as `bpfn synth` renders them, with enough pixels for `points`; the same in every call."""
     height = math.ceil(math.sqrt(points / ENOUGH * 9 / 16)) + 1
-    names = tuple(map(str, range(batch)))
     scenes = [_sampled(*render_scene(0, index, "val", max(height, 27)), points, seed=index) for index in range(batch)]
     pc1, pc2, flow = (torch.from_numpy(np.stack(parts)) for parts in zip(*scenes, strict=True))
-    return FlowBatch(pc1, pc2, flow, names)
+    return FlowBatch(pc1, pc2, flow, names=tuple(map(str, range(batch))))
 
 
 def _sampled(pc1: np.ndarray, pc2: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -58,7 +58,7 @@ class _Wider:
     @classmethod
     def inside(cls, variant: Variant, widest: BiPointFlowNet) -> _Wider:
         with torch.device("meta"):
-            structure = BiPointFlowNet(variant, widest.num_points)
+            structure = type(widest)(variant, widest.num_points)
         return cls(structure, _rows_of(structure, widest))
 
 

@@ -90,7 +90,7 @@ def test_large_clouds_are_measured_without_the_plain_path(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--points", 1023], 2, "--points 1023: baseline"),
+        (["--points", 1023], 2, "--points 1023: for baseline"),
         (["--points", 0], 2, "--points"),
         (["--points", 2048, "--points", 2048], 2, "--points 2048: is given twice"),
         (["--points", 10**7], 2, "--points"),

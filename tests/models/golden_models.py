@@ -27,9 +27,15 @@ def _golden_weights() -> ModuleType:
 _fill = _golden_weights().fill
 
 
-def filled_model(variant: str, points: int = 1024, bn: bool | None = None, seed: int = 0) -> BiPointFlowNet:
-    """A network in float64 and evaluation mode with weights that are a function of names and shapes."""
-    model = build_model(variant, points, bn=bn).double()
+def filled_model(
+    variant: str,
+    points: int = 1024,
+    bn: bool | None = None,
+    seed: int = 0,
+    network: type[BiPointFlowNet] = BiPointFlowNet,
+) -> BiPointFlowNet:
+    """Build a float64 network in evaluation mode whose weights are a function of their names and shapes."""
+    model = build_model(variant, points, bn, network).double()
     weights = _fill(model.state_dict(), seed)
     model.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
     return model.eval()

@@ -1,37 +1,51 @@
 # SPDX-License-Identifier: MIT
-"""Against golden files of an independent implementation: outputs, sample indices, names and shapes of parameters."""
+"""Parity with golden files of an independent implementation: outputs, sample indices, parameter names and shapes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from golden_models import GOLDEN, filled_model
 
-from bpfn_cli.models import build_model
-from bpfn_cli.ops import plain_path
+from bpfn_cli.models import BiPointFlowNet, build_model
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.structures import FlowPyramid
 
 FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 SMALL = [name for name in FILES if name.endswith("_2048")]
 STATE_DICTS = json.loads((GOLDEN / "state_dicts.json").read_text())
-CASES = [(name, False) for name in FILES] + [(name, True) for name in SMALL]
+F64, F32 = (torch.float64, 1e-6, 1e-5), (torch.float32, 1e-5, 1e-3)  # type, bounds of the median and 99 % of the errors
+
+
+def cases() -> Iterator[Any]:
+    """All files and both networks; by default those that cover every kind of layer once."""
+    for name in FILES:
+        for network in (BiPointFlowNet, ReferenceNetwork) if name in SMALL else (BiPointFlowNet,):
+            for bounds in (F64, F32):
+                fast = network is BiPointFlowNet
+                quick = name.startswith(("baseline_2048", "half_2048") if fast else "weightnet48") and bounds is F64
+                quick = quick or (fast and name == "weightnet48_2048")
+                marks = () if quick else pytest.mark.slow
+                yield pytest.param(name, network, *bounds, marks=marks, id=f"{name}-{network.__name__}-{bounds[0]}")
 
 
 def variant_of(name: str) -> tuple[str, bool | None]:
     return ("baseline", True) if name == "baseline_bn" else (name, None)
 
 
-def run(name: str, dtype: torch.dtype, plain: bool) -> tuple[FlowPyramid, dict[str, np.ndarray]]:
+def run(name: str, dtype: torch.dtype, network: type[BiPointFlowNet]) -> tuple[FlowPyramid, dict[str, np.ndarray]]:
     variant, points = name.rsplit("_", 1)
     base, bn = variant_of(variant)
-    model = filled_model(base, int(points), bn).to(dtype)
+    model = filled_model(base, int(points), bn, network=network).to(dtype)
     with np.load(GOLDEN / f"{name}.npz") as file:
         golden = dict(file)
     clouds = (torch.from_numpy(golden[key])[None].to(dtype) for key in ("pc1", "pc2"))
-    with torch.no_grad(), plain_path(plain):
+    with torch.no_grad():
         return model(*clouds), golden
 
 
@@ -62,12 +76,11 @@ def test_golden_files_are_there() -> None:
     assert set(STATE_DICTS) >= {"baseline", "half"}
 
 
-@pytest.mark.parametrize(("name", "plain"), CASES)
-@pytest.mark.parametrize(
-    ("dtype", "median", "most"), [(torch.float64, 1e-6, 1e-5), (torch.float32, 1e-5, 1e-3)], ids=["f64", "f32"]
-)
-def test_outputs_equal_the_golden_ones(name: str, plain: bool, dtype: torch.dtype, median: float, most: float) -> None:
-    output, golden = run(name, dtype, plain)
+@pytest.mark.parametrize(("name", "network", "dtype", "median", "most"), [*cases()])
+def test_outputs_equal_the_golden_ones(
+    name: str, network: type[BiPointFlowNet], dtype: torch.dtype, median: float, most: float
+) -> None:
+    output, golden = run(name, dtype, network)
     errors = relative_errors(output, golden)
     assert {f"flow_l{level}" for level in range(4)} <= errors.keys()
     assert len(errors) >= 4 + (12 if name in SMALL else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The stages a forward pass names."""
+"""The stages of a forward pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_forward_names_its_stages_and_the_geometry_inside_them() -> None:
     assert torch.equal(flow, expected)
     assert entered == unwatched
     coarsest = ["geometry", "encoder", "level3", "level3/geometry"]
-    finer = [name for level in (2, 1, 0) for name in (f"level{level}", *[f"level{level}/geometry"] * 2)]
+    finer = [name for level in (2, 1, 0) for name in (f"level{level}", f"level{level}/geometry")]
     assert entered == coarsest + finer
 
 
@@ -47,4 +47,4 @@ def test_stages_can_be_marked_in_a_trace() -> None:
     with torch.profiler.profile() as trace, torch.no_grad(), watch_stages(torch.profiler.record_function):
         model(*clouds())
     counts = {event.key: event.count for event in trace.key_averages()}
-    assert (counts["encoder"], counts["level0"], counts["geometry"]) == (1, 1, 8)
+    assert (counts["encoder"], counts["level0"], counts["geometry"]) == (1, 1, 5)

@@ -175,7 +175,7 @@ def test_rows_that_do_not_exist_are_refused(row: int, gradient: bool) -> None:
     neighbors = graph(5, 3, 17)
     neighbors[2, 1] = row
     features = random(17, 4).requires_grad_(gradient)
-    with pytest.raises(ShapeError, match=r"neighbors: row numbers reach from .* 17 rows"):
+    with pytest.raises(ShapeError, match=r"neighbors: found row numbers from .* 17 rows"):
         propagate_max(random(5, 4), features, neighbors, random(2, 4))
     with pytest.raises(ShapeError, match="17 rows"):
         convolve_neighbors(random(5, 3, 3), features, random(5, 3, 2), neighbors, random(2, 7, 1))
@@ -216,7 +216,7 @@ def test_what_was_built_from_other_sources_is_not_called(monkeypatch: pytest.Mon
         assert not native.has_native()
         assert "install bpfn again" in native.describe()
         monkeypatch.setenv("BPFN_NATIVE", "0")
-        assert native.describe() == "left out by BPFN_NATIVE=0"
+        assert native.describe() == "disabled by BPFN_NATIVE=0"
     finally:
         native._load.cache_clear()
 

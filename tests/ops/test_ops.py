@@ -14,16 +14,16 @@ from bpfn_cli.ops import (
     gather,
     interpolate,
     inverse_distance_weights,
-    is_plain,
     knn,
     level_sizes,
-    plain_path,
+    reference,
     upsample,
     warp,
 )
 from bpfn_cli.ops.neighbors import knn_on_cpu, knn_with_torch
 from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
 from bpfn_cli.ops.sampling import sample_with_numpy, sample_with_torch
+from bpfn_cli.structures import CloudPyramid
 
 
 def cloud(*points: tuple[float, float, float]) -> torch.Tensor:
@@ -65,8 +65,7 @@ def test_farthest_point_sample_by_hand() -> None:
     # are zero and the lowest index wins.
     expected = [[0, 2, 3, 1, 0]]
     assert farthest_point_sample(points, 5).tolist() == expected
-    with plain_path():
-        assert farthest_point_sample(points, 5).tolist() == expected
+    assert reference.farthest_point_sample(points, 5).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,9 +125,8 @@ def test_knn_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_knn_by_hand_nearest_first() -> None:
     points = cloud((0, 0, 0), (3, 0, 0), (1, 0, 0))
-    for plain in (False, True):
-        with plain_path(plain):
-            assert knn(cloud((0.9, 0, 0)), points, 3).tolist() == [[[2, 0, 1]]]
+    for search in (knn, reference.knn):
+        assert search(cloud((0.9, 0, 0)), points, 3).tolist() == [[[2, 0, 1]]]
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -140,30 +138,30 @@ def test_knn_refuses_k_out_of_range(k: int) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("k", [1, 3, 16])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_knn_refuses_queries_that_are_not_finite_on_the_fast_path(value: float, k: int, axis: int) -> None:
+def test_knn_refuses_queries_that_are_not_finite(value: float, k: int, axis: int) -> None:
     points = clouds_of_kind("random")
     for row in (0, 350, 699):
         bad = points.clone()
         bad[1, row, axis] = value
-        with plain_path(False), pytest.raises(NonFiniteError, match="points became NaN or infinite"):
+        with pytest.raises(NonFiniteError, match="points became NaN or infinite"):
             knn(bad, points, k)
-        with plain_path(False), pytest.raises(NonFiniteError):
+        with pytest.raises(NonFiniteError):
             knn(bad, bad, k)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_knn_refuses_a_whole_cloud_that_is_not_finite_on_the_fast_path(value: float) -> None:
+def test_knn_refuses_a_whole_cloud_that_is_not_finite(value: float) -> None:
     points = clouds_of_kind("random")
-    with plain_path(False), pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError):
         knn(points, torch.full_like(points, value), 3)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_knn_refuses_a_point_that_is_not_finite_on_the_fast_path(value: float) -> None:
+def test_knn_refuses_a_point_that_is_not_finite(value: float) -> None:
     points = clouds_of_kind("random")
     bad = points.clone()
     bad[1, 350, 1] = value
-    with plain_path(False), pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError):
         knn(points, bad, 3)
 
 
@@ -221,20 +219,23 @@ def test_level_sizes() -> None:
     assert level_sizes(8192, (4, 4, 2, 4)) == (8192, 2048, 512, 256, 64)
 
 
-def test_pyramid_is_the_same_on_both_paths() -> None:
+def test_pyramid_holds_what_the_reference_finds() -> None:
     torch.manual_seed(0)
     pc1, pc2 = torch.randn(2, 1, 512, 3).unbind()
-    shape = PyramidShape((4, 2), 8, 9)
-    fast = build_pyramid(pc1, pc2, shape)
-    with plain_path():
-        plain = build_pyramid(pc1, pc2, shape)
-    for half in ("source", "target"):
-        own, reference = getattr(fast, half), getattr(plain, half)
-        for level in (1, 2):
-            assert torch.equal(own.sample_indices[level], reference.sample_indices[level])
-            assert torch.equal(own.points[level], reference.points[level])
-            assert torch.equal(own.down_neighbors[level], reference.down_neighbors[level])
-            assert torch.equal(own.up_neighbors[level - 1], reference.up_neighbors[level - 1])
+    pyramid = build_pyramid(pc1, pc2, PyramidShape((4, 2), 8, 9))
+    for half, finer in ((pyramid.source, pc1), (pyramid.target, pc2)):
+        check_levels(half, finer)
+
+
+def check_levels(pyramid: CloudPyramid, finer: torch.Tensor) -> None:
+    for level, count in ((1, 128), (2, 64)):
+        indices = reference.farthest_point_sample(finer, count)
+        coarser = gather(finer, indices)
+        assert torch.equal(pyramid.sample_indices[level], indices)
+        assert torch.equal(pyramid.points[level], coarser)
+        assert torch.equal(pyramid.down_neighbors[level], reference.knn(coarser, finer, 8))
+        assert torch.equal(pyramid.up_neighbors[level - 1], reference.knn(finer, coarser, 3))
+        finer = coarser
 
 
 def test_check_clouds_names_the_cloud_and_both_numbers() -> None:
@@ -246,23 +247,9 @@ def test_check_clouds_names_the_cloud_and_both_numbers() -> None:
         check_clouds(good[0], good, 64)
     with pytest.raises(ShapeError, match="int64"):
         check_clouds(good.long(), good, 64)
-    with pytest.raises(ShapeError, match="one shape"):
+    with pytest.raises(ShapeError, match="same shape"):
         check_clouds(good, torch.rand(1, 65, 3), 64)
     bad = good.clone()
     bad[0, 3, 1], bad[0, 9] = torch.nan, torch.inf
     with pytest.raises(ShapeError, match="pc2: 2 points are NaN"):
         check_clouds(good, bad, 64)
-
-
-def test_plain_path_is_chosen_by_environment_and_overridden_by_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BPFN_PLAIN", raising=False)
-    assert not is_plain()
-    with plain_path():
-        assert is_plain()
-        with plain_path(False):
-            assert not is_plain()
-        assert is_plain()
-    monkeypatch.setenv("BPFN_PLAIN", "1")
-    assert is_plain()
-    with plain_path(False):
-        assert not is_plain()

@@ -14,7 +14,7 @@ from bpfn_cli.config import Tree, build
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models.predict import predict_flow
-from bpfn_cli.ops import matrix_precision, plain_path
+from bpfn_cli.ops import matrix_precision
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.recipe import Recipe
@@ -39,13 +39,6 @@ def test_weights_are_reduced_inside_the_block_alone() -> None:
         with matrix_precision(Precision.float32):
             assert in_matrix_precision(weight) is weight
     assert in_matrix_precision(weight) is weight
-
-
-def test_bf16_is_refused_on_the_plain_path_which_would_ignore_it() -> None:
-    with plain_path(), pytest.raises(UsageError, match="unset BPFN_PLAIN"), matrix_precision(Precision.bf16):
-        pass
-    with plain_path(), matrix_precision(Precision.float32):
-        pass
 
 
 REDUCED = (Precision.bf16, Precision.float16)

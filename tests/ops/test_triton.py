@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpfn_cli.ops import backend, farthest_point_sample, gather, knn, neighborhood, neighbors, plain_path, sampling
+from bpfn_cli.ops import backend, farthest_point_sample, gather, knn, neighborhood, neighbors, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -29,7 +30,6 @@ from bpfn_cli.ops.triton.neighbors import knn_with_triton
 from bpfn_cli.ops.triton.sampling import sample_with_triton
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-OPERATORS = ("farthest_point_sample", "knn", "propagate_max", "propagate_max_backward")
 needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -251,14 +251,9 @@ def test_distances_are_launched_without_fused_multiply_add(monkeypatch: pytest.M
     assert not any(named["enable_fp_fusion"] for named in options)
 
 
-def test_every_operator_has_a_cuda_implementation() -> None:
-    for name in OPERATORS:
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bpfn::{name}", "CUDA"), name
-
-
 @pytest.fixture
 def choice(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the Triton implementations called, in order, on a card that has Triton."""
+    """Names of the Triton implementations called, in order, as if all tensors were on a card that has Triton."""
     called: list[str] = []
 
     def record(module: object, name: str) -> None:
@@ -269,31 +264,25 @@ def choice(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     record(triton_neighbors, "knn_with_triton")
     record(triton_neighborhood, "propagate_max_with_triton")
     record(triton_neighborhood, "propagate_max_backward_with_triton")
-    monkeypatch.setattr(backend, "_has_triton", lambda device: True)
+    monkeypatch.setattr(backend, "runs_triton", lambda *tensors: all(x.dtype == torch.float32 for x in tensors))
     return called
 
 
-def call_on_cuda(points: Tensor, inputs: list[Tensor], k: int = 2) -> list[Tensor]:
-    """What the dispatcher would call for CUDA tensors."""
-    largest, argmax = neighborhood._propagate_max_on_cuda(*inputs, True)
-    return [
-        sampling._farthest_point_sample_on_cuda(points, 5),
-        neighbors._knn_on_cuda(points, points, k),
-        largest,
-        *neighborhood._propagate_max_backward_on_cuda(torch.ones_like(largest), *inputs, argmax),
-    ]
+def call_all(points: Tensor, inputs: list[Tensor], k: int = 2) -> list[Tensor]:
+    largest, argmax = torch.ops.bpfn.propagate_max(*inputs, True)
+    backward = torch.ops.bpfn.propagate_max_backward(torch.ones_like(largest), *inputs, argmax)
+    return [farthest_point_sample(points, 5), knn(points, points, k), largest, *backward]
 
 
-def test_float32_on_cuda_takes_the_kernels(choice: list[str]) -> None:
+def test_float32_on_cuda_takes_the_kernels(choice: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     points, inputs = cloud("random", 20), propagation(20, 10, 4, 16, 16)
-    with plain_path(False):
-        kernels = call_on_cuda(points, inputs)
+    kernels = call_all(points, inputs)
     assert sorted(choice) == sorted(
         ["sample_with_triton", "knn_with_triton", "propagate_max_with_triton", "propagate_max_backward_with_triton"]
     )
     choice.clear()
-    with plain_path():
-        plain = call_on_cuda(points, inputs)
+    monkeypatch.setattr(backend, "runs_triton", lambda *tensors: False)
+    plain = call_all(points, inputs)
     assert not choice
     for kernel, reference in zip(kernels, plain, strict=True):
         torch.testing.assert_close(kernel, reference, rtol=1e-5, atol=1e-5)
@@ -301,12 +290,28 @@ def test_float32_on_cuda_takes_the_kernels(choice: list[str]) -> None:
 
 def test_what_the_kernels_cannot_take_stays_in_torch(choice: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [part.double() if part.is_floating_point() else part for part in propagation(20, 10, 4, 16, 16)]
-    with plain_path(False):
-        call_on_cuda(cloud("random", 20).double(), inputs)
-        neighbors._knn_on_cuda(cloud("random", 70), cloud("random", 70), 65)
-        monkeypatch.setattr(triton_neighbors, "MOST_POINTS", 60)
-        neighbors._knn_on_cuda(cloud("random", 70), cloud("random", 70), 3)
+    call_all(cloud("random", 20).double(), inputs)
+    knn(cloud("random", 70), cloud("random", 70), 65)
+    monkeypatch.setattr(triton_neighbors, "MOST_POINTS", 60)
+    knn(cloud("random", 70), cloud("random", 70), 3)
     assert not choice
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_triton", "expected"),
+    [
+        ("cuda", torch.float32, True, True),
+        ("cuda", torch.float64, True, False),
+        ("cuda", torch.float32, False, False),
+        ("cpu", torch.float32, True, False),
+    ],
+)
+def test_triton_runs_float32_on_cards_that_have_it(
+    device: str, dtype: torch.dtype, has_triton: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_has_triton", lambda _: has_triton)
+    tensor = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert backend.runs_triton(tensor) is expected
 
 
 def run_alone(*arguments: str, **environment: str) -> str:
@@ -354,8 +359,7 @@ def test_kernels_compile_for_an_h100(tmp_path: Path) -> None:
 @needs_card
 def test_samples_and_neighbors_on_a_card(choice: list[str]) -> None:
     points, queries = cloud("random", 8192, batch=4), cloud("random", 8192, seed=1, batch=4)
-    with plain_path(False):
-        chosen, near = farthest_point_sample(points, 2048), knn(queries, points, 32)
+    chosen, near = farthest_point_sample(points, 2048), knn(queries, points, 32)
     assert choice == ["sample_with_triton", "knn_with_triton"]
     assert torch.equal(chosen.cpu(), sampling.sample_with_numpy(points.cpu(), 2048))
     tree = neighbors.knn_on_cpu(queries.cpu(), points.cpu(), 32).to(DEVICE)
@@ -371,9 +375,8 @@ def test_propagation_on_a_card(width: int, choice: list[str]) -> None:
     inputs = propagation(rows, rows, 32, width, width)
     received = torch.randn(rows, width, device=DEVICE)
     leaves = [part.requires_grad_() if part.is_floating_point() else part for part in inputs]
-    with plain_path(False):
-        largest, argmax = torch.ops.bpfn.propagate_max(*leaves, True)
-        largest.backward(received)
+    largest, argmax = torch.ops.bpfn.propagate_max(*leaves, True)
+    largest.backward(received)
     assert choice == ["propagate_max_with_triton", "propagate_max_backward_with_triton"]
     own, other, rows_of_other, weight = (part.detach().cpu() for part in inputs)
     expected, _ = neighborhood.propagate_max_with_torch(own, other, rows_of_other, weight, False)

@@ -12,7 +12,7 @@ import pytest
 from tiny_world import LEAST, TINY
 
 from bpfn_cli.errors import OutOfMemoryError
-from bpfn_cli.ops import is_plain
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.precision import Precision
 from bpfn_cli.profiling import Latency, latency, measure_latency
 from bpfn_cli.profiling.workload import Case, Workload
@@ -81,7 +81,7 @@ def test_training_step_has_a_backward_stage() -> None:
 
 def test_paths_take_turns_after_warming_up(monkeypatch: pytest.MonkeyPatch) -> None:
     plain_ones: list[bool] = []
-    monkeypatch.setattr(Workload, "run", lambda _: plain_ones.append(is_plain()))
+    monkeypatch.setattr(Workload, "run", lambda work: plain_ones.append(isinstance(work.model, ReferenceNetwork)))
     monkeypatch.setattr(latency, "STAGES", ("other",))
     with pytest.raises(KeyError, match="geometry"):  # of passes that do nothing
         measured()

@@ -10,7 +10,7 @@ from torch import nn
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
-from bpfn_cli.ops import plain_path
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.profiling import count_modules, profile_model
 from bpfn_cli.profiling.profile import level_of, macs_of_call
 
@@ -126,9 +126,9 @@ def test_profile_agrees_with_itself_and_with_torchs_counter(variant: str) -> Non
     assert sum(level.module_macs for level in levels) == profile.module_macs
     assert sum(level.operator_macs for level in levels) == profile.operator_macs
 
-    model = build_model(variant, 1024).eval()
+    model = build_model(variant, 1024, network=ReferenceNetwork).eval()
     clouds = torch.rand(2, 1, 1024, 3, generator=torch.Generator().manual_seed(0)).unbind()
-    with torch.no_grad(), plain_path(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*clouds)
     points = (1024, 256, 64, 32)
     # torch counts no batch norm; fvcore a scale and a shift for each of the two of every estimator.

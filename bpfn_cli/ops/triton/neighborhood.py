@@ -62,22 +62,22 @@ def _padded(number: int) -> int:
 
 @triton.jit(do_not_specialize=["rows", "k"])
 def _propagate_max_kernel(
-    own: tl.tensor,
-    other: tl.tensor,
-    neighbors: tl.tensor,
-    transposed: tl.tensor,
-    largest: tl.tensor,
-    argmax: tl.tensor,
-    rows: tl.tensor,
-    k: tl.tensor,
-    channels: tl.tensor,
-    outputs: tl.tensor,
+    own,
+    other,
+    neighbors,
+    transposed,
+    largest,
+    argmax,
+    rows,
+    k,
+    channels,
+    outputs,
     SLOPE: tl.constexpr,
     WITH_ARGMAX: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-) -> None:
+):
     """A block (ROWS, OUTPUTS) of the result: one neighbor of each row after the other, the maximum in registers."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -153,23 +153,23 @@ def propagate_max_backward_with_triton(
 
 @triton.jit(do_not_specialize=["rows", "k"])
 def _propagate_max_backward_kernel(
-    gradient: tl.tensor,
-    own: tl.tensor,
-    other: tl.tensor,
-    neighbors: tl.tensor,
-    weight: tl.tensor,
-    argmax: tl.tensor,
-    own_gradient: tl.tensor,
-    other_gradient: tl.tensor,
-    weight_gradient: tl.tensor,
-    rows: tl.tensor,
-    k: tl.tensor,
-    channels: tl.tensor,
-    outputs: tl.tensor,
+    gradient,
+    own,
+    other,
+    neighbors,
+    weight,
+    argmax,
+    own_gradient,
+    other_gradient,
+    weight_gradient,
+    rows,
+    k,
+    channels,
+    outputs,
     SLOPE: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-) -> None:
+):
     """Only the neighbor of each maximum gets a gradient: a row of W for each output, where a dense product would
     multiply k of them, nearly all by zero."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)

@@ -68,9 +68,7 @@ def _order_by_place(cloud: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["number"])
-def _code_kernel(
-    cloud: tl.tensor, low: tl.tensor, high: tl.tensor, codes: tl.tensor, number: tl.tensor, BLOCK: tl.constexpr
-) -> None:
+def _code_kernel(cloud, low, high, codes, number, BLOCK: tl.constexpr):
     """Morton codes (B, number) of a lattice of 1024 cells along the longest edge of the cloud."""
     batch = tl.program_id(1).to(tl.int64)
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -93,15 +91,7 @@ def _code_kernel(
 
 
 @triton.jit(do_not_specialize=["number", "tiles"])
-def _tile_kernel(
-    points: tl.tensor,
-    order: tl.tensor,
-    coordinates: tl.tensor,
-    boxes: tl.tensor,
-    number: tl.tensor,
-    tiles: tl.tensor,
-    WIDTH: tl.constexpr,
-) -> None:
+def _tile_kernel(points, order, coordinates, boxes, number, tiles, WIDTH: tl.constexpr):
     """Coordinates (B, 3, tiles * WIDTH) in order, and the lower and upper corners (B, 2, 3, tiles) of the tiles."""
     tile, batch = tl.program_id(0), tl.program_id(1).to(tl.int64)
     place = tile * WIDTH + tl.arange(0, WIDTH)
@@ -115,20 +105,20 @@ def _tile_kernel(
 
 @triton.jit(do_not_specialize=["number", "count", "k"])
 def _nearest_kernel(
-    queries: tl.tensor,
-    query_order: tl.tensor,
-    coordinates: tl.tensor,
-    boxes: tl.tensor,
-    point_order: tl.tensor,
-    found: tl.tensor,
-    number: tl.tensor,
-    count: tl.tensor,
-    k: tl.tensor,
-    tiles: tl.tensor,
+    queries,
+    query_order,
+    coordinates,
+    boxes,
+    point_order,
+    found,
+    number,
+    count,
+    k,
+    tiles,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
     TILES: tl.constexpr,
-) -> None:
+):
     """Search; tiles are 2**STAGES points wide, and so is the list of neighbors. TILES: `tiles`, padded."""
     WIDTH: tl.constexpr = 2**STAGES
     batch = tl.program_id(1).to(tl.int64)
@@ -170,7 +160,7 @@ def _nearest_kernel(
 
 
 @triton.jit
-def _gap(values: tl.tensor, low: tl.tensor, tiles: tl.tensor, tile: tl.tensor) -> tl.tensor:
+def _gap(values, low, tiles, tile):
     """How far apart the range of `values` and that of each tile are along an axis. Rounding keeps it a lower bound."""
     inside = tile < tiles
     before = tl.load(low, mask=inside, other=0.0) - tl.max(values, axis=0)
@@ -179,21 +169,12 @@ def _gap(values: tl.tensor, low: tl.tensor, tiles: tl.tensor, tile: tl.tensor) -
 
 
 @triton.jit
-def _distance_bits(dx: tl.tensor, dy: tl.tensor, dz: tl.tensor) -> tl.tensor:
+def _distance_bits(dx, dy, dz):
     return (dx * dx + dy * dy + dz * dz).to(tl.int32, bitcast=True)
 
 
 @triton.jit
-def _keys(
-    x: tl.tensor,
-    y: tl.tensor,
-    z: tl.tensor,
-    coordinates: tl.tensor,
-    stride: tl.tensor,
-    order: tl.tensor,
-    left: tl.tensor,
-    WIDTH: tl.constexpr,
-) -> tl.tensor:
+def _keys(x, y, z, coordinates, stride, order, left, WIDTH: tl.constexpr):
     """Keys (ROWS, WIDTH) of the points of a tile; only the first `left` of them are points."""
     column = tl.arange(0, WIDTH)[None, :]
     dx = x[:, None] - tl.load(coordinates + column)
@@ -205,7 +186,7 @@ def _keys(
 
 
 @triton.jit
-def _sort(keys: tl.tensor, STAGES: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor:
+def _sort(keys, STAGES: tl.constexpr, DESCENDING: tl.constexpr):
     """Batcher's bitonic sort of each row of 2**STAGES keys."""
     for stage in tl.static_range(1, STAGES + 1):
         keys = _merge(keys, stage, STAGES, DESCENDING)
@@ -213,7 +194,7 @@ def _sort(keys: tl.tensor, STAGES: tl.constexpr, DESCENDING: tl.constexpr) -> tl
 
 
 @triton.jit
-def _merge(keys: tl.tensor, STAGE: tl.constexpr, STAGES: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor:
+def _merge(keys, STAGE: tl.constexpr, STAGES: tl.constexpr, DESCENDING: tl.constexpr):
     """Sort runs of 2**STAGE keys, each of them bitonic: the first in the direction asked, the next in the other."""
     column = tl.arange(0, 2**STAGES)[None, :]
     ascending = ((column >> STAGE) & 1) == DESCENDING

@@ -33,9 +33,7 @@ def sample_with_triton(points: Tensor, count: int) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["number", "count"])
-def _sample_kernel(
-    coordinates: tl.tensor, chosen: tl.tensor, number: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr
-) -> None:
+def _sample_kernel(coordinates, chosen, number, count, BLOCK: tl.constexpr):
     """Coordinates (B, 3, number) and the distances to the chosen points stay in registers."""
     cloud = tl.program_id(0).to(tl.int64)
     coordinates += cloud * 3 * number
@@ -58,14 +56,7 @@ def _sample_kernel(
 
 
 @triton.jit(do_not_specialize=["number", "count"])
-def _sample_large_kernel(
-    coordinates: tl.tensor,
-    nearest: tl.tensor,
-    chosen: tl.tensor,
-    number: tl.tensor,
-    count: tl.tensor,
-    BLOCK: tl.constexpr,
-) -> None:
+def _sample_large_kernel(coordinates, nearest, chosen, number, count, BLOCK: tl.constexpr):
     """The same for clouds that registers cannot hold: `nearest` (B, number) begins as infinity."""
     cloud = tl.program_id(0).to(tl.int64)
     coordinates += cloud * 3 * number

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The fast path computes what the plain one does: outputs, gradients, statistics."""
+"""The fast network computes what the reference does: outputs, gradients, statistics."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from unittest import mock
+from pathlib import Path
 
 import pytest
 import torch
 from golden_models import filled_model, pair_of_kind, random_pair
+from tiny_world import LEAST, TINY
 
-from bpfn_cli.errors import NonFiniteError
-from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.models.layers import BidirectionalFlowEmbedding
-from bpfn_cli.models.variants import BASELINE, slim
-from bpfn_cli.ops import neighborhood, plain_path
+from bpfn_cli.errors import NonFiniteError, UsageError
+from bpfn_cli.models import BiPointFlowNet, build_model, load_checkpoint, save_checkpoint
+from bpfn_cli.models.reference import ReferenceNetwork
+from bpfn_cli.ops import matrix_precision, neighborhood
+from bpfn_cli.precision import Precision
 
 TOLERANCE = 1e-9
 
@@ -23,11 +24,10 @@ Clouds = tuple[torch.Tensor, torch.Tensor]
 
 
 def outputs_and_gradients(
-    variant: str, training: bool, plain: bool, clouds: Clouds | None = None
+    variant: str, training: bool, network: type[BiPointFlowNet] = BiPointFlowNet, clouds: Clouds | None = None
 ) -> tuple[dict[str, torch.Tensor], BiPointFlowNet]:
-    model = filled_model(variant).train(training)
-    with plain_path(plain):
-        output = model(*(clouds or random_pair(batch=2)))
+    model = filled_model(variant, network=network).train(training)
+    output = model(*(clouds or random_pair(batch=2)))
     features = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
     found = {f"{name}{level}": tensor for name in features for level, tensor in enumerate(getattr(output, name))}
     generator = torch.Generator().manual_seed(1)
@@ -50,42 +50,53 @@ def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         assert float((found[name] - value).norm()) <= tolerance * scale, name
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("variant", ["baseline", "half", "declinear", "half_bottleneck"])
-def test_fast_equals_plain(variant: str, training: bool) -> None:
-    fast, _ = outputs_and_gradients(variant, training, plain=False)
-    plain, _ = outputs_and_gradients(variant, training, plain=True)
-    check_equal(fast, plain, TOLERANCE)
+CASES = [
+    ("declinear", True),
+    ("half_bottleneck", False),
+    ("half_bottleneck", True),
+    pytest.param("baseline", False, marks=pytest.mark.slow),
+    pytest.param("baseline", True, marks=pytest.mark.slow),
+    pytest.param("declinear", False, marks=pytest.mark.slow),
+    pytest.param("half", True, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("variant", "training"), CASES)
+def test_fast_equals_reference(variant: str, training: bool) -> None:
+    fast, _ = outputs_and_gradients(variant, training)
+    reference, _ = outputs_and_gradients(variant, training, ReferenceNetwork)
+    check_equal(fast, reference, TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["lidar", "duplicates", "far"])
-def test_fast_equals_plain_on_clouds_of_every_kind(kind: str) -> None:
+def test_fast_equals_reference_on_clouds_of_every_kind(kind: str) -> None:
     clouds = pair_of_kind(kind)
-    fast, _ = outputs_and_gradients("weightnet48", True, plain=False, clouds=clouds)
-    plain, _ = outputs_and_gradients("weightnet48", True, plain=True, clouds=clouds)
-    check_equal(fast, plain, TOLERANCE)
+    fast, _ = outputs_and_gradients("weightnet4", True, clouds=clouds)
+    reference, _ = outputs_and_gradients("weightnet4", True, ReferenceNetwork, clouds)
+    check_equal(fast, reference, TOLERANCE)
 
 
-@pytest.mark.parametrize("variant", ["baseline", "declinear"])
-def test_in_float32_the_fast_path_is_no_less_exact_than_the_plain_one(variant: str) -> None:
-    """What users run, C loops and oneDNN in float32, against the plain path in float64.
+@pytest.mark.parametrize("variant", [pytest.param("baseline", marks=pytest.mark.slow), "declinear"])
+def test_fast_network_in_float32_is_as_exact_as_the_reference(variant: str) -> None:
+    """What users run, C loops and oneDNN in float32, against the reference in float64.
 
-    The gradient of a maximum jumps where rounding changes the neighbor that it is taken from, on either path.
+    The gradient of a maximum jumps when rounding changes the neighbor it is taken from, in either network.
     """
-    exact_flow, exact_gradient = flows_and_gradient(variant, torch.float64, plain=True)
+    exact_flow, exact_gradient = flows_and_gradient(variant, torch.float64, ReferenceNetwork)
     errors = {}
-    for plain in (False, True):
-        flow, gradient = flows_and_gradient(variant, torch.float32, plain)
-        errors[plain] = float((flow.double() - exact_flow).norm() / exact_flow.norm())
+    for network in (BiPointFlowNet, ReferenceNetwork):
+        flow, gradient = flows_and_gradient(variant, torch.float32, network)
+        errors[network] = float((flow.double() - exact_flow).norm() / exact_flow.norm())
         assert float((gradient.double() - exact_gradient).norm() / exact_gradient.norm()) < 1e-2
-    assert errors[False] < min(2 * errors[True], 1e-4)
+    assert errors[BiPointFlowNet] < min(2 * errors[ReferenceNetwork], 1e-4)
 
 
-def flows_and_gradient(variant: str, dtype: torch.dtype, plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def flows_and_gradient(
+    variant: str, dtype: torch.dtype, network: type[BiPointFlowNet]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Of all levels and of all parameters, each in one vector."""
-    model = filled_model(variant).to(dtype).train()
-    with plain_path(plain):
-        output = model(*[cloud.to(dtype) for cloud in random_pair(batch=2)])
+    model = filled_model(variant, network=network).to(dtype).train()
+    output = model(*[cloud.to(dtype) for cloud in random_pair(batch=2)])
     flows = torch.cat([flow.flatten() for flow in output.flows])
     direction = torch.randn(flows.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (flows @ direction.to(dtype)).backward()
@@ -107,9 +118,9 @@ def test_order_of_a_batch_changes_nothing_beyond_rounding() -> None:
 
 
 def test_size_of_chunks_changes_nothing_beyond_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, _ = outputs_and_gradients("weightnet4", True, plain=False)
+    expected, _ = outputs_and_gradients("weightnet4", True)
     monkeypatch.setattr(neighborhood, "CHUNK_ELEMENTS", 10_000)
-    found, _ = outputs_and_gradients("weightnet4", True, plain=False)
+    found, _ = outputs_and_gradients("weightnet4", True)
     check_equal(found, expected, 1e-12)
 
 
@@ -119,27 +130,43 @@ def test_number_of_threads_changes_nothing_beyond_rounding() -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(outputs_and_gradients("weightnet4", True, plain=False)[0])
+            found.append(outputs_and_gradients("weightnet4", True)[0])
     finally:
         torch.set_num_threads(before)
     check_equal(*found, 1e-12)
 
 
 def test_every_used_parameter_gets_a_gradient() -> None:
-    found, model = outputs_and_gradients("half", training=True, plain=False)
+    found, model = outputs_and_gradients("half", training=True)
     without = {name for name, _ in model.named_parameters() if f"grad {name}" not in found}
     assert without == {f"cross{level}.bias{number}" for level in range(4) for number in (1, 2)}
 
 
-@pytest.mark.parametrize(("value", "plain"), [("1", True), ("", False), ("0", False)])
-def test_environment_chooses_the_path(monkeypatch: pytest.MonkeyPatch, value: str, plain: bool) -> None:
+@pytest.mark.parametrize(("value", "expected"), [("1", ReferenceNetwork), ("", BiPointFlowNet), ("0", BiPointFlowNet)])
+def test_environment_chooses_the_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, expected: type[BiPointFlowNet]
+) -> None:
     monkeypatch.setenv("BPFN_PLAIN", value)
-    model = filled_model("weightnet4")
-    chosen = "_correlate_plain" if plain else "_correlate_fast"
-    original = getattr(BidirectionalFlowEmbedding, chosen)
-    with mock.patch.object(BidirectionalFlowEmbedding, chosen, autospec=True, side_effect=original) as spy:
-        model(*random_pair())
-    assert spy.call_count == 3 * 4
+    model = build_model(TINY, LEAST)
+    save_checkpoint(tmp_path / "tiny.safetensors", model)
+    assert type(model) is type(load_checkpoint(tmp_path / "tiny.safetensors")) is expected
+
+
+def test_reference_has_the_fast_networks_weights_and_shares_no_geometry() -> None:
+    fast, reference = filled_model("weightnet4"), filled_model("weightnet4", seed=1, network=ReferenceNetwork)
+    reference.load_state_dict(fast.state_dict())
+    clouds = random_pair()
+    with torch.no_grad():
+        expected, found = fast(*clouds), reference(*clouds)
+    assert found.pyramid is None
+    assert all(torch.equal(a, b) for a, b in zip(found.bfe_neighbors, expected.bfe_neighbors, strict=True))
+    torch.testing.assert_close(found.flows[0], expected.flows[0], rtol=1e-9, atol=1e-9)
+
+
+def test_reference_rejects_reduced_precision() -> None:
+    network = build_model(TINY, LEAST, network=ReferenceNetwork)
+    with matrix_precision(Precision.bf16), pytest.raises(UsageError, match=r"precision bf16: .*unset BPFN_PLAIN"):
+        network(*random_pair(LEAST))
 
 
 def test_pyramid_of_another_network_gives_the_same_output() -> None:
@@ -173,24 +200,22 @@ def test_a_weight_that_is_not_a_number_does_not_stay_hidden() -> None:
     assert torch.isfinite(model(*clouds).flows[0]).all()
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_identical_points_give_finite_flow_and_gradients(plain: bool) -> None:
-    variant = slim(BASELINE, "tiny", width=0.05, c_mid=1)
+@pytest.mark.parametrize("network", [BiPointFlowNet, ReferenceNetwork])
+def test_identical_points_give_finite_flow_and_gradients(network: type[BiPointFlowNet]) -> None:
     torch.manual_seed(0)
-    model = BiPointFlowNet(variant)
-    cloud = torch.full((1, variant.least_points, 3), 7.5)
-    with plain_path(plain):
-        output = model(cloud, cloud + 0.5)
-        torch.stack([flow.norm(dim=-1).sum() for flow in output.flows]).sum().backward()
+    model = network(TINY)
+    cloud = torch.full((1, LEAST, 3), 7.5)
+    output = model(cloud, cloud + 0.5)
+    torch.stack([flow.norm(dim=-1).sum() for flow in output.flows]).sum().backward()
     assert all(torch.isfinite(flow).all() for flow in output.flows)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_network_compiles_into_one_graph_with_the_same_output_and_gradients() -> None:
-    variant = slim(BASELINE, "tiny", width=0.05, c_mid=1)
     torch.manual_seed(0)
-    model = BiPointFlowNet(variant).double()
-    clouds = random_pair(variant.least_points)
+    model = BiPointFlowNet(TINY).double()
+    clouds = random_pair(LEAST)
 
     def flow_and_gradients(network: torch.nn.Module) -> list[torch.Tensor]:
         model.zero_grad()
