@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Starting the processes of one training, one for each device, by torch's elastic launcher.
+"""Start the processes of one training, one per device, with torch's elastic launcher.
 
-Under `torchrun`, or `srun` with a task for each device, they have been started already.
+Under `torchrun` they have been started already.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from bpfn_cli.errors import UsageError, printable
 
-SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 SECONDS_TO_SAVE = 3600
-LOWEST_PORT, PORTS = 20000, 12000  # below those that Linux gives away by itself
 LAUNCHED = "BPFN_LAUNCHED"
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # handed on to the processes, which save
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1"  # passed on to the processes, which save
 
 
 def is_started(environment: Mapping[str, str] = os.environ) -> bool:
@@ -35,65 +33,65 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     return _number(environment, "LOCAL_RANK", 0) if is_started(environment) else None
 
 
-def adopt_slurm(environment: MutableMapping[str, str], wanted: int | None = None) -> None:
-    """Let `srun` with a task for each device stand for `torchrun`: fill in what torch asks for.
-
-    Args: wanted: processes that the user asks for; with another number of tasks (one for each machine) each of them
-        starts its own.
-    """
-    tasks = _number(environment, "SLURM_NTASKS", 1)
-    if is_started(environment) or "SLURM_STEP_ID" not in environment or tasks < 2 or wanted not in (None, tasks):
-        return
-    for name, source in SLURM.items():
-        environment[name] = environment[source]
-    for name, value in zip(("MASTER_ADDR", "MASTER_PORT"), _slurm_endpoint(environment), strict=True):
-        environment.setdefault(name, value)
+def refuse_plain_srun(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises: UsageError: `srun` started several tasks that do not know of each other."""
+    tasks = _number(environment, "SLURM_NTASKS", 1) if "SLURM_STEP_ID" in environment else 1
+    if tasks > 1 and not is_started(environment):
+        raise UsageError(
+            f"srun started this command as {tasks} tasks, which would all train the same; start one task per machine: "
+            "srun --ntasks-per-node=1 torchrun --nnodes=$SLURM_NNODES --nproc-per-node=GPUS --rdzv-backend=c10d "
+            "--rdzv-endpoint=FIRST_MACHINE:29500 -m bpfn_cli.cli ... (on one machine: bpfn ... --devices GPUS)"
+        )
 
 
 def launch(devices: int, nodes: int, threads: int) -> int:
-    """Run this command again, once for each device of this machine; the exit code of the first that failed.
+    """Run this command again, once per device of this machine; return the exit code of the first that failed.
 
     Args: nodes: machines, each of which runs this. threads: of each process.
-    Raises: UsageError: several machines that do not know of each other.
+    Raises: UsageError: several machines without an address where they meet.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    logging.disable(logging.CRITICAL)  # the processes speak for themselves
+    config = _launch_config(devices, nodes)
+    logging.disable(logging.CRITICAL)  # the processes report their own errors
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ[LAUNCHED] = "1"
-    config = LaunchConfig(
-        min_nodes=nodes,
-        max_nodes=nodes,
-        nproc_per_node=devices,
-        run_id=os.environ.get("SLURM_JOB_ID", "bpfn"),
-        rdzv_backend="c10d",
-        rdzv_endpoint=_endpoint(nodes, os.environ),
-        max_restarts=0,
-        monitor_interval=0.1,
-        signals_to_handle=SIGNALS,
-        **_patience(LaunchConfig),
-    )
     try:
         elastic_launch(config, sys.executable)("-m", "bpfn_cli.cli", *sys.argv[1:])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
-        return 128 - code if code < 0 else code  # ended by a signal, as a shell says it
+        return 128 - code if code < 0 else code  # killed by a signal: the code that a shell would give
     except SignalException as error:
         return 130 if error.sigval == signal.SIGINT else 143
     return 0
 
 
 def end_with_launcher() -> None:
-    """In a process that `launch` has started: save and end when the launcher is killed."""
+    """In a process that `launch` started: save and stop when the launcher is killed."""
     if LAUNCHED in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _patience(config: type) -> dict[str, Any]:
-    """Time to save after a signal, where this torch can be told: a step, a scene and a checkpoint must fit."""
-    return {"shutdown_timeout": SECONDS_TO_SAVE} if "shutdown_timeout" in {f.name for f in fields(config)} else {}
+def _launch_config(devices: int, nodes: int) -> Any:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    # Where this torch has it: the time to save after a signal. A step, a scene and a checkpoint must fit.
+    names = {one.name for one in fields(LaunchConfig)}
+    patience: dict[str, Any] = {"shutdown_timeout": SECONDS_TO_SAVE} if "shutdown_timeout" in names else {}
+    return LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=devices,
+        run_id="bpfn",
+        rdzv_backend="c10d",
+        rdzv_endpoint=_endpoint(nodes, os.environ),
+        max_restarts=0,
+        monitor_interval=0.1,
+        signals_to_handle=SIGNALS,
+        **patience,
+    )
 
 
 def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:
@@ -101,34 +99,17 @@ def _endpoint(nodes: int, environment: Mapping[str, str]) -> str:
     if nodes == 1:
         return "localhost:0"  # any free port
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
-    if "SLURM_STEP_NODELIST" in environment:
-        first, free = _slurm_endpoint(environment)
-        address, port = address or first, port or free
     if not address or not port:
         raise UsageError(
-            f"--nodes {nodes}: set MASTER_ADDR and MASTER_PORT to the first machine and a free port of it on all of "
-            "them, or start this by srun or torchrun"
+            f"--nodes {nodes}: set MASTER_ADDR and MASTER_PORT on every machine, to the first machine and a free port "
+            "on it, or use torchrun"
         )
     return f"{address}:{port}"
 
 
-def _slurm_endpoint(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The first machine, and a port that is the same on all and another for each job."""
-    port = LOWEST_PORT + _number(environment, "SLURM_JOB_ID", 0) % PORTS
-    return first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1")), str(port)
-
-
-def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     """Raises: UsageError: not a number."""
-    value = environment.get(name, str(otherwise))
+    value = environment.get(name, str(default))
     if not value.isdecimal():
-        raise UsageError(f"{name}={printable(value)}: a number was expected in this variable of the environment")
+        raise UsageError(f"{name}={printable(value)}: this environment variable must be a number")
     return int(value)
-
-
-def first_host(hosts: str) -> str:
-    """The first of SLURM's list: `node[03-05,9],other` begins with node03."""
-    head, bracket, rest = hosts.partition("[")
-    if not bracket or "," in head:
-        return hosts.split(",", maxsplit=1)[0]
-    return head + rest.split("]")[0].split(",")[0].split("-")[0]

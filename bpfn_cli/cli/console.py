@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a person sees: lines and progress on stderr, results on stdout."""
+"""Output: lines and progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bpfn_cli.progress import Bar
 
-SECONDS_BETWEEN_LINES = 10.0  # off a terminal, so that a job log is alive
+SECONDS_BETWEEN_LINES = 10.0  # off a terminal, to keep a job log alive
 WIDTH_OFF_TERMINAL = 120
 
 
@@ -35,28 +35,25 @@ class ConsoleProgress:
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr. That nobody reads it any more, or a full disk, ends no work."""
+    """Print a line on stderr. A closed stream or a full disk does not end the work."""
     with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def finish(written: object, next_command: str) -> None:
-    """The last lines of a command: what was written, and what is worth typing next."""
+    """Print the last lines of a command: what it wrote, and the next command."""
     say(f"written: {written}")
     say(f"next: {next_command}")
 
 
 def print_json(value: Any) -> None:
-    """A result for a machine: JSON alone on stdout."""
-    print(
-        json.dumps(
-            asdict(value) if is_dataclass(value) and not isinstance(value, type) else value, indent=2, default=str
-        )
-    )
+    """Print a result on stdout."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    print(json.dumps(plain, indent=2, default=str))
 
 
 def console() -> Console:
-    """Where tables are printed: stdout."""
+    """The console for tables, on stdout."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDTH_OFF_TERMINAL, highlight=False)
@@ -79,7 +76,7 @@ def _rich_bar(what: str, samples: int | None) -> Iterator[Bar]:
         pace = _Pace(samples)
 
         def update(done: int, total: int, figures: str = "") -> None:
-            pace.see(done)
+            pace.update(done)
             progress.update(task, completed=done, total=total, figures=f"{pace}{', ' if figures else ''}{figures}")
 
         yield update
@@ -92,7 +89,7 @@ def _plain_bar(what: str, samples: int | None) -> Iterator[Bar]:
 
     def update(done: int, total: int, figures: str = "") -> None:
         nonlocal last
-        pace.see(done)
+        pace.update(done)
         now = time.monotonic()
         if now - last < SECONDS_BETWEEN_LINES and done < total:
             return
@@ -104,16 +101,13 @@ def _plain_bar(what: str, samples: int | None) -> Iterator[Bar]:
 
 
 class _Pace:
-    """How fast work goes that this process has seen; what was done before it began does not count.
-
-    Args: samples: of a step, to be told a second; None: steps are.
-    """
+    """The speed of the work done in this process, in steps or, if `samples` per step is given, in samples."""
 
     def __init__(self, samples: int | None):
         self.samples = samples
         self.started, self.first, self.done = time.monotonic(), -1, 0
 
-    def see(self, done: int) -> None:
+    def update(self, done: int) -> None:
         if self.first < 0:
             self.first = done - 1
         self.done = done - self.first
@@ -123,16 +117,10 @@ class _Pace:
 
     def __str__(self) -> str:
         per_second = self.done / max(time.monotonic() - self.started, 1e-9)
-        if self.samples is not None:
-            return f"{_rate(per_second * self.samples, ' samples')}"
-        return _rate(per_second, "")
-
-
-def _rate(per_second: float, unit: str) -> str:
-    """Such as 12/s; slow things by the minute."""
-    if per_second < 1:
-        return f"{60 * per_second:.3g}{unit}/min"
-    return f"{per_second:,.0f}{unit}/s" if per_second >= 100 else f"{per_second:.3g}{unit}/s"
+        unit, per_second = ("", per_second) if self.samples is None else (" samples", per_second * self.samples)
+        if per_second < 1:
+            return f"{60 * per_second:.3g}{unit}/min"
+        return f"{per_second:,.0f}{unit}/s" if per_second >= 100 else f"{per_second:.3g}{unit}/s"
 
 
 def duration(seconds: float) -> str:

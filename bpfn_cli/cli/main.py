@@ -23,7 +23,20 @@ from bpfn_cli.errors import BpfnError, OutOfMemoryError, UsageError, means_out_o
 from bpfn_cli.files import explain
 from bpfn_cli.launch import is_started
 
-DATA, NETWORK, TRAINING, RESULTS, HELP = "Data", "Network", "Training", "Results", "Help"
+COMMANDS: dict[str, dict[str, Any]] = {
+    "Data": {"synth": synth.synth, "prepare": prepare.app, "data": data.app, "subset": subset.subset},
+    "Network": {"slim": slim.slim, "profile": profile.profile, "bench": bench.bench},
+    "Training": {
+        "train": train.train,
+        "distill": train.distill,
+        "losses": losses.losses,
+        "compare": compare.compare,
+        "runs": runs.runs,
+        "resume": runs.resume,
+    },
+    "Results": {"eval": evaluate.evaluate, "predict": predict.predict, "report": report.report},
+    "Help": {"config": configuration.app, "doctor": doctor.doctor},
+}  # by panel of the help
 
 INTERRUPTED = 130
 
@@ -39,25 +52,12 @@ app = command_group(
     """,
     name="bpfn",
 )
-
-app.command("synth", rich_help_panel=DATA)(synth.synth)
-app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
-app.add_typer(data.app, name="data", rich_help_panel=DATA)
-app.command("subset", rich_help_panel=DATA)(subset.subset)
-app.command("slim", rich_help_panel=NETWORK)(slim.slim)
-app.command("profile", rich_help_panel=NETWORK)(profile.profile)
-app.command("bench", rich_help_panel=NETWORK)(bench.bench)
-app.command("train", rich_help_panel=TRAINING)(train.train)
-app.command("distill", rich_help_panel=TRAINING)(train.distill)
-app.command("losses", rich_help_panel=TRAINING)(losses.losses)
-app.command("compare", rich_help_panel=TRAINING)(compare.compare)
-app.command("runs", rich_help_panel=TRAINING)(runs.runs)
-app.command("resume", rich_help_panel=TRAINING)(runs.resume)
-app.command("eval", rich_help_panel=RESULTS)(evaluate.evaluate)
-app.command("predict", rich_help_panel=RESULTS)(predict.predict)
-app.command("report", rich_help_panel=RESULTS)(report.report)
-app.add_typer(configuration.app, name="config", rich_help_panel=HELP)
-app.command("doctor", rich_help_panel=HELP)(doctor.doctor)
+for _panel, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -75,18 +75,15 @@ def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no dash shows a question mark
     if not os.environ.get("TERMINAL_WIDTH", "0").isdecimal():
         del os.environ["TERMINAL_WIDTH"]  # typer would fail on it
     code = run(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the work is done: its exit code is the true one
+        signal.signal(number, signal.SIG_IGN)  # the work is done, and its exit code is final
     for stream in (sys.stdout, sys.stderr):
         _flush(stream)
     with contextlib.suppress(UsageError):
-        if code and is_started():  # the others may be waiting for this process: its launcher will end them
+        if code and is_started():  # other processes may be waiting for this one; the launcher will end them
             os._exit(code)
     sys.exit(code)
 
@@ -96,29 +93,34 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="bpfn", standalone_mode=False)
         sys.stdout.flush()
-        if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt
-            return _fail("interrupted", INTERRUPTED)
-        return code if isinstance(code, int) else 0
-    except BpfnError as error:
-        if error.is_shared and os.environ.get("RANK", "0") != "0":
-            return error.exit_code  # the main process tells it
-        return _fail(str(error), error.exit_code)
-    except (typer.TyperException, typer.BadParameter) as error:
-        return _usage(error)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        return 0  # the reader has gone: end quietly
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # typer and rich make it one
-            return 0
-        raise
-    except MemoryError:
+        if not isinstance(error.__context__, BrokenPipeError):  # typer and rich make a SystemExit of it
+            raise
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, arguments)
+    if code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+        return _fail("interrupted", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: BaseException, arguments: list[str]) -> int:
+    """Print what went wrong; return the exit code."""
+    if isinstance(error, BpfnError):
+        if error.is_shared and os.environ.get("RANK", "0") != "0":
+            return error.exit_code  # the main process reports it
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, typer.TyperException | typer.BadParameter):
+        return _usage(error)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return 0  # nobody reads stdout any more
+    if isinstance(error, MemoryError) or means_out_of_memory(str(error)):
         return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
-    except OSError as error:
+    if isinstance(error, OSError):
         return _fail(f"{printable(error.filename or 'disk')}: {explain(error)}", 5)
-    except Exception as error:
-        return _unexpected(error, arguments)
+    return _unexpected(error, arguments)
 
 
 def _fail(message: str, code: int) -> int:
@@ -127,18 +129,21 @@ def _fail(message: str, code: int) -> int:
 
 
 def _open_streams() -> None:
-    """Where the shell has closed them; else the next file that is opened would be taken for one of them."""
+    """Replace standard streams that the shell has closed, or the next file opened would be taken for one of them."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number, which is this
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number: this one
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
 
 
 def _flush(stream: TextIO) -> None:
-    """What cannot be written, since its reader has gone or the disk is full, is given up."""
+    """Write what is left, or drop it if nobody reads it or the disk is full."""
     try:
         stream.flush()
     except OSError:
@@ -146,30 +151,29 @@ def _flush(stream: TextIO) -> None:
 
 
 def _usage(error: Any) -> int:
-    message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "bpfn"
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         return 0
+    message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "bpfn"
     return _fail(f"{message}; see `{where} --help`", 2)
 
 
-def _unexpected(error: Exception, arguments: list[str]) -> int:
-    if means_out_of_memory(str(error)):
-        return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
+def _unexpected(error: BaseException, arguments: list[str]) -> int:
+    """Write the traceback to a file, in the current folder if possible."""
     import tempfile
     import traceback
     from pathlib import Path
 
-    text = f"bpfn {' '.join(arguments)}\n{traceback.format_exc()}"
+    trace = "".join(traceback.format_exception(error))
     folder = Path.cwd() if os.access(Path.cwd(), os.W_OK) else Path(tempfile.gettempdir())
     path = folder / f"bpfn-error-{os.getpid()}.log"
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(f"bpfn {' '.join(arguments)}\n{trace}", encoding="utf-8")
     except OSError:
         return _fail(f"internal error: {type(error).__name__}: {error}", 1)
-    return _fail(f"internal error ({type(error).__name__}), a bug of ours; please report it with {path}", 1)
+    return _fail(f"internal error ({type(error).__name__}), a bug in bpfn; please report it with {path}", 1)
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

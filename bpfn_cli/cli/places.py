@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where data lies when nobody says: `data/`, or `$BPFN_DATA`."""
+"""Where data is when no --data is given: `data/`, or `$BPFN_DATA`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def data_root() -> Path:
 
 
 def synthetic_first() -> str:
-    """What a dry run says of scenes that are not there yet."""
+    """What a dry run says when scenes would be rendered first."""
     from bpfn_cli.data.synthetic.render import SyntheticOptions
 
-    made = SyntheticOptions()
-    scenes = f"{made.train} training and {made.val} test scenes"
-    return f"no FlyingThings3D here: {scenes} would be rendered first (`bpfn synth`)"
+    default = SyntheticOptions()
+    scenes = f"{default.train} training and {default.val} test scenes"
+    return f"no FlyingThings3D found: {scenes} would be rendered first (`bpfn synth`)"
 
 
 @overload
@@ -35,7 +35,7 @@ def full_dataset(*, make: Literal[True] = True) -> Path: ...
 @overload
 def full_dataset(*, make: bool) -> Path | None: ...
 def full_dataset(*, make: bool = True) -> Path | None:
-    """FlyingThings3D below the data root, or the synthetic scenes, which are made on first use (or None is given)."""
+    """FlyingThings3D in the data root, otherwise synthetic scenes. make: render them if missing, rather than None."""
     from bpfn_cli.data.synthetic.render import is_synthetic
 
     present = _present_dataset()
@@ -51,24 +51,18 @@ def default_dataset(*, make: Literal[True] = True) -> Path: ...
 @overload
 def default_dataset(*, make: bool) -> Path | None: ...
 def default_dataset(*, make: bool = True) -> Path | None:
-    """What is trained on when nobody says: the subset of the full dataset if there is one, else all of it.
-
-    Where there is nothing, synthetic scenes are made, or None is given.
-    """
+    """The subset of the full dataset if there is one, otherwise all of it. make: as in `full_dataset`."""
     full = _present_dataset()
-    if full is None:  # a subset may have been brought here alone
-        alone = sorted(
-            data_root().glob(f"*{SUBSET_ENDING}/subset.json"), key=lambda path: SYNTHETIC in path.parent.name
-        )
-        if not alone:
-            return _synthetic(data_root() / SYNTHETIC) if make else None
-        return alone[0].parent
+    if full is None:  # a subset may have been copied here without its source
+        subsets = data_root().glob(f"*{SUBSET_ENDING}/subset.json")
+        alone = min((path.parent for path in subsets), key=lambda path: SYNTHETIC in path.name, default=None)
+        return alone or (_synthetic(data_root() / SYNTHETIC) if make else None)
     subset = subset_place(full)
     return subset if (subset / "subset.json").is_file() else full
 
 
 def _present_dataset() -> Path | None:
-    """FlyingThings3D, else finished synthetic scenes, below the data root."""
+    """FlyingThings3D in the data root, otherwise finished synthetic scenes."""
     from bpfn_cli.data.datasets.layout import FLYINGTHINGS3D_FOLDER, find_layout
     from bpfn_cli.data.synthetic.render import is_synthetic
 
@@ -77,7 +71,7 @@ def _present_dataset() -> Path | None:
         try:
             return find_layout(root, ("flyingthings3d", "synthetic")).root
         except DataError:
-            pass  # it is no dataset itself
+            pass  # the root itself is not a dataset
     if (root / FLYINGTHINGS3D_FOLDER).is_dir():
         return root / FLYINGTHINGS3D_FOLDER
     synthetic = root / SYNTHETIC
@@ -85,7 +79,7 @@ def _present_dataset() -> Path | None:
 
 
 def subset_place(source: Path) -> Path:
-    """Where `bpfn subset` writes when nobody says."""
+    """Where `bpfn subset` writes by default."""
     root = data_root()
     name = f"{source.name or source.resolve().name}{SUBSET_ENDING}"
     if source.resolve() != root.resolve():
@@ -96,7 +90,7 @@ def subset_place(source: Path) -> Path:
 def _synthetic(folder: Path) -> Path:
     from bpfn_cli.data.synthetic.render import SyntheticOptions, write_synthetic
 
-    say(f"no FlyingThings3D in {data_root()}: using synthetic scenes, made now in {folder} (once)")
+    say(f"no FlyingThings3D in {data_root()}: rendering synthetic scenes in {folder}, once")
     with ConsoleProgress().bar("rendering scenes") as bar:
         write_synthetic(folder, SyntheticOptions(), usable_cores(), bar)
     return folder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which data is used when nobody says: FlyingThings3D before synthetic scenes, a dataset's own subset before it."""
+"""The default dataset: FlyingThings3D before synthetic scenes, a dataset's own subset before the dataset."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_synthetic_scenes_are_made_on_first_use_and_said(
     assert choose() == root / "synthetic"
     assert rendered == [root / "synthetic"]
     captured = capsys.readouterr()
-    assert "using synthetic scenes, made now in data/synthetic (once)" in captured.err
+    assert "rendering synthetic scenes in data/synthetic, once" in captured.err
     assert captured.out == ""
     assert choose() == root / "synthetic"
     assert rendered == [root / "synthetic"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import BPFN, bpfn, refused
+from command import BPFN, bpfn, launched, refused
 from scene_folders import contents
 from tiny_world import write_things
 
@@ -91,6 +91,7 @@ def test_run_is_stopped_listed_and_gone_on_with(place: Path, tmp_path: Path) -> 
     assert "no unfinished runs" in bpfn("runs", "--runs", runs, "--unfinished", cwd=place).stderr
 
 
+@pytest.mark.slow
 def test_killed_run_is_listed_as_killed(place: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = started(place, *typed("--runs", runs, "--name", "a", "--set", "train.epochs=60"))
@@ -115,40 +116,34 @@ def test_job_script_that_is_started_again_and_again(place: Path, tmp_path: Path)
     third = bpfn(*arguments, cwd=place)
     assert (third.returncode, "finished already" in third.stderr) == (0, True)
     refused(bpfn(*arguments, "--seed", "1", cwd=place), 2, "is another training: seed 0, now 1; choose another --name")
-    refused(bpfn(*typed("--resume"), cwd=place), 2, "--resume: which run? give its --name too")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["resume", "nowhere"], 2, "no folder of a training"),
-        (["resume", "a", "--max-time", "soon"], 2, "--max-time soon: write 90m, 36h"),
         (typed("--devices", "2", "--device", "cuda:0"), 2, "--device cuda:0"),
         (typed("--devices", "2", "--nodes", "2"), 2, "set MASTER_ADDR and MASTER_PORT"),
-        (typed("--devices", "0"), 2, "--devices"),
-        (typed("--select-on", "train"), 2, "--select-on"),
-        (typed("--precision", "8"), 2, "'--precision': '8' is not one of '32', 'bf16', '16'; see"),
+        (typed("--resume"), 2, "--resume needs the --name of the run"),
     ],
 )
-def test_what_cannot_be_is_one_line(place: Path, arguments: list[str], code: int, words: str) -> None:
+def test_train_refuses_impossible_processes_and_names(place: Path, arguments: list[str], code: int, words: str) -> None:
     refused(bpfn(*arguments, cwd=place), code, words)
     assert not (place / "runs").exists()
 
 
-@pytest.mark.parametrize("launcher", ["own", "torchrun", "srun"])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
 def test_two_processes_train_together(place: Path, tmp_path: Path, launcher: str) -> None:
     runs = tmp_path / "runs"
     arguments = typed("--runs", runs, "--name", "a", "--json")
     if launcher == "own":
-        result = bpfn(*arguments, "--devices", "2", cwd=place)
+        result = launched(*arguments, "--devices", "2", cwd=place)
         codes, out, said = [result.returncode], result.stdout, result.stderr
-    elif launcher == "torchrun":
+    else:
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         process = started(place, *arguments, program=[*program, "-m", "bpfn_cli.cli"])
         out, said = process.communicate(timeout=240)
         codes = [process.returncode]
-    else:
-        out, said, codes = as_srun(place, arguments)
     assert codes == [0] * len(codes), said
     assert json.loads(out)["run"] == str(runs / "a")
     assert said.count("written: ") == 1  # one of them speaks
@@ -157,28 +152,7 @@ def test_two_processes_train_together(place: Path, tmp_path: Path, launcher: str
     assert [line["epoch"] for line in lines] == [1, 2]
 
 
-def as_srun(place: Path, arguments: list[str]) -> tuple[str, str, list[int]]:
-    """What `srun --ntasks 2` does."""
-    job = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "MASTER_ADDR": "127.0.0.1"}
-    tasks = [
-        subprocess.Popen(
-            [BPFN, *arguments],
-            cwd=place,
-            env=os.environ | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [task.communicate(timeout=240) for task in tasks]
-    finally:
-        for task in tasks:
-            task.kill()
-    return said[0][0] + said[1][0], said[0][1] + said[1][1], [task.returncode for task in tasks]
-
-
+@pytest.mark.slow
 def test_signal_to_all_processes_of_a_launcher_saves_once(place: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     arguments = typed("--runs", runs, "--name", "a", "--devices", "2", "--set", "train.epochs=30")
@@ -190,11 +164,12 @@ def test_signal_to_all_processes_of_a_launcher_saves_once(place: Path, tmp_path:
     assert said.splitlines()[-1] == f"bpfn: stopped by SIGTERM; resume with: bpfn resume {runs}/a"
     assert "Traceback" not in said
     assert about(place, runs)["state"] == "interrupted"
-    again = bpfn("resume", runs / "a", "--max-time", "8s", cwd=place)  # by two again, without being told
+    again = launched("resume", runs / "a", "--max-time", "8s", cwd=place)  # by two again, without being told
     assert again.returncode == 0, again.stderr
     assert re.search(r"^going on: (the end of )?epoch \d+ of 30", again.stderr, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_launcher(place: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = started(place, *typed("--runs", runs, "--name", "a", "--devices", "2", "--set", "train.epochs=60"))
@@ -208,11 +183,12 @@ def test_processes_end_with_their_launcher(place: Path, tmp_path: Path) -> None:
     assert about(place, runs)["reason"] == "stopped by SIGTERM"
 
 
+@pytest.mark.slow
 def test_error_of_several_processes_is_one_line_with_its_code(place: Path, tmp_path: Path) -> None:
-    result = bpfn(*typed("--runs", tmp_path / "runs", "--devices", "2", "--set", "train.lr=0"), cwd=place)
+    result = launched(*typed("--runs", tmp_path / "runs", "--devices", "2", "--set", "train.lr=0"), cwd=place)
     refused(result, 2, "train.lr")
     assert result.stderr.count("bpfn: ") == 1
     bpfn(*typed("--runs", tmp_path / "runs", "--name", "a", "--max-time", "0s"), cwd=place)
-    again = bpfn("resume", tmp_path / "runs/a", "--devices", "2", cwd=place)
+    again = launched("resume", tmp_path / "runs/a", "--devices", "2", cwd=place)
     refused(again, 2, "processes 1, now 2; restore what it was")
     assert again.stderr.count("bpfn: ") == 1

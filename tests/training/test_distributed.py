@@ -32,7 +32,6 @@ from tiny_world import TINY, Quiet
 
 from bpfn_cli import distributed
 from bpfn_cli.errors import DataError, Interrupted, UsageError
-from bpfn_cli.launch import adopt_slurm, first_host
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.models import Variant
 from bpfn_cli.strategies import STRATEGIES
@@ -182,44 +181,6 @@ def test_resume_by_another_number_of_processes_is_a_difference(together: Path, t
 
 
 # --- being started by others ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("hosts", "first"),
-    [
-        ("a", "a"),
-        ("a,b", "a"),
-        ("node[03-05,9],x", "node03"),
-        ("gpu[7]", "gpu7"),
-        ("x,n[1-2]", "x"),
-        ("n[1,3]-ib", "n1"),
-    ],
-)
-def test_first_host_of_slurm(hosts: str, first: str) -> None:
-    assert first_host(hosts) == first
-
-
-def test_srun_with_a_task_for_each_device_is_understood() -> None:
-    slurm = {
-        "SLURM_STEP_ID": "0",
-        "SLURM_NTASKS": "16",
-        "SLURM_PROCID": "9",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_NODELIST": "gpu[08-09]",
-        "SLURM_JOB_ID": "123456",
-    }
-    adopt_slurm(slurm)
-    assert {key: slurm[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")} == {
-        "RANK": "9",
-        "WORLD_SIZE": "16",
-        "LOCAL_RANK": "1",
-        "MASTER_ADDR": "gpu08",
-        "MASTER_PORT": "23456",  # 20000 + 123456 modulo 12000
-    }
-    for alone in ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, {"SLURM_NTASKS": "4"}, {"WORLD_SIZE": "2", **slurm}):
-        before = dict(alone)
-        adopt_slurm(alone)
-        assert alone == before
 
 
 @pytest.mark.parametrize("own", [0, 1])

@@ -12,16 +12,22 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import finish, print_json, say
 from bpfn_cli.cli.groups import command_group
 
-app = command_group("Recipes: write, show, check.")
+app = command_group("Write, show and check recipes.")
 
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Option("--out", help="Where to write.", metavar="FILE")] = Path("recipe.yaml"),
+    out: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path("recipe.yaml"),
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Write the default recipe, to start from. Example: `bpfn config init --out recipe.yaml`"""
+    """Write the default recipe, to start from.
+
+    \b
+    Examples:
+      $ bpfn config init                     # recipe.yaml
+      $ bpfn config init --out fast.yaml     # a name of your own
+    """
     from bpfn_cli.config import to_yaml
     from bpfn_cli.files import claim_output, write_atomic
     from bpfn_cli.recipes.recipe import Recipe, recipe_tree
@@ -35,7 +41,13 @@ def init(
 
 @app.command()
 def show(config: options.RecipeFile = None, changes: options.Set = None, json: options.Json = False) -> None:
-    """Print a recipe with all its defaults. Example: `bpfn config show -c recipe.yaml --set train.lr=5e-4`"""
+    """Print a recipe with all defaults filled in.
+
+    \b
+    Examples:
+      $ bpfn config show                                        # the default recipe
+      $ bpfn config show -c recipe.yaml --set train.lr=5e-4     # your recipe with a change
+    """
     from bpfn_cli.config import to_yaml
     from bpfn_cli.recipes.load import load_recipe
     from bpfn_cli.recipes.recipe import recipe_tree
@@ -52,10 +64,16 @@ def validate(
     config: Annotated[Path, typer.Argument(readable=False, help="Recipe (YAML).", metavar="FILE")],
     json: options.Json = False,
 ) -> None:
-    """Check a recipe; all its mistakes at once. Example: `bpfn config validate recipe.yaml`"""
+    """Check a recipe and report all its mistakes.
+
+    \b
+    Examples:
+      $ bpfn config validate recipe.yaml            # exit code 0 if it is valid, else 2
+      $ bpfn config validate recipe.yaml --json     # for a script
+    """
     from bpfn_cli.recipes.load import load_recipe
 
     load_recipe(config, [], {})
     if json:
         print_json({"recipe": str(config), "valid": True})
-    say(f"{config}: good")
+    say(f"{config}: valid")

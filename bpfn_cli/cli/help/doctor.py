@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from bpfn_cli.cli import options
@@ -12,34 +13,30 @@ from bpfn_cli.cli.console import print_json
 from bpfn_cli.cli.places import RUNS, data_root
 from bpfn_cli.parallel import usable_cores
 
-LIBRARIES = [
-    "torch",
-    "numpy",
-    "pydantic",
-    "pykdtree",
-    "fvcore",
-    "safetensors",
-    "rich",
-    "tabulate",
-    "png",
-    "yaml",
-    "typer",
-]  # as imported
+LIBRARIES = {
+    **{name: name for name in ("torch", "numpy", "pydantic", "pykdtree", "fvcore", "safetensors", "rich", "tabulate")},
+    **{"png": "pypng", "yaml": "pyyaml", "typer": "typer"},
+}  # module: distribution
 
 
 def doctor(json: options.Json = False) -> None:
-    """Versions, devices, threads and what data is found. Works with a broken installation too.
+    """Print versions, devices, cores and the data found.
 
-    Example: `bpfn doctor`
+    Works with a broken installation too.
+
+    \b
+    Examples:
+      $ bpfn doctor            # what to look at first when something fails
+      $ bpfn doctor --json     # for a bug report
     """
     import bpfn_cli
 
     found: dict[str, Any] = {
         "bpfn": bpfn_cli.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-        "C loops": _native(),
-        "devices": _devices(),
+        **{module: _version(module, distribution) for module, distribution in LIBRARIES.items()},
+        "C loops": _or_unknown(_native),
+        "devices": _or_unknown(_devices),
         "cores": usable_cores(),
         "data root": str(data_root()),
         "data": _data(),
@@ -52,41 +49,40 @@ def doctor(json: options.Json = False) -> None:
         print(f"{name + ':':<14}{value}")
 
 
-def _version(name: str) -> str:
+def _version(module: str, distribution: str) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    distribution = {"png": "pypng", "yaml": "pyyaml"}.get(name, name)
     try:
         number = version(distribution)
     except PackageNotFoundError:
         return f"missing: pip install {distribution}"
     try:
-        importlib.import_module(name)
-    except Exception as error:  # a broken library is what doctor is asked about
+        importlib.import_module(module)
+    except Exception as error:  # doctor is there to report broken libraries
         return f"{number}, but it does not import: {type(error).__name__}: {error}"
     return number
 
 
-def _devices() -> str:
+def _or_unknown(describe: Callable[[], str]) -> str:
     try:
-        import torch
-
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return ", ".join(["cpu", *names])
+        return describe()
     except Exception as error:  # see _version
         return f"unknown: {type(error).__name__}"
+
+
+def _devices() -> str:
+    import torch
+
+    return ", ".join(["cpu", *map(torch.cuda.get_device_name, range(torch.cuda.device_count()))])
 
 
 def _native() -> str:
-    try:
-        from bpfn_cli.ops import native
+    from bpfn_cli.ops import native
 
-        return native.describe()
-    except Exception as error:  # see _version
-        return f"unknown: {type(error).__name__}"
+    return native.describe()
 
 
 def _data() -> str:
     root = data_root()
     names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return ", ".join(names) or "none yet: `bpfn subset` makes synthetic scenes"
+    return ", ".join(names) or "none yet: `bpfn subset` renders synthetic scenes"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A command that trains, as one process or several."""
+"""Run a training command as one process or several."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
 from bpfn_cli.cli.places import RUNS
-from bpfn_cli.launch import adopt_slurm, end_with_launcher, is_started, launch, local_rank
+from bpfn_cli.launch import end_with_launcher, is_started, launch, local_rank, refuse_plain_srun
 from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
@@ -25,22 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Processes:
-    """Where a training is computed, as typed. devices: None: one, or all that a launcher has started."""
+    """Where to train, as typed. devices: None: one, or as many as a launcher has started."""
 
     device: str
     devices: int | None
     nodes: int
 
-    def adopt(self) -> bool:
-        """Whether others have been started beside this process, by torchrun or srun."""
-        adopt_slurm(os.environ, None if self.devices is None else self.devices * self.nodes)
-        return is_started()
+    def __post_init__(self) -> None:
+        """Raises: UsageError: `srun` started tasks that do not know of each other."""
+        if (self.devices or 1) * self.nodes == 1:
+            refuse_plain_srun()
 
     @contextlib.contextmanager
     def joined(self, alone: bool = False) -> Iterator[torch.device]:
-        """The device of this process, which is one of several in the block if so many are wanted.
+        """Start or join the processes that were asked for; yield the device of this one.
 
-        A process that only starts them ends here, with their exit code. alone: never start or join others.
+        A process that only starts the others exits here, with their exit code. alone: never start or join others.
         """
         from bpfn_cli.device import resolve_device
         from bpfn_cli.distributed import joined
@@ -48,7 +47,7 @@ class Processes:
         if alone:
             yield resolve_device(self.device)
             return
-        if not self.adopt() and (self.devices or 1) * self.nodes > 1:
+        if not is_started() and (self.devices or 1) * self.nodes > 1:
             sys.exit(self._launch())
         device = resolve_device(self.device, local_rank())
         end_with_launcher()
@@ -63,7 +62,7 @@ class Processes:
         device = resolve_device(self.device)
         if device.index is not None:
             raise UsageError(
-                f"--device {self.device}: names one of several; write --device cuda, or choose them by "
+                f"--device {self.device}: names a single GPU; write --device cuda, or choose GPUs with "
                 "CUDA_VISIBLE_DEVICES"
             )
         if device.type == "cuda":
@@ -72,7 +71,7 @@ class Processes:
 
 
 class Silent:
-    """Progress of a process beside the main one."""
+    """Progress of a process other than the main one."""
 
     def line(self, text: str) -> None:
         pass
@@ -82,15 +81,15 @@ class Silent:
         yield lambda done, total, figures="": None
 
 
-def progress_of_process() -> Progress:
-    """What this process shows."""
+def process_progress() -> Progress:
+    """Progress that only the main process shows."""
     from bpfn_cli.distributed import is_main
 
     return ConsoleProgress() if is_main() else Silent()
 
 
 def conclude(outcome: Outcome, runs: Path, json: bool) -> None:
-    """The last lines of a training, or its result as JSON; once, by the main process."""
+    """Print the result of a training, once, from the main process."""
     from bpfn_cli.distributed import is_main
 
     if not is_main():

@@ -14,44 +14,82 @@ import typer
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
-from bpfn_cli.cli.training.processes import Processes, conclude, progress_of_process
-from bpfn_cli.precision import Precision
+from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
+from bpfn_cli.launch import is_started
 
 if TYPE_CHECKING:
     from bpfn_cli.training import Experiment, Recipe
 
-Name = Annotated[str | None, typer.Option("--name", help="Of the run folder.", metavar="NAME")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run of this --name, where there is one.", metavar="")
-]
-Initial = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", readable=False, help="Weights to start from, whole or sliced.", metavar="FILE"),
-]
+RECIPE_KEYS = {
+    "variant": "variant",
+    "loss": "loss",
+    "strategy": "strategy.kind",
+    "early_stop": "early_stop.kind",
+    "seed": "seed",
+    "points": "data.points",
+    "epochs": "train.epochs",
+    "validation_calendar": "train.validation_calendar",
+    "select_on": "train.select_on",
+    "precision": "train.precision",
+}  # flag -> key
 
 
-def train(
-    variant: options.VariantName = None,
-    data: options.Data = None,
-    checkpoint: Initial = None,
-    config: options.RecipeFile = None,
-    changes: options.Set = None,
-    points: options.Points = None,
-    epochs: options.Epochs = None,
-    validation_calendar: options.CalendarName = None,
-    select_on: options.SelectOn = None,
-    precision: options.TrainingPrecision = None,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    devices: options.Devices = None,
-    nodes: options.Nodes = 1,
-    max_time: options.MaxTime = None,
-    runs: options.Runs = RUNS,
-    name: Name = None,
-    resume: Resume = False,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """What both commands take."""
+
+    variant: options.VariantName = None
+    data: options.Data = None
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", readable=False, help="Initial weights, copied or sliced.", metavar="FILE"),
+    ] = None
+    config: options.RecipeFile = None
+    changes: options.Set = None
+    points: options.Points = None
+    epochs: options.Epochs = None
+    validation_calendar: options.CalendarName = None
+    select_on: options.SelectOn = None
+    precision: options.TrainingPrecision = None
+    seed: options.Seed = None
+    device: options.Device = "auto"
+    devices: options.Devices = None
+    nodes: options.Nodes = 1
+    max_time: options.MaxTime = None
+    runs: options.Runs = RUNS
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.", metavar="NAME")] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run of this --name if it exists.", metavar="")
+    ] = False
+    dry_run: options.DryRun = False
+    json: options.Json = False
+
+    def recipe(self, base: dict[str, Any]) -> Recipe:
+        """The recipe file with the changes that the flags make. base: as of `load_recipe`."""
+        from bpfn_cli.recipes.load import load_recipe
+
+        given = {key: getattr(self, flag, None) for flag, key in RECIPE_KEYS.items()}
+        changes = {key: value for key, value in given.items() if value is not None and value != []}
+        return load_recipe(self.config, self.changes or [], changes, base=base)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherFlags:
+    """What only `distill` takes."""
+
+    loss: options.Losses = None
+    strategy: options.StrategyName = None
+    early_stop: options.EarlyStopName = None
+    teacher: options.TeacherFile = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillFlags(TrainFlags, TeacherFlags):
+    """What `distill` takes."""
+
+
+@options.takes(TrainFlags)
+def train(flags: TrainFlags) -> None:
     """Train a network without a teacher, by the supervised loss.
 
     \b
@@ -61,46 +99,15 @@ def train(
       $ bpfn train -c recipe.yaml --name a --resume --max-time 23h    # one job of a chain: start or resume
     """
     from bpfn_cli.errors import UsageError
-    from bpfn_cli.recipes.load import load_recipe
 
-    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on, precision)
-    recipe = load_recipe(config, changes or [], flags, base={"loss": ["none"]})
+    recipe = flags.recipe(base={"loss": ["none"]})
     if recipe.distillation_losses():
         raise UsageError(f"loss {', '.join(recipe.loss)} needs a teacher: use `bpfn distill`, or --set loss=[none]")
-    _carry_out(
-        _Place(data, runs, Processes(device, devices, nodes), name, checkpoint, None, max_time, resume),
-        recipe,
-        dry_run,
-        json,
-    )
+    _run(flags, recipe)
 
 
-def distill(
-    loss: options.Losses = None,
-    strategy: options.StrategyName = None,
-    early_stop: options.EarlyStopName = None,
-    variant: options.VariantName = None,
-    teacher: options.TeacherFile = None,
-    data: options.Data = None,
-    checkpoint: Initial = None,
-    config: options.RecipeFile = None,
-    changes: options.Set = None,
-    points: options.Points = None,
-    epochs: options.Epochs = None,
-    validation_calendar: options.CalendarName = None,
-    select_on: options.SelectOn = None,
-    precision: options.TrainingPrecision = None,
-    seed: options.Seed = None,
-    device: options.Device = "auto",
-    devices: options.Devices = None,
-    nodes: options.Nodes = 1,
-    max_time: options.MaxTime = None,
-    runs: options.Runs = RUNS,
-    name: Name = None,
-    resume: Resume = False,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
-) -> None:
+@options.takes(DistillFlags)
+def distill(flags: DistillFlags) -> None:
     """Distill a large network into a small one.
 
     Without --teacher, a teacher is trained first and reused by later runs.
@@ -113,103 +120,65 @@ def distill(
       $ bpfn distill --loss none --strategy online                    # two students that teach each other
       $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/losses.md
     """
-    from bpfn_cli.recipes.load import load_recipe
-
-    flags = _flags(variant, points, epochs, seed, validation_calendar, select_on, precision) | (
-        {"loss": loss} if loss else {}
-    )
-    flags |= {"strategy.kind": strategy.value} if strategy else {}
-    flags |= {"early_stop.kind": early_stop.value} if early_stop else {}
-    recipe = load_recipe(config, changes or [], flags)
-    _carry_out(
-        _Place(data, runs, Processes(device, devices, nodes), name, checkpoint, teacher, max_time, resume),
-        recipe,
-        dry_run,
-        json,
-    )
+    _run(flags, flags.recipe(base={}), flags.teacher)
 
 
-def _flags(
-    variant: str | None,
-    points: int | None,
-    epochs: int | None,
-    seed: int | None,
-    calendar: options.Calendar | None,
-    selection: options.Selection | None,
-    precision: Precision | None,
-) -> dict[str, Any]:
-    given = {"variant": variant, "seed": seed, "data.points": points, "train.epochs": epochs}
-    given["train.validation_calendar"] = None if calendar is None else calendar.value
-    given["train.select_on"] = None if selection is None else selection.name
-    given["train.precision"] = None if precision is None else precision.value
-    return {key: value for key, value in given.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a training reads and writes, as typed."""
-
-    data: Path | None
-    runs: Path
-    processes: Processes
-    name: str | None
-    initial: Path | None
-    teacher: Path | None
-    max_time: str | None
-    resume: bool
-
-
-def _carry_out(place: _Place, recipe: Recipe, dry_run: bool, json: bool) -> None:
-    from bpfn_cli.device import keep_freed_memory
-    from bpfn_cli.errors import DataError, UsageError
+def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None:
+    from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
     from bpfn_cli.training.resume import run_or_resume
 
-    if place.resume and place.name is None:
-        raise UsageError("--resume: which run? give its --name too")
-    stop = Interruption(None if place.max_time is None else parse_duration(place.max_time))
+    if flags.resume and flags.name is None:
+        raise UsageError("--resume needs the --name of the run")
+    stop = Interruption(None if flags.max_time is None else parse_duration(flags.max_time))
+    processes = Processes(flags.device, flags.devices, flags.nodes)
+    resolve_device(flags.device)  # before scenes are rendered for it
     keep_freed_memory()
-    named = Path(recipe.data.path) if recipe.data.path else None
-    if dry_run or place.processes.adopt():
-        data = place.data or named or default_dataset(make=False)
-    else:
-        data = place.data or named or default_dataset()
-    if data is None and not dry_run:
-        raise DataError("no data here, and several processes render none: `bpfn synth` first, or give --data")
+    data = _dataset(flags, recipe)
     if data is None:
         say(f"data: {synthetic_first()}")
-        _print_recipe(recipe, {}, json)
+        _print_recipe(recipe, {}, flags.json)
         return
-    with place.processes.joined(alone=dry_run) as device:
+    with processes.joined(alone=flags.dry_run) as device:
         experiment = Experiment(
             recipe=recipe,
             data=data,
-            runs=place.runs,
+            runs=flags.runs,
             device=device,
             command=shlex.join(["bpfn", *sys.argv[1:]]),
-            name=place.name,
-            teacher=place.teacher,
-            initial=place.initial,
+            name=flags.name,
+            teacher=teacher,
+            initial=flags.checkpoint,
             stop=stop,
         )
-        if dry_run:
-            _print_plan(experiment, json)
+        if flags.dry_run:
+            _print_plan(experiment, flags.json)
             return
-        carry_out = run_or_resume if place.resume else run_experiment
-        outcome = carry_out(experiment, progress_of_process())
-        conclude(outcome, place.runs, json)
+        run = run_or_resume if flags.resume else run_experiment
+        conclude(run(experiment, process_progress()), flags.runs, flags.json)
+
+
+def _dataset(flags: TrainFlags, recipe: Recipe) -> Path | None:
+    """The dataset to train on, rendered if need be; None: a dry run without one."""
+    from bpfn_cli.errors import DataError
+
+    named = flags.data or (Path(recipe.data.path) if recipe.data.path else None)
+    data = named or default_dataset(make=not (flags.dry_run or is_started()))
+    if data is None and not flags.dry_run:
+        raise DataError("no data found, and several processes cannot render it: run `bpfn synth`, or give --data")
+    return data
 
 
 def _print_plan(experiment: Experiment, json: bool) -> None:
-    """What would be trained on what: a few lines, and the whole recipe on stdout."""
+    """What would be trained on what: a few lines on stderr, and the whole recipe on stdout."""
     from bpfn_cli.data.datasets import describe
     from bpfn_cli.training import open_training_data, plan_experiment, teacher_at_hand
 
     recipe = experiment.recipe
     say(f"data: {describe(open_training_data(experiment))}")
     if recipe.distillation_losses():
-        teacher = teacher_at_hand(experiment)
-        say(f"teacher: {teacher or recipe.teacher + ', to be trained first'}")
+        say(f"teacher: {teacher_at_hand(experiment) or recipe.teacher + ', trained first'}")
     plan = plan_experiment(experiment)
     say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {experiment.device}")
     for line in plan.lines():

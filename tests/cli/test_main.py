@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Errors are one line with an exit code, and streams that nobody reads change nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import bpfn, launched, refused, succeeded
+
+from bpfn_cli.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nonsense"], 2, ["nonsense"]),
+        (["profile", "--variant", "weightnet84"], 2, ["weightnet48"]),
+        (["profile", "--variant", "half", "--all"], 2, ["--all"]),
+        (["profile", "--points", "100", "--variant", "half"], 2, ["1024"]),
+        (["profile", "--checkpoint", "none.pth"], 4, ["none.pth"]),
+        (["profile", "--checkpoint", "."], 4, ["folder"]),
+        (["bench", "--points", "100"], 2, ["--points 100", "1024"]),
+        (["slim", "--c-mid", "4,4"], 2, ["--c-mid 4,4"]),
+        (["slim", "--c-mid", "four"], 2, ["whole numbers"]),
+        (["slim", "--width", "0"], 2, ["--width"]),
+        (["slim", "--out", "x.pth"], 2, [".safetensors"]),
+        (["distill", "--loss", "bihnt"], 2, ["bihnt", "bihint"]),
+        (["distill", "--set", "train.epoch=3"], 2, ["train.epochs"]),
+        (["distill", "--set", "train"], 2, ["key=value"]),
+        (["distill", "--device", "cuda:99"], 2, ["cuda:99"]),
+        (["distill", "-c", "missing.yaml"], 2, ["missing.yaml"]),
+        (["train", "--data", "nowhere"], 3, ["nowhere"]),
+        (["train", "--resume"], 2, ["--resume needs the --name"]),
+        (["train", "--loss", "hint"], 2, ["--loss"]),
+        (["train", "--set", "loss=[hint]"], 2, ["loss hint needs a teacher: use `bpfn distill`"]),
+        (["train", "--select-on", "train"], 2, ["--select-on"]),
+        (["train", "--precision", "8"], 2, ["'--precision': '8' is not one of '32', 'bf16', '16'; see"]),
+        (["train", "--devices", "0"], 2, ["--devices"]),
+        (["resume", "nowhere"], 2, ["nowhere"]),
+        (["resume", "a", "--max-time", "soon"], 2, ["--max-time soon: write 90m, 36h"]),
+        (["eval"], 4, ["bpfn distill"]),
+        (["predict", "a.npy", "b.npy", "--out", "a.txt"], 2, [".npy"]),
+        (["predict", "a.npy", "b.npy"], 3, ["a.npy"]),
+        (["predict", "a.xyz", "b.xyz"], 3, [".ply"]),
+        (["prepare", "kitti", "--source", "nowhere"], 3, ["nowhere"]),
+        (["subset", "--source", "nowhere"], 3, ["nowhere"]),
+        (["subset", "--fraction", "0"], 2, ["fraction"]),
+        (["report", "--source", "nowhere"], 3, ["nowhere"]),
+        (["synth", "--height", "3"], 2, ["height"]),
+        (["config", "validate", "nowhere.yaml"], 2, ["nowhere.yaml"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words_get_one_line_and_leave_nothing(
+    words: list[str], code: int, said: list[str], tmp_path: Path
+) -> None:
+    refused(bpfn(*words, cwd=tmp_path), code, *said)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: this environment variable must be a number"),
+        ({"SLURM_NTASKS": "x", "SLURM_STEP_ID": "0"}, "SLURM_NTASKS=x: this environment variable must be a number"),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, "srun --ntasks-per-node=1 torchrun"),
+    ],
+)
+def test_environment_that_makes_no_sense_is_one_line(environment: dict[str, str], words: str, tmp_path: Path) -> None:
+    refused(bpfn("train", cwd=tmp_path, **environment), 2, words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_lists_versions_as_json(tmp_path: Path) -> None:
+    found = json.loads(succeeded(bpfn("doctor", "--json", cwd=tmp_path)).stdout)
+    assert found["torch"][0].isdigit()
+    assert "cpu" in found["devices"]
+
+
+def test_doctor_and_help_work_with_a_broken_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open')")
+    path = f"{tmp_path}:{':'.join(entry for entry in sys.path if entry)}"
+    shown = launched("doctor", cwd=tmp_path, PYTHONPATH=path)
+    assert shown.returncode == 0, shown.stderr
+    assert "does not import: OSError: libtorch.so: cannot open" in shown.stdout
+    assert launched("train", "--help", cwd=tmp_path, PYTHONPATH=path).returncode == 0
+
+
+def test_poor_terminal_is_no_error(tmp_path: Path) -> None:
+    for environment in ({"PYTHONIOENCODING": "ascii", "TERMINAL_WIDTH": "x"}, {"COLUMNS": "0", "TERM": "dumb"}):
+        result = launched("--help", cwd=tmp_path, **environment)
+        assert result.returncode == 0, result.stderr
+    assert bpfn("report", cwd=tmp_path, COLUMNS="0", TERM="dumb").returncode == 0
+
+
+HEAVY = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("--help | true", 0),
+        ("--help >&- 2>&-", 0),
+        ("--help >/dev/full", 5),
+        ("nosuch 2>/dev/full", 2),
+        ("nosuch 2>&-", 2),
+        ("nosuch 2>&1 | true", 2),
+        pytest.param("config show | head -n 1", 0, marks=HEAVY),
+        pytest.param("losses | true", 0, marks=HEAVY),  # a table of rich
+        pytest.param("losses --json >/dev/full", 5, marks=HEAVY),
+    ],
+)
+def test_closed_streams_and_full_disks_do_not_change_the_exit_code(tmp_path: Path, line: str, code: int) -> None:
+    command = f"{sys.executable} -m bpfn_cli.cli {line}; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(main, "app", lambda *_, **__: torch.empty(2**50))
+    refused(bpfn("train", cwd=tmp_path), 8, "out of memory")
+
+
+def test_internal_error_writes_its_traceback_to_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(main, "app", broken)
+    refused(bpfn("profile", cwd=tmp_path), 1, "internal error (RuntimeError)")
+    (log,) = tmp_path.glob("bpfn-error-*.log")
+    assert "a bug" in log.read_text() and "Traceback" in log.read_text()
