@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -50,7 +50,7 @@ def main() -> None:
         _print_row(name + " (pykdtree)" * name.startswith("32"), search, options.rounds)
 
 
-def _print_row(name: str, works: list[Callable[[], object]], rounds: int) -> None:
+def _print_row(name: str, works: Sequence[Callable[[], object]], rounds: int) -> None:
     times: list[list[float]] = [[] for _ in works]
     for _ in range(rounds + 1):
         for work, found in zip(works, times, strict=True):

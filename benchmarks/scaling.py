@@ -64,7 +64,7 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("no figure: pip install matplotlib")
+        print("no plot, because matplotlib is not installed: pip install matplotlib")
         return
     figure = Figure(figsize=(10, 7), layout="constrained")
     grid = figure.subplots(2, 2, squeeze=False)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bpfn_cli.device import keep_freed_memory, resolve_device
 from bpfn_cli.files import write_json
@@ -25,24 +24,24 @@ from bpfn_cli.models import BiPointFlowNet, build_model, variant_named
 from bpfn_cli.precision import Precision
 from bpfn_cli.profiling import describe_machine
 from bpfn_cli.profiling.workload import synthetic_batch
-from bpfn_cli.strategies import PlainStrategy, Strategy
+from bpfn_cli.strategies import PlainStrategy, Strategy, Teacher
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 LEARNING_RATE = 1e-9  # leaves the networks practically unchanged
 
 
-class TimedTeacher(nn.Module):
+class TimedTeacher(Teacher):
     """A teacher that sums up its time, with the student's point pyramid or with its own."""
 
-    def __init__(self, network: BiPointFlowNet, shares_pyramid: bool):
-        super().__init__()
-        self.network, self.shares_pyramid, self.seconds = network, shares_pyramid, 0.0
+    def __init__(self, network: BiPointFlowNet, precision: Precision, shares_pyramid: bool):
+        super().__init__(network, precision)
+        self.shares_pyramid, self.seconds = shares_pyramid, 0.0
 
-    def forward(self, pc1: torch.Tensor, pc2: torch.Tensor, pyramid: Any) -> FlowPyramid:
-        synchronize(pc1.device)
+    def compute(self, batch: FlowBatch, student: FlowPyramid | None = None) -> FlowPyramid:
+        synchronize(batch.pc1.device)
         start = time.perf_counter()
-        output: FlowPyramid = self.network(pc1, pc2, pyramid=pyramid if self.shares_pyramid else None)
-        synchronize(pc1.device)
+        output = super().compute(batch, student if self.shares_pyramid else None)
+        synchronize(batch.pc1.device)
         self.seconds += time.perf_counter() - start
         return output
 
@@ -67,7 +66,10 @@ def main() -> None:
             found = _timed_step(strategy, batch)
             if turn:  # skip the warm-up
                 times[name].append(found)
-    result = {"machine": describe_machine(), **{key: str(value) for key, value in vars(options).items()}}
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        **{key: str(value) for key, value in vars(options).items()},
+    }
     result["configurations"] = {name: _summary(found) for name, found in times.items()}
     print(f"{'':<30}{'step [s]':>10}{'teacher [s]':>13}{'share':>8}")
     for name, one in result["configurations"].items():
@@ -102,23 +104,24 @@ def _strategy(
     objective.options = replace(objective.options, calibration_step=0)
     return PlainStrategy(
         student,
-        None if teacher is None else TimedTeacher(network, shares_pyramid),  # type: ignore[arg-type]
+        None if teacher is None else TimedTeacher(network, teacher, shares_pyramid),
         objective,
         weight_decay=0.0,
         clip_norm=None,
-        teacher_precision=teacher or Precision.float32,
     )
 
 
 def _timed_step(strategy: Strategy, batch: FlowBatch) -> dict[str, float]:
     teacher = strategy.teacher
-    before = teacher.seconds if isinstance(teacher, TimedTeacher) else 0.0
+    assert teacher is None or isinstance(teacher, TimedTeacher)
+    if teacher is not None:
+        teacher.forget()  # the same batch again
+        teacher.seconds = 0.0
     synchronize(batch.pc1.device)
     start = time.perf_counter()
     strategy.step(batch, LEARNING_RATE)
     synchronize(batch.pc1.device)
-    step = time.perf_counter() - start
-    return {"step_s": step, "teacher_s": teacher.seconds - before if isinstance(teacher, TimedTeacher) else 0.0}
+    return {"step_s": time.perf_counter() - start, "teacher_s": teacher.seconds if teacher else 0.0}
 
 
 def _summary(times: list[dict[str, float]]) -> dict[str, Any]:
