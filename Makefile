@@ -10,7 +10,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard bpfn_cli/ops/nativ
 DEMO ?= demo
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
-.PHONY: demo test lint check install clean
+.PHONY: demo test test-slow test-all endurance lint check install clean
 
 install: $(USER_STAMP)
 
@@ -35,8 +35,19 @@ demo: $(USER_STAMP)
 	cd $(DEMO) && $(BPFN) distill --loss bihint
 	cd $(DEMO) && $(BPFN) report
 
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile
+
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile
+	$(PYTEST)
+
+test-slow: $(DEV_STAMP)
+	$(PYTEST) -m "slow and not endurance"
+
+test-all: $(DEV_STAMP)
+	$(PYTEST) -m "not endurance"
+
+endurance: $(DEV_STAMP)
+	$(PYTEST) -m endurance
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
