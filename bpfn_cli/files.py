@@ -91,6 +91,14 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def replace_link(link: Path, target: str) -> None:
+    """Point a symbolic link to `target` in one step. A convenience: a file system without links is no error."""
+    temporary = link.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):
+        temporary.symlink_to(target)
+        temporary.replace(link)
+
+
 def sync_folder(path: Path) -> None:
     """Make renames inside `path` durable, where the file system can."""
     with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ class Progress(Protocol):
         """Start a stage of work. samples: number of samples in a step, to show samples per second."""
 
 
-class Written:
+class LoggedProgress:
     """Progress that is also logged; bars at most once a minute.
 
     Args: note: writes a line to the log.
@@ -59,3 +59,12 @@ class Written:
                 shown(done, total, figures)
 
             yield update
+
+
+def duration(seconds: float) -> str:
+    """Such as 4.5 s, 12 min, 3.4 h, 2.1 days."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

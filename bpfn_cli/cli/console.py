@@ -12,6 +12,7 @@ from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from bpfn_cli.errors import printable
+from bpfn_cli.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,12 +122,3 @@ class _Pace:
         if per_second < 1:
             return f"{60 * per_second:.3g}{unit}/min"
         return f"{per_second:,.0f}{unit}/s" if per_second >= 100 else f"{per_second:.3g}{unit}/s"
-
-
-def duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3.4 h, 2.1 days."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

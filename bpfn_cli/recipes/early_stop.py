@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When a student stops listening to its teacher."""
+"""Early stopping of distillation: when the teacher's influence ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from bpfn_cli.config import settings
 
 @settings
 class EarlyStopSettings:
-    """kind: never; hard: gamma to 0 after `at`; linear: gamma falls to 0 until then; auto: gamma to 0 once the student
-    has been as good as its teacher on the held-out scenes for `checks` validations in a row.
+    """When the teacher's influence ends.
+
+    kind: never; hard: gamma drops to 0 after `at`; linear: gamma falls linearly to 0 until `at`; auto: gamma drops to 0
+    once the student has matched its teacher on the held-out scenes in `checks` validations in a row.
     at: share of the epochs.
 
-    Source: Cho & Hariharan, ICCV 2019; `auto` is ours, for students that overtake their teacher.
+    Source: Cho & Hariharan, ICCV 2019; `auto` is our own, for students that overtake their teacher.
     """
 
     kind: Literal["never", "hard", "linear", "auto"] = "never"
@@ -26,9 +28,9 @@ class EarlyStopSettings:
 
 
 class EarlyStop:
-    """The factor on gamma, epoch by epoch.
+    """The factor on gamma in each epoch.
 
-    Attributes: good: validations in a row in which the student was as good as its teacher.
+    Attributes: good: consecutive validations in which the student matched its teacher.
     """
 
     def __init__(self, options: EarlyStopSettings, teacher_epe3d: float | None = None):
@@ -36,7 +38,7 @@ class EarlyStop:
         self.good = 0
 
     def share(self, epoch: int, epochs: int) -> float:
-        """The teacher's share in an epoch, counted from 0, as a factor on gamma."""
+        """The factor on gamma in an epoch, counted from 0."""
         kind, stop = self.options.kind, self.options.at * epochs
         if kind == "hard":
             return 1.0 if epoch < stop else 0.0
@@ -47,7 +49,7 @@ class EarlyStop:
         return 1.0
 
     def observe(self, student_epe3d: float) -> None:
-        """Take note of a validation. Once stopped, `auto` stays so."""
+        """Record a validation. Once `auto` has stopped, it stays stopped."""
         if self.teacher_epe3d is None or self.good >= self.options.checks:
             return
         self.good = self.good + 1 if student_epe3d <= self.teacher_epe3d else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A recipe from a file, `--set` assignments and flags, in this order of precedence, the last strongest."""
+"""Load a recipe from a file, `--set` assignments and flags; later ones take precedence."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bpfn_cli.recipes.recipe import Recipe
 def load_recipe(
     path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """The recipe of a file (the embedded default without one), with assignments and flags applied.
+    """Read a recipe file (without one: the defaults) and apply assignments and flags.
 
     Args:
-        base: keys that differ from the embedded default where nothing else sets them.
+        base: top-level defaults that differ from those of `Recipe`.
         assignments: `dotted.key=value`. flags: dotted key -> value.
-    Raises: UsageError: all mistakes of keys and values in one line; an unknown variant or loss.
+    Raises: UsageError: all mistakes in one line; an unknown variant or loss.
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
     unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
@@ -30,15 +30,15 @@ def load_recipe(
 
 
 def checked_recipe(tree: Tree) -> Recipe:
-    """The recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
+    """Build the recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
     recipe = build(Recipe, tree)
     variant_named(recipe.variant)
     variant_named(recipe.teacher)
     if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
-        raise UsageError("--loss none stands alone: it means no distillation")
+        raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
     for name in recipe.distillation_losses():
         loss_named(name)
     unused = sorted(set(recipe.objective.own) - set(recipe.loss))
     if unused:
-        raise UsageError(f"objective.own.{printable(unused[0])}: no such --loss in this recipe")
+        raise UsageError(f"objective.own.{printable(unused[0])}: this recipe has no such --loss")
     return recipe

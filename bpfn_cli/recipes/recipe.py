@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""A recipe: everything that decides what is trained. Its defaults are the embedded one for synthetic scenes."""
+"""A recipe: everything that decides what is trained. The defaults suit the synthetic scenes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 import bpfn_cli
-from bpfn_cli.config import settings, to_tree
+from bpfn_cli.config import json_hash, settings, to_tree
 from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings
 from bpfn_cli.losses.objective import used_options
@@ -25,7 +22,7 @@ SCRATCH = "scratch"
 
 
 def _precision(value: Any) -> Any:
-    """32 and 16 are numbers in YAML."""
+    """Accept 32 and 16, which are numbers in YAML."""
     try:
         return Precision(value)
     except ValueError:
@@ -39,14 +36,14 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @settings
 class DataSettings:
-    """Which scenes, and how they are drawn from.
+    """The training scenes and how they are sampled.
 
-    path: of the dataset, where `--data` does not say; null: what lies in the data folder. kind: what it must be
-    (`bpfn data check` tells); auto: any. points: drawn from each cloud. holdout: share of the training scenes that
-    chooses the best checkpoint instead. meta_val: share that is also held out if a strategy (meta, online with
-    target general) needs it. views: after so many epochs each scene is drawn and augmented as before, so that a teacher
-    cache has an end; null: never the same. workers: processes that load scenes; null: as many as keep the device busy.
-    timeout: seconds after which one that hangs is given up.
+    path: dataset folder, if `--data` is not given; null: the dataset in the data folder. kind: required format of the
+    dataset (`bpfn data check` names it); auto: any. points: drawn from each cloud. holdout: share of the training
+    scenes held out to choose the best checkpoint. meta_val: share held out in addition for strategies that validate
+    inside the training loop (meta; online with target general). views: number of epochs after which draws and
+    augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes that load scenes;
+    null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
     """
 
     path: str | None = None
@@ -62,22 +59,22 @@ class DataSettings:
 
 @settings
 class TrainSettings:
-    """How one network is optimized.
+    """How a network is optimized.
 
-    schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr
-    after `warmup_steps` to `lr_floor` at the end.
-    clip_norm: largest norm of the gradient; null: not clipped. accumulate: parts that a batch is computed in, one after
-    another, to save memory; the gradient is that of the whole batch, but batch norm sees a part at a time.
-    validation_calendar `every`: each `validate_every`-th epoch and the last; `fast`: each of the first 1/28 and of the
-    last quarter, every fifth between, as in report 6. select_on: what chooses the best checkpoint: the scenes held out
-    of the training ones (data.holdout), or, as the published training does, the test split.
-    gradient_every: epochs between measurements of each term's share of the gradient, at the first step; 0: never.
-    teacher_cache: folder for the teacher's outputs, found again by other losses with this seed; null: none.
-    checkpoint_minutes: between checkpoints; 0: after every step. keep_every: epochs between checkpoints that are kept
-    for good; null: none but the best and the newest two. most_skipped: steps of an epoch that may be left out because
-    their loss or gradient is not finite. wandb: project of Weights & Biases that follows; null: none.
-    precision, teacher_precision: of the large matrix products: 32; bf16, or 16 with a scaled loss, where the device is
-    fast at it; weights, losses and evaluation stay float32.
+    schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr,
+    after `warmup_steps`, down to `lr_floor` at the end.
+    clip_norm: largest norm of the gradient; null: no clipping. accumulate: number of parts a batch is computed in, to
+    save memory; the gradient is that of the whole batch, but batch norm sees one part at a time.
+    validation_calendar `every`: every `validate_every`-th epoch and the last; `fast`: every epoch of the first 1/28 and
+    of the last quarter, every fifth in between, as in report 6. select_on: what chooses the best checkpoint: held-out
+    training scenes (data.holdout) or, as in the published training, the test split.
+    gradient_every: epochs between measurements of each term's share of the gradient; 0: never.
+    teacher_cache: folder for the teacher's outputs, shared by all losses with this seed; null: no cache.
+    checkpoint_minutes: minutes between checkpoints; 0: one after every step. keep_every: epochs between checkpoints
+    that are kept; null: only the best and the newest two. most_skipped: steps of an epoch that may be skipped because
+    their loss or gradient is not finite. wandb: Weights & Biases project to log to; null: none.
+    precision, teacher_precision: of the large matrix products: 32, bf16, or 16 with a scaled loss; weights, losses and
+    evaluation stay float32.
     """
 
     epochs: Count = 12
@@ -119,10 +116,11 @@ else:
 
 @settings
 class Recipe:
-    """variant: the student (of `train` too). teacher: what is trained as teacher where no file is given.
+    """Everything that decides what is trained.
 
-    control: what is done to the teacher so that it cannot help: `random`, weights that were never trained; `shuffled`,
-    its outputs dealt to other points.
+    variant: the student (also for `bpfn train`). teacher: variant of the teacher that is trained if none is given.
+    control: makes the teacher useless, for comparison: `random`, untrained weights; `shuffled`, outputs assigned to
+    other points.
     """
 
     variant: str = "weightnet48"
@@ -137,11 +135,11 @@ class Recipe:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def distillation_losses(self) -> list[str]:
-        """Names of the losses that need a teacher; empty for training alone."""
+        """Names of the losses that need a teacher; empty for training without one."""
         return [name for name in self.loss if name != NO_DISTILLATION]
 
     def method(self) -> str:
-        """What sets this training apart from others, in a word: `scratch`, `bihint`, `basic+online`, ..."""
+        """Short name of the training method: `scratch`, `bihint`, `basic+online`, ..."""
         parts = self.distillation_losses()
         parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
         has_teacher = bool(self.distillation_losses())
@@ -150,7 +148,7 @@ class Recipe:
         return "+".join(parts) or SCRATCH
 
     def for_teacher(self) -> Recipe:
-        """The same recipe for the teacher: its variant, by the supervised loss alone."""
+        """The recipe that trains the teacher: its variant, with the supervised loss alone."""
         return Recipe(
             variant=self.teacher,
             teacher=self.teacher,
@@ -162,46 +160,33 @@ class Recipe:
 
 
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, without the options of losses and strategies that it does not use."""
+    """A recipe as plain values, without the options of unused losses and strategies."""
     tree = to_tree(recipe)
     tree["objective"] = used_options(recipe.loss, recipe.objective)
     tree["strategy"] = {key: value for key, value in tree["strategy"].items() if key in ("kind", recipe.strategy.kind)}
     return tree
 
 
-def learning_rate(options: TrainSettings, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over the whole training."""
-    if options.schedule == "step":
-        decayed = options.lr * options.decay ** (step // steps_per_epoch // options.step_epochs)
-        return max(decayed, options.lr_floor)
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    total = max(1, options.epochs * steps_per_epoch - options.warmup_steps)
-    falling = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - options.warmup_steps) / total)))
-    return options.lr_floor + (options.lr - options.lr_floor) * falling
-
-
-# Keys that change no number of a training: where things lie, how fast it goes, what is written beside.
+# Keys that do not change the numbers of a training: locations, speed, logging.
 WITHOUT_EFFECT = {
-    "data": ("path", "kind", "workers", "timeout"),  # the identity of the data tells the scenes, wherever they lie
+    "data": ("path", "kind", "workers", "timeout"),  # the data identity covers the scenes
     "train": ("gradient_every", "teacher_cache", "checkpoint_minutes", "keep_every", "wandb"),
 }
 
 
 def decisive_tree(recipe: Recipe) -> dict[str, Any]:
-    """What a training by this recipe depends on, as plain values: equal trees and data, equal weights."""
+    """The keys that decide the weights, as plain values: equal trees and data give equal weights."""
     tree = recipe_tree(recipe)
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
     return tree
 
 
-def teacher_key(recipe: Recipe, data: dict[str, Any]) -> str:
-    """Identifies the teacher that `recipe` would train on `data`: equal keys, equal teachers."""
+def teacher_key(recipe: Recipe, dataset_sha256: str) -> str:
+    """Identifies the teacher that `recipe` would train on a dataset: equal keys, equal teachers."""
     tree = decisive_tree(recipe)
     decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
-    decisive["train"].pop("teacher_precision")  # of the teacher as a teacher
-    for key in ("meta_val", "views"):  # they have no effect on a network that is trained alone
+    decisive["train"].pop("teacher_precision")
+    for key in ("meta_val", "views"):  # do not affect a network that is trained alone
         decisive["data"].pop(key)
-    decisive |= {"dataset": data["sha256"], "bpfn": bpfn_cli.__version__}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return json_hash({**decisive, "dataset": dataset_sha256, "bpfn": bpfn_cli.__version__})

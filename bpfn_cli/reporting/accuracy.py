@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from bpfn_cli.metrics.result import EvaluationResult as Evaluation
 from bpfn_cli.metrics.result import MetricRow
 from bpfn_cli.reporting.methods import METHODS, method_rank
 from bpfn_cli.reporting.tables import (
@@ -21,7 +22,8 @@ from bpfn_cli.reporting.tables import (
     reference_row,
     row_of,
 )
-from bpfn_cli.runs.results import Evaluation, Run, RunRecord
+from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.runs.results import Run
 
 BASELINES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
 # Baselines of one protocol may differ by the rounding of two machines, but not by more (relative).
@@ -290,7 +292,7 @@ def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
             f"Weights chosen on the test split, as published: {', '.join(on_test)}. These figures are the best of many "
             "evaluations on these scenes and look better than those of runs that were evaluated on them once."
         )
-    reduced = sorted({(one.run.name, p) for one in results if (p := one.record.recipe.train.precision) != "32"})
+    reduced = sorted({(one.run.name, p) for one in results if (p := one.record.precision) != "32"})
     if reduced:
         runs = ", ".join(f"{name} ({precision})" for name, precision in reduced)
         yield f"Trained with reduced precision of the matrix products: {runs}."

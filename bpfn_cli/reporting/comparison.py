@@ -14,7 +14,8 @@ from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_inter
 from bpfn_cli.reporting.accuracy import Result, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Row, Table, reference_row, row_of
-from bpfn_cli.runs.results import Run, RunResults, Teacher
+from bpfn_cli.runs.record import Teacher
+from bpfn_cli.runs.results import Run, RunResults
 
 SCRATCH = "scratch"
 CONTROLS = {

@@ -9,7 +9,8 @@ from itertools import groupby
 
 from bpfn_cli.reporting.published import Published, PublishedComplexity
 from bpfn_cli.reporting.tables import PUBLISHED, Column, Table, Value, row_of
-from bpfn_cli.runs.results import Complexity, Run
+from bpfn_cli.runs.record import Complexity
+from bpfn_cli.runs.results import Run
 
 BASELINE_VARIANT = "baseline"
 

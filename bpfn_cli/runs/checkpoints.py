@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The checkpoints of a run: whole states of its training, from each of which it can go on."""
+"""The checkpoints of a run: complete training states, from each of which it can be resumed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any
 from torch import Tensor
 
 from bpfn_cli.errors import CheckpointError, DiskError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, remove_temporaries, write_atomic
+from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, replace_link, write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.checkpoint import Checkpoint, checkpoint_bytes, read_checkpoint
 
-NEWEST_KEPT = 2  # should the newest turn out damaged
+NEWEST_KEPT = 2  # in case the newest turns out to be damaged
 _NAME = re.compile(r"step-(\d{8,18})\.safetensors")
-_TRAINING = "training"  # key of the metadata that holds what of a state is no tensor
-LINKS = {"last": "last.safetensors", "best": "best.safetensors"}
+_TRAINING = "training"  # metadata key of the part of a state that is not tensors
+LAST, BEST = "last.safetensors", "best.safetensors"  # links
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that was read: how many batches its training had seen, its state, what was said of it."""
+    """A checkpoint as read: number of batches, training state, metadata and weights."""
 
     number: int
     state: dict[str, Any]
@@ -36,10 +36,10 @@ class Found:
 
 
 class Checkpoints:
-    """`checkpoints/step-NUMBER.safetensors`; NUMBER counts the batches of the training, so the highest is the newest.
+    """`checkpoints/step-NUMBER.safetensors`; NUMBER counts batches, so the highest is the newest.
 
-    Kept are the newest two, the best, and those that `is_kept` names. `last` and `best` are links, for people.
-    Each is written whole: temporary file, fsync, rename, fsync of the folder.
+    The newest two, the best and those chosen by `is_kept` are kept. `last` and `best` are links for people.
+    Each file is written atomically and made durable.
     """
 
     def __init__(self, folder: Path, is_kept: Callable[[int], bool] = lambda number: False):
@@ -50,17 +50,17 @@ class Checkpoints:
         return self.folder / f"step-{number:08d}.safetensors"
 
     def numbers(self) -> list[int]:
-        """Of those that are there, newest first, whatever the clock said when they were written."""
+        """Numbers of the existing checkpoints, newest first, whatever their time stamps say."""
         if not self.folder.is_dir():
             return []
         with disk_errors(self.folder):
             found = [_NAME.fullmatch(entry.name) for entry in os.scandir(self.folder)]
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def size_of_passing(self, best: int | None) -> int:
-        """Bytes of the checkpoints that later ones will take the place of."""
-        passing = {*self.numbers()[:NEWEST_KEPT], *(() if best is None else (best,))}
-        return sum(self.path(number).stat().st_size for number in passing if self.path(number).is_file())
+    def replaceable_bytes(self, best: int | None) -> int:
+        """Bytes of the checkpoints that later ones will replace."""
+        replaced = {*self.numbers()[:NEWEST_KEPT], *(() if best is None else (best,))}
+        return sum(self.path(number).stat().st_size for number in replaced if self.path(number).is_file())
 
     def save(
         self,
@@ -71,27 +71,27 @@ class Checkpoints:
         best: int | None = None,
         **metadata: Any,
     ) -> Path:
-        """Write a checkpoint, then remove those that are kept no longer.
+        """Write a checkpoint, then remove those that are no longer kept.
 
         Args:
-            state: what the training needs to go on beside the weights: tensors and plain values, nested.
-            best: number of the best one, perhaps this. metadata: what else is said of it.
-        Raises: DiskError: it cannot be written; the ones before are still there.
+            state: what the training needs besides the weights: tensors and plain values, nested.
+            best: number of the best checkpoint, possibly this one.
+        Raises: DiskError: it cannot be written; earlier checkpoints are untouched.
         """
         tree, tensors = to_plain(state)
         path = self.path(number)
         write_atomic(path, checkpoint_bytes(model, {**metadata, _TRAINING: tree}, tensors))
-        self._link("last", number)
+        replace_link(self.folder / LAST, path.name)
         if best is not None:
-            self._link("best", best)
+            replace_link(self.folder / BEST, self.path(best).name)
         self._remove_old({number} | ({best} if best is not None else set()))
         return path
 
     def newest(self, say: Callable[[str], None]) -> Found | None:
-        """The newest that is whole; None: there is none at all. Temporary files of killed writers are removed.
+        """Read the newest undamaged checkpoint; None: there are no checkpoints.
 
-        Args: say: is told of damaged ones.
-        Raises: CheckpointError: there are some, and all are damaged.
+        Args: say: called with a warning for each damaged one.
+        Raises: CheckpointError: all are damaged.
         """
         remove_temporaries(make_folder(self.folder))
         numbers = self.numbers()
@@ -99,38 +99,30 @@ class Checkpoints:
             try:
                 found = self.read(number)
             except CheckpointError as error:
-                say(f"warning: {error}; trying the one before")
+                say(f"warning: {error}; using the previous one")
                 continue
-            for damaged in numbers[:index]:  # they would count as the newest
+            for damaged in numbers[:index]:  # would count as the newest
                 with contextlib.suppress(OSError):
                     self.path(damaged).rename(self.path(damaged).with_suffix(".damaged"))
             return found
         if numbers:
             raise CheckpointError(
-                f"{printable(self.folder)}: all {len(numbers)} checkpoints are damaged; restore one, or begin anew "
+                f"{printable(self.folder)}: all {len(numbers)} checkpoints are damaged; restore one, or start again "
                 "under another --name"
             )
         return None
 
     def read(self, number: int) -> Found:
-        """One of them. Raises: CheckpointError: damaged, or of weights alone."""
+        """Read one checkpoint. Raises: CheckpointError: damaged, or weights without a training state."""
         read = read_checkpoint(self.path(number))
         metadata = dict(read.metadata)
         tree = metadata.pop(_TRAINING, None)
         if tree is None:
-            raise CheckpointError(f"{printable(self.path(number))}: holds weights alone, no state of a training")
+            raise CheckpointError(f"{printable(self.path(number))}: holds only weights, not a training state")
         return Found(number, from_plain(tree, read.beside), metadata, read)
 
-    def _link(self, which: str, number: int) -> None:
-        """A convenience, so a file system without links is no error."""
-        link, temporary = self.folder / LINKS[which], self.folder / f"{TEMPORARY_PREFIX}{which}"
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(self.path(number).name)
-            temporary.replace(link)
-
     def _remove_old(self, needed: set[int]) -> None:
-        """What cannot be removed stays: never a reason to end a training."""
+        """Files that cannot be removed stay: that is no reason to end a training."""
         with contextlib.suppress(OSError, DiskError):
             for number in self.numbers()[NEWEST_KEPT:]:
                 if number not in needed and not self.is_kept(number):
@@ -138,9 +130,9 @@ class Checkpoints:
 
 
 def to_plain(value: Any) -> tuple[Any, dict[str, Tensor]]:
-    """A nested state as plain JSON, with its tensors apart, by name.
+    """Split a nested state into plain JSON values and named tensors.
 
-    Dicts and tuples are written out, since JSON knows neither keys that are numbers nor tuples.
+    Dicts and tuples are tagged, since JSON has neither integer keys nor tuples.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -163,11 +155,11 @@ def to_plain(value: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def from_plain(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The reverse of `to_plain`. Raises: CheckpointError: a tensor is missing, or this is no such tree."""
+    """Undo `to_plain`. Raises: CheckpointError: a tensor is missing, or the tree is malformed."""
     try:
         return _nested(tree, tensors)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"no state of a training: {printable(error)}") from None
+        raise CheckpointError(f"not a training state: {printable(error)}") from None
 
 
 def _nested(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -183,5 +175,5 @@ def _nested(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nested state, by name, in an order of their own."""
+    """The tensors of a nested state, sorted by name."""
     yield from sorted(to_plain(value)[1].items())

@@ -1,88 +1,179 @@
 # SPDX-License-Identifier: MIT
-"""Where the runs of a folder stand."""
+"""Find runs: all runs of a folder, how far each is, and the checkpoint that is wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import stat
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bpfn_cli.recipes.calendar import is_validation_epoch
-from bpfn_cli.runs.folder import RunFolder, find_runs, is_busy, run_folders
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import disk_errors
+from bpfn_cli.recipes.schedule import is_validation_epoch
+from bpfn_cli.runs.folder import STUDENT, is_busy
+from bpfn_cli.runs.record import RECORD_FILE, RunRecord, read_record
 
-DAMAGED = {"state": "damaged", "reason": "run.json is damaged, or of another bpfn"}
-RECENT = 5  # epochs that tell how long the next ones will take
+TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
+RECENT_EPOCHS = 5  # used to estimate the duration of the next ones
 
 
 @dataclass(frozen=True)
-class RunState:
-    """One run.
+class FoundRun:
+    """A run folder and its record."""
+
+    path: Path
+    record: RunRecord
+
+    @property
+    def student(self) -> Path:
+        """Where its deployed weights are."""
+        return self.path / STUDENT
+
+
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs of a folder, oldest first.
+
+    Attributes: damaged: folders whose `run.json` cannot be read. problems: one line for everything unreadable.
+    """
+
+    runs: tuple[FoundRun, ...]
+    damaged: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def find_runs(folder: Path) -> FoundRuns:
+    """Every run inside `folder`, or `folder` itself if it is a run. A missing folder has no runs.
+
+    Raises: DataError: `folder` is a file. DiskError: it cannot be listed.
+    """
+    problems: list[str] = []
+    runs, damaged = [], []
+    for path in _run_folders(folder, problems):
+        try:
+            runs.append(FoundRun(path, read_record(path)))
+        except DataError as error:
+            problems.append(str(error))
+            damaged.append(path)
+    return FoundRuns(tuple(sorted(runs, key=_start)), tuple(damaged), tuple(problems))
+
+
+def find_teacher(runs: Path, key: str) -> Path | None:
+    """The weights of the newest finished teacher with this key (see `recipes.recipe.teacher_key`)."""
+    wanted = [run for run in find_runs(runs).runs if run.record.teacher_key == key and run.record.is_finished]
+    return next((run.student for run in reversed(wanted) if run.student.is_file()), None)
+
+
+def latest_checkpoint(runs: Path) -> Path | None:
+    """The weights of the newest finished student, or of the newest teacher if there is no student."""
+    ready = [run for run in find_runs(runs).runs if run.record.is_finished and run.student.is_file()]
+    ready.sort(key=lambda run: run.record.role == "student")
+    return ready[-1].student if ready else None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
 
     Attributes:
-        state: running, finished, interrupted, failed; killed: it says that it runs, but no process does; damaged: its
-            run.json is, and nothing else is known.
-        seconds_left: estimate; None: nothing is known. epe3d: on the test split, validation_epe3d: the best; metres.
+        state: running, finished, interrupted, failed; killed: marked as running, but no process works on it; damaged:
+            its run.json cannot be read.
+        seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
     name: str
     folder: str
     state: str
-    reason: str | None
-    method: str
-    variant: str
-    role: str
-    epochs_done: int
-    epochs: int
-    seconds_left: float | None
-    epe3d: float | None
-    validation_epe3d: float | None
-    started: str
+    reason: str | None = None
+    method: str = ""
+    variant: str = ""
+    role: str = ""
+    epochs_done: int = 0
+    epochs: int = 0
+    seconds_left: float | None = None
+    epe3d: float | None = None
+    validation_epe3d: float | None = None
+    started: str = ""
 
 
-def overview(runs: Path) -> list[RunState]:
-    """All runs of a folder, oldest first; then those that are damaged."""
-    found = find_runs(runs)
-    readable = {folder for folder, _ in found}
-    damaged = [(folder, DAMAGED) for folder in run_folders(runs) if folder not in readable]
-    return [_state(folder, about) for folder, about in found + damaged]
+def run_statuses(folder: Path) -> list[RunStatus]:
+    """The status of all runs of a folder, oldest first, then damaged ones."""
+    found = find_runs(folder)
+    damaged = [
+        RunStatus(path.name, str(path), "damaged", "run.json is damaged or from another version of bpfn")
+        for path in found.damaged
+    ]
+    return [_status(run) for run in found.runs] + damaged
 
 
-def _state(folder: Path, about: Mapping[str, Any]) -> RunState:
-    if about.get("state") == "running" and not is_busy(folder):
-        about = RunFolder.open(folder).about  # it may have ended just now
-        about = about | {"state": "killed"} if about["state"] == "running" else about
-    state = str(about.get("state"))
-    done, epochs = _number(about.get("epochs_done")), _number(about.get("epochs"))
-    return RunState(
-        name=folder.name,
-        folder=str(folder),
-        state=state,
-        reason=about.get("reason"),
-        method=str(about.get("method", "")),
-        variant=str(about.get("variant", "")),
-        role=str(about.get("role", "")),
-        epochs_done=done,
-        epochs=epochs,
-        seconds_left=None if state in ("finished", "damaged") else _seconds_left(about, done, epochs),
-        epe3d=about.get("epe3d"),
-        validation_epe3d=about.get("best_validation_epe3d"),
-        started=str(about.get("started", "")),
+def _status(run: FoundRun) -> RunStatus:
+    record, killed = run.record, False
+    if record.state == "running" and not is_busy(run.path):
+        record = read_record(run.path)  # it may have ended since the first look
+        killed = record.state == "running"
+    return RunStatus(
+        name=run.path.name,
+        folder=str(run.path),
+        state="killed" if killed else record.state,
+        reason=record.reason,
+        method=record.method,
+        variant=record.variant,
+        role=record.role,
+        epochs_done=record.epochs_done,
+        epochs=record.epochs,
+        seconds_left=None if record.is_finished else _seconds_left(record),
+        epe3d=record.epe3d,
+        validation_epe3d=record.best_validation_epe3d,
+        started=record.started.isoformat(),
     )
 
 
-def _seconds_left(about: Mapping[str, Any], done: int, epochs: int) -> float | None:
-    recent = list(about.get("epoch_seconds") or [])[-RECENT:]
-    plan = about.get("plan") or {}
-    an_epoch = median(recent) if recent else plan.get("seconds_per_epoch")
+def _seconds_left(record: RunRecord) -> float | None:
+    recent = record.epoch_seconds[-RECENT_EPOCHS:]
+    an_epoch = median(recent) if recent else (record.plan or {}).get("seconds_per_epoch")
     if an_epoch is None:
         return None
-    train = (about.get("recipe") or {}).get("train", {})
+    train = record.recipe.get("train", {})
     calendar, every = train.get("validation_calendar", "every"), train.get("validate_every", 1)
-    validations = sum(is_validation_epoch(epoch, epochs, calendar, every) for epoch in range(done, epochs))
-    return float(an_epoch * (epochs - done) + validations * (about.get("validation_seconds") or 0))
+    left = range(record.epochs_done, record.epochs)
+    validations = sum(is_validation_epoch(epoch, record.epochs, calendar, every) for epoch in left)
+    return float(an_epoch * len(left) + validations * (record.validation_seconds or 0))
 
 
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+def _start(run: FoundRun) -> tuple[datetime, str]:
+    started = run.record.started
+    return started if started.tzinfo else started.replace(tzinfo=timezone.utc), run.path.name
+
+
+def _run_folders(folder: Path, problems: list[str]) -> list[Path]:
+    with disk_errors(folder):
+        if not folder.exists():
+            return []
+        if not folder.is_dir():
+            raise DataError(f"{printable(folder)}: is a file; name the folder that holds the runs")
+        if (folder / RECORD_FILE).exists():
+            return [folder]
+        children = [child for child in folder.iterdir() if not child.name.startswith(".")]
+    found: dict[tuple[int, int], Path] = {}
+    # Real folders come first, so that a link such as `latest` counts only if it leads out of the folder.
+    for child in sorted(children, key=lambda path: (path.is_symlink(), path.name)):
+        try:
+            status = child.stat()
+            is_run = stat.S_ISDIR(status.st_mode) and _is_run(child, problems)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems.append(f"{printable(child)}: cannot be read ({error.strerror}); left out")
+            continue
+        if is_run:
+            found.setdefault((status.st_dev, status.st_ino), child)
+    return list(found.values())
+
+
+def _is_run(folder: Path, problems: list[str]) -> bool:
+    names = {child.name for child in folder.iterdir()}
+    if RECORD_FILE not in names and names.intersection(TRACES_OF_A_RUN):
+        problems.append(f"{printable(folder / RECORD_FILE)}: missing; the run is left out: repeat it or delete it")
+    return RECORD_FILE in names

@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""Others who follow a training, where they are installed: TensorBoard, Weights & Biases."""
+"""Loggers of a training's metrics, where they are installed: TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from bpfn_cli.errors import UsageError
 
+Say = Callable[[str], None]
 
-class Observer(Protocol):
-    """Is told of each epoch."""
+
+class MetricsLogger(Protocol):
+    """Receives the metrics of each epoch, as in metrics.jsonl."""
 
     def epoch(self, values: Mapping[str, Any]) -> None:
-        """The record of an epoch, as it stands in metrics.jsonl."""
+        """Log one epoch."""
 
     def close(self) -> None:
-        """Nothing more is coming."""
+        """Flush and close."""
 
 
 class TensorBoard:
-    """Scalars of all figures by epoch, as event files below `folder`."""
+    """Scalars of all metrics by epoch, as event files in `folder`."""
 
     def __init__(self, folder: Path, epochs_done: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        # What a killed process wrote beyond its last checkpoint is hidden.
+        # Hides what a killed process wrote after its last checkpoint.
         self.writer = SummaryWriter(str(folder), purge_step=epochs_done + 1 if epochs_done else None)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
@@ -42,13 +44,14 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the user's own project there, gone on with under the same id after an interruption."""
+    """A run in the user's project, resumed under the same id after an interruption."""
 
-    def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any], run_id: str):
+    def __init__(self, project: str, run: Path, config: Mapping[str, Any]):
         import wandb
 
+        run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]  # the same at every start of this run
         self.run = wandb.init(
-            project=project, name=name, dir=str(folder), config=dict(config), id=run_id, resume="allow", reinit=True
+            project=project, name=run.name, dir=str(run), config=dict(config), id=run_id, resume="allow", reinit=True
         )
 
     def epoch(self, values: Mapping[str, Any]) -> None:
@@ -58,55 +61,51 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-class Patient:
-    """An observer whose troubles (a full disk, no network) are told once and end nothing."""
+class FaultTolerant:
+    """Wraps a logger: its first failure (full disk, no network) is reported once and does not end the training."""
 
-    def __init__(self, observer: Observer, say: Any):
-        self.observer, self.say = observer, say
-        self.is_well = True
+    def __init__(self, logger: MetricsLogger, say: Say):
+        self.logger, self.say = logger, say
+        self.has_failed = False
 
     def epoch(self, values: Mapping[str, Any]) -> None:
-        if self.is_well:
-            try:
-                self.observer.epoch(values)
-            except Exception as error:
-                self.is_well = False
-                self.say(f"warning: {type(self.observer).__name__} is told nothing more: {error}")
+        if self.has_failed:
+            return
+        try:
+            self.logger.epoch(values)
+        except Exception as error:
+            self.has_failed = True
+            self.say(f"warning: {type(self.logger).__name__} has failed and is switched off: {error}")
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
-            self.observer.close()
+            self.logger.close()
 
 
-def tensorboard(folder: Path, epochs_done: int, say: Any) -> Observer | None:
-    """The observer, or None where the package is not installed."""
+def tensorboard(folder: Path, epochs_done: int, say: Say) -> list[MetricsLogger]:
+    """The TensorBoard logger; nothing where the package is not installed or cannot start."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Patient(TensorBoard(folder, epochs_done), say)
+            return [FaultTolerant(TensorBoard(folder, epochs_done), say)]
     except ImportError:
-        return None
-    except Exception as error:  # a full disk, say
+        return []
+    except Exception as error:  # for example a full disk
         say(f"warning: no TensorBoard events: {error}")
-        return None
+        return []
 
 
-def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: Any) -> Observer | None:
-    """The observer; None, which is told, where it cannot begin. Raises: UsageError: the package is not installed."""
+def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: Say) -> list[MetricsLogger]:
+    """The Weights & Biases logger; nothing where it cannot start. Raises: UsageError: it is not installed."""
     try:
-        return Patient(WeightsAndBiases(project, run.name, run, config, _id_of(run)), say)
+        return [FaultTolerant(WeightsAndBiases(project, run, config), say)]
     except ImportError:
         raise UsageError(
-            "train.wandb: Weights & Biases is not installed: `pip install wandb`, or set it to null"
+            "train.wandb: Weights & Biases is not installed: `pip install wandb`, or set train.wandb to null"
         ) from None
-    except Exception as error:  # no network, no login
-        say(f"warning: Weights & Biases is told nothing: {error}")
-        return None
-
-
-def _id_of(run: Path) -> str:
-    """The same at every start of a run, and another for each run."""
-    return hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+    except Exception as error:  # for example no network or no login
+        say(f"warning: no logging to Weights & Biases: {error}")
+        return []
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -114,6 +113,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _grouped(name: str) -> str:
-    """`loss/supervised` of `loss_supervised`, so that like figures stand together."""
+    """`loss/supervised` for `loss_supervised`, so that related metrics are shown together."""
     head, _, rest = name.partition("_")
     return f"{head}/{rest}" if rest else name

@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Recipes, run folders and the training loop."""
+"""Training: from a recipe to a finished run folder."""
 
-from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.training.job import Experiment, open_training_data
-from bpfn_cli.training.pipeline import (
-    Outcome,
-    plan_experiment,
-    run_experiment,
-    teacher_at_hand,
-    train_teacher,
-)
-from bpfn_cli.training.resume import Changes, resume
-from bpfn_cli.training.stop import Interruption, parse_duration
+from bpfn_cli.training.job import Job, OpenedDataset
+from bpfn_cli.training.pipeline import Outcome, plan_job, run, train_teacher
+from bpfn_cli.training.resume import Changes, resume, run_or_resume
+from bpfn_cli.training.teacher import teacher_checkpoint
 
 __all__ = [
     "Changes",
-    "Experiment",
-    "Interruption",
+    "Job",
+    "OpenedDataset",
     "Outcome",
-    "Recipe",
-    "open_training_data",
-    "parse_duration",
-    "plan_experiment",
+    "plan_job",
     "resume",
-    "run_experiment",
-    "teacher_at_hand",
+    "run",
+    "run_or_resume",
+    "teacher_checkpoint",
     "train_teacher",
 ]

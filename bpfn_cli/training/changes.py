@@ -1,101 +1,78 @@
 # SPDX-License-Identifier: MIT
-"""What a training must have in common from its beginning to its end, for the same numbers bit for bit."""
+"""What has changed since a run started, among everything that its numbers depend on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bpfn_cli.data.datasets import data_identity
-from bpfn_cli.distributed import from_main, raise_any
-from bpfn_cli.errors import CheckpointError, printable
+from bpfn_cli.distributed import from_main
+from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.recipes.recipe import Recipe, decisive_tree
-from bpfn_cli.runs.folder import STUDENT, RunFolder, versions
-from bpfn_cli.training.job import Experiment
+from bpfn_cli.runs import record
+from bpfn_cli.runs.environment import current_versions
+from bpfn_cli.runs.folder import RunFolder
+from bpfn_cli.training.job import Job
 
-VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device", "processes")
+DECISIVE_VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device", "processes")
 
 
-def use_threads_of(run: RunFolder) -> None:
-    """As many threads as the run was begun with, where the user does not say otherwise: sums depend on them."""
-    threads = run.about.get("versions", {}).get("threads")
-    if isinstance(threads, int) and threads > 0 and "OMP_NUM_THREADS" not in os.environ:
+def use_recorded_threads(folder: RunFolder) -> None:
+    """Use as many threads as when the run started, unless OMP_NUM_THREADS is set: sums depend on their number."""
+    threads = folder.record.versions.threads
+    if threads and threads > 0 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
 
 
-def differences(run: RunFolder, experiment: Experiment) -> list[str]:
-    """What decides the numbers of a run and has changed since it began, a phrase each."""
-    found = _changed(run.about.get("versions", {}), versions(experiment.device), VERSIONS)
-    known, now = run.about["data"]["sha256"], data_identity(experiment.data)["sha256"]
-    if known != now:
-        found.append(f"data sha256 {printable(known)[:8]}, now {now[:8]}")
-    began = run.about.get("recipe")
-    if began is not None:
-        found += _changed(_flat(began), _flat(decisive_tree(experiment.recipe)))
-    found += _changed_file("teacher", run.about.get("teacher"), experiment.teacher)
-    if not from_main(run.checkpoints.numbers):  # else its weights are in the checkpoint
-        found += _changed_file("initial weights", run.about.get("initial"), experiment.initial)
+def differences(folder: RunFolder, job: Job) -> list[str]:
+    """A phrase for each thing that decides the numbers of a run and has changed since it started."""
+    known, versions = folder.record, current_versions(job.device)
+    found = _changed(dict(known.versions), dict(versions), DECISIVE_VERSIONS)
+    if known.data.sha256 != job.data.identity.sha256:
+        found.append(f"data sha256 {printable(known.data.sha256)[:8]}, now {job.data.identity.sha256[:8]}")
+    if known.recipe:
+        found += recipe_differences(folder, job.recipe)
+    found += _changed_file("teacher", known.teacher, job.teacher)
+    if not from_main(folder.checkpoints.numbers):  # otherwise the checkpoint holds the weights
+        found += _changed_file("initial weights", known.initial, job.initial)
     return found
 
 
-def processes_of(run: RunFolder) -> int | None:
-    """How many processes a run was begun with; None: one."""
-    found = run.about.get("versions", {}).get("processes")
-    return found if isinstance(found, int) and found > 1 else None
+def recipe_differences(folder: RunFolder, recipe: Recipe) -> list[str]:
+    """A phrase for each decisive recipe key that differs from that of the run."""
+    before, now = _flat(folder.record.recipe), _flat(decisive_tree(recipe))
+    return _changed(before, now, sorted(before.keys() | now.keys()))
 
 
-def teacher_of(run: RunFolder) -> Path | None:
-    """The file of the teacher that a run was begun with: beside the run, or where it was; None: not known yet, or none.
-
-    Raises: CheckpointError: it is in neither place.
-    """
-    known = run.about.get("teacher") or {}
-    beside = [run.path.parent / str(known["run"]) / STUDENT] if known.get("run") else []
-    paths = [path for path in (known.get("path"), (run.about.get("place") or {}).get("teacher")) if path]
-    places = beside + [Path(path) for path in paths if Path(path).is_absolute()]
-    found = from_main(lambda: [place for place in places if place.is_file()])
-    if not places:
-        return None
-    gone = CheckpointError(f"{printable(places[0])}: the teacher of this run is gone; say where it is by --teacher")
-    raise_any(None if found else gone)
-    return found[0]
-
-
-def _changed_file(what: str, known: Mapping[str, Any] | None, path: Path | None) -> list[str]:
-    """A phrase where a file is another than it was; one that is missing is told where it is read."""
-    if known is None or path is None or not from_main(path.is_file):
-        return []
-    now = from_main(lambda: sha256_of(path))
-    return [] if known.get("sha256") == now else [f"{what} sha256 {printable(known.get('sha256'))[:8]}, now {now[:8]}"]
-
-
-def identity_of(experiment: Experiment, run: RunFolder) -> dict[str, Any]:
-    """Entries of run.json that say what a training depends on, as it is now."""
-    data = {**run.about["data"], **data_identity(experiment.data)}
+def present_entries(folder: RunFolder, job: Job) -> dict[str, Any]:
+    """Entries of the record for what a run depends on, as it is now."""
+    known = folder.record.data.model_dump()
     return {
-        "recipe": decisive_tree(experiment.recipe),
-        "epochs": experiment.recipe.train.epochs,
-        "seed": experiment.recipe.seed,
-        "versions": versions(experiment.device),
-        "data": data,
+        "recipe": decisive_tree(job.recipe),
+        "epochs": job.recipe.train.epochs,
+        "seed": job.recipe.seed,
+        "versions": current_versions(job.device),
+        "data": record.TrainingData(**{**known, **vars(job.data.identity)}),
     }
 
 
-def recipe_differences(run: RunFolder, recipe: Recipe) -> list[str]:
-    """Keys of a recipe that are others than those a run was begun with, a phrase each."""
-    return _changed(_flat(run.about.get("recipe") or {}), _flat(decisive_tree(recipe)))
+def _changed_file(what: str, known: record.Teacher | record.File | None, path: Path | None) -> list[str]:
+    """A phrase if a file has changed; a missing one is reported where it is read."""
+    if known is None or path is None or not from_main(path.is_file):
+        return []
+    now = from_main(lambda: sha256_of(path))
+    return [] if known.sha256 == now else [f"{what} sha256 {printable(known.sha256)[:8]}, now {now[:8]}"]
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[str, ...] | None = None) -> list[str]:
-    chosen = sorted(before.keys() | now.keys()) if keys is None else keys
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return [
         f"{key} {printable(before.get(key))}, now {printable(now.get(key))}"
-        for key in chosen
+        for key in keys
         if before.get(key) != now.get(key)
     ]
 

@@ -1,75 +1,136 @@
 # SPDX-License-Identifier: MIT
-"""A recipe with its place: what to train, on which data, where to write."""
+"""A job: a recipe with everything it needs, found once and frozen."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace as DataIdentity  # SHIM
 from typing import Any
 
 import torch
 
-from bpfn_cli import distributed
-from bpfn_cli.data.datasets import SceneDataset, open_dataset
-from bpfn_cli.errors import BpfnError, UsageError, printable
-from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.fit import epoch_batches, split_of
-from bpfn_cli.training.stop import Interruption
+from bpfn_cli.data.datasets import SceneDataset, data_identity, open_dataset, split_identity
+from bpfn_cli.data.datasets.scenes import sequence_of
+from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.recipes.recipe import Recipe, teacher_key
+from bpfn_cli.rng import keyed_generator
+from bpfn_cli.stop import Interruption
+from bpfn_cli.strategies import STRATEGIES
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Where and how a recipe is carried out.
+class OpenedDataset:
+    """A dataset, opened once: what identifies it, and its training and test scenes."""
+
+    path: Path
+    identity: DataIdentity
+    train: SceneDataset
+    test: SceneDataset
+
+    @classmethod
+    def open(cls, path: Path) -> OpenedDataset:
+        """Raises: as `open_dataset`."""
+        return cls(path, DataIdentity(**data_identity(path)), open_dataset(path, "train"), open_dataset(path, "test"))
+
+    @cached_property
+    def test_sha256(self) -> str:
+        """Identifies the test split."""
+        return split_identity(self.test)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the training scenes: to learn from, to choose the best checkpoint, for strategies that validate."""
+
+    learn: list[int]
+    held_out: list[int]
+    meta_val: list[int] = field(default_factory=list)
+
+
+def split_scenes(dataset: SceneDataset, held_out: float, seed: int, meta_val: float = 0) -> Split:
+    """Hold out shares of the training scenes, by whole sequences; equal seeds give equal splits."""
+    sequences = [sequence_of(dataset.kind, name) for name in dataset.names]
+    ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
+    first = min(len(ranked) - 1, max(1, round(held_out * len(ranked)))) if held_out > 0 else 0
+    second = min(len(ranked) - 1 - first, max(1, round(meta_val * len(ranked)))) if meta_val > 0 else 0
+    groups = ranked[first + second :], ranked[:first], ranked[first : first + second]
+
+    def scenes_of(group: list[int | str]) -> list[int]:
+        chosen = set(group)
+        return [index for index, sequence in enumerate(sequences) if sequence in chosen]
+
+    return Split(*map(scenes_of, groups))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, resolved: the recipe, its data and where everything is.
 
     Attributes:
-        data: a prepared dataset or subset. runs: the folder of run folders.
-        teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
-        initial: a checkpoint that the student starts from, whole or sliced; None: fresh.
+        runs: the folder of run folders.
         command: what the user typed, for the record.
-        has_own_name: a name that is taken is an error; else a number is put behind it.
-        labels: more for run.json, where the training is part of a study.
-        stop: asks for an end before the end.
+        must_be_new: an existing run of this name is an error; otherwise a number is appended to the name.
+        teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
+        initial: a checkpoint to start the student from, copied or sliced; None: fresh weights.
+        labels: more entries for run.json, where the training is part of a study.
     """
 
     recipe: Recipe
-    data: Path
+    data: OpenedDataset
+    split: Split
     runs: Path
     device: torch.device
-    command: str
+    command: str = ""
     name: str | None = None
-    has_own_name: bool = False
+    must_be_new: bool = False
     teacher: Path | None = None
     initial: Path | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     stop: Interruption = field(default_factory=Interruption)
 
+    @classmethod
+    def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
+        """Open the data, unless it is open already, and split it.
 
-def open_training_data(experiment: Experiment) -> SceneDataset:
-    """The training scenes. Raises: as `open_dataset`; UsageError: of another kind than the recipe says."""
-    dataset, kind = open_dataset(experiment.data, "train"), experiment.recipe.data.kind
-    if kind not in ("auto", dataset.kind):
-        raise UsageError(f"data.kind {kind}: {printable(dataset.root)} is {dataset.kind}; change one of them")
-    return dataset
+        Raises: as `open_dataset`; UsageError: another format than the recipe requires, or `runs` lies inside the data.
+        """
+        opened = OpenedDataset.open(data) if isinstance(data, Path) else data
+        wanted, root = recipe.data.kind, opened.train.root
+        if wanted not in ("auto", opened.train.kind):
+            raise UsageError(f"data.kind {wanted}: {printable(root)} is {opened.train.kind}; change one of them")
+        if root.resolve() in (runs.resolve(), *runs.resolve().parents):
+            raise UsageError(f"--runs {printable(runs)}: lies inside the dataset {printable(root)}; choose another")
+        return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)
+
+    def for_teacher(self) -> Job:
+        """The job that trains the recipe's teacher, on the same data."""
+        recipe = self.recipe.for_teacher()
+        split = split_for(recipe, self.data.train)
+        alone: dict[str, Any] = {"name": None, "must_be_new": False, "teacher": None, "initial": None, "labels": {}}
+        return replace(self, recipe=recipe, split=split, **alone)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.split.learn) // self.recipe.train.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.recipe.train.epochs * self.steps_per_epoch
+
+    @property
+    def teacher_key(self) -> str:
+        """Identifies the teacher that this job would train."""
+        return teacher_key(self.recipe, self.data.identity.sha256)
 
 
-def first_batch(experiment: Experiment, dataset: SceneDataset) -> FlowBatch:
-    """The batch that the training begins with, or this process's part of it, on its device."""
-    recipe = without_workers(experiment.recipe)
-    with contextlib.closing(
-        epoch_batches(dataset, split_of(dataset, recipe).learn, recipe, 0, experiment.device, is_shared=True)
-    ) as batches:
-        error: BpfnError | None = None
-        try:
-            batch = next(iter(batches))
-        except BpfnError as one:
-            error = one
-    distributed.raise_any(error)
-    return batch
-
-
-def without_workers(recipe: Recipe) -> Recipe:
-    """The same recipe whose scenes are loaded by this process: for a single batch."""
-    return replace(recipe, data=replace(recipe.data, workers=0))
+def split_for(recipe: Recipe, dataset: SceneDataset) -> Split:
+    """The split that a recipe asks for."""
+    strategy = STRATEGIES[recipe.strategy.kind]
+    needs_meta_val = strategy.needs_meta_val(getattr(recipe.strategy, recipe.strategy.kind, None))
+    held_out = recipe.data.holdout if recipe.train.select_on == "held_out" else 0
+    return split_scenes(dataset, held_out, recipe.seed, recipe.data.meta_val if needs_meta_val else 0)

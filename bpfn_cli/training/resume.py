@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Going on with a run: all it takes is its folder."""
+"""Resume a run: all that is needed is its folder."""
 
 from __future__ import annotations
 
@@ -9,59 +9,32 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bpfn_cli.config import read_yaml
-from bpfn_cli.data.datasets import data_identity
 from bpfn_cli.device import resolve_device
 from bpfn_cli.distributed import from_main, raise_any
-from bpfn_cli.errors import DataError, UsageError, printable
+from bpfn_cli.errors import CheckpointError, DataError, UsageError, printable
+from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.load import checked_recipe
-from bpfn_cli.runs.folder import RunFolder, check_run_name
-from bpfn_cli.training.changes import differences, identity_of, recipe_differences, teacher_of, use_threads_of
-from bpfn_cli.training.job import Experiment
-from bpfn_cli.training.pipeline import Outcome, carry_out, place_of, run_experiment
-from bpfn_cli.training.stop import Interruption
-
-_RESTORE = "restore what it was, or go on all the same with --allow"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class _Data(_Part):
-    sha256: str
-
-
-class _Place(_Part):
-    data: str
-    device: str
-    teacher: str | None
-    initial: str | None
-
-
-class _Needed(_Part):
-    """Of run.json, to go on."""
-
-    data: _Data
-    place: _Place
-    method: str
-    epochs: int
-    epochs_done: int
+from bpfn_cli.runs.folder import STUDENT, RunFolder, check_run_name
+from bpfn_cli.runs.record import RECORD_FILE, Resumption
+from bpfn_cli.stop import Interruption
+from bpfn_cli.training.build import build
+from bpfn_cli.training.changes import differences, present_entries, recipe_differences, use_recorded_threads
+from bpfn_cli.training.job import Job, OpenedDataset
+from bpfn_cli.training.pipeline import Outcome, carry_out, run
+from bpfn_cli.training.start import paths_of
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a user says anew when going on; None: as it was.
+    """What a user changes when resuming; None: as it was.
 
-    Attributes: allow: go on though other numbers will come of it.
+    Attributes: allow: resume although the numbers will differ.
     """
 
-    data: Path | None = None
+    data: Path | OpenedDataset | None = None
     teacher: Path | None = None
     device: str | None = None
     allow: bool = False
@@ -70,102 +43,108 @@ class Changes:
 def resume(
     folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes | None = None
 ) -> Outcome:
-    """Go on with a run where it stopped, whatever stopped it; of a finished one, the outcome at once.
+    """Continue a run where it stopped, whatever stopped it; for a finished run, return its outcome.
 
-    Raises: as `run_experiment`; UsageError: no run folder, or something that decides its numbers has changed since;
-        BusyError: another process works on it.
+    Raises: as `run`; UsageError: not a run folder, or something that decides its numbers has changed; BusyError:
+        another process works on it.
     """
-    run, changes = RunFolder.open(folder), changes or Changes()
-    if run.about["state"] == "finished":
-        progress.line(f"{printable(folder)}: finished already")
-        return Outcome(run.path, from_main(lambda: _result_of(run)))
-    _check_whole(run)
-    with run.locked():  # held to the end: nobody comes between
-        experiment = experiment_of(run, stop or Interruption(), changes)
-        use_threads_of(run)
-        found = differences(run, experiment)
+    found, changes = RunFolder.open(folder), changes or Changes()
+    if found.record.is_finished:
+        progress.line(f"{printable(folder)}: already finished")
+        return Outcome(found.path, from_main(lambda: _result_of(found)))
+    with found.locked():  # to the end, so that no other process comes in between
+        job = job_of(found, stop or Interruption(), changes)
+        use_recorded_threads(found)
+        changed = differences(found, job)
         if not changes.allow:
-            _refuse(f"{printable(folder)}: would not be the training that was begun", found, _RESTORE)
-        for line in found:
-            run.note(f"changed since the run was begun: {line}")
-            progress.line(f"warning: changed since the run was begun: {line}")
-        again = {"epochs_done": run.about["epochs_done"], "differences": found}
-        now = identity_of(experiment, run) if found else {}  # what it was stands in `resumed`
-        run.record(place=place_of(experiment), resumed=[*run.about.get("resumed", []), again], **now)
-        return carry_out(run, experiment, progress)
+            advice = "restore them, or continue with --allow"
+            _refuse(f"{printable(folder)}: settings differ from the original run", changed, advice)
+        for line in changed:
+            found.log(f"changed since the run started: {line}")
+            progress.line(f"warning: changed since the run started: {line}")
+        again = Resumption(epochs_done=found.record.epochs_done, differences=tuple(changed))
+        now = present_entries(found, job) if changed else {}  # earlier values are in `resumed`
+        found.update(paths=paths_of(job), resumed=(*found.record.resumed, again), **now)
+        parts = build(job, progress, use_initial=not from_main(found.checkpoints.numbers))
+        return carry_out(job, parts, found, progress)
 
 
-def run_or_resume(experiment: Experiment, progress: Progress) -> Outcome:
-    """Go on with the run of the experiment's name, where there is one; else begin it. For job scripts that are started
-    again and again.
+def run_or_resume(job: Job, progress: Progress) -> Outcome:
+    """Resume the run of the job's name if there is one, otherwise start it: for job scripts that are run repeatedly.
 
-    Raises: as `resume`; UsageError: that run is of another recipe or other data, or no name is given.
+    Raises: as `resume`; UsageError: that run has another recipe or other data, or the job has no name.
     """
-    name = experiment.name or ""
+    name = job.name or ""
     check_run_name(name)
-    folder = experiment.runs / name
-    if not from_main((folder / "run.json").is_file):
+    folder = job.runs / name
+    if not from_main((folder / RECORD_FILE).is_file):
         if from_main(partial(os.path.lexists, folder)):
-            raise UsageError(
-                f"--resume: {printable(folder)} is there, but is no run; choose another --name, or remove it"
-            )
-        return run_experiment(replace(experiment, has_own_name=True), progress)
-    run = RunFolder.open(folder)
-    _check_whole(run)
-    found = recipe_differences(run, experiment.recipe)
-    if run.about["data"]["sha256"] != data_identity(experiment.data)["sha256"]:
-        found.append("other data")
-    _refuse(f"--resume: {printable(folder)} is another training", found, "choose another --name")
+            raise UsageError(f"--resume: {printable(folder)} exists, but is not a run; choose another --name")
+        return run(replace(job, must_be_new=True), progress)
+    found = RunFolder.open(folder)
+    changed = recipe_differences(found, job.recipe)
+    if found.record.data.sha256 != job.data.identity.sha256:
+        changed.append("other data")
+    _refuse(f"--resume: {printable(folder)} is a different training", changed, "choose another --name")
     progress.line(f"run: {printable(folder)}")
-    changes = Changes(experiment.data, experiment.teacher, str(experiment.device))
-    return resume(folder, progress, experiment.stop, changes)
+    return resume(folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device)))
 
 
-def experiment_of(run: RunFolder, stop: Interruption, changes: Changes) -> Experiment:
-    """The experiment a run folder is of. Raises: UsageError: config.yaml is damaged. DataError: run.json is."""
-    recipe = checked_recipe(read_yaml(run.path / "config.yaml"))
-    place = run.about["place"]
-    if changes.data is None and not from_main(Path(place["data"]).exists):
-        raise_any(DataError(f"{printable(place['data'])}: the data of this run are gone; say where they are by --data"))
+def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
+    """The job of a run folder.
+
+    Raises: UsageError: config.yaml is damaged. DataError: run.json is, or the data are gone.
+    """
+    paths = folder.record.paths
+    if paths is None:
+        raise_any(DataError(f"{printable(folder.path / RECORD_FILE)}: damaged: paths: missing; restore it"))
+        raise AssertionError
+    recipe = checked_recipe(read_yaml(folder.path / "config.yaml"))
+    if changes.data is None and not from_main(Path(paths.data).exists):
+        raise_any(DataError(f"{printable(paths.data)}: the data of this run are gone; give their new path with --data"))
     command = ""
     with contextlib.suppress(OSError):
-        command = run.path.joinpath("command.txt").read_text(encoding="utf-8").strip()
-    return Experiment(
-        recipe=recipe,
-        data=changes.data or Path(place["data"]),
-        runs=run.path.parent,
-        device=resolve_device(changes.device or place["device"]),
+        command = folder.path.joinpath("command.txt").read_text(encoding="utf-8").strip()
+    return Job.resolve(
+        recipe,
+        changes.data or Path(paths.data),
+        folder.path.parent,
+        resolve_device(changes.device or paths.device),
         command=command,
-        name=run.path.name,
-        teacher=changes.teacher or teacher_of(run),
-        initial=None if place["initial"] is None else Path(place["initial"]),
+        name=folder.path.name,
+        teacher=changes.teacher or teacher_of(folder),
+        initial=None if paths.initial is None else Path(paths.initial),
         stop=stop,
     )
 
 
-def _check_whole(run: RunFolder) -> None:
-    """Raises: DataError: run.json lacks what going on takes."""
-    error = None
+def teacher_of(folder: RunFolder) -> Path | None:
+    """The teacher's weights: beside the run, or where they were at its start; None: not known yet, or no teacher.
+
+    Raises: CheckpointError: they are in neither place.
+    """
+    teacher, paths = folder.record.teacher, folder.record.paths
+    places = [folder.path.parent / teacher.run / STUDENT] if teacher and teacher.run else []
+    known = (teacher.path if teacher else "", (paths.teacher if paths else None) or "")
+    places += [Path(path) for path in known if Path(path).is_absolute()]
+    if not places:
+        return None
+    found = from_main(lambda: [place for place in places if place.is_file()])
+    gone = CheckpointError(f"{printable(places[0])}: the teacher of this run is gone; give its new path with --teacher")
+    raise_any(None if found else gone)
+    return found[0]
+
+
+def _refuse(what: str, changed: list[str], advice: str) -> None:
+    """Raises: UsageError: something has changed."""
+    raise_any(UsageError(f"{what}: {'; '.join(changed)}; {advice}") if changed else None)
+
+
+def _result_of(folder: RunFolder) -> EvaluationResult:
     try:
-        _Needed.model_validate(run.about)
-    except ValidationError as invalid:
-        key = printable(".".join(map(str, invalid.errors()[0]["loc"])))
-        error = DataError(f"{printable(run.path / 'run.json')}: damaged, or of another bpfn (`{key}`); restore it")
-    raise_any(error)
-
-
-def _refuse(what: str, found: list[str], advice: str) -> None:
-    """Raises: UsageError: something was found."""
-    raise_any(UsageError(f"{what}: {'; '.join(found)}; {advice}") if found else None)
-
-
-def _result_of(run: RunFolder) -> dict[str, Any]:
-    try:
-        result = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["result"]
-        if isinstance(result, dict):
-            return result
-        raise ValueError
+        summary = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
+        return EvaluationResult.model_validate_json(json.dumps(summary["result"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{printable(run.path)}: finished, but its summary.json is damaged or gone; restore it"
+            f"{printable(folder.path)}: finished, but its summary.json is damaged or gone; restore it"
         ) from None

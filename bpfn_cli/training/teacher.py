@@ -1,88 +1,89 @@
 # SPDX-License-Identifier: MIT
-"""The teacher of an experiment as a file: which one, whose, and what is known of it."""
+"""The teacher of a job: read from a checkpoint, found among the runs, or untrained as a control."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bpfn_cli.data.datasets import open_dataset, split_identity
-from bpfn_cli.errors import CheckpointError
+from bpfn_cli.distributed import from_main
+from bpfn_cli.errors import CheckpointError, DataError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED
-from bpfn_cli.metrics.result import MODEL
+from bpfn_cli.metrics.result import EvaluationResult, MetricRow
 from bpfn_cli.models import BiPointFlowNet, build_from, build_model, read_checkpoint
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.training.job import Experiment
+from bpfn_cli.runs import record
+from bpfn_cli.runs.listing import find_teacher
+from bpfn_cli.training.job import Job
 
-CONTROL_SEED = 987_654_321  # of the weights of a teacher that was never trained
+UNTRAINED_SEED = 987_654_321  # of the weights of a teacher that was never trained
 
 
 @dataclass(frozen=True)
-class Guide:
-    """A teacher that was read: its network, its file, and the run it came from (None: from elsewhere)."""
+class TeacherNetwork:
+    """A teacher's network, its file, and the run that trained it.
+
+    Attributes: path: None: untrained weights. run: name of its run folder; None: a checkpoint from elsewhere.
+    """
 
     network: BiPointFlowNet
     sha256: str
-    path: Path | None
-    run: str | None
+    path: Path | None = None
+    run: str | None = None
 
     @classmethod
-    def read(cls, path: Path, runs: Path) -> Guide:
+    def read(cls, path: Path, runs: Path) -> TeacherNetwork:
         """Read a checkpoint. Raises: CheckpointError."""
         checkpoint = read_checkpoint(path)
         run = checkpoint.metadata.get("run")
-        is_known = isinstance(run, str) and (runs / Path(run).name / "run.json").is_file()
+        is_known = isinstance(run, str) and (runs / Path(run).name / record.RECORD_FILE).is_file()
         return cls(build_from(checkpoint), sha256_of(path), path, run if is_known else None)
 
-    def identity(self) -> dict[str, Any]:
-        """For run.json."""
+    @classmethod
+    def untrained(cls, recipe: Recipe) -> TeacherNetwork:
+        """The recipe's teacher with random weights, always the same."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            network = build_model(recipe.teacher, recipe.data.points)
+        digest = hashlib.sha256()
+        for tensor in network.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return cls(network, digest.hexdigest())
+
+    def entry(self, known: record.Teacher | None) -> record.Teacher:
+        """Its entry in the record of a student; metrics that are `known` for the same weights are kept."""
         path = "random weights" if self.path is None else str(self.path)
-        return {"run": self.run, "variant": self.network.variant.name, "path": path, "sha256": self.sha256}
+        entry = record.Teacher(run=self.run, variant=self.network.variant.name, path=path, sha256=self.sha256)
+        if known is None or known.sha256 != self.sha256:
+            return entry
+        return entry.model_copy(update={"held_out_epe3d": known.held_out_epe3d, "test": known.test})
+
+    def check_fits(self, student: BiPointFlowNet) -> None:
+        """Raises: CheckpointError: the two networks cannot share a point pyramid."""
+        if self.network.pyramid_shape != student.pyramid_shape:
+            raise CheckpointError(
+                "teacher and student sample different points: they need equal reductions and numbers of neighbors"
+            )
 
 
-def random_guide(recipe: Recipe) -> Guide:
-    """The recipe's teacher with weights that were never trained, always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(CONTROL_SEED)
-        network = build_model(recipe.teacher, recipe.data.points)
-    digest = hashlib.sha256()
-    for tensor in network.state_dict().values():
-        digest.update(tensor.numpy().tobytes())
-    return Guide(network, digest.hexdigest(), None, None)
+def teacher_checkpoint(job: Job) -> Path | None:
+    """The given teacher, or one that was trained with this recipe on this data; None: it has to be trained."""
+    return job.teacher or from_main(lambda: find_teacher(job.runs, job.teacher_key))
 
 
-def check_pyramids(guide: Guide, student: BiPointFlowNet) -> None:
-    """Raises: CheckpointError: the two cannot share a point pyramid."""
-    if guide.network.pyramid_shape != student.pyramid_shape:
-        raise CheckpointError("teacher and student sample different points: they need equal reductions and neighbors")
-
-
-def known_test_metrics(experiment: Experiment, guide: Guide) -> dict[str, Any] | None:
-    """What the teacher's own run measured under the protocol of the student's evaluation; None: nothing."""
-    if guide.run is None:
+def known_test_metrics(job: Job, teacher: TeacherNetwork) -> MetricRow | None:
+    """The teacher's metrics from its own run, if measured as the student will be; None: unknown."""
+    if teacher.run is None:
         return None
-    wanted = {
-        "sha256": split_identity(open_dataset(experiment.data, "test")),
-        "points": experiment.recipe.data.points,
-        "seed": EVALUATION_SEED,
-        "weights": guide.sha256,
-    }
-    for path in sorted((experiment.runs / guide.run / "evaluations").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            own = {
-                "sha256": result["dataset"]["sha256"],
-                "points": result["points"],
-                "seed": result["seed"],
-                "weights": result["checkpoint"]["sha256"],
-            }
-            if own == wanted:
-                return next(row for row in result["rows"] if row["name"] == MODEL)
+    wanted = (job.data.test_sha256, job.recipe.data.points, EVALUATION_SEED, teacher.sha256)
+    for path in sorted((job.runs / teacher.run / "evaluations").glob("*.json")):
+        with contextlib.suppress(DataError):
+            result = record.read_schema(path, EvaluationResult, "")
+            if (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:
+                return result.model
     return None

@@ -133,7 +133,7 @@ def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: An
 
 def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumulate: int = 1) -> dict[str, Any]:
     """Averaged gradients, the terms of the whole batch, and what the step has left in buffers beside the networks."""
-    from bpfn_cli.training.state import EpochLog
+    from bpfn_cli.training.loop.state import EpochLog
 
     strategy = made(kind, losses, accumulate=accumulate)
     batch = own_batch(samples)

@@ -46,7 +46,7 @@ from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.runs.checkpoints import Checkpoints
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.training import resume, run_experiment
-from bpfn_cli.training.fit import split_of
+from bpfn_cli.training.loop.fit import split_of
 
 EVERY_STEP = brief()
 WITH_WORKERS = brief(data={"workers": 2})

@@ -20,9 +20,9 @@ from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.strategies import PlainStrategy, TermRecord
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training.checkpointer import Keeper
-from bpfn_cli.training.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout, split_of
-from bpfn_cli.training.state import EpochLog, Training
+from bpfn_cli.training.loop.checkpointer import Keeper
+from bpfn_cli.training.loop.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout, split_of
+from bpfn_cli.training.loop.state import EpochLog, Training
 from bpfn_cli.training.stop import Interruption
 
 CPU = torch.device("cpu")
@@ -201,7 +201,7 @@ def test_fit_returns_the_epoch_of_the_lowest_validation_and_keeps_the_last(
 ) -> None:
     training = Short(tmp_path)
     scripted(monkeypatch, 0.5, 0.3, 0.4)
-    deployed = training.fit()
+    deployed = training.loop.fit()
     assert training.checkpoints() == {"best": 2, "last": 3}
     assert read_checkpoint(deployed).metadata == {"run": "a", "epoch": 2, "validation_epe3d": 0.3}
     assert not read_checkpoint(deployed).beside
@@ -218,13 +218,13 @@ def test_fit_returns_the_epoch_of_the_lowest_validation_and_keeps_the_last(
 def test_equal_validations_keep_the_earlier_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Short(tmp_path, epochs=2)
     scripted(monkeypatch, 0.5, 0.5)
-    training.fit()
+    training.loop.fit()
     assert training.checkpoints() == {"best": 1, "last": 2}
 
 
 def test_fit_validates_on_the_held_out_scenes_with_the_present_weights(tmp_path: Path) -> None:
     training = Short(tmp_path, epochs=2, every=2)
-    deployed = training.fit()
+    deployed = training.loop.fit()
     held_out = split_holdout(training.dataset, 0.2, 0).held_out
     assert len(held_out) == 1
     predictors = {"model": network_flow(load_checkpoint(deployed))}
@@ -237,7 +237,7 @@ def test_fit_validates_on_the_held_out_scenes_with_the_present_weights(tmp_path:
 
 def test_fit_without_held_out_scenes_returns_the_last(tmp_path: Path) -> None:
     training = Short(tmp_path, epochs=2, holdout=0)
-    assert read_checkpoint(training.fit()).metadata == {"run": "a", "epoch": 2}
+    assert read_checkpoint(training.loop.fit()).metadata == {"run": "a", "epoch": 2}
     assert training.checkpoints() == {"last": 2}
     assert all("validation_epe3d" not in line for line in training.lines())
 
@@ -253,7 +253,7 @@ def test_fit_writes_a_line_an_epoch_with_means_over_samples(tmp_path: Path, monk
         return terms
 
     monkeypatch.setattr(training.strategy, "step", spy)
-    training.fit()
+    training.loop.fit()
     assert [size for size, _, _ in steps] == [3, 1, 3, 1]  # four scenes are learned from
     for number, line in enumerate(training.lines()):
         (_, rate, many), (_, _, one) = steps[2 * number : 2 * number + 2]
@@ -273,7 +273,7 @@ def test_each_epoch_takes_its_own_batches_of_the_learned_scenes(
     seen: list[FlowBatch] = []
     terms = {"supervised": record(1.0)}
     monkeypatch.setattr(training.strategy, "step", lambda batch, rate, _: seen.append(batch) or terms)
-    training.fit()
+    training.loop.fit()
     data, learn = training.recipe.data, split_holdout(training.dataset, 0.2, 0).learn
     expected = [
         batch
@@ -308,7 +308,7 @@ def test_step_whose_gradient_is_not_finite_is_left_out_and_told(
 ) -> None:
     training = Short(tmp_path, epochs=2)
     poison(training, monkeypatch, {1})
-    training.fit()
+    training.loop.fit()
     assert training.strategy.steps == 3  # of four
     (told,) = training.said
     assert re.fullmatch(r"skipped: step 2, epoch 1: the gradient is nan for the samples 000000\d; lower .*", told)
@@ -325,7 +325,7 @@ def test_training_that_skips_too_much_ends_and_keeps_the_epochs_before(
     training.training.recipe = training.recipe
     poison(training, monkeypatch, {2, 3})
     with pytest.raises(NonFiniteError, match=r"2 steps of epoch 2 were left out \(train.most_skipped\)"):
-        training.fit()
+        training.loop.fit()
     assert training.checkpoints() == {"best": 1, "last": 1}
     assert len(training.lines()) == training.run.about["epochs_done"] == 1
 
@@ -343,7 +343,7 @@ def test_network_that_predicts_nan_is_never_the_best(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(training.strategy, "step", poisoned)
     with pytest.raises(NonFiniteError):
-        training.fit()
+        training.loop.fit()
     assert training.checkpoints() == {"best": 1, "last": 1}
 
 
@@ -366,5 +366,5 @@ def test_published_practice_learns_from_all_and_chooses_by_the_test_split(tmp_pa
 def test_accumulated_step_counts_as_one(tmp_path: Path) -> None:
     training = Short(tmp_path, epochs=1, holdout=0)
     training.strategy.accumulate = 2
-    training.fit()
+    training.loop.fit()
     assert training.strategy.steps == 2  # five scenes in batches of three

@@ -16,7 +16,7 @@ def read_weights(checkpoint: Path | None, runs: Path) -> tuple[Path, Any]:
     """
     from bpfn_cli.errors import CheckpointError
     from bpfn_cli.models import read_checkpoint
-    from bpfn_cli.runs.folder import latest_checkpoint
+    from bpfn_cli.runs.listing import latest_checkpoint
 
     path = checkpoint or latest_checkpoint(runs)
     if path is None:

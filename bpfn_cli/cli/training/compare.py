@@ -16,7 +16,7 @@ from bpfn_cli.cli.places import RUNS, default_dataset
 from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
-    from bpfn_cli.studies.study import CellState, Place, Study
+    from bpfn_cli.studies.runner import CellState, StudyRunner
 
 
 def compare(
@@ -53,8 +53,11 @@ def compare(
     """
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.runs.folder import check_run_name
-    from bpfn_cli.studies.study import Place, planned, read_study
-    from bpfn_cli.training import Interruption, parse_duration
+    from bpfn_cli.stop import Interruption, parse_duration
+    from bpfn_cli.studies.runner import StudyRunner
+    from bpfn_cli.studies.study import read_study
+    from bpfn_cli.training import OpenedDataset
+    from bpfn_cli.training.trainer import Trainer
 
     stop = Interruption(None if max_time is None else parse_duration(max_time))
     check_run_name(name or study.stem)
@@ -65,34 +68,28 @@ def compare(
         return
     part = Shard.parse(shard)
     keep_freed_memory()
-    place = Place(
-        folder=folder,
-        device=resolve_device(device),
-        data=data or default_dataset(),
-        command=shlex.join(["bpfn", *sys.argv[1:]]),
-        shard=(part.index, part.count),
-        stop=stop,
-    )
+    opened, command = OpenedDataset.open(data or default_dataset()), shlex.join(["bpfn", *sys.argv[1:]])
+    trainer = Trainer(opened, folder, resolve_device(device), command, stop, ConsoleProgress())
+    runner = StudyRunner(read, folder, trainer, part)
     if dry_run:
-        _print_states(planned(read, place), json)
+        _print_states(runner.planned(), json)
     else:
-        _run(read, place, retry, json)
+        _run(runner, retry, json)
 
 
-def _run(study: Study, place: Place, retry: bool, json: bool) -> None:
+def _run(runner: StudyRunner, retry: bool, json: bool) -> None:
     from bpfn_cli.errors import Interrupted, NonFiniteError
-    from bpfn_cli.studies.study import run_study
 
     try:
-        states = run_study(study, place, ConsoleProgress(), retry)
+        states = runner.run(ConsoleProgress(), retry)
     except Interrupted as error:
         raise error.resumed_by("the same command") from None
     left = [one for one in states if one.state != "finished"]
     if left:
         names = ", ".join(one.cell.name for one in left[:5])
         say(f"{len(left)} of {len(states)} trainings are not finished: {names}")
-    _print_tables(place.folder, json)
-    finish(place.folder / "compare.md", f"bpfn report --source {place.folder}")
+    _print_tables(runner.folder, json)
+    finish(runner.folder / "compare.md", f"bpfn report --source {runner.folder}")
     failed = [one.cell.name for one in left if one.state == "failed"]
     if failed:
         raise NonFiniteError(f"{', '.join(failed)}: failed with NaN or infinity; see their run.json, or use --retry")

@@ -95,5 +95,5 @@ def conclude(outcome: Outcome, runs: Path, json: bool) -> None:
     if not is_main():
         return
     if json:
-        print_json({"run": str(outcome.folder), "result": outcome.result})
+        print_json({"run": str(outcome.folder), "result": outcome.result.as_dict()})
     finish(outcome.folder, "bpfn report" + ("" if runs == RUNS else f" --source {runs}"))

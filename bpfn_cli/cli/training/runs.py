@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import console, duration, print_json, say
+from bpfn_cli.cli.console import console, print_json, say
 from bpfn_cli.cli.places import RUNS
 from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
 from bpfn_cli.errors import printable
+from bpfn_cli.progress import duration
 
 if TYPE_CHECKING:
-    from bpfn_cli.runs.listing import RunState
+    from bpfn_cli.runs.listing import RunStatus
 
 
 def runs(
@@ -37,9 +38,9 @@ def runs(
       $ bpfn runs --unfinished                     # what can be resumed
       $ bpfn runs --runs /scratch/me/runs --json   # for a script
     """
-    from bpfn_cli.runs.listing import overview
+    from bpfn_cli.runs.listing import run_statuses
 
-    found = [one for one in overview(runs) if not (unfinished and one.state == "finished")]
+    found = [one for one in run_statuses(runs) if not (unfinished and one.state == "finished")]
     if json:
         print_json([vars(one) for one in found])
     elif not found:
@@ -51,7 +52,7 @@ def runs(
             say(f"next: bpfn resume {shlex.quote(printable(stopped[-1].folder))}")
 
 
-def _print_table(found: list[RunState]) -> None:
+def _print_table(found: list[RunStatus]) -> None:
     from rich.table import Column, Table
 
     heads = ("state", "epochs", "left", "validation", "test", "reason")
@@ -97,15 +98,15 @@ def resume(
     from bpfn_cli import distributed
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.runs.folder import RunFolder
-    from bpfn_cli.training import Changes, Interruption, parse_duration
+    from bpfn_cli.stop import Interruption, parse_duration
+    from bpfn_cli.training import Changes
     from bpfn_cli.training import resume as resume_run
-    from bpfn_cli.training.changes import processes_of
 
     stop = Interruption(None if max_time is None else parse_duration(max_time))
     keep_freed_memory()
     folder = run if run.is_dir() or len(run.parts) > 1 else runs / run
     if devices is None and nodes == 1:
-        devices = processes_of(RunFolder.open(folder))
+        devices = RunFolder.open(folder).record.versions.processes
     with Processes(device or "auto", devices, nodes).joined() as own:
         chosen = None if device is None and distributed.size() == 1 else str(own)
         outcome = resume_run(folder, process_progress(), stop, Changes(data, teacher, chosen, allow))

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
 from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
 from bpfn_cli.launch import is_started
 
 if TYPE_CHECKING:
-    from bpfn_cli.training import Experiment, Recipe
+    from bpfn_cli.recipes.recipe import Recipe
+    from bpfn_cli.training import Job
 
 RECIPE_KEYS = {
     "variant": "variant",
@@ -126,8 +127,8 @@ def distill(flags: DistillFlags) -> None:
 def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None:
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.errors import UsageError
-    from bpfn_cli.training import Experiment, Interruption, parse_duration, run_experiment
-    from bpfn_cli.training.resume import run_or_resume
+    from bpfn_cli.stop import Interruption, parse_duration
+    from bpfn_cli.training import Job, run, run_or_resume
 
     if flags.resume and flags.name is None:
         raise UsageError("--resume needs the --name of the run")
@@ -141,11 +142,11 @@ def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None
         _print_recipe(recipe, {}, flags.json)
         return
     with processes.joined(alone=flags.dry_run) as device:
-        experiment = Experiment(
-            recipe=recipe,
-            data=data,
-            runs=flags.runs,
-            device=device,
+        job = Job.resolve(
+            recipe,
+            data,
+            flags.runs,
+            device,
             command=shlex.join(["bpfn", *sys.argv[1:]]),
             name=flags.name,
             teacher=teacher,
@@ -153,10 +154,10 @@ def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None
             stop=stop,
         )
         if flags.dry_run:
-            _print_plan(experiment, flags.json)
+            _print_plan(job, flags.json)
             return
-        run = run_or_resume if flags.resume else run_experiment
-        conclude(run(experiment, process_progress()), flags.runs, flags.json)
+        outcome = (run_or_resume if flags.resume else run)(job, process_progress())
+        conclude(outcome, flags.runs, flags.json)
 
 
 def _dataset(flags: TrainFlags, recipe: Recipe) -> Path | None:
@@ -170,17 +171,17 @@ def _dataset(flags: TrainFlags, recipe: Recipe) -> Path | None:
     return data
 
 
-def _print_plan(experiment: Experiment, json: bool) -> None:
+def _print_plan(job: Job, json: bool) -> None:
     """What would be trained on what: a few lines on stderr, and the whole recipe on stdout."""
     from bpfn_cli.data.datasets import describe
-    from bpfn_cli.training import open_training_data, plan_experiment, teacher_at_hand
+    from bpfn_cli.training import plan_job, teacher_checkpoint
 
-    recipe = experiment.recipe
-    say(f"data: {describe(open_training_data(experiment))}")
+    recipe = job.recipe
+    say(f"data: {describe(job.data.train)}")
     if recipe.distillation_losses():
-        say(f"teacher: {teacher_at_hand(experiment) or recipe.teacher + ', trained first'}")
-    plan = plan_experiment(experiment)
-    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {experiment.device}")
+        say(f"teacher: {teacher_checkpoint(job) or recipe.teacher + ', trained first'}")
+    plan = plan_job(job, ConsoleProgress())
+    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {job.device}")
     for line in plan.lines():
         say(line)
     _print_recipe(recipe, {"steps": plan.steps, "plan": plan.as_tree()}, json)

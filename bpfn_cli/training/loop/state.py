@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A training under way: everything that has to be known to go on with it, bit for bit."""
+"""The state of a training: everything needed to resume it bit for bit."""
 
 from __future__ import annotations
 
 import copy
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,21 @@ import torch
 from bpfn_cli import distributed
 from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.recipes.early_stop import EarlyStop
-from bpfn_cli.recipes.recipe import Recipe, learning_rate
+from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.recipes.schedule import learning_rate
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies import Strategy, TermRecord
 from bpfn_cli.structures import FlowBatch
 
 
 class Training:
-    """Where a training stands. Random draws need no place here: they are functions of seed, epoch, step and scene.
+    """The state of a training. Random draws are functions of seed, epoch, step and scene, so they need no state.
 
     Attributes:
-        epoch, batch: the next one's numbers, from 0. steps: batches of an epoch.
-        number: batches since the beginning of the training; names a checkpoint.
+        epoch, batch: the next ones, from 0. steps: batches of an epoch.
+        number: batches since the start of the training; names a checkpoint.
         best_epe3d: lowest validation EPE3D so far, metres. best: number of its checkpoint; None: not validated yet.
-        epoch_seconds: of each epoch, validation left out.
+        epoch_seconds: of each epoch, without validation.
     """
 
     def __init__(
@@ -50,18 +51,23 @@ class Training:
 
     @property
     def position(self) -> int:
-        """Batches of the schedule that are done."""
+        """Batches done, of `total`."""
         return self.epoch * self.steps + self.batch
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole training."""
+        return self.recipe.train.epochs * self.steps
 
     @property
     def is_done(self) -> bool:
         return self.epoch >= self.recipe.train.epochs
 
     def begin_epoch(self) -> None:
-        """Begin the epoch, or go on with it."""
+        """Start the epoch, or continue it after a restore."""
         epochs = self.recipe.train.epochs
         self.strategy.objective.teacher_share = self.early_stop.share(self.epoch, epochs)
-        # What the beginning of an epoch changes has been changed in an epoch that goes on.
+        # In an epoch that is continued, the changes of its start have been made already.
         changed = copy.deepcopy(self.strategy.state_dict()) if self.batch else None
         self.strategy.begin_epoch(self.epoch, epochs)
         if changed is not None:
@@ -74,9 +80,9 @@ class Training:
         return learning_rate(self.recipe.train, self.epoch * self.steps + batch, self.steps)
 
     def step(self, batch: FlowBatch) -> None:
-        """Learn from a batch; leave it out where its loss or gradient is not finite.
+        """Learn from a batch; skip it if its loss or gradient is not finite.
 
-        Raises: NonFiniteError: too many have been left out in this epoch.
+        Raises: NonFiniteError: too many have been skipped in this epoch.
         """
         started = time.monotonic()
         options = self.recipe.train
@@ -90,24 +96,24 @@ class Training:
             self.log.skipped += 1
             if self.log.skipped > options.most_skipped:
                 raise NonFiniteError(
-                    f"{error}; {self.log.skipped} steps of epoch {self.epoch + 1} were left out (train.most_skipped)"
+                    f"{error}; {self.log.skipped} steps of epoch {self.epoch + 1} were skipped (train.most_skipped)"
                 ) from error
-            self.say(f"skipped: step {self.number + 1}, epoch {self.epoch + 1}: {error}")
+            self.say(f"skipped step {self.number + 1}, epoch {self.epoch + 1}: {error}")
         self.batch += 1
         self.number += 1
         self.log.seconds += time.monotonic() - started
 
     def observe(self, epe3d: float, seconds: float) -> None:
-        """Take note of a validation of the weights as they are, and how long it took."""
+        """Record a validation of the present weights, and how long it took."""
         self.validated, self.validation_seconds = epe3d, round(seconds, 3)
         self.early_stop.observe(epe3d)
         if epe3d < self.best_epe3d:
             self.best_epe3d, self.best = epe3d, self.number
 
     def end_epoch(self) -> dict[str, Any]:
-        """Go to the next epoch; the record of the one that ended."""
+        """Move on to the next epoch; returns the metrics of the one that ended."""
         strategy = self.strategy
-        self.log = self.log.of_all()
+        self.log = self.log.of_all_processes()
         seconds = round(self.log.seconds, 3)
         record = {"epoch": self.epoch + 1, "lr": self.rate(self.steps - 1), "seconds": seconds, **self.log.figures()}
         record |= {**strategy.objective.scales(), **strategy.figures()}
@@ -121,8 +127,17 @@ class Training:
         self.epoch, self.batch = self.epoch + 1, 0
         return record
 
+    def where(self) -> str:
+        """Where a restored training continues, in a line."""
+        epochs = self.recipe.train.epochs
+        if self.is_done:
+            return f"resuming: all {epochs} epochs are trained"
+        if self.batch == self.steps:
+            return f"resuming at the end of epoch {self.epoch + 1} of {epochs}"
+        return f"resuming at epoch {self.epoch + 1} of {epochs}, batch {self.batch + 1} of {self.steps}"
+
     def glance(self) -> str:
-        """A few figures for the progress line."""
+        """A few numbers for the progress line."""
         found = f"loss {self.log.total():.1f}"
         epe3d = self.log.mean("figure_supervised_epe3d")
         if epe3d is not None:
@@ -130,7 +145,7 @@ class Training:
         return found if self.best is None else f"{found}, validation EPE3D {self.best_epe3d:.3f} m"
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the student's weights, which a checkpoint holds by themselves."""
+        """Everything but the student's weights, which a checkpoint stores separately."""
         strategy = self.strategy.state_dict()
         strategy.pop("student")
         teacher = self.strategy.teacher
@@ -141,7 +156,7 @@ class Training:
             "number": self.number,
             "strategy": strategy,
             "early_stop": self.early_stop.state_dict(),
-            "log": self.log.of_all().state_dict(),
+            "log": asdict(self.log.of_all_processes()),
             "best": [self.best_epe3d, self.best],
             "epoch_seconds": list(self.epoch_seconds),
             "teacher_counts": counts,
@@ -149,36 +164,34 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any], student: Mapping[str, torch.Tensor]) -> None:
         self.epoch, self.number = state["epoch"], state["number"]
-        self.batch = min(state["batch"], self.steps)  # of other data, if the user allows that
+        self.batch = min(state["batch"], self.steps)  # fewer steps, if the user allows other data
         self.strategy.load_state_dict({**state["strategy"], "student": student})
         self.early_stop.load_state_dict(state["early_stop"])
-        self.log = EpochLog()
-        if distributed.is_main():  # what the others had counted is in it
-            self.log.load_state_dict(state["log"])
-        self.log.skipped = state["log"]["skipped"]
+        # The log of the main process includes the counts of the others.
+        self.log = EpochLog(**state["log"]) if distributed.is_main() else EpochLog(skipped=state["log"]["skipped"])
         self.best_epe3d, self.best = state["best"]
         self.epoch_seconds = list(state["epoch_seconds"])
         if self.strategy.teacher is not None and state["teacher_counts"] is not None:
             self.strategy.teacher.set_counts(state["teacher_counts"])
 
 
+@dataclass
 class EpochLog:
-    """What the terms of an epoch's steps amount to: means over samples (sums and counts, divided once).
+    """Metrics of an epoch's loss terms: means over samples (sums and counts, divided once).
 
     Gradient shares are those of the step at which they were measured; weights those of the last step.
 
-    Attributes: skipped: steps that were left out. seconds: that the steps took.
+    Attributes: skipped: number of skipped steps. seconds: duration of all steps.
     """
 
-    def __init__(self) -> None:
-        self.sums: defaultdict[str, float] = defaultdict(float)
-        self.samples: defaultdict[str, int] = defaultdict(int)
-        self.latest: dict[str, float] = {}
-        self.skipped = 0
-        self.seconds = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    seconds: float = 0.0
 
     def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
-        """Take in the terms of a batch of so many samples."""
+        """Add the terms of a batch with `samples` samples."""
         for name, term in terms.items():
             means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
             means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
@@ -186,19 +199,21 @@ class EpochLog:
             if term.active is not None:
                 means[f"active_{name}"] = term.active
             for key, value in means.items():
-                self.sums[key] += value * samples
-                self.samples[key] += samples
+                self._count(key, value * samples, samples)
             self.latest[f"weight_{name}"] = term.weight
             if term.gradient_share is not None:
                 self.latest[f"gradient_share_{name}"] = term.gradient_share
 
-    def of_all(self) -> EpochLog:
-        """The sums and counts of all processes together."""
+    def _count(self, key: str, value: float, samples: int) -> None:
+        self.sums[key] = self.sums.get(key, 0.0) + value
+        self.samples[key] = self.samples.get(key, 0) + samples
+
+    def of_all_processes(self) -> EpochLog:
+        """The log of all processes together."""
         whole = EpochLog()
-        for other in reversed(distributed.gather(self)):  # the main process's latest figures count
+        for other in reversed(distributed.gather(self)):  # the latest values are those of the main process
             for key, value in other.sums.items():
-                whole.sums[key] += value
-                whole.samples[key] += other.samples[key]
+                whole._count(key, value, other.samples[key])
             whole.latest.update(other.latest)
             whole.skipped, whole.seconds = max(whole.skipped, other.skipped), max(whole.seconds, other.seconds)
         return whole
@@ -208,7 +223,7 @@ class EpochLog:
         return self.sums[key] / self.samples[key] if self.samples.get(key) else None
 
     def figures(self) -> dict[str, float]:
-        """All of them by name."""
+        """All metrics by name."""
         means = {key: value / self.samples[key] for key, value in self.sums.items() if self.samples[key]}
         return {**means, **self.latest}
 
@@ -216,24 +231,9 @@ class EpochLog:
         """The mean of the whole loss."""
         return sum(value for key, value in self.figures().items() if key.startswith("loss_"))
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "sums": dict(self.sums),
-            "samples": dict(self.samples),
-            "latest": dict(self.latest),
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums.update(state["sums"])
-        self.samples.update(state["samples"])
-        self.latest.update(state["latest"])
-        self.skipped, self.seconds = state["skipped"], state["seconds"]
-
 
 def _seed_everything(seed: int, step: int) -> None:
-    """Let what draws from the common generators (a loss of one's own, dropout) depend on the step alone."""
+    """Make draws from the global generators (dropout, a user's own loss) a function of the step."""
     number = int(keyed_generator("step", seed, step).integers(2**32))
     torch.manual_seed(number)
     np.random.seed(number)

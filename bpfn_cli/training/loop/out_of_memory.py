@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What fits where memory has run out: found by trying, not by guessing."""
+"""Advice when memory runs out: the largest batch that fits, found by trying."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from bpfn_cli.structures import FlowBatch
 
 
 @contextlib.contextmanager
-def advising(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
-    """Turn memory that runs out in the block into an error that says which size fits.
-
-    Raises: OutOfMemoryError.
-    """
+def memory_advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
+    """Turn memory errors in the block into one that says which batch size fits. Raises: OutOfMemoryError."""
     try:
         yield
         return
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not means_out_of_memory(str(error)):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold what the failed step had computed
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
         error.__traceback__ = None
     strategy.optimizer.zero_grad(set_to_none=True)
     if strategy.teacher is not None:
@@ -40,20 +37,20 @@ def advising(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: R
 def _advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> str:
     size, points = recipe.train.batch_size, recipe.data.points
     problem = f"out of memory with {-(-size // recipe.train.accumulate)} samples of {points} points at once"
-    if distributed.size() > 1:  # the others wait elsewhere, so nothing can be tried
-        return f"{problem}; take a batch in more parts: a larger train.accumulate"
+    if distributed.size() > 1:  # the other processes wait elsewhere, so nothing can be tried
+        return f"{problem}; split the batch into more parts with a larger train.accumulate"
     fitting = _largest_fitting(strategy, first_batch, recipe)
     if fitting is None:
-        return f"{problem}: not even one fits; lower data.points, or choose a smaller --variant or teacher"
+        return f"{problem}: not even one sample fits; lower data.points, or choose a smaller --variant or teacher"
     parts = -(-size // fitting)
     return (
-        f"{problem}: {fitting} fit; --set train.accumulate={parts} takes a batch of {size} in parts of {fitting}, "
-        f"batch norm seeing one at a time (or --set train.batch_size={fitting}); the last checkpoint is kept"
+        f"{problem}: {fitting} fit; --set train.accumulate={parts} computes a batch of {size} in parts of {fitting}, "
+        f"with batch norm over each part (or --set train.batch_size={fitting}); the last checkpoint is kept"
     )
 
 
 def _largest_fitting(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> int | None:
-    """The most samples at once, of the halves of what did not fit, that a step works with; None: not even one."""
+    """The largest half, quarter, ... of the batch that fits; None: not even one sample."""
     size = -(-recipe.train.batch_size // recipe.train.accumulate)
     strategy.accumulate = 1
     while size > 1:

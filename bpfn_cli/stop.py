@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When a training is to stop before its end: a signal has come, or its time is up."""
+"""Stop a training early, on a signal or at a time limit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 from bpfn_cli.errors import Interrupted, UsageError, printable
 from bpfn_cli.launch import is_started
 
-# What SLURM and shells send: preemption, the end of a limit; `--signal=USR1@120`; a lost terminal; Ctrl-C.
+# Sent by SLURM and shells: preemption or time limit; `--signal=USR1@120`; a closed terminal; Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-SECONDS_OF_AN_ECHO = 3.0
+ECHO_SECONDS = 3.0
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Interruption:
-    """Asked for by the first signal; a second one ends the process at once.
+    """A request to stop. The first signal asks for it; the second ends the process at once.
 
-    Args: max_seconds: after which a job should have ended, counted from now; None: no limit.
+    Args: max_seconds: time limit, counted from now; None: no limit.
     """
 
     def __init__(self, max_seconds: float | None = None):
@@ -33,19 +33,20 @@ class Interruption:
         self.deadline = None if max_seconds is None else now + max_seconds
         self.signal: int | None = None
         self._received = 0.0
-        # A launcher hands on what the whole group has been sent already.
-        self._grace = SECONDS_OF_AN_ECHO if is_started() else 0.0
+        # A launcher forwards signals that the whole process group has already received.
+        self._grace = ECHO_SECONDS if is_started() else 0.0
         self._is_deferred = False
         self._checked: float | None = None
-        self._longest = 0.0  # seconds between two checks, with what was saved between them
+        self._longest = 0.0  # seconds between two checks, saving included
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """In the block a signal raises `Interrupted`, or waits for `check` inside `deferred`."""
+        """Handle signals in the block: they raise `Interrupted`, or wait for `check` inside `deferred`."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` wants it
+        # Ignored signals stay ignored, as under `nohup`.
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
@@ -55,7 +56,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """In the block a signal is only remembered, until `check` is called."""
+        """In the block, a signal takes effect only at the next `check`."""
         outside, self._is_deferred, self._checked = self._is_deferred, True, None
         try:
             yield
@@ -64,9 +65,9 @@ class Interruption:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """In the block, inside `deferred`, a signal is not waited with: for what may hang.
+        """Inside `deferred`, let signals take effect at once again, for work that may hang.
 
-        Raises: Interrupted: also for one that has come before.
+        Raises: Interrupted: also for a signal that has already arrived.
         """
         outside, self._is_deferred = self._is_deferred, False
         try:
@@ -83,16 +84,16 @@ class Interruption:
             raise found
 
     def wanted(self) -> Interrupted | None:
-        """Why to stop now; None: go on."""
+        """The reason to stop now; None: continue."""
         now = time.monotonic()
         if self._checked is not None:
             self._longest = max(self._longest, now - self._checked)
         self._checked = now
         if self.signal is not None:
             return _by_signal(self.signal)
-        # The next check may be as far away as the farthest until now, and saving takes its time too.
+        # The next check may take as long as the longest interval so far, and saving takes time too.
         if self.deadline is not None and now + 2 * self._longest > self.deadline:
-            return Interrupted("its --max-time is up", 0)
+            return Interrupted("--max-time reached", 0)
         return None
 
     def _receive(self, number: int, frame: Any) -> None:
@@ -112,7 +113,7 @@ def _by_signal(number: int) -> Interrupted:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90m`, `36h`, `2d`, `7200s`, or as SLURM writes it: minutes, `mm:ss`, `hh:mm:ss`, `d-hh:mm:ss`.
+    """Parse a duration to seconds: `90m`, `36h`, `2d`, `7200s`, or SLURM's minutes, `mm:ss`, `hh:mm:ss`, `d-hh:mm:ss`.
 
     Raises: UsageError.
     """

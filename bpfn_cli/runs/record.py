@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""`run.json`: one typed record of a run, the only reader and writer of that file."""
+
+from __future__ import annotations
+
+import stat
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError
+
+from bpfn_cli.errors import DataError, UsageError, printable
+from bpfn_cli.files import disk_errors, write_atomic
+from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
+
+RECORD_FILE = "run.json"
+LARGEST_FILE = 1 << 26  # bytes
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+State = Literal["running", "finished", "interrupted", "failed"]
+
+
+class TrainingData(Schema):
+    """The dataset of a run; see `bpfn_cli.data.datasets.DataIdentity`.
+
+    Attributes: held_out_scenes: training scenes that nothing is learned from.
+    """
+
+    kind: str = ""
+    source_kind: Name
+    path: str = ""
+    train_scenes: Count
+    val_scenes: Count = 0
+    held_out_scenes: Count = 0
+    fraction: Annotated[float, Field(gt=0, le=1)] | None
+    method: str | None = None
+    seed: int | None = None
+    sha256: str = ""
+
+
+class TeacherTest(Schema):
+    """Metrics of a teacher, measured by the same evaluation as those of its student."""
+
+    epe3d: Amount
+    acc3d_strict: Share | None = None
+    acc3d_relax: Share | None = None
+    outliers3d: Share | None = None
+    epe2d: Amount | None = None
+    acc2d: Share | None = None
+
+
+class Teacher(Schema):
+    """The teacher of a student.
+
+    Attributes: run: name of its run folder; None: a checkpoint from elsewhere. held_out_epe3d: on the student's
+        held-out scenes, metres. test: its metrics on the test split.
+    """
+
+    run: Name | None
+    variant: Name
+    path: str = ""
+    sha256: Name
+    held_out_epe3d: Amount | None = None
+    test: TeacherTest | None = None
+
+
+class Complexity(Schema):
+    """Size of a network: parameters, MACs (module convention) of one pair of `points` points, bytes on disk."""
+
+    points: Positive
+    parameters: Positive
+    unused_parameters: Count
+    module_macs: Count
+    checkpoint_bytes: Count
+
+
+class File(Schema):
+    """A checkpoint that a run started from."""
+
+    path: str
+    sha256: str
+
+
+class Paths(Schema):
+    """What a recipe does not say and `bpfn resume` needs; absolute paths."""
+
+    data: str
+    device: str
+    teacher: str | None = None
+    initial: str | None = None
+
+
+class TeacherCacheCounts(Schema):
+    """Samples found in the teacher cache, samples computed, and why it stopped writing."""
+
+    found: Count = 0
+    missed: Count = 0
+    problem: str | None = None
+
+
+class Resumption(Schema):
+    """One resumption: epochs that were done, and what had changed since the run started."""
+
+    epochs_done: Count = 0
+    differences: tuple[str, ...] = ()
+
+
+class Versions(Schema):
+    """What the numbers of a run depend on besides its recipe."""
+
+    device: str | None = None
+    bpfn: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    numpy: str | None = None
+    platform: str | None = None
+    threads: int | None = None
+    processes: int | None = None
+
+
+class RunRecord(Schema):
+    """Everything `run.json` says about a run.
+
+    Attributes:
+        reason: why the run stopped. failed_by: class of the error that ended it.
+        method: `scratch`, `bihint`, ... as `Recipe.method` names it. teacher_key: identifies a network that can serve
+            as the teacher of a recipe.
+        epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
+        recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
+        cell, control, cell_key, times_as_long, slowest_of: where the run is part of a study.
+    """
+
+    format: Literal[1] = 1
+    name: str = ""
+    command: str = ""
+    state: State = "running"
+    reason: Annotated[str, Field(max_length=4096)] | None = None
+    failed_by: str | None = None
+    role: Literal["teacher", "student"]
+    variant: Name
+    method: Name
+    seed: int
+    points: Positive
+    epochs: Count
+    epochs_done: Count = 0
+    epoch_seconds: tuple[Amount, ...] = ()
+    train_seconds: Amount | None = None
+    prepare_seconds: Amount | None = None
+    validation_seconds: Amount | None = None
+    best_validation_epe3d: Amount | None = None
+    epe3d: Amount | None = None
+    has_checkpoints: bool = False
+    selected_on: Literal["held_out", "test"] = "held_out"
+    weights_sha256: Name | None = None
+    data: TrainingData
+    teacher: Teacher | None = None
+    teacher_key: str | None = None
+    teacher_forwards: Count | None = None
+    teacher_cache: TeacherCacheCounts | None = None
+    initial: File | None = None
+    complexity: Complexity | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    paths: Annotated[Paths | None, Field(validation_alias=AliasChoices("paths", "place"))] = None
+    plan: dict[str, Any] | None = None
+    resumed: tuple[Resumption, ...] = ()
+    cell: Name | None = None
+    control: Name | None = None
+    cell_key: str | None = None
+    times_as_long: Amount | None = None
+    slowest_of: tuple[str, ...] | None = None
+    versions: Versions = Versions()
+    code: dict[str, Any] = Field(default_factory=dict)
+    started: datetime
+    finished: datetime | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def failed_by_numbers(self) -> bool:
+        """Whether NaN or infinity ended the run, so that resuming it cannot help."""
+        return self.state == "failed" and self.failed_by == "NonFiniteError"
+
+    @property
+    def precision(self) -> str:
+        """Precision of the large matrix products in training: 32, bf16 or 16."""
+        return str(self.recipe.get("train", {}).get("precision", "32"))
+
+    def changed(self, **changes: Any) -> RunRecord:
+        """The same record with some entries replaced; they are validated."""
+        return RunRecord.model_validate({**dict(self), **changes})
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json`, atomically. Raises: DiskError."""
+        write_atomic(folder / RECORD_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run folder. Raises: UsageError: not a run folder. DataError: `run.json` is damaged."""
+    path = folder / RECORD_FILE
+    with disk_errors(path):
+        is_there = path.exists()
+    if not is_there:
+        raise UsageError(f"{printable(folder)}: not a run folder (it has no run.json); `bpfn runs` lists all runs")
+    return read_schema(path, RunRecord, "restore it, repeat the run or delete its folder")
+
+
+S = TypeVar("S", bound=Schema)
+
+
+def read_schema(path: Path, schema: type[S], advice: str) -> S:
+    """Read a JSON file that may be damaged or hostile. Raises: DataError: names the key, with `advice`."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{printable(path)}: not a regular file; {advice}")
+        if status.st_size > LARGEST_FILE:
+            raise DataError(f"{printable(path)}: too large for a results file ({status.st_size} bytes); {advice}")
+        return schema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror}); {advice}") from error
+    except ValidationError as error:
+        raise DataError(f"{printable(path)}: damaged: {_explain(error)}; {advice}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return printable(f"{key}: {first['msg']}{more}" if key else f"{first['msg']}{more}")

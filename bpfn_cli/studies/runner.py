@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""Train the cells of a study: each once, resumed after interruptions, shared by any number of processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import bpfn_cli
+from bpfn_cli.config import json_hash
+from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
+from bpfn_cli.files import make_folder, sha256_of
+from bpfn_cli.locks import only_holder
+from bpfn_cli.metrics.statistics import learning_seconds
+from bpfn_cli.parallel import Shard
+from bpfn_cli.progress import Progress
+from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, teacher_key
+from bpfn_cli.runs.listing import find_runs
+from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.studies.study import Cell, Study, cells_of, teacher_recipe
+
+LOCKS = ".locks"
+POLL_SECONDS = 5.0
+
+
+class Trainer(Protocol):
+    """Trains recipes on one dataset into one folder of runs."""
+
+    @property
+    def data_sha256(self) -> str:
+        """Identifies the dataset."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises: UsageError: the recipe cannot be trained."""
+
+    def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None:
+        """Start a run."""
+
+    def resume(self, run: Path, teacher: Path | None) -> None:
+        """Resume a run. Raises: UsageError: something that decides its numbers has changed."""
+
+    def find_teacher(self, recipe: Recipe) -> Path | None:
+        """The weights of a teacher trained earlier with this recipe."""
+
+    def train_teacher(self, recipe: Recipe) -> Path:
+        """Train the recipe's teacher. Raises: BusyError: another process does."""
+
+    def check_stop(self) -> None:
+        """Raises: Interrupted: it is time to stop."""
+
+
+State = Literal["finished", "failed", "to do", "waiting"]
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A cell: finished, failed (by NaN; `--retry` trains it again), to do, or waiting for the times of others."""
+
+    cell: Cell
+    state: State
+
+
+Ended = Mapping[str, RunRecord]
+
+
+@dataclass(frozen=True)
+class StudyRunner:
+    """Carries out a study.
+
+    Attributes: folder: holds its run folders. shard: the cells that this process trains.
+    """
+
+    study: Study
+    folder: Path
+    trainer: Trainer
+    shard: Shard
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return cells_of(self.study)
+
+    def planned(self) -> list[CellState]:
+        """The cells of this shard with their states. Raises: UsageError: as `run`."""
+        found = self._check_all()
+        return list(self.shard.of(found))
+
+    def states(self) -> list[CellState]:
+        """Every cell of the study, whatever its shard. Raises: UsageError: the study has changed."""
+        ended, found = self._ended(), []
+        for cell in self.cells:
+            known = ended.get(cell.name)
+            if known is not None:
+                self._check_unchanged(cell, known)
+            found.append(CellState(cell, self._state(cell, known, ended)))
+        return found
+
+    def run(self, progress: Progress, retry: bool = False) -> list[CellState]:
+        """Train the unfinished cells of this shard one after another; returns the states of all cells.
+
+        Cells that another process works on are left to it. A training that fails by NaN is reported and skipped,
+        unless `retry`.
+        Raises: as a training; UsageError: the study has changed since one of its trainings, or is invalid.
+        """
+        locks = make_folder(self.folder / LOCKS)
+        self._check_all()
+        # Controls of equal time come last, since they depend on the others.
+        own = sorted(self.shard.of(self.cells), key=lambda cell: cell.control == "equal_time")
+        for number, cell in enumerate(own, start=1):
+            if not self._is_wanted(cell, retry):
+                continue
+            try:
+                with only_holder(locks / cell.name):
+                    if self._is_wanted(cell, retry):  # no other process was faster
+                        progress.line(f"training {number} of {len(own)}: {cell.name}")
+                        self._train(cell, progress)
+            except BusyError:
+                progress.line(f"{cell.name}: another process is training it")
+            except NonFiniteError as error:
+                progress.line(f"{cell.name}: failed: {error}")
+        return self.states()
+
+    def _state(
+        self, cell: Cell, known: RunRecord | None, ended: Ended
+    ) -> Literal["finished", "failed", "to do", "waiting"]:
+        is_timed = cell.control == "equal_time"
+        if known is None:
+            return "waiting" if is_timed and self._times_as_long(cell, ended) is None else "to do"
+        is_stale = is_timed and list(known.slowest_of or ()) != self._methods(cell)
+        if is_stale and self._times_as_long(cell, ended):
+            return "to do"
+        return "finished" if known.is_finished else "failed"
+
+    def _is_wanted(self, cell: Cell, retry: bool) -> bool:
+        state = next(one.state for one in self.states() if one.cell is cell)
+        return state == "to do" or (retry and state == "failed")
+
+    def _train(self, cell: Cell, progress: Progress) -> None:
+        recipe, teacher = cell.recipe, None
+        if recipe.distillation_losses() and recipe.control != "random":
+            teacher = self._teacher(cell, progress)
+        labels: dict[str, Any] = {"cell": cell.name, "control": cell.control, "cell_key": self._key(cell)}
+        if cell.control == "equal_time":
+            longer = self._times_as_long(cell, self._ended())
+            if longer is None:
+                return
+            epochs = max(1, round(longer * recipe.train.epochs))
+            recipe = replace(recipe, train=replace(recipe.train, epochs=epochs))
+            labels |= {"times_as_long": round(longer, 3), "slowest_of": tuple(self._methods(cell))}
+        started = self._started(labels)
+        if started is not None:
+            progress.line(f"resuming {printable(started)}")
+            try:
+                return self.trainer.resume(started, teacher)
+            except UsageError as error:  # for example other versions: train all of it with these
+                progress.line(f"restarting: {error}")
+        self.trainer.train(recipe, cell.name, teacher, labels)
+
+    def _started(self, labels: Mapping[str, Any]) -> Path | None:
+        """The newest run of a cell that was stopped by something other than its own numbers."""
+        for run in reversed(find_runs(self.folder).runs):
+            record = run.record
+            is_same = all(getattr(record, key) == value for key, value in labels.items())
+            if is_same and not record.is_finished and not record.failed_by_numbers and record.paths is not None:
+                return run.path
+        return None
+
+    def _teacher(self, cell: Cell, progress: Progress) -> Path:
+        """The teacher of all seeds: given, found, or trained by whichever process comes first."""
+        if self.study.teacher is not None and cell.control != "same_width_teacher":
+            return Path(self.study.teacher)
+        recipe = teacher_recipe(self.study, cell)
+        lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher}", False
+        while (found := self.trainer.find_teacher(recipe)) is None:
+            self.trainer.check_stop()
+            try:
+                with only_holder(lock):
+                    if self.trainer.find_teacher(recipe) is None:
+                        self.trainer.train_teacher(recipe)
+            except BusyError:
+                if not is_told:
+                    progress.line(f"teacher: waiting for another process to train {recipe.teacher}")
+                is_told = True
+                time.sleep(POLL_SECONDS)
+        return found
+
+    def _check_all(self) -> list[CellState]:
+        """Refuse what cannot work in any cell before the first one is trained; returns the states of all."""
+        found = self.states()
+        for cell in self.cells:
+            if cell.recipe.seed == self.study.seeds[0]:
+                self.trainer.check(cell.recipe)
+        return found
+
+    def _ended(self) -> Ended:
+        """The record of each cell that is finished or has failed by its numbers; the last finished one, if several."""
+        found: dict[str, RunRecord] = {}
+        for run in find_runs(self.folder).runs:
+            record = run.record
+            if record.cell is not None and record.is_finished:
+                found[record.cell] = record
+            elif record.cell is not None and record.failed_by_numbers:
+                found.setdefault(record.cell, record)
+        return found
+
+    @cached_property
+    def _teacher_sha256(self) -> str | None:
+        if self.study.teacher is None:
+            return None
+        if not Path(self.study.teacher).is_file():
+            raise UsageError(f"teacher: {printable(self.study.teacher)}: no such file")
+        return sha256_of(Path(self.study.teacher))
+
+    def _key(self, cell: Cell) -> str:
+        """Identifies what the results of a cell depend on: equal keys, equal trainings."""
+        return json_hash(
+            {
+                "recipe": decisive_tree(cell.recipe),
+                "control": cell.control,
+                "teacher": self._teacher_key(cell),
+                "data": self.trainer.data_sha256,
+                "bpfn": bpfn_cli.__version__,
+            }
+        )
+
+    def _teacher_key(self, cell: Cell) -> str | None:
+        given = self._teacher_sha256
+        if not cell.recipe.distillation_losses() or cell.recipe.control == "random":
+            return None
+        if given is not None and cell.control != "same_width_teacher":
+            return given
+        return teacher_key(teacher_recipe(self.study, cell), self.trainer.data_sha256)
+
+    def _check_unchanged(self, cell: Cell, record: RunRecord) -> None:
+        """Raises: UsageError: the cell was trained differently."""
+        if record.cell_key != self._key(cell):
+            raise UsageError(
+                f"{printable(self.folder)}: {cell.name} was trained with another recipe, teacher, dataset or version "
+                "of bpfn; give the study another --name, or delete that folder"
+            )
+
+    def _times_as_long(self, cell: Cell, ended: Ended) -> float | None:
+        """How much longer than from scratch the slowest method of this variant learns; None: not all have ended.
+
+        The factor of a trained control of this variant holds for other seeds too, as long as the methods are the same.
+        Failed methods do not count.
+        """
+        same = [other for other in self.cells if other.recipe.variant == cell.recipe.variant]
+        for other in same:
+            known = ended.get(other.name)
+            if known and known.times_as_long is not None and list(known.slowest_of or ()) == self._methods(cell):
+                return known.times_as_long
+        times: dict[str, list[RunRecord]] = {}
+        for other in same:
+            if other.control is None:
+                if other.name not in ended:
+                    return None
+                if ended[other.name].is_finished:
+                    times.setdefault(other.recipe.method(), []).append(ended[other.name])
+        scratch = times.pop(SCRATCH, None)
+        if not scratch or not times:
+            return None
+        return max(1.0, max(_seconds(runs) for runs in times.values()) / _seconds(scratch))
+
+    def _methods(self, cell: Cell) -> list[str]:
+        """The methods of a cell's variant."""
+        same = (one for one in self.cells if one.control is None and one.recipe.variant == cell.recipe.variant)
+        return sorted({one.recipe.method() for one in same})
+
+
+def _seconds(records: Sequence[RunRecord]) -> float:
+    return learning_seconds(
+        [record.epoch_seconds for record in records], [record.prepare_seconds or 0 for record in records]
+    )

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: batches, steps, validation and checkpoints."""
