@@ -6,26 +6,17 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from raw_downloads import flyingthings3d_scene, kitti_tree, prepare_flyingthings3d, prepare_kitti
 from scene_folders import contents, damage
-from test_prepare import flyingthings3d_scene, kitti_tree, prepare_kitti
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.files.archives import RawFiles
-from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
-from bpfn_cli.data.prepare.runner import WHOLE, PrepareSummary, prepare
 from bpfn_cli.errors import BpfnError, BusyError, DataError, UsageError
 from bpfn_cli.locks import only_writer
 from bpfn_cli.parallel import Shard
-
-
-def prepare_flyingthings3d(
-    source: Path, out: Path, shard: Shard = WHOLE, processes: int = 1, **options: Any
-) -> PrepareSummary:
-    return prepare(plan_flyingthings3d(source, out, **options), shard=shard, processes=processes)
 
 
 def pack(folder: Path, archive: Path, prefix: str = "") -> Path:
@@ -53,9 +44,15 @@ def scenes_of(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(out).items() if name.endswith(".npy")}
 
 
-@pytest.mark.parametrize("ending", [".zip", ".tar"])
-@pytest.mark.parametrize("prefix", ["", "./", "FlyingThings3D_subset/"])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("ending", "prefix", "processes"),
+    [
+        (".zip", "", 1),
+        (".zip", "FlyingThings3D_subset/", 2),
+        (".tar", "./", 1),
+        (".tar", "FlyingThings3D_subset/", 1),
+    ],
+)
 def test_an_archive_gives_the_bytes_of_its_folder(tmp_path: Path, ending: str, prefix: str, processes: int) -> None:
     folder = things(tmp_path / "raw")
     archive = pack(folder, tmp_path / f"raw{ending}", prefix)
@@ -90,7 +87,7 @@ def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_no_damage_to_an_archive_gives_a_traceback(tmp_path: Path, ending: str, seed: int) -> None:
     archive = pack(things(tmp_path / "raw", scenes=1), tmp_path / f"raw{ending}")
     damage(archive, seed, changes=6)

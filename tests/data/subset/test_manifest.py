@@ -140,7 +140,7 @@ def test_mutated_manifest_is_read_or_refused_and_nothing_else(path):
     whole = json.dumps(MANIFEST.document()).encode()
     generator = random.Random(0)
     refused = 0
-    for _ in range(2000):
+    for _ in range(400):
         mutated = bytearray(whole)
         for _ in range(generator.randint(1, 4)):
             start = generator.randrange(len(mutated))
@@ -151,7 +151,7 @@ def test_mutated_manifest_is_read_or_refused_and_nothing_else(path):
         except DataError as error:
             refused += 1
             assert str(error).isprintable()
-    assert refused > 1000
+    assert refused > 200
 
 
 # --- options --------------------------------------------------------------------------------------

@@ -8,33 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_downloads import prepare_flyingthings3d, prepare_occluded_flyingthings3d
 from scene_folders import contents
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.datasets.occluded import BAD_SCENES
 from bpfn_cli.data.files.images import read_flo, read_mask_png, read_pfm
-from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
-from bpfn_cli.data.prepare.occluded import occluded_name, plan_occluded_flyingthings3d
-from bpfn_cli.data.prepare.runner import WHOLE, PrepareSummary, prepare
+from bpfn_cli.data.prepare.occluded import occluded_name
 from bpfn_cli.data.synthetic.raw_maps import FLOW, FLOW_OCCLUDED, next_disparity, raw_maps, write_raw
-from bpfn_cli.data.synthetic.raycast import pinhole
-from bpfn_cli.data.synthetic.render import SyntheticOptions, render_scene, render_stage
+from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole
+from bpfn_cli.data.synthetic.render import SyntheticOptions, render_stage
 from bpfn_cli.errors import DataError, UsageError
 from bpfn_cli.parallel import Shard
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
-
-def prepare_flyingthings3d(source: Path, out: Path) -> PrepareSummary:
-    return prepare(plan_flyingthings3d(source, out))
-
-
-def prepare_occluded_flyingthings3d(
-    source: Path, out: Path, limit: int | None = None, shard: Shard = WHOLE, processes: int = 1
-) -> PrepareSummary:
-    return prepare(plan_occluded_flyingthings3d(source, out, limit=limit), shard=shard, processes=processes)
-
-
-OPTIONS = SyntheticOptions(train=2, val=1, height=540)
+Rendered = dict[str, tuple[Stage, RenderedPair]]
+OPTIONS = SyntheticOptions(train=1, val=1, height=540)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +33,25 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("split", "index"), [("train", 0), ("train", 1), ("val", 0)])
-def test_prepare_gives_the_scene_back(raw: Path, tmp_path: Path, split: str, index: int) -> None:
-    prepare_flyingthings3d(raw, tmp_path / "out")
-    pc1, pc2 = render_scene(0, index, split, 540)
+@pytest.fixture(scope="module")
+def rendered() -> Rendered:
+    return {split: render_stage(0, 0, split, 540) for split in ("train", "val")}
+
+
+@pytest.fixture(scope="module")
+def occluded(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("occluded")
+    summary = prepare_occluded_flyingthings3d(raw, folder)
+    assert (summary.scenes, summary.points) == (2, 2 * 8192)
+    return folder
+
+
+def test_prepare_gives_the_scene_back(raw: Path, rendered: Rendered, tmp_path: Path) -> None:
+    prepare_flyingthings3d(raw, tmp_path / "out", limit=1)
+    split, pair = "train", rendered["train"][1]
+    pc1, pc2 = pair.points1[pair.visible].astype(np.float32), pair.points2[pair.visible].astype(np.float32)
     near = (pc1[:, 2] < MAX_DEPTH_M) & (pc2[:, 2] < MAX_DEPTH_M)
-    folder = tmp_path / "out" / split / f"{2 * index:07d}"
+    folder = tmp_path / "out" / split / "0000000"
     for name, expected in (("pc1.npy", pc1[near]), ("pc2.npy", pc2[near])):
         found = np.load(folder / name) * FLYINGTHINGS3D_AXES
         assert abs(len(found) - len(expected)) <= 2  # at the cut rounding decides
@@ -59,8 +61,8 @@ def test_prepare_gives_the_scene_back(raw: Path, tmp_path: Path, split: str, ind
             assert np.abs(found - expected).mean() < 1e-5
 
 
-def test_maps_say_what_frame_2_sees(raw: Path) -> None:
-    _, pair = render_stage(0, 0, "train", 540)
+def test_maps_say_what_frame_2_sees(raw: Path, rendered: Rendered) -> None:
+    _, pair = rendered["train"]
     hidden = read_mask_png(raw / "train" / FLOW_OCCLUDED / "0000000.png")
     expected = np.ones(540 * 960, bool)
     expected[pair.pixels[pair.visible]] = False
@@ -77,13 +79,11 @@ def test_maps_say_what_frame_2_sees(raw: Path) -> None:
     assert (read_pfm(raw / "train" / "disparity/left/0000000.pfm") <= 0).all()
 
 
-def test_a_repeated_call_writes_what_is_missing_and_the_same_bytes(tmp_path: Path) -> None:
-    few = SyntheticOptions(train=2, val=0, height=540)
-    write_raw(tmp_path / "a", few, processes=2)
-    before = contents(tmp_path / "a")
-    (tmp_path / "a" / "train" / FLOW / "0000002.flo").unlink()
-    write_raw(tmp_path / "a", few, processes=1)
-    assert contents(tmp_path / "a") == before
+def test_a_repeated_call_writes_what_is_missing_and_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    (folder / "train" / FLOW / "0000000.flo").unlink()
+    write_raw(folder, OPTIONS, processes=1)
+    assert contents(folder) == contents(raw)
 
 
 def test_refusals(raw: Path, tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_refusals(raw: Path, tmp_path: Path) -> None:
         write_raw(tmp_path, OPTIONS, 1)
 
 
-def test_maps_of_one_pixel_by_hand() -> None:
-    _, pair = render_stage(0, 0, "val", 540)
+def test_maps_of_one_pixel_by_hand(rendered: Rendered) -> None:
+    _, pair = rendered["val"]
     maps = raw_maps(pair)
     seen = int(np.flatnonzero(pair.visible)[1000])
     row, column = divmod(int(pair.pixels[seen]), 960)
@@ -109,14 +109,13 @@ def test_maps_of_one_pixel_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "name"), [("train", "TRAIN_A_0000_left_0002-0"), ("test", "TEST_A_0000_left_0000-0")]
+    ("split", "name"), [("train", "TRAIN_A_0000_left_0000-0"), ("test", "TEST_A_0000_left_0000-0")]
 )
-def test_prepare_with_occlusion_gives_the_scene_back(raw: Path, tmp_path: Path, split: str, name: str) -> None:
-    summary = prepare_occluded_flyingthings3d(raw, tmp_path / "out")
-    assert (summary.scenes, summary.points) == (3, 3 * 8192)
-    dataset = open_dataset(tmp_path / "out", split)
-    scene = dataset.load(dataset.names.index(name))
-    stage, pair = render_stage(0, int(split == "train"), "train" if split == "train" else "val", 540)
+def test_prepare_with_occlusion_gives_the_scene_back(occluded: Path, rendered: Rendered, split: str, name: str) -> None:
+    dataset = open_dataset(occluded, split)
+    assert dataset.names == (name,)
+    scene = dataset.load(0)
+    stage, pair = rendered["train" if split == "train" else "val"]
     # Every point of the first cloud is a rendered one, by its pixel; so are its flow and whether it is visible.
     camera = pinhole(540)
     columns = np.rint(camera.cx - camera.focal * scene.pc1[:, 0] / scene.pc1[:, 2]).astype(int)
@@ -136,19 +135,19 @@ def test_prepare_with_occlusion_gives_the_scene_back(raw: Path, tmp_path: Path, 
     np.testing.assert_allclose(scene.pc2[:, 2], -camera.focal / disparity[rows, columns], atol=3e-4, rtol=0)
 
 
-def test_preparing_with_occlusion_again_changes_nothing(raw: Path, tmp_path: Path) -> None:
-    prepare_occluded_flyingthings3d(raw, tmp_path / "a", limit=1)
-    before = contents(tmp_path / "a")
-    assert prepare_occluded_flyingthings3d(raw, tmp_path / "a", limit=1, processes=2).skipped == 2
-    assert contents(tmp_path / "a") == before
+def test_preparing_with_occlusion_again_changes_nothing(raw: Path, occluded: Path, tmp_path: Path) -> None:
+    before = contents(occluded)
+    assert prepare_occluded_flyingthings3d(raw, occluded).skipped == 2
+    assert contents(occluded) == before
     for index in (1, 2):
-        prepare_occluded_flyingthings3d(raw, tmp_path / "b", limit=1, shard=Shard(index, 2))
+        prepare_occluded_flyingthings3d(raw, tmp_path / "b", shard=Shard(index, 2))
     npz = {name: content for name, content in contents(tmp_path / "b").items() if name.endswith(".npz")}
     assert npz == {name: content for name, content in before.items() if name.endswith(".npz")} != {}
 
 
 def test_damaged_pixels_are_left_out_and_counted(raw: Path, tmp_path: Path) -> None:
     source = shutil.copytree(raw, tmp_path / "raw")
+    shutil.rmtree(source / "val")
     path = source / "train" / "disparity/left/0000000.pfm"
     content = bytearray(path.read_bytes())
     content[-4000:] = np.full(1000, np.nan, "<f4").tobytes()
@@ -165,6 +164,7 @@ def test_no_frame_is_named_as_a_known_bad_one() -> None:
 
 def test_a_frame_without_a_next_one_is_named(raw: Path, tmp_path: Path) -> None:
     source = shutil.copytree(raw, tmp_path / "raw")
+    shutil.rmtree(source / "val")
     (source / "train" / "disparity/left/0000001.pfm").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 scenes.*0000001\.pfm: no such file"):
+    with pytest.raises(DataError, match=r"1 of 1 scenes.*0000001\.pfm: no such file"):
         prepare_occluded_flyingthings3d(source, tmp_path / "out")

@@ -9,7 +9,7 @@ from bpfn_cli.data.synthetic.dice import Dice
 from bpfn_cli.data.synthetic.rotations import CORNERS, apply, product
 from bpfn_cli.data.synthetic.scenery import draw_stage
 
-KEYS = [f"scenery {i}" for i in range(40)]
+KEYS = [f"scenery {i}" for i in range(16)]
 
 
 def corners(stage, owner, poses):
@@ -80,6 +80,6 @@ def test_rooms_and_streets_and_every_kind_of_solid_occur():
     stages = [draw_stage(key) for key in KEYS]
     walls = [sum(solid.kind == "halfspace" for solid in stage.solids) for stage in stages]
     assert set(walls) == {1, 5}  # a street's ground; a room's floor, ceiling and three walls
-    assert 8 <= walls.count(5) <= 32
+    assert 3 <= walls.count(5) <= 13
     kinds = {solid.kind for stage in stages for solid in stage.solids}
     assert kinds == {"halfspace", "box", "ellipsoid", "cylinder"}
