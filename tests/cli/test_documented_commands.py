@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every `bpfn` command in README.md, docs/ and benchmarks/ exists and has the options it is shown with."""
+"""The commands, options, files and links in README.md, docs/ and benchmarks/README.md exist."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glo
 GROUPS = ("prepare", "data", "config")
 BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(bpfn [^`]+)`")
+FILE = re.compile(r"(?<![\w/.-])(?:tests|benchmarks|bpfn_cli|configs)/[\w./-]*\w")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([\w-]+))?\)")
 START = re.compile(r"(?:^|[ /])(?:bpfn|-m bpfn_cli\.cli) (.*)")
 
 
@@ -45,3 +47,19 @@ def test_documented_command_exists_with_its_options(
 def test_readme_documents_the_main_commands() -> None:
     shown = {words[0] for words in documented_commands(ROOT / "README.md")}
     assert {"subset", "profile", "distill", "report", "prepare", "train", "eval", "predict", "runs", "resume"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_documented_file_exists(page: Path) -> None:
+    for name in FILE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), (page.name, name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_link_of_a_page_leads_to_a_file_and_heading(page: Path) -> None:
+    for name, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        target = page.parent / name if name else page
+        assert target.exists(), (page.name, name)
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, (name, anchor)

@@ -14,7 +14,7 @@ from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.cli.places import RUNS
 from bpfn_cli.precision import Precision
 
-FIRST = typer.Argument(readable=False, help="First cloud: .npy, .npz, .ply or .bin.", metavar="PC1")
+FIRST = typer.Argument(readable=False, help="First cloud: .npy, .npz, .ply, .pcd or .bin.", metavar="PC1")
 SECOND = typer.Argument(
     readable=False, help="Second cloud; not needed if PC1 is an .npz with pc1 and pc2.", metavar="PC2"
 )
