@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import SceneDataset, open_dataset, sample_scene
-from bpfn_cli.data.files.npy import write_points
-from bpfn_cli.data.loader import AugmentSettings, training_batches
+from bpfn_cli.data.files.points import write_points
+from bpfn_cli.data.loader import training_batches
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.files import write_json

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Look at every scene of a dataset: what is there, what is damaged, how far and how fast things are."""
+"""Inspection of datasets: number of scenes, damage, and the distributions of points, depth and flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,19 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.datasets import SceneDataset, open_dataset, splits_of
-from bpfn_cli.data.datasets.layout import find_layout
+from bpfn_cli.data.datasets import SceneDataset, find_dataset
 from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.errors import BpfnError, DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.parallel import map_in_processes
-from bpfn_cli.structures import Scene
+from bpfn_cli.progress import ProgressCallback
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
-_POINTS_OF_A_SCENE = 1000  # evenly spaced rows, for the quantiles of a dataset
-_SCENES_OF_A_TASK = 16
-
-Progress = Callable[[int, int], None]
+_POINTS_PER_SCENE = 1000  # evenly spaced rows, for the quantiles of a dataset
+_SCENES_PER_TASK = 16
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,13 @@ class Damage:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """One split.
+    """Check of one split.
 
     Attributes:
-        scenes: in all. damaged: those of them that cannot be read.
-        points1, points2: points of a cloud after the cuts, at QUANTILES of the scenes.
-        depth_m, flow_length_m: at QUANTILES of points whose flow is known, the same number from each scene.
-        valid_share: of points whose flow is known.
+        scenes: number of scenes. damaged: number of those that cannot be read.
+        points1, points2: points in each cloud after the cuts, at QUANTILES of the scenes.
+        depth_m, flow_length_m: at QUANTILES of the points with known flow, equally many from each scene.
+        valid_share: share of the points with known flow.
     """
 
     split: str
@@ -58,7 +55,7 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """A dataset. disk_bytes: of all files in its folder."""
+    """Check of a dataset. disk_bytes: size of all files in its folder."""
 
     kind: str
     root: str
@@ -69,46 +66,48 @@ class DatasetCheck:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _SceneCheck:
     points1: int
     points2: int
-    valid: float
+    valid_share: float
     depths: np.ndarray
     lengths: np.ndarray
 
 
-def check_dataset(path: Path, *, processes: int = 1, progress: Progress | None = None) -> DatasetCheck:
+def check_dataset(path: Path, *, processes: int = 1, progress: ProgressCallback | None = None) -> DatasetCheck:
     """Read every scene of every split.
 
-    Raises: DataError: no dataset, or not one scene in it; damaged scenes are in the result. DiskError.
+    Raises: DataError: no dataset, or no scenes; damaged scenes are part of the result. DiskError.
     """
-    layout = find_layout(path)
-    datasets = [open_dataset(layout.root, split) for split in splits_of(layout)]
-    if not datasets:
-        raise DataError(f"{printable(layout.root)}: no scenes; check the path")
-    total, done = sum(map(len, datasets)), 0
-    splits, damage = [], []
-    for dataset in datasets:
-        found: list[_Look | str] = []
-        parts = [range(start, min(start + _SCENES_OF_A_TASK, len(dataset))) for start in _starts(len(dataset))]
-        for looks in map_in_processes(partial(_look_at, dataset), parts, processes):
-            found += looks
-            done += len(looks)
+    dataset = find_dataset(path)
+    splits = [dataset.open(split) for split in dataset.splits()]
+    if not splits:
+        raise DataError(f"{printable(dataset.root)}: no scenes; check the path")
+    total, done = sum(map(len, splits)), 0
+    checks, damage = [], []
+    for split in splits:
+        found: list[_SceneCheck | str] = []
+        starts = range(0, len(split), _SCENES_PER_TASK)
+        parts = [range(start, min(start + _SCENES_PER_TASK, len(split))) for start in starts]
+        for scenes in map_in_processes(partial(_check_scenes, split), parts, processes):
+            found += scenes
+            done += len(scenes)
             if progress:
                 progress(done, total)
-        faults = [(name, look) for name, look in zip(dataset.names, found, strict=True) if isinstance(look, str)]
-        damage += [Damage(dataset.split, name, fault) for name, fault in faults]
-        splits.append(_summary(dataset, [look for look in found if isinstance(look, _Look)]))
-    return DatasetCheck(layout.kind, str(layout.root), QUANTILES, tuple(splits), disk_bytes(layout.root), tuple(damage))
+        faults = [(name, fault) for name, fault in zip(split.names, found, strict=True) if isinstance(fault, str)]
+        damage += [Damage(split.split, name, fault) for name, fault in faults]
+        checks.append(_summary(split, [scene for scene in found if isinstance(scene, _SceneCheck)]))
+    size = disk_bytes(dataset.root)
+    return DatasetCheck(dataset.format.name, str(dataset.root), QUANTILES, tuple(checks), size, tuple(damage))
 
 
 def write_fix_list(path: Path, damage: Sequence[Damage]) -> None:
-    """One "split/scene" a line, for `bpfn subset --leave-out`. Raises: DiskError."""
+    """Write one "split/scene" per line, for `bpfn subset --leave-out`. Raises: DiskError."""
     write_atomic(path, "".join(f"{one.split}/{one.scene}\n" for one in damage).encode())
 
 
 def describe_scene(path: Path) -> dict[str, Any]:
-    """One scene, named as the path of its dataset, its split (where there are splits) and its name.
+    """Figures of one scene, given as dataset path, split (if there are splits) and scene name.
 
     Raises: UsageError: no such scene. As `SceneDataset.load`.
     """
@@ -124,10 +123,10 @@ def describe_scene(path: Path) -> dict[str, Any]:
         "points1": len(scene.pc1),
         "points2": len(scene.pc2),
         "known_flow": len(known),
-        "pc1_low_m": _rounded(scene.pc1.min(axis=0)),
-        "pc1_high_m": _rounded(scene.pc1.max(axis=0)),
-        "pc2_low_m": _rounded(scene.pc2.min(axis=0)),
-        "pc2_high_m": _rounded(scene.pc2.max(axis=0)),
+        "pc1_min_m": _rounded(scene.pc1.min(axis=0)),
+        "pc1_max_m": _rounded(scene.pc1.max(axis=0)),
+        "pc2_min_m": _rounded(scene.pc2.min(axis=0)),
+        "pc2_max_m": _rounded(scene.pc2.max(axis=0)),
         "quantiles": list(QUANTILES),
         "depth_m": _rounded(np.quantile(scene.pc1[:, 2], QUANTILES)),
         "flow_length_m": _rounded(np.quantile(known, QUANTILES)),
@@ -136,69 +135,62 @@ def describe_scene(path: Path) -> dict[str, Any]:
 
 
 def disk_bytes(root: Path) -> int:
-    """Of all regular files below a folder; links are not followed."""
+    """Size of all regular files in a folder and its subfolders; links are not followed."""
     with disk_errors(root):
         return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _starts(count: int) -> range:
-    return range(0, count, _SCENES_OF_A_TASK)
+def _check_scenes(dataset: SceneDataset, indices: range) -> list[_SceneCheck | str]:
+    return [_check_scene(dataset, index) for index in indices]
 
 
-def _look_at(dataset: SceneDataset, indices: range) -> list[_Look | str]:
-    return [_look(dataset, index) for index in indices]
-
-
-def _look(dataset: SceneDataset, index: int) -> _Look | str:
+def _check_scene(dataset: SceneDataset, index: int) -> _SceneCheck | str:
+    """The figures of a scene, or why it cannot be read."""
     try:
         scene = dataset.load(index)
     except DataError as error:
         return str(error)
-    rows = _even_rows(scene)
-    return _Look(
+    known = np.arange(len(scene.pc1)) if scene.valid is None else np.flatnonzero(scene.valid)
+    rows = known[even_rows(len(known), _POINTS_PER_SCENE)]
+    return _SceneCheck(
         len(scene.pc1),
         len(scene.pc2),
-        1.0 if scene.valid is None else float(scene.valid.mean()),
+        len(known) / len(scene.pc1),
         scene.pc1[rows, 2],
         np.linalg.norm(scene.flow[rows], axis=1),
     )
 
 
-def _even_rows(scene: Scene) -> np.ndarray:
-    known = np.arange(len(scene.pc1)) if scene.valid is None else np.flatnonzero(scene.valid)
-    return known[even_rows(len(known), _POINTS_OF_A_SCENE)]
-
-
-def _summary(dataset: SceneDataset, looks: list[_Look]) -> SplitCheck:
-    def at_quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+def _summary(dataset: SceneDataset, scenes: list[_SceneCheck]) -> SplitCheck:
+    def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
         return tuple(_rounded(np.quantile(values, QUANTILES))) if len(values) else ()
 
     return SplitCheck(
         dataset.split,
         len(dataset),
-        len(dataset) - len(looks),
-        at_quantiles([look.points1 for look in looks]),
-        at_quantiles([look.points2 for look in looks]),
-        at_quantiles(np.concatenate([look.depths for look in looks]) if looks else []),
-        at_quantiles(np.concatenate([look.lengths for look in looks]) if looks else []),
-        round(float(np.mean([look.valid for look in looks])), 4) if looks else 0.0,
+        len(dataset) - len(scenes),
+        quantiles([scene.points1 for scene in scenes]),
+        quantiles([scene.points2 for scene in scenes]),
+        quantiles(np.concatenate([scene.depths for scene in scenes]) if scenes else []),
+        quantiles(np.concatenate([scene.lengths for scene in scenes]) if scenes else []),
+        round(float(np.mean([scene.valid_share for scene in scenes])), 4) if scenes else 0.0,
     )
 
 
 def _find_scene(path: Path) -> tuple[SceneDataset, int]:
-    for root in path.parents:
+    for parent in path.parents:
         try:
-            layout = find_layout(root)
-            datasets = [open_dataset(layout.root, split) for split in splits_of(layout)]
+            dataset = find_dataset(parent)
+            splits = [dataset.open(split) for split in dataset.splits()]
         except BpfnError:  # the folder of a split may look like another dataset
             continue
-        for dataset in datasets:
-            for start in (layout.root, layout.root / dataset.split):
+        for split in splits:
+            for start in (dataset.root, dataset.root / split.split):
                 wanted = path.relative_to(start) if path.is_relative_to(start) else Path()
                 for name in (str(wanted), str(wanted.with_suffix("")) if wanted.suffix else ""):
-                    if name in dataset.names:
-                        return dataset, dataset.names.index(name)
-    raise UsageError(f"{printable(path)}: no scene; give DATASET/train/NAME, or DATASET/NAME where there are no splits")
+                    if name in split.names:
+                        return split, split.names.index(name)
+    raise UsageError(f"{printable(path)}: no such scene; give DATASET/train/NAME, or DATASET/NAME if it has no splits")
 
 
 def _rounded(values: np.ndarray) -> list[float]:

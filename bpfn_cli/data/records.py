@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors, write_json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Draw points from a scene."""
+"""Sampling of points from a scene."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bpfn_cli.structures import Scene
 
 
 def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
-    """The scene with `points` of each cloud, drawn independently and without replacement (with, where there are fewer).
+    """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer.
 
-    What is known of a point of pc1 (flow, valid) stays with it.
+    Flow and validity stay with the points of pc1.
     """
     chosen1 = _draw(len(scene.pc1), points, generator)
     chosen2 = _draw(len(scene.pc2), points, generator)
@@ -22,7 +22,7 @@ def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> 
 
 
 def even_rows(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` rows, evenly spaced: for figures of a scene that need not look at all of it."""
+    """At most `most` of `count` rows, evenly spaced; for statistics that do not need every point."""
     taken = min(count, most)
     return np.arange(taken) * count // max(taken, 1)
 

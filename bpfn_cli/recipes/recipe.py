@@ -6,11 +6,12 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 import bpfn_cli
 from bpfn_cli.config import json_hash, settings, to_tree
-from bpfn_cli.data.loader import AugmentSettings
+from bpfn_cli.data.augment import AugmentSettings
+from bpfn_cli.data.datasets import FORMATS
 from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.losses.term import NoOptions
@@ -34,6 +35,13 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _known_format(kind: str) -> str:
+    known = ["auto", *(name for name, format in FORMATS.items() if "train" in format.splits)]
+    if kind not in known:
+        raise ValueError(f"unknown dataset format; use one of {', '.join(known)}")
+    return kind
+
+
 @settings
 class DataSettings:
     """The training scenes and how they are sampled.
@@ -47,7 +55,7 @@ class DataSettings:
     """
 
     path: str | None = None
-    kind: Literal["auto", "flyingthings3d", "synthetic", "flyingthings3d_occluded", "kitti"] = "auto"
+    kind: Annotated[str, AfterValidator(_known_format)] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
     meta_val: Annotated[float, Field(gt=0, le=0.5)] = 0.05

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.result import EvaluationResult as Evaluation
 from bpfn_cli.metrics.result import MetricRow
 from bpfn_cli.reporting.methods import METHODS, method_rank
@@ -280,7 +281,7 @@ def _fraction(value: float) -> str:
 
 def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
     yield f"Test data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}."
-    if protocol.dataset == "synthetic":
+    if is_synthetic_kind(protocol.dataset):
         yield (
             "Synthetic scenes are not FlyingThings3D: compare these rows with each other, not with published numbers."
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bpfn_cli.data.datasets.scenes import sequence_of
+from bpfn_cli.data.datasets import is_synthetic_kind, sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
 from bpfn_cli.reporting.accuracy import Result, results_of
 from bpfn_cli.reporting.methods import method_rank
@@ -278,6 +278,6 @@ def _notes(results: Sequence[Result]) -> tuple[str, ...]:
         "A seed sets initialization, order and augmentation in the same way for all rows; all seeds share one teacher.",
         "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of moving and of static points.",
     ]
-    if any(one.evaluation.dataset.kind.startswith("synthetic") for one in results):
+    if any(is_synthetic_kind(one.evaluation.dataset.kind) for one in results):
         notes.append("Synthetic scenes are not FlyingThings3D: compare these rows only with each other.")
     return tuple(notes)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from bpfn_cli.data.datasets import title_of
+
 Value = str | int | float | Decimal | None
 Mark = Literal["", "reference", "incomplete"]
 
-DATASETS = {"synthetic": "synthetic", "flyingthings3d": "FlyingThings3D", "kitti": "KITTI"}
 PUBLISHED = "published (reports 1 and 6), not measured here"
 
 
@@ -119,4 +120,4 @@ def reference_row(columns: Iterable[Column], metrics: Iterable[tuple[str, Any]],
 def dataset_title(kind: str) -> str:
     """The name of a dataset as it is usually written."""
     name, fifth, _ = kind.partition("_1_5")
-    return DATASETS.get(name, name) + (" 1/5" if fifth else "")
+    return title_of(name) + (" 1/5" if fifth else "")

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace as DataIdentity  # SHIM
 from typing import Any
 
 import torch
 
-from bpfn_cli.data.datasets import SceneDataset, data_identity, open_dataset, split_identity
-from bpfn_cli.data.datasets.scenes import sequence_of
+from bpfn_cli.data.datasets import DataIdentity, SceneDataset, find_dataset, sequence_of, split_identity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.recipes.recipe import Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
@@ -32,8 +30,9 @@ class OpenedDataset:
 
     @classmethod
     def open(cls, path: Path) -> OpenedDataset:
-        """Raises: as `open_dataset`."""
-        return cls(path, DataIdentity(**data_identity(path)), open_dataset(path, "train"), open_dataset(path, "test"))
+        """Raises: as `find_dataset` and `Dataset.open`."""
+        found = find_dataset(path)
+        return cls(path, found.identity(), found.open("train"), found.open("test"))
 
     @cached_property
     def test_sha256(self) -> str:

@@ -86,12 +86,12 @@ def test_a_scene_by_hand(tmp_path: Path) -> None:
     write_scene(tmp_path / "set/train/0000000", [[1, 2, -10], [3, 2, -20]], [[1, 2, -10], [3, 2, -21]])
     found = describe_scene(tmp_path / "set/train/0000000")
     assert (found["points1"], found["known_flow"], found["split"]) == (2, 2, "train")
-    assert (found["pc1_low_m"], found["pc1_high_m"]) == ([-3, 2, 10], [-1, 2, 20])
+    assert (found["pc1_min_m"], found["pc1_max_m"]) == ([-3, 2, 10], [-1, 2, 20])
     assert (found["mean_flow_m"], found["flow_length_m"][-1]) == ([0, 0, 0.5], 1.0)
 
 
 def test_no_such_scene(dataset: Path) -> None:
-    with pytest.raises(UsageError, match="no scene; give DATASET/train/NAME"):
+    with pytest.raises(UsageError, match="no such scene; give DATASET/train/NAME"):
         describe_scene(dataset / "train" / "nothing")
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from scene_folders import write_flyingthings3d
 
+from bpfn_cli.data.augment import AugmentSettings, augment
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.loader import AugmentSettings, augment, epoch_order, evaluation_batches, training_batches
+from bpfn_cli.data.loader import epoch_order, evaluation_batches, training_batches
 from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.errors import DataError
 from bpfn_cli.rng import keyed_generator

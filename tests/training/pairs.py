@@ -16,7 +16,8 @@ from commands import NAME, SERVER, add_small_variants, experiment
 from tiny_world import BIG, LEAST, TINY, Quiet, Scenes, tiny_network
 
 from bpfn_cli import distributed
-from bpfn_cli.data.loader import AugmentSettings, training_batches
+from bpfn_cli.data.augment import AugmentSettings
+from bpfn_cli.data.loader import training_batches
 from bpfn_cli.errors import BpfnError, NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models import BiPointFlowNet, Variant

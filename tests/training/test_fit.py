@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from bpfn_cli.training.stop import Interruption
 from tiny_world import LEAST, TINY, Scenes, tiny_network
 
-from bpfn_cli.data.loader import AugmentSettings, training_batches
+from bpfn_cli.data.augment import AugmentSettings
+from bpfn_cli.data.loader import training_batches
 from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.losses import build_losses
 from bpfn_cli.metrics.evaluation import evaluate, network_flow
@@ -23,7 +25,6 @@ from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.loop.checkpointer import Keeper
 from bpfn_cli.training.loop.fit import Examination, batches_per_epoch, count_steps, fit, split_holdout, split_of
 from bpfn_cli.training.loop.state import EpochLog, Training
-from bpfn_cli.training.stop import Interruption
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from tiny_world import BIG, LEAST, TINY, Quiet, tiny_network, write_things
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.config import Tree, build, to_tree
+from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import open_dataset, split_identity
-from bpfn_cli.data.loader import AugmentSettings
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.errors import CheckpointError, DataError, UsageError

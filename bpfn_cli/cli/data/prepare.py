@@ -92,7 +92,7 @@ def flyingthings3d(
       $ bpfn prepare flyingthings3d --source downloads/FlyingThings3D_subset --occluded  # with hidden points
     """
     from bpfn_cli.cli.places import data_root
-    from bpfn_cli.data.datasets.layout import FLYINGTHINGS3D_FOLDER
+    from bpfn_cli.data.datasets.flyingthings3d import FLYINGTHINGS3D_FOLDER
     from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
     from bpfn_cli.data.prepare.occluded import plan_occluded_flyingthings3d
     from bpfn_cli.errors import UsageError

@@ -58,7 +58,7 @@ def predict(
     claim_output(path, force=force, inputs=[pc1, pc2, checkpoint])
     from bpfn_cli.cli.results.weights import read_weights
     from bpfn_cli.data.files.clouds import read_cloud, read_cloud_pair
-    from bpfn_cli.data.files.npy import write_points
+    from bpfn_cli.data.files.points import write_points
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import predict_flow

@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""Datasets: one protocol, and a file for each format."""
+"""Datasets: one interface, and one file per format."""
 
-from bpfn_cli.data.datasets.opening import (
-    SceneDataset,
+from bpfn_cli.data.datasets.base import DataIdentity, Dataset, Format, SceneDataset
+from bpfn_cli.data.datasets.registry import (
+    FORMATS,
     data_identity,
     describe,
+    find_dataset,
+    is_synthetic_kind,
     open_dataset,
     sample_scene,
+    sequence_of,
     split_identity,
-    splits_of,
+    title_of,
 )
 
 __all__ = [
+    "FORMATS",
+    "DataIdentity",
+    "Dataset",
+    "Format",
     "SceneDataset",
     "data_identity",
     "describe",
+    "find_dataset",
+    "is_synthetic_kind",
     "open_dataset",
     "sample_scene",
+    "sequence_of",
     "split_identity",
-    "splits_of",
+    "title_of",
 ]

@@ -1,28 +1,80 @@
 # SPDX-License-Identifier: MIT
-"""KITTI Scene Flow 2015: the evaluation scenes and the cameras."""
+"""KITTI Scene Flow 2015 as prepared by HPLFlowNet: points visible in both frames; evaluation scenes and cameras.
+
+Source: HPLFlowNet, CVPR 2019.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.datasets.base import Format, SceneNames
+from bpfn_cli.data.datasets.folders import cut_scene, file_sizes, list_scenes, read_pair
+from bpfn_cli.data.names import CLOUDS
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.structures import Camera
+from bpfn_cli.structures import Camera, Scene
+
+GROUND_M = -1.4  # points below this height in both clouds are ground
+
+_SCENE_NAME = re.compile(r"000[01][0-9]{2}")
+
+
+class Kitti(Format):
+    """`NNNNNN/{pc1,pc2}.npy`, without ground; the scenes that are not evaluated can be trained on."""
+
+    name = "kitti"
+    title = "KITTI"
+    layout = "NNNNNN/pc1.npy"
+    folders = ("KITTI_processed_occ_final", "kitti_processed")
+    raw_folders = ("training/disp_occ_0",)
+    splits = ("train", "test", "all")
+
+    def recognizes(self, root: Path) -> bool:
+        return root.name in self.folders or any((entry / CLOUDS[0]).exists() for entry in root.iterdir())
+
+    def list_scenes(self, root: Path) -> SceneNames:
+        names, _ = list_scenes(root)
+        for name in names:
+            if not _SCENE_NAME.fullmatch(name):
+                raise DataError(
+                    f"{printable(root)}: {printable(name)} is not a KITTI scene; names have 6 digits, "
+                    "000000 to 000199 (for FlyingThings3D, give the folder that holds train/ and val/)"
+                )
+        evaluated = {f"{number:06d}" for number in evaluation_scenes()}
+        return {
+            "train": tuple(name for name in names if name not in evaluated),
+            "test": tuple(name for name in names if name in evaluated),
+        }
+
+    def load(self, root: Path, split: str, name: str) -> Scene:
+        pc1, pc2 = read_pair(root / name)
+        ground = (pc1[:, 1] < GROUND_M) & (pc2[:, 1] < GROUND_M)
+        return cut_scene(root / name, pc1, pc2, kitti_camera(int(name)), ~ground)
+
+    def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
+        return file_sizes(root, {"": [name for names in scenes.values() for name in names]})
+
+    def label(self, split: str, count: int) -> str:
+        if split != "test":
+            return f"{count} scenes"
+        evaluated = len(evaluation_scenes())
+        return f"{count} {'' if count == evaluated else f'of the {evaluated} '}evaluation scenes"
 
 
 def evaluation_scenes() -> tuple[int, ...]:
-    """The 142 of the 200 training scenes that papers report on."""
+    """The 142 of the 200 training scenes that papers evaluate on."""
     return tuple(_table()["evaluation_scenes"])
 
 
 def baseline_m() -> float:
-    """Distance of the two cameras, metres."""
+    """Distance between the two cameras in metres."""
     return float(_table()["baseline_m"])
 
 
@@ -46,23 +98,18 @@ def camera_from_projection(matrix: Sequence[float]) -> Camera:
     return Camera(focal=-p00, cx=cx, cy=cy, tx=tx, ty=ty, tz=tz)
 
 
-def read_calibration(path: Path) -> Camera:
-    """The left color camera, from `P_rect_02` of a `calib_cam_to_cam` file.
-
-    Raises: DataError: missing, or without a rectified P_rect_02. DiskError: not permitted.
-    """
-    return parse_calibration(read_file(path), printable(path))
-
-
 def parse_calibration(content: bytearray, name: str) -> Camera:
-    """As `read_calibration`, from the bytes of a file; `name` stands at the head of errors."""
+    """The left color camera, from `P_rect_02` of a `calib_cam_to_cam` file; errors start with `name`.
+
+    Raises: DataError: no rectified P_rect_02.
+    """
     text = content.decode("ascii", "replace")
     values = [line.partition(":")[2].split() for line in text.splitlines() if line.startswith("P_rect_02:")]
     try:
         (matrix,) = values
         return camera_from_projection([float(value) for value in matrix])
     except ValueError as error:
-        raise DataError(f"{name}: no rectified P_rect_02 of 12 numbers; fetch the file again") from error
+        raise DataError(f"{name}: no rectified P_rect_02 of 12 numbers; download the file again") from error
 
 
 @functools.cache

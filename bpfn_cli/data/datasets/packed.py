@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A split of a dataset in one file, its rows shuffled: a training sample is two windows of it.
+"""A split of a dataset in one file with shuffled rows: a training sample is two windows of a scene.
 
     magic (8 bytes), length of the header (uint64), header (JSON), zeros up to a multiple of 64,
     rows: float32 (sum N, 6): pc1 and flow, metres, x left, y up, z forward; scene after scene,
-    offsets: int64 (scenes + 1): the first row of each scene, and how many rows there are.
+    offsets: int64 (scenes + 1): the first row of each scene, then the number of rows.
 
 All numbers are little-endian. pc2 is pc1 + flow, so only scenes whose clouds correspond row by row can be packed.
-Rows of a scene are shuffled when it is packed: any window of them is a uniform sample of its points.
+The rows of a scene are shuffled when it is packed: any window of them is a uniform sample of its points.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.datasets.scenes import NamedScenes
-from bpfn_cli.data.files.npy import MAX_COORDINATE_M, open_regular
+from bpfn_cli.data.datasets.base import Scenes
+from bpfn_cli.data.files.points import MAX_COORDINATE_M
+from bpfn_cli.data.files.regular import open_regular
 from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.data.subset.manifest import FileRecord
@@ -33,20 +34,19 @@ from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
 COLUMNS = 6
 ROW_BYTES = 4 * COLUMNS
+MAX_PACKED_BYTES = 1 << 44
 
 _MAGIC = b"BPFNPACK"
-_FORMAT = 1
+_VERSION = 1
 _ALIGNMENT = 64
-_MOST_HEADER_BYTES = 64 << 20
-MOST_PACKED_BYTES = 1 << 44
+_MAX_HEADER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class PackedScenes(NamedScenes):
-    """A packed split, a `SceneDataset`.
+class PackedScenes(Scenes):
+    """A packed split.
 
-    Attributes:
-        file: that holds it. first_byte: of its rows. offsets: (scenes + 1) rows.
+    Attributes: file: path of the split. first_byte: offset of the rows in it. offsets: (scenes + 1,) rows.
     """
 
     file: Path
@@ -54,18 +54,18 @@ class PackedScenes(NamedScenes):
     offsets: np.ndarray
 
     def load(self, index: int) -> Scene:
-        """See `SceneDataset`; the order of the rows is that of the file."""
+        """All points; the order of the rows is that of the file."""
         start, end = (int(row) for row in self.offsets[index : index + 2])
-        with open_regular(self.file, MOST_PACKED_BYTES) as (stream, _):
+        with open_regular(self.file, MAX_PACKED_BYTES) as (stream, _):
             rows = self._rows(stream.fileno(), start, end - start)
         return self._scene(index, rows, rows[:, :3] + rows[:, 3:])
 
     def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
-        """See `SceneDataset`: two windows, each from a row drawn at random and round the end to the beginning."""
+        """Two windows of rows; each starts at random and wraps around at the end of the scene."""
         start, end = (int(row) for row in self.offsets[index : index + 2])
         if end - start < points:
             return sample_points(self.load(index), points, generator)
-        with open_regular(self.file, MOST_PACKED_BYTES) as (stream, _):
+        with open_regular(self.file, MAX_PACKED_BYTES) as (stream, _):
             first, second = (
                 self._window(stream.fileno(), start, end - start, points, int(generator.integers(end - start)))
                 for _ in range(2)
@@ -73,13 +73,13 @@ class PackedScenes(NamedScenes):
         return self._scene(index, first, second[:, :3] + second[:, 3:])
 
     def identity(self) -> str:
-        """sha256 of the names and the numbers of their points."""
+        """sha256 of the scene names and their numbers of points."""
         lines = "".join(f"{name} {count}\n" for name, count in zip(self.names, np.diff(self.offsets), strict=True))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def _scene(self, index: int, rows: np.ndarray, pc2: np.ndarray) -> Scene:
         pc1, flow = np.ascontiguousarray(rows[:, :3]), np.ascontiguousarray(rows[:, 3:])
-        if not (np.abs(rows) <= MAX_COORDINATE_M).all():  # false for NaN, too
+        if not (np.abs(rows) <= MAX_COORDINATE_M).all():  # also false for NaN
             raise DataError(
                 f"{printable(self.file)}: scene {printable(self.names[index])} holds NaN, infinity or coordinates "
                 f"beyond {MAX_COORDINATE_M:.0f} m; check it with bpfn subset --verify, and pack it again"
@@ -96,32 +96,38 @@ class PackedScenes(NamedScenes):
     def _rows(self, descriptor: int, start: int, count: int) -> np.ndarray:
         size = count * ROW_BYTES
         content = os.pread(descriptor, size, self.first_byte + start * ROW_BYTES)
-        while len(content) < size:  # a read may be cut short; at the end of the file it is empty
+        while len(content) < size:  # a read may be short; at the end of the file it is empty
             more = os.pread(descriptor, size - len(content), self.first_byte + start * ROW_BYTES + len(content))
             if not more:
-                raise DataError(f"{printable(self.file)}: became shorter while it was read; fetch it again")
+                raise DataError(f"{printable(self.file)}: became shorter while it was read; copy it again")
             content += more
         return np.frombuffer(content, "<f4").reshape(count, COLUMNS)
 
 
+def open_packed(file: Path, scenes: Scenes) -> PackedScenes:
+    """The packed split in `file`, as the dataset `scenes`. Raises: DataError: damaged. DiskError: no permission."""
+    names, first_byte, offsets = read_index(file)
+    return PackedScenes(scenes.format, scenes.root, scenes.split, names, file, first_byte, offsets, label=scenes.label)
+
+
 def pack_rows(scene: Scene, max_points: int | None, seed: int) -> np.ndarray:
-    """(N, 6) float32 rows of a scene, shuffled by its name and `seed`; at most `max_points` of them."""
+    """(N, 6) float32 rows of a scene, at most `max_points`, shuffled by `seed` and the scene's name."""
     order = keyed_generator("pack", seed, scene.name).permutation(len(scene.pc1))[:max_points]
     return np.concatenate([scene.pc1[order], scene.flow[order]], axis=1, dtype=np.float32)
 
 
 def write_packed(
-    path: Path, names: Sequence[str], rows: Iterable[np.ndarray], about: dict[str, Any] | None = None
+    path: Path, names: Sequence[str], rows: Iterable[np.ndarray], extra: dict[str, Any] | None = None
 ) -> FileRecord:
-    """Write a packed split in one step.
+    """Write a packed split atomically.
 
     Args:
-        names: of the scenes. rows: of each of them, (N, 6), one after the other.
-        about: more for the header, for people.
-    Returns: what the file is.
+        names: of the scenes. rows: (N, 6) for each of them, in the same order.
+        extra: further entries of the header, for people.
+    Returns: size and hash of the file.
     Raises: DiskError.
     """
-    header = json.dumps({"format": _FORMAT, "kind": "packed", **(about or {}), "scenes": list(names)}).encode()
+    header = json.dumps({"format": _VERSION, "kind": "packed", **(extra or {}), "scenes": list(names)}).encode()
     first_byte = _first_byte(len(header))
     digest, size, offsets = hashlib.sha256(), 0, [0]
     with atomic_stream(path) as stream:
@@ -141,20 +147,19 @@ def write_packed(
 
 
 def read_index(path: Path) -> tuple[tuple[str, ...], int, np.ndarray]:
-    """Of a packed split: names of the scenes, first byte of the rows, offsets (scenes + 1).
+    """Scene names of a packed split, first byte of its rows, offsets (scenes + 1,).
 
-    Raises: DataError: not such a file, or damaged. DiskError: not permitted.
+    Raises: DataError: not a packed split, or damaged. DiskError: no permission.
     """
-    with open_regular(path, MOST_PACKED_BYTES) as (stream, size), disk_errors(path):
+    with open_regular(path, MAX_PACKED_BYTES) as (stream, size), disk_errors(path):
         prefix = stream.read(16)
         if len(prefix) < 16 or not prefix.startswith(_MAGIC):
             raise DataError(f"{printable(path)}: not a packed split; make it with bpfn subset --packed")
         length = int.from_bytes(prefix[8:], "little")
-        if length > min(_MOST_HEADER_BYTES, size):
+        if length > min(_MAX_HEADER_BYTES, size):
             raise _damaged(path, f"its header claims {length} bytes")
-        names = _names(stream.read(length), path)
-        first_byte = _first_byte(length)
-        offset_bytes = 8 * (len(names) + 1)
+        names = _parse_names(stream.read(length), path)
+        first_byte, offset_bytes = _first_byte(length), 8 * (len(names) + 1)
         row_bytes = size - first_byte - offset_bytes
         if row_bytes < 0 or row_bytes % ROW_BYTES:
             raise _damaged(path, f"{size} bytes cannot hold its {len(names)} scenes")
@@ -162,21 +167,21 @@ def read_index(path: Path) -> tuple[tuple[str, ...], int, np.ndarray]:
         offsets = np.frombuffer(stream.read(offset_bytes), "<i8")
     rows = row_bytes // ROW_BYTES
     if len(offsets) != len(names) + 1 or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) <= 0).any():
-        raise _damaged(path, "its offsets do not fit its rows")
+        raise _damaged(path, "its offsets do not match its rows")
     return names, first_byte, offsets
 
 
-def _names(header: bytes, path: Path) -> tuple[str, ...]:
+def _parse_names(header: bytes, path: Path) -> tuple[str, ...]:
     try:
         document = json.loads(header)
         names = document["scenes"]
-        if document["format"] != _FORMAT or document["kind"] != "packed" or not isinstance(names, list):
+        if document["format"] != _VERSION or document["kind"] != "packed" or not isinstance(names, list):
             raise ValueError("another format")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, "its header is not what was written there") from error
+        raise _damaged(path, "its header is invalid") from error
     checked = tuple(check_scene_name(name if isinstance(name, str) else "", path) for name in names)
     if len(set(checked)) != len(checked):
-        raise _damaged(path, "a scene is named twice")
+        raise _damaged(path, "duplicate scene name")
     return checked
 
 
@@ -185,4 +190,4 @@ def _first_byte(header_length: int) -> int:
 
 
 def _damaged(path: Path, what: str) -> DataError:
-    return DataError(f"{printable(path)}: damaged: {what}; fetch it again, or repeat bpfn subset --packed --force")
+    return DataError(f"{printable(path)}: damaged: {what}; copy it again, or repeat bpfn subset --packed --force")

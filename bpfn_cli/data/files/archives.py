@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The files of a raw download: in a folder, or still in the `.zip` or `.tar` they came in.
+"""Files of a raw download: in a folder, or still in its `.zip` or `.tar`.
 
-An archive is read where it lies: only what allows random access, so no compressed `.tar`.
+Archives are read in place, which needs random access: a compressed `.tar` is refused.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bpfn_cli.data.files.npy import MAX_FILE_BYTES, ZIP_FAULTS, open_regular, read_file
+from bpfn_cli.data.files.npz import ZIP_FAULTS
+from bpfn_cli.data.files.regular import MAX_FILE_BYTES, open_regular, read_file
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
 
 _ZIP, _TAR = ".zip", ".tar"
 _COMPRESSED_TARS = (".tar.bz2", ".tar.gz", ".tar.xz", ".tbz2", ".tgz", ".txz")
-_MOST_ARCHIVE_BYTES = 1 << 44
-_MOST_MEMBERS = 1 << 21
+_MAX_ARCHIVE_BYTES = 1 << 44
+_MAX_MEMBERS = 1 << 21
 
 
 @dataclass(frozen=True)
 class RawFiles:
-    """Files below a folder, or below a folder inside an archive.
+    """Files in a folder, or in a folder inside an archive.
 
-    Attributes:
-        root: the folder or the archive. inside: the folder in it, "" or ending in a slash.
+    Attributes: root: the folder or archive. inside: folder in the archive, "" or ending in a slash.
     """
 
     root: Path
@@ -37,7 +37,7 @@ class RawFiles:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Path to show."""
         return f"{self.root}/{self.inside}".rstrip("/") if self.inside else str(self.root)
 
     @property
@@ -45,24 +45,24 @@ class RawFiles:
         return is_archive(self.root)
 
     def below(self, folder: str) -> RawFiles:
-        """The files of a folder in it."""
+        """Files of a subfolder."""
         return RawFiles(self.root, f"{self.inside}{folder}/") if self.is_archive else RawFiles(self.root / folder)
 
     def has_folder(self, folder: str) -> bool:
-        """Whether there is such a folder. Raises: as `names`."""
+        """Whether a subfolder exists. Raises: as `names`."""
         if self.is_archive:
             prefix = f"{self.inside}{folder}/"
             return any(name.startswith(prefix) for name in _members(self.root))
         return (self.root / folder).is_dir()
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file. Raises: as `names`."""
+        """Whether a file exists. Raises: as `names`."""
         return f"{self.inside}{name}" in _members(self.root) if self.is_archive else (self.root / name).exists()
 
     def names(self) -> list[str]:
-        """Sorted names of the files in it, not of those in folders below.
+        """Sorted names of the files, without those in subfolders.
 
-        Raises: DataError: no such folder, or not a readable archive. DiskError: not permitted.
+        Raises: DataError: no such folder, or not a readable archive. DiskError: no permission.
         """
         if self.is_archive:
             inside = [name[len(self.inside) :] for name in _members(self.root) if name.startswith(self.inside)]
@@ -75,39 +75,36 @@ class RawFiles:
             return sorted(entry.name for entry in os.scandir(self.root))
 
     def label(self, name: str) -> str:
-        """A file as errors name it."""
+        """Path of a file for errors."""
         return printable(f"{self.root}/{self.inside}{name}" if self.is_archive else self.root / name)
 
     def read(self, name: str) -> bytearray:
-        """The bytes of a file. Raises: DataError: missing or damaged. DiskError: not permitted."""
+        """The bytes of a file. Raises: DataError: missing or damaged. DiskError: no permission."""
         if not self.is_archive:
             return read_file(self.root / name)
         member = _members(self.root).get(f"{self.inside}{name}")
         if member is None:
-            raise DataError(f"{self.label(name)}: no such file in the archive; fetch it again")
+            raise DataError(f"{self.label(name)}: no such file in the archive; download it again")
         if member.size > MAX_FILE_BYTES:
-            raise DataError(f"{self.label(name)}: {member.size} bytes, more than the {MAX_FILE_BYTES} that are read")
+            raise DataError(f"{self.label(name)}: {member.size} bytes, more than the limit of {MAX_FILE_BYTES}")
         content = _read_zipped(self.root, member) if self.root.suffix == _ZIP else _read_tarred(self.root, member)
         if len(content) != member.size:
-            raise DataError(f"{self.label(name)}: {len(content)} bytes found, {member.size} expected; fetch it again")
+            raise DataError(f"{self.label(name)}: {len(content)} of {member.size} bytes found; download it again")
         return content
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path names an archive that can be read at random.
-
-    Raises: DataError: a compressed tar, which cannot.
-    """
+    """Whether a path names an archive with random access. Raises: DataError: a compressed tar, which has none."""
     if path.name.endswith(_COMPRESSED_TARS):
         raise DataError(
-            f"{printable(path)}: a compressed tar has no random access; unpack it (tar xf), or to save the room "
-            "of the files, decompress it alone (bunzip2, gunzip, unxz) and give the .tar"
+            f"{printable(path)}: a compressed tar has no random access; unpack it (tar xf), or, to save disk space, "
+            "only decompress it (bunzip2, gunzip, unxz) and give the .tar"
         )
     return path.suffix in {_ZIP, _TAR} and not path.is_dir()
 
 
 def find_folder(root: Path, wanted: str) -> RawFiles | None:
-    """Where in a raw download the folder `wanted` is: at the top, or in the one folder an archive is packed in."""
+    """The place of the folder `wanted` in a raw download: at the top, or in the top folder of an archive."""
     files = RawFiles(root)
     if not files.is_archive:
         return files if (root / wanted).is_dir() else None
@@ -123,7 +120,7 @@ def find_folder(root: Path, wanted: str) -> RawFiles | None:
 class _Member:
     name: str
     size: int
-    offset: int = 0  # of the bytes, in a tar
+    offset: int = 0  # of the data, in a tar
 
 
 def _members(archive: Path) -> Mapping[str, _Member]:
@@ -136,8 +133,8 @@ def _members(archive: Path) -> Mapping[str, _Member]:
 
 @functools.lru_cache(maxsize=16)
 def _read_members(archive: Path, size: int, changed: int) -> Mapping[str, _Member]:
-    with open_regular(archive, _MOST_ARCHIVE_BYTES):
-        pass  # refuses what is no regular file
+    with open_regular(archive, _MAX_ARCHIVE_BYTES):
+        pass  # refuses anything but a regular file
     try:
         if archive.suffix == _ZIP:
             with zipfile.ZipFile(archive) as opened:
@@ -147,10 +144,10 @@ def _read_members(archive: Path, size: int, changed: int) -> Mapping[str, _Membe
                 found = [_Member(entry.name, entry.size, entry.offset_data) for entry in tar if entry.isreg()]
     except (tarfile.TarError, *ZIP_FAULTS) as error:
         raise DataError(
-            f"{printable(archive)}: not a readable {archive.suffix}, or a damaged one; fetch it again"
+            f"{printable(archive)}: not a readable {archive.suffix}, or damaged; download it again"
         ) from error
-    if len(found) > _MOST_MEMBERS:
-        raise DataError(f"{printable(archive)}: {len(found)} files, at most {_MOST_MEMBERS} are read")
+    if len(found) > _MAX_MEMBERS:
+        raise DataError(f"{printable(archive)}: {len(found)} files, at most {_MAX_MEMBERS} are read")
     return {entry.name.removeprefix("./"): entry for entry in found}
 
 
@@ -160,17 +157,17 @@ def _read_zipped(archive: Path, member: _Member) -> bytearray:
             return bytearray(stream.read(member.size + 1))
     except ZIP_FAULTS as error:
         raise DataError(
-            f"{printable(archive)}: {printable(member.name)} is damaged; fetch the archive again"
+            f"{printable(archive)}: {printable(member.name)} is damaged; download the archive again"
         ) from error
 
 
 @functools.lru_cache(maxsize=4)
 def _opened_zip(archive: Path, process: int) -> zipfile.ZipFile:
-    """Kept open by each process: reading the index of a large archive takes a second."""
+    """Each process keeps it open: reading the index of a large archive takes a second."""
     return zipfile.ZipFile(archive)
 
 
 def _read_tarred(archive: Path, member: _Member) -> bytearray:
-    with open_regular(archive, _MOST_ARCHIVE_BYTES) as (stream, _):
+    with open_regular(archive, _MAX_ARCHIVE_BYTES) as (stream, _):
         stream.seek(member.offset)
         return bytearray(stream.read(member.size))

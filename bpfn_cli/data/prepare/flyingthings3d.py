@@ -12,7 +12,7 @@ import numpy as np
 
 from bpfn_cli.data.files.archives import RawFiles, find_folder
 from bpfn_cli.data.files.images import parse_flo, parse_mask_png, parse_pfm
-from bpfn_cli.data.files.npy import MAX_COORDINATE_M
+from bpfn_cli.data.files.points import MAX_COORDINATE_M
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.prepare.projection import back_project_pair, check_same_size
 from bpfn_cli.data.prepare.scene import FolderScene, Preparation, ScenePair, numbered_files

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from bpfn_cli.data.datasets.base import in_one_line
 from bpfn_cli.data.datasets.kitti import baseline_m, kitti_camera, parse_calibration
-from bpfn_cli.data.datasets.layout import in_one_line
 from bpfn_cli.data.files.archives import RawFiles, find_folder, is_archive
 from bpfn_cli.data.files.images import parse_kitti_disparity, parse_kitti_flow
 from bpfn_cli.data.prepare.projection import back_project_pair, check_same_size

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfn_cli.data.datasets.layout import in_one_line
-from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.datasets.base import in_one_line
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.prepare.scene import Preparation, RawScene
 from bpfn_cli.data.records import OutputRecord, differences, read_record
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable

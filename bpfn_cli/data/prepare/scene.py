@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from bpfn_cli.data.files.archives import RawFiles
-from bpfn_cli.data.files.npy import check_points, npy_shape, write_points
+from bpfn_cli.data.files.npy import npy_shape
+from bpfn_cli.data.files.points import check_points, write_points
 from bpfn_cli.data.names import CLOUDS
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import make_folder, remove_temporaries

@@ -11,14 +11,7 @@ from pathlib import Path
 from bpfn_cli.data.datasets.packed import ROW_BYTES
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord
-from bpfn_cli.data.subset.manifest import (
-    MANIFEST,
-    SubsetManifest,
-    SubsetOptions,
-    packed_name,
-    read_manifest,
-    read_task,
-)
+from bpfn_cli.data.subset.manifest import MANIFEST, SubsetManifest, SubsetOptions, packed_name, read_manifest, read_task
 from bpfn_cli.data.subset.plan import ScenesBySplit, SubsetPlan, scene_list
 from bpfn_cli.data.subset.transfer import NO_HARD_LINKS, stamp
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable

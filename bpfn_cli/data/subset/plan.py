@@ -9,15 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bpfn_cli.data.datasets.layout import (
-    file_sizes,
-    find_layout,
-    fingerprint,
-    in_one_line,
-    list_scenes,
-    scene_names,
-)
-from bpfn_cli.data.datasets.opening import FlyingThings3DScenes
+from bpfn_cli.data.datasets import FORMATS, find_dataset
+from bpfn_cli.data.datasets.base import Scenes, fingerprint, in_one_line
+from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
+from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.subset.manifest import SOURCE_KINDS, Extent, SubsetManifest, SubsetOptions, SubsetTask
 from bpfn_cli.data.subset.select import choose, choose_stratified, distributions, leave_out, refuse_colliding
@@ -67,9 +62,9 @@ class SubsetPlan:
         """Keys of the files of the subset, "split/scene/cloud"."""
         return list(_files(self.chosen))
 
-    def dataset(self, split: str, names: Iterable[str]) -> FlyingThings3DScenes:
+    def dataset(self, split: str, names: Iterable[str]) -> Scenes:
         """Reader of scenes of the source."""
-        return FlyingThings3DScenes(self.kind, self.source, split, tuple(names))
+        return Scenes(FORMATS[self.kind], self.source, split, tuple(names))
 
     def _extent(self, scenes: ScenesBySplit) -> Extent:
         total = sum(self.sizes[key] for key in _files(scenes))
@@ -98,21 +93,20 @@ def plan_subset(
         DataError: no such dataset, no training scenes, missing files, names that differ in case only.
         DiskError: not permitted.
     """
-    layout = find_layout(source, SOURCE_KINDS)
-    if layout.manifest and layout.manifest.task.options.packed:
-        raise DataError(f"{printable(layout.root)}: is packed, so it cannot be reduced further; give its source")
-    splits = [split for split in SPLITS if (layout.root / split).is_dir()]
-    available = leave_out({split: scene_names(layout, split) for split in splits}, options.leave_out, layout.root)
-    _check_available(available, options, layout.root)
-    chosen = {split: choose(available[split], options.share(split), options) for split in splits}
+    dataset = find_dataset(source, SOURCE_KINDS)
+    if isinstance(dataset, Subset) and dataset.manifest.packed:
+        raise DataError(f"{printable(dataset.root)}: is packed, so it cannot be reduced further; give its source")
+    available = leave_out(dataset.scenes, options.leave_out, dataset.root)
+    _check_available(available, options, dataset.root)
+    chosen = {split: choose(available[split], options.share(split), options) for split in available}
     if not chosen["train"]:
         raise DataError(
-            f"{printable(layout.root)}: offset {options.offset} is beyond its {len(available['train'])} "
+            f"{printable(dataset.root)}: offset {options.offset} is beyond its {len(available['train'])} "
             "training scenes; use a smaller one"
         )
-    skipped = tuple(f"{split}/{name}" for split in splits for name in list_scenes(layout.root / split)[1])
-    sizes = file_sizes(layout.root, available)
-    plan = SubsetPlan(layout.root, layout.kind, options, available, chosen, sizes, skipped)
+    skipped = tuple(f"{split}/{name}" for split in available for name in list_scenes(dataset.root / split)[1])
+    sizes = file_sizes(dataset.root, available)
+    plan = SubsetPlan(dataset.root, dataset.format.name, options, available, chosen, sizes, skipped)
     if options.method != "stratified":
         return plan
     same = known is not None and not plan.task.differences(known.task)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bpfn_cli.data.datasets.layout import in_one_line
-from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.datasets.base import SceneNames, in_one_line
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.data.subset.manifest import SubsetOptions, stride
@@ -96,7 +96,7 @@ def read_leave_out(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def leave_out(available: dict[str, tuple[str, ...]], names: Sequence[str], root: Path) -> dict[str, tuple[str, ...]]:
+def leave_out(available: SceneNames, names: Sequence[str], root: Path) -> dict[str, tuple[str, ...]]:
     """The available scenes (split -> names) without `names`. Raises: DataError: some are not available."""
     known = {f"{split}/{name}" for split in available for name in available[split]}
     if unknown := [name for name in names if name not in known]:

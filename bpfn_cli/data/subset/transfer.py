@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bpfn_cli.data.datasets.opening import check_pair
-from bpfn_cli.data.files.npy import check_points, parse_npy, read_file
+from bpfn_cli.data.datasets.folders import check_pair
+from bpfn_cli.data.files.npy import parse_npy
+from bpfn_cli.data.files.points import check_points
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.subset.manifest import MANIFEST, FileRecord, SceneFiles, SubsetManifest
 from bpfn_cli.data.subset.plan import SubsetPlan, refuse_damaged, scene_list

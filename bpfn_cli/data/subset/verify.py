@@ -7,8 +7,8 @@ import functools
 import os
 from pathlib import Path
 
-from bpfn_cli.data.datasets.layout import in_one_line
-from bpfn_cli.data.files.npy import read_file
+from bpfn_cli.data.datasets.base import in_one_line
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.subset.folder import foreign_entries, record_of
 from bpfn_cli.data.subset.make import SubsetSummary, summarize
 from bpfn_cli.data.subset.manifest import MANIFEST, FileRecord, SubsetManifest, read_manifest

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.files.npy import write_points
+from bpfn_cli.data.datasets.synthetic import RECORD
+from bpfn_cli.data.files.points import write_points
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord, read_record
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
@@ -26,7 +27,6 @@ from bpfn_cli.parallel import map_in_processes
 from bpfn_cli.progress import ProgressCallback
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
-RECORD = "synthetic.json"
 FORMAT = 1  # increase it with every change of the scenes: equal records promise equal bytes
 ENOUGH = 0.28  # share of the pixels that must be within the depth cut: 9,072 points at height 135
 
@@ -87,15 +87,6 @@ def render_stage(seed: int, index: int, split: str, height: int) -> tuple[Stage,
         if np.count_nonzero(depths < MAX_DEPTH_M) >= ENOUGH * camera.width * camera.height:
             break
     return stage, pair
-
-
-def is_synthetic(folder: Path) -> bool:
-    """Whether `folder` holds a finished synthetic dataset.
-
-    Raises: DataError: its record is damaged. DiskError: it cannot be read.
-    """
-    path = folder / RECORD
-    return os.path.lexists(path) and read_record(path, "make the synthetic scenes again").get("kind") == "synthetic"
 
 
 def write_synthetic(

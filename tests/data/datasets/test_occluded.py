@@ -51,7 +51,7 @@ def test_things_have_two_splits_and_known_bad_scenes(tmp_path: Path) -> None:
     for split in ("val", "test"):
         assert open_dataset(tmp_path, split).names == ("TEST_A_0000_left_0006-0",)
     identity = data_identity(tmp_path)
-    assert (identity["kind"], identity["train_scenes"], identity["val_scenes"]) == ("flyingthings3d_occluded", 1, 1)
+    assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("flyingthings3d_occluded", 1, 1)
     assert split_identity(open_dataset(tmp_path, "train")) != split_identity(open_dataset(tmp_path, "val"))
 
 
@@ -88,9 +88,9 @@ def test_batches_carry_the_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"valid_mask1": np.zeros(12, bool)}, "no point with a known flow"),
-        ({"valid_mask1": np.ones(11, bool)}, "one row a point"),
-        ({"flow": np.zeros((11, 3), np.float32)}, "one row a point"),
+        ({"valid_mask1": np.zeros(12, bool)}, "no point with known flow"),
+        ({"valid_mask1": np.ones(11, bool)}, "one row per point"),
+        ({"flow": np.zeros((11, 3), np.float32)}, "one row per point"),
         ({"points1": np.full((12, 3), np.nan, np.float32)}, "NaN"),
         ({"points2": np.zeros((12, 2), np.float32)}, r"shape \(12, 2\)"),
         ({"points1": np.full((12, 3), 50, np.float32)}, "within 35 m"),
@@ -143,7 +143,7 @@ def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:
     assert scene.valid is not None
     assert scene.valid.tolist() == valid.tolist()
     assert "3 test scenes" in describe(dataset)
-    assert data_identity(tmp_path)["kind"] == "argoverse2"
+    assert data_identity(tmp_path).kind == "argoverse2"
     assert len(split_identity(dataset)) == 64
 
 
@@ -162,7 +162,7 @@ def test_far_and_ground_points_of_a_log_are_cut(tmp_path: Path) -> None:
         ({"flow_is_valid": np.zeros(3, bool)}, r"\(3,\) found"),
         ({"lidar": np.full((20, 4), np.inf, np.float32)}, "NaN or infinity"),
         ({"lidar": np.array([b"text"] * 20)}, "numbers of up to"),
-        ({"flow_is_valid": np.zeros(20, bool)}, "no point with a known flow"),
+        ({"flow_is_valid": np.zeros(20, bool)}, "no point with known flow"),
     ],
 )
 def test_damaged_logs_are_named(tmp_path: Path, other: dict, said: str) -> None:
@@ -171,13 +171,16 @@ def test_damaged_logs_are_named(tmp_path: Path, other: dict, said: str) -> None:
         open_dataset(tmp_path, "test").load(0)
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_no_mutation_of_a_log_gives_a_traceback(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_mutated_logs_give_scenes_or_one_line_errors(tmp_path: Path, count: int) -> None:
     path = write_log(tmp_path / "log.h5", sweeps=2)
-    damage(path, seed, changes=8)
-    try:
-        dataset = open_dataset(tmp_path, "test")
-        for index in range(len(dataset)):
-            dataset.load(index)
-    except BpfnError as error:
-        assert "\n" not in str(error)
+    whole = path.read_bytes()
+    for seed in range(count):
+        path.write_bytes(whole)
+        damage(path, seed, changes=8)
+        try:
+            dataset = open_dataset(tmp_path, "test")
+            for index in range(len(dataset)):
+                dataset.load(index)
+        except BpfnError as error:
+            assert "\n" not in str(error)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scene_folders import contents, write_flyingthings3d, write_scene
 
-from bpfn_cli.data.datasets import data_identity, open_dataset, sample_scene, split_identity
-from bpfn_cli.data.datasets.packed import PackedScenes, read_index, write_packed
+from bpfn_cli.data.datasets import FORMATS, data_identity, open_dataset, sample_scene, split_identity
+from bpfn_cli.data.datasets.base import Scenes
+from bpfn_cli.data.datasets.packed import PackedScenes, open_packed, write_packed
 from bpfn_cli.data.loader import training_batches
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
@@ -100,10 +101,10 @@ def test_a_sample_is_two_windows_round_the_end(source: Path) -> None:
 def test_every_point_is_drawn_equally_often(source: Path) -> None:
     dataset = packed(source)
     counts = dict.fromkeys(map(tuple, dataset.load(1).pc1.tolist()), 0)
-    for seed in range(2000):
+    for seed in range(1000):
         for point in dataset.sample(1, 10, np.random.default_rng(seed)).pc1.tolist():
             counts[tuple(point)] += 1
-    assert 300 < min(counts.values()) <= max(counts.values()) < 500  # 400 each on average
+    assert 140 < min(counts.values()) <= max(counts.values()) < 260  # 200 each on average
 
 
 def test_more_points_than_there_are_come_again(source: Path) -> None:
@@ -126,7 +127,7 @@ def test_batches_do_not_depend_on_workers(source: Path, workers: int) -> None:
 
 def test_identity_differs_from_that_of_other_points(source: Path) -> None:
     whole = split_identity(packed(source))
-    assert data_identity(source.parent / "packed")["train_scenes"] == 5
+    assert data_identity(source.parent / "packed").train_scenes == 5
     assert whole != split_identity(packed(source, SubsetOptions(1.0, packed=True, max_points=9), force=True))
 
 
@@ -181,34 +182,35 @@ def test_refusals(source: Path) -> None:
         open_dataset(source.parent / "packed", "train")
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_no_mutation_of_the_file_gives_a_traceback(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutated_packed_file_gives_scenes_or_one_line_errors(tmp_path: Path, count: int) -> None:
     path = tmp_path / "train.packed"
     write_packed(path, ["a", "b"], [np.ones((3, 6), np.float32), np.ones((5, 6), np.float32)])
-    content, generator = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    match seed % 3:
-        case 0:
-            content = content[: generator.integers(len(content))]
-        case 1:
-            content += generator.bytes(int(generator.integers(1, 50)))
-        case _:
-            for _ in range(4):
-                content[generator.integers(len(content))] = generator.integers(256)
-    path.write_bytes(content)
-    try:
-        names, first_byte, offsets = read_index(path)
-        dataset = PackedScenes("flyingthings3d", tmp_path, "train", names, path, first_byte, offsets)
-        for index in range(len(dataset)):
-            dataset.load(index)
-            dataset.sample(index, 2, generator)
-    except BpfnError as error:
-        assert "\n" not in str(error)
+    whole = path.read_bytes()
+    for seed in range(count):
+        content, generator = bytearray(whole), np.random.default_rng(seed)
+        match seed % 3:
+            case 0:
+                content = content[: generator.integers(len(content))]
+            case 1:
+                content += generator.bytes(int(generator.integers(1, 50)))
+            case _:
+                for _ in range(4):
+                    content[generator.integers(len(content))] = generator.integers(256)
+        path.write_bytes(content)
+        try:
+            dataset = open_packed(path, Scenes(FORMATS["flyingthings3d"], tmp_path, "train", ()))
+            for index in range(len(dataset)):
+                dataset.load(index)
+                dataset.sample(index, 2, generator)
+        except BpfnError as error:
+            assert "\n" not in str(error)
 
 
 def test_not_a_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.packed"
     write_packed(path, ["a"], [np.full((3, 6), np.nan, np.float32)])
-    dataset = PackedScenes("flyingthings3d", tmp_path, "train", *(index := read_index(path))[:1], path, *index[1:])
+    dataset = open_packed(path, Scenes(FORMATS["flyingthings3d"], tmp_path, "train", ()))
     with pytest.raises(DataError, match="NaN"):
         dataset.load(0)
 

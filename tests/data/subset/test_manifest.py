@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.data.subset.manifest import (
     Extent,
     FileRecord,
@@ -14,7 +15,6 @@ from bpfn_cli.data.subset.manifest import (
     SubsetManifest,
     SubsetOptions,
     SubsetTask,
-    check_scene_name,
     read_manifest,
     read_task,
 )

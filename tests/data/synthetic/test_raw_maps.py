@@ -13,7 +13,8 @@ from scene_folders import contents
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.datasets.occluded import BAD_SCENES
-from bpfn_cli.data.files.images import read_flo, read_mask_png, read_pfm
+from bpfn_cli.data.files.images import parse_flo, parse_mask_png, parse_pfm
+from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.prepare.occluded import occluded_name
 from bpfn_cli.data.synthetic.raw_maps import FLOW, FLOW_OCCLUDED, next_disparity, raw_maps, write_raw
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole
@@ -63,11 +64,11 @@ def test_prepare_gives_the_scene_back(raw: Path, rendered: Rendered, tmp_path: P
 
 def test_maps_say_what_frame_2_sees(raw: Path, rendered: Rendered) -> None:
     _, pair = rendered["train"]
-    hidden = read_mask_png(raw / "train" / FLOW_OCCLUDED / "0000000.png")
+    hidden = parse_mask_png(read_file(raw / "train" / FLOW_OCCLUDED / "0000000.png"), "map")
     expected = np.ones(540 * 960, bool)
     expected[pair.pixels[pair.visible]] = False
     np.testing.assert_array_equal(hidden.ravel(), expected)
-    flow = read_flo(raw / "train" / FLOW / "0000000.flo")
+    flow = parse_flo(read_file(raw / "train" / FLOW / "0000000.flo"), "map")
     assert flow.shape == (540, 960, 2)
     rows, columns = np.divmod(np.arange(540 * 960), 960)
     u, v = columns + flow[..., 0].ravel(), rows + flow[..., 1].ravel()
@@ -76,7 +77,7 @@ def test_maps_say_what_frame_2_sees(raw: Path, rendered: Rendered) -> None:
     assert u[seen].max() <= 959.001
     assert v[seen].min() >= -1e-3
     assert v[seen].max() <= 539.001
-    assert (read_pfm(raw / "train" / "disparity/left/0000000.pfm") <= 0).all()
+    assert (parse_pfm(read_file(raw / "train" / "disparity/left/0000000.pfm"), "map") <= 0).all()
 
 
 def test_a_repeated_call_writes_what_is_missing_and_the_same_bytes(raw: Path, tmp_path: Path) -> None:

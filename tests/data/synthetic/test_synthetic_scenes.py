@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from kills import killed_before_change
 
+from bpfn_cli.data.datasets.synthetic import is_synthetic
 from bpfn_cli.data.synthetic import render as synthetic
-from bpfn_cli.data.synthetic.render import SyntheticOptions, is_synthetic, render_scene, write_synthetic
+from bpfn_cli.data.synthetic.render import SyntheticOptions, render_scene, write_synthetic
 from bpfn_cli.errors import BusyError, DataError, DiskError, OutOfMemoryError, UsageError
 from bpfn_cli.locks import only_writer
 
@@ -350,7 +351,7 @@ def test_link_is_not_followed_out_of_the_folder(where, whole, tmp_path):
 
 
 def test_second_writer_is_refused(tmp_path):
-    with only_writer(tmp_path), pytest.raises(BusyError, match="another process writes there"):
+    with only_writer(tmp_path), pytest.raises(BusyError, match="in use by another process"):
         write_synthetic(tmp_path, SMALL, processes=1)
     assert not list(tmp_path.iterdir())
 
@@ -481,6 +482,6 @@ def test_force_removes_nothing_behind_a_link(where, whole, tmp_path):
 
 def test_force_waits_for_no_other_writer(tmp_path):
     before = files_of(half_written(tmp_path))
-    with only_writer(tmp_path), pytest.raises(BusyError, match="another process writes there"):
+    with only_writer(tmp_path), pytest.raises(BusyError, match="in use by another process"):
         write_synthetic(tmp_path, replace(SMALL, seed=4), processes=1, force=True)
     assert files_of(tmp_path) == before

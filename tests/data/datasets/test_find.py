@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from scene_folders import write_flyingthings3d, write_random_scene, write_scene
 
-from bpfn_cli.data.datasets.layout import file_sizes, find_layout, fingerprint, list_scenes, scene_names
+from bpfn_cli.data.datasets import find_dataset
+from bpfn_cli.data.datasets.base import fingerprint
+from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
 from bpfn_cli.data.subset.make import SubsetOptions, make_subset
 from bpfn_cli.data.subset.manifest import SOURCE_KINDS
 from bpfn_cli.errors import DataError, DiskError
@@ -15,31 +17,30 @@ from bpfn_cli.errors import DataError, DiskError
 
 def test_dataset_is_found_in_the_folder_above_it(tmp_path):
     root = write_flyingthings3d(tmp_path / "FlyingThings3D_subset_processed_35m")
-    assert find_layout(tmp_path) == find_layout(root)
-    assert find_layout(root).root == root
+    assert find_dataset(tmp_path).root == find_dataset(root).root == root
 
 
 def test_two_datasets_in_one_folder_are_not_guessed(tmp_path):
     write_flyingthings3d(tmp_path / "FlyingThings3D_subset_processed_35m")
     write_scene(tmp_path / "kitti_processed" / "000002", [[1, 2, 3]], [[1, 2, 3]])
-    with pytest.raises(DataError, match="holds both FlyingThings3D_subset_processed_35m and kitti_processed"):
-        find_layout(tmp_path)
-    assert find_layout(tmp_path, SOURCE_KINDS).kind == "flyingthings3d"
+    with pytest.raises(DataError, match="contains both FlyingThings3D_subset_processed_35m and kitti_processed"):
+        find_dataset(tmp_path)
+    assert find_dataset(tmp_path, SOURCE_KINDS).format.name == "flyingthings3d"
 
 
 def test_folder_of_something_else_says_what_was_looked_for(tmp_path):
     (tmp_path / "notes").mkdir()
     with pytest.raises(DataError, match=r"no dataset; looked for train/ and val/ .*KITTI_processed_occ_final"):
-        find_layout(tmp_path)
+        find_dataset(tmp_path)
     with pytest.raises(DataError, match="absent: no such folder"):
-        find_layout(tmp_path / "absent")
+        find_dataset(tmp_path / "absent")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: no such folder"):
-        find_layout(tmp_path / "file")
+        find_dataset(tmp_path / "file")
     with pytest.raises(DataError, match=r"a\\x00b: no such folder"):
-        find_layout(tmp_path / "a\0b")
+        find_dataset(tmp_path / "a\0b")
     with pytest.raises(DiskError, match="name is too long"):
-        find_layout(tmp_path / ("n" * 300))
+        find_dataset(tmp_path / ("n" * 300))
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,13 @@ def test_folder_of_something_else_says_what_was_looked_for(tmp_path):
 def test_raw_download_says_to_prepare_it(tmp_path, folder, command):
     (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(DataError, match=f"run `bpfn prepare {command}`"):
-        find_layout(tmp_path)
+        find_dataset(tmp_path)
 
 
 def test_the_train_folder_alone_says_to_give_the_one_above(tmp_path):
     write_flyingthings3d(tmp_path)
     with pytest.raises(DataError, match=r"the folder that holds train/ and val/"):
-        scene_names(find_layout(tmp_path / "train"))
+        find_dataset(tmp_path / "train").open("test")
 
 
 @pytest.mark.parametrize("record", ["subset.json", "synthetic.json", "prepared.json"])
@@ -63,14 +64,14 @@ def test_unfinished_dataset_is_refused(tmp_path, record):
     write_flyingthings3d(tmp_path)
     (tmp_path / f"{record}.partial").write_text("{}")
     with pytest.raises(DataError, match="unfinished; repeat the command"):
-        find_layout(tmp_path)
+        find_dataset(tmp_path)
 
 
 def test_unfinished_kitti_is_refused(tmp_path):
     write_scene(tmp_path / "000002", [[1, 2, 3]], [[1, 2, 3]])
     (tmp_path / "prepared.json.partial").write_text("{}")
     with pytest.raises(DataError, match="unfinished"):
-        find_layout(tmp_path)
+        find_dataset(tmp_path)
 
 
 def test_hidden_entries_stray_files_and_loops_are_no_scenes(tmp_path):
@@ -94,14 +95,14 @@ def test_hidden_entries_stray_files_and_loops_are_no_scenes(tmp_path):
 def test_scene_folder_of_a_hostile_name_is_refused_and_shown_escaped(tmp_path, name):
     write_random_scene(tmp_path / "train" / name, 0)
     with pytest.raises(DataError, match="cannot be a scene name") as refused:
-        scene_names(find_layout(tmp_path), "train")
+        find_dataset(tmp_path).scenes["train"]
     assert str(refused.value).isprintable()
 
 
 def test_odd_but_valid_names_are_read(tmp_path):
     names = ["-f", "a b", "été", "scene.1", "中文"]
     write_flyingthings3d(tmp_path / "-données et plus", train=names, val=0)
-    assert scene_names(find_layout(tmp_path / "-données et plus"), "train") == tuple(sorted(names))
+    assert find_dataset(tmp_path / "-données et plus").scenes["train"] == tuple(sorted(names))
 
 
 def test_every_missing_file_is_listed_before_anything_is_said(tmp_path):
@@ -109,7 +110,7 @@ def test_every_missing_file_is_listed_before_anything_is_said(tmp_path):
     for scene in range(12):
         (tmp_path / "train" / f"{scene:07d}" / "pc2.npy").unlink()
     os.mkfifo(tmp_path / "train" / "0000000" / "pc2.npy")
-    names = {"train": scene_names(find_layout(tmp_path), "train")}
+    names = {"train": find_dataset(tmp_path).scenes["train"]}
     with pytest.raises(DataError) as refused:
         file_sizes(tmp_path, names)
     message = str(refused.value)
@@ -146,26 +147,24 @@ def subset(tmp_path: Path) -> Path:
 
 
 def test_subset_with_missing_or_foreign_scenes_is_refused(subset):
-    layout = find_layout(subset)
-    first = scene_names(layout, "train")[0]
+    first = find_dataset(subset).scenes["train"][0]
     (subset / "train" / first).rename(subset / "train" / "9999999")
-    with pytest.raises(DataError, match=f"{first} is missing, 9999999 is not of it"):
-        scene_names(layout, "train")
+    with pytest.raises(DataError, match=f"{first} is missing, 9999999 is foreign"):
+        find_dataset(subset).scenes["train"]
 
 
 @pytest.mark.parametrize("what", ["scene", "split"])
 def test_subset_with_a_link_out_of_itself_is_refused(subset, what):
-    layout = find_layout(subset)
-    inside = subset / "train" / scene_names(layout, "train")[0] if what == "scene" else subset / "train"
+    inside = subset / "train" / find_dataset(subset).scenes["train"][0] if what == "scene" else subset / "train"
     outside = subset.parent / "outside"
     inside.rename(outside)
     inside.symlink_to(outside)
     with pytest.raises(DataError, match="a link out of the subset"):
-        scene_names(layout, "train")
+        find_dataset(subset).scenes["train"]
 
 
 def test_subset_whose_manifest_is_a_dangling_link_is_no_plain_dataset(subset):
     (subset / "subset.json").unlink()
     (subset / "subset.json").symlink_to("absent")
     with pytest.raises(DataError, match=r"subset\.json: no such file"):
-        find_layout(subset)
+        find_dataset(subset)

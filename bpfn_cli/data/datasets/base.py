@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""Interfaces of datasets: a format, a dataset of that format, and the scenes of one split."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from bpfn_cli.errors import DataError, UsageError, printable
+from bpfn_cli.files import disk_errors
+from bpfn_cli.structures import Scene
+
+SceneNames = Mapping[str, tuple[str, ...]]  # split as stored -> sorted scene names
+
+_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test", "all": "test"}
+_NAMED_IN_ERRORS = 10
+
+
+class SceneDataset(Protocol):
+    """The scenes of one split of a dataset, sorted by name."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the format; for a subset, the format of its source."""
+
+    @property
+    def root(self) -> Path:
+        """Folder that holds the scenes or their splits."""
+
+    @property
+    def split(self) -> str:
+        """Split as requested: train, val, test or all."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Scene names, unique and sorted."""
+
+    @property
+    def label(self) -> str:
+        """Number and choice of the scenes, such as "10 training scenes"."""
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+
+    def load(self, index: int) -> Scene:
+        """Read one scene. Raises: DataError: missing or damaged. DiskError: no permission."""
+
+    def identity(self) -> str:
+        """sha256 of the scene names and file sizes. Raises: DataError: missing files. DiskError: no permission."""
+
+
+@runtime_checkable
+class DrawsPoints(Protocol):
+    """A `SceneDataset` that can draw points without reading the whole scene."""
+
+    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+        """One scene with `points` points in each cloud. Raises: as `SceneDataset.load`."""
+
+
+@dataclass(frozen=True)
+class Format(ABC):
+    """A dataset format. Has no state: `root` is the folder of the dataset in every call.
+
+    Attributes:
+        name: in recipes, JSON and file records. title: in reports.
+        layout: what a folder of this format contains; shown when no dataset is found.
+        folders: usual names of the folder, looked for in the folder given by the user.
+        raw_folders: any of these folders marks a raw download, which `bpfn prepare NAME` converts.
+        splits: that can be requested; `test` may be stored as `val`, `all` is every stored split.
+        is_synthetic: results must not be compared with published ones.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    layout: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]] = ()
+    raw_folders: ClassVar[tuple[str, ...]] = ()
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    is_synthetic: ClassVar[bool] = False
+
+    @abstractmethod
+    def recognizes(self, root: Path) -> bool:
+        """Whether a folder is a dataset of this format; looks at names only."""
+
+    @abstractmethod
+    def list_scenes(self, root: Path) -> SceneNames:
+        """Sorted scene names of every stored split. Raises: DataError: an invalid name. DiskError: no permission."""
+
+    @abstractmethod
+    def load(self, root: Path, split: str, name: str) -> Scene:
+        """Read a scene of a requested split. Raises: as `SceneDataset.load`."""
+
+    @abstractmethod
+    def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
+        """File name -> bytes of these scenes. Raises: DataError: missing files. DiskError: no permission."""
+
+    def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
+        """The sizes that identify the scenes of one split; equal for a subset and its source."""
+        return self.file_sizes(root, {stored_split(split): names})
+
+    def open(self, root: Path, split: str, names: tuple[str, ...]) -> Scenes:
+        """The dataset of these scenes of a requested split."""
+        return Scenes(self, root, split, names, label=self.label(split, len(names)))
+
+    def label(self, split: str, count: int) -> str:
+        """As `SceneDataset.label`."""
+        return f"{count:,} {_SPLIT_WORDS[split]} scenes"
+
+    def sequence(self, name: str) -> int | str:
+        """The sequence of a scene. Scenes of one sequence are similar: they are held out and resampled together."""
+        return int(name) if name.isdecimal() else name
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A `SceneDataset` whose format reads the scenes one by one."""
+
+    format: Format
+    root: Path
+    split: str
+    names: tuple[str, ...]
+    label: str = field(default="", kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        return self.format.name
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> Scene:
+        return self.format.load(self.root, self.split, self.names[index])
+
+    def identity(self) -> str:
+        with disk_errors(self.root):
+            return fingerprint(self.format.split_sizes(self.root, self.split, self.names))
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """What a run records about its data.
+
+    Attributes:
+        kind: "subset" or the format. source_kind: the format. path: as given by the user.
+        fraction, method, seed: how a subset was chosen, else None.
+        sha256: of `subset.json`, or of all file names and sizes.
+    """
+
+    kind: str
+    source_kind: str
+    path: str
+    train_scenes: int
+    val_scenes: int
+    fraction: float | None
+    method: str | None
+    seed: int | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that was recognized. Its scenes are listed once, when they are first needed.
+
+    Attributes: path: as given by the user. root: the folder of the dataset: `path`, or one of the usual names in it.
+    """
+
+    path: Path
+    root: Path
+    format: Format
+
+    @functools.cached_property
+    def scenes(self) -> SceneNames:
+        """Sorted scene names of every stored split. Raises: as `Format.list_scenes`."""
+        with disk_errors(self.root):
+            return self._list_scenes()
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that together hold every scene once, as `open` takes them."""
+        if "all" in self.format.splits:
+            return ("all",)
+        return tuple(split for split, names in self.scenes.items() if names and split in self.format.splits)
+
+    def open(self, split: str) -> SceneDataset:
+        """The scenes of a split. Raises: UsageError: no such split. DataError: no scenes. DiskError."""
+        if split not in self.format.splits:
+            known = ", ".join(self.format.splits)
+            raise UsageError(f"split {printable(split)}: {self.format.name} has no such split; use one of {known}")
+        if split == "all":
+            names = tuple(sorted(name for names in self.scenes.values() for name in names))
+        else:
+            names = self.scenes.get(split) or self.scenes.get(stored_split(split), ())
+        dataset = self._open(split, names)
+        if not dataset.names:
+            raise DataError(f"{printable(self.root)}: no {split} scenes; check the path")
+        return dataset
+
+    def identity(self) -> DataIdentity:
+        """What a run records about its data; reads names and sizes only, once.
+
+        Raises: DataError: missing files. DiskError: no permission.
+        """
+        return self._identity
+
+    @functools.cached_property
+    def _identity(self) -> DataIdentity:
+        with disk_errors(self.root):
+            sizes = self.format.file_sizes(self.root, self.scenes)
+        return self._identified(self.format.name, fingerprint(sizes))
+
+    def _identified(
+        self,
+        kind: str,
+        sha256: str,
+        fraction: float | None = None,
+        method: str | None = None,
+        seed: int | None = None,
+    ) -> DataIdentity:
+        train, test = len(self.scenes.get("train", ())), len(self.scenes.get("val") or self.scenes.get("test", ()))
+        return DataIdentity(kind, self.format.name, str(self.path), train, test, fraction, method, seed, sha256)
+
+    def _list_scenes(self) -> SceneNames:
+        return self.format.list_scenes(self.root)
+
+    def _open(self, split: str, names: tuple[str, ...]) -> Scenes:
+        return self.format.open(self.root, split, names)
+
+
+def stored_split(split: str) -> str:
+    """The stored split of a requested one: the validation scenes are the ones to test on."""
+    return "val" if split == "test" else split
+
+
+def fingerprint(sizes: Mapping[str, int]) -> str:
+    """sha256 of file names and sizes."""
+    lines = "".join(f"{key} {sizes[key]}\n" for key in sorted(sizes))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def in_one_line(faults: Sequence[str], separator: str = ", ") -> str:
+    """The first ten faults, and the number of the others."""
+    more = len(faults) - _NAMED_IN_ERRORS
+    return separator.join(faults[:_NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""FlyingThings3D as prepared by HPLFlowNet: points visible in both frames.
+
+Source: HPLFlowNet, CVPR 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from bpfn_cli.data.datasets.base import Format, SceneNames, stored_split
+from bpfn_cli.data.datasets.folders import cut_scene, file_sizes, has_splits, list_scenes, read_pair
+from bpfn_cli.data.names import SPLITS
+from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Scene
+
+FLYINGTHINGS3D_FOLDER = "FlyingThings3D_subset_processed_35m"
+
+_SCENES_PER_SEQUENCE = 10  # consecutive numbers; approximate where frames were left out
+
+
+class FlyingThings3D(Format):
+    """`{train,val}/NNNNNNN/{pc1,pc2}.npy`; x right, y up, z backward."""
+
+    name = "flyingthings3d"
+    title = "FlyingThings3D"
+    layout = "train/ and val/ with NNNNNNN/pc1.npy"
+    folders: ClassVar[tuple[str, ...]] = (FLYINGTHINGS3D_FOLDER,)
+    raw_folders: ClassVar[tuple[str, ...]] = ("train/disparity", "val/disparity")
+
+    def recognizes(self, root: Path) -> bool:
+        return has_splits(root)
+
+    def list_scenes(self, root: Path) -> SceneNames:
+        return {split: list_scenes(root / split)[0] for split in SPLITS if (root / split).is_dir()}
+
+    def load(self, root: Path, split: str, name: str) -> Scene:
+        folder = root / stored_split(split) / name
+        pc1, pc2 = (cloud * FLYINGTHINGS3D_AXES for cloud in read_pair(folder))
+        return cut_scene(folder, pc1, pc2, FLYINGTHINGS3D_CAMERA)
+
+    def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
+        return file_sizes(root, scenes)
+
+    def sequence(self, name: str) -> int | str:
+        return int(name) // _SCENES_PER_SEQUENCE if name.isdecimal() else name

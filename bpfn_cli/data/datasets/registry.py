@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""All dataset formats, and the search for a dataset in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from bpfn_cli.data.datasets.argoverse2 import Argoverse2
+from bpfn_cli.data.datasets.base import DataIdentity, Dataset, DrawsPoints, Format, SceneDataset
+from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D
+from bpfn_cli.data.datasets.folders import has_splits
+from bpfn_cli.data.datasets.kitti import Kitti
+from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitti
+from bpfn_cli.data.datasets.subset import Subset
+from bpfn_cli.data.datasets.synthetic import Synthetic
+from bpfn_cli.data.names import SPLITS
+from bpfn_cli.data.sampling import sample_points
+from bpfn_cli.data.subset.manifest import MANIFEST, packed_name, read_manifest
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import disk_errors
+from bpfn_cli.structures import Scene
+
+# The first format that recognizes a folder wins, so the special ones come before the general ones.
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Synthetic(),
+        FlyingThings3D(),
+        OccludedFlyingThings3D(),
+        Kitti(),
+        OccludedKitti(),
+        Argoverse2(),
+    )
+}
+
+_RECORDS = (MANIFEST, "synthetic.json", "prepared.json")  # written last; NAME.partial exists until then
+
+
+def find_dataset(path: Path, formats: Collection[str] | None = None) -> Dataset:
+    """The dataset in `path`, or in one of the usual folders inside it.
+
+    Args: formats: names of the formats to look for; None: all.
+
+    Raises:
+        DataError: no dataset, several, an unfinished one, or only a raw download.
+        DiskError: no permission.
+    """
+    wanted = [format for name, format in FORMATS.items() if formats is None or name in formats]
+    with disk_errors(path):
+        if not path.is_dir():
+            raise DataError(f"{printable(path)}: no such folder; check the path")
+        inside = [path / folder for format in wanted for folder in format.folders]
+        for roots in ([path] if _is_root(path) else [], inside, [path]):
+            found = [dataset for root in roots if (dataset := _recognize(path, root, wanted))]
+            if len(found) > 1:
+                both = " and ".join(dataset.root.name for dataset in found)
+                raise DataError(f"{printable(path)}: contains both {both}; name one of them")
+            if found:
+                return found[0]
+        raise DataError(f"{printable(path)}: {_nothing_found(path, wanted)}")
+
+
+def open_dataset(path: Path, split: str) -> SceneDataset:
+    """The scenes of one split of the dataset in `path`.
+
+    Args: split: train, val or test; for KITTI and LiDAR logs also all.
+
+    Raises: UsageError: no such split. DataError: as `find_dataset`, no scenes, or invalid names. DiskError.
+    """
+    return find_dataset(path).open(split)
+
+
+def data_identity(path: Path) -> DataIdentity:
+    """What a run records about its data. Raises: as `find_dataset` and `Dataset.identity`."""
+    return find_dataset(path).identity()
+
+
+def split_identity(dataset: SceneDataset) -> str:
+    """As `SceneDataset.identity`."""
+    return dataset.identity()
+
+
+def describe(dataset: SceneDataset) -> str:
+    """One line: format, scenes and folder."""
+    return f"{dataset.kind}, {dataset.label} in {printable(dataset.root)}"
+
+
+def sample_scene(dataset: SceneDataset, index: int, points: int, generator: np.random.Generator) -> Scene:
+    """One scene with `points` points in each cloud. Raises: as `SceneDataset.load`."""
+    if isinstance(dataset, DrawsPoints):
+        return dataset.sample(index, points, generator)
+    return sample_points(dataset.load(index), points, generator)
+
+
+def title_of(kind: str) -> str:
+    """The name of a format in reports; an unknown one is kept."""
+    return FORMATS[kind].title if kind in FORMATS else kind
+
+
+def is_synthetic_kind(kind: str) -> bool:
+    """Whether results on this format must not be compared with published ones."""
+    return kind in FORMATS and FORMATS[kind].is_synthetic
+
+
+def sequence_of(kind: str, name: str) -> int | str:
+    """As `Format.sequence`; in an unknown format every scene is its own sequence."""
+    return FORMATS[kind].sequence(name) if kind in FORMATS else name
+
+
+def _recognize(path: Path, root: Path, wanted: list[Format]) -> Dataset | None:
+    if not root.is_dir() or _raw_format(root):
+        return None
+    if os.path.lexists(root / MANIFEST):
+        manifest = read_manifest(root / MANIFEST)
+        return Subset(path, root, FORMATS[manifest.task.source_kind], manifest)
+    if any((root / f"{record}.partial").exists() and not (root / record).exists() for record in _RECORDS):
+        raise DataError(f"{printable(root)}: unfinished; repeat the command that started it")
+    if any((root / packed_name(split)).exists() for split in SPLITS):
+        raise DataError(f"{printable(root)}: packed scenes without their {MANIFEST}; copy it too")
+    return next((Dataset(path, root, format) for format in wanted if format.recognizes(root)), None)
+
+
+def _is_root(path: Path) -> bool:
+    return has_splits(path) or any((path / packed_name(split)).exists() for split in SPLITS)
+
+
+def _raw_format(path: Path) -> Format | None:
+    return next(
+        (format for format in FORMATS.values() if any((path / raw).is_dir() for raw in format.raw_folders)), None
+    )
+
+
+def _nothing_found(path: Path, wanted: list[Format]) -> str:
+    if raw := _raw_format(path):
+        return f"a raw download; run `bpfn prepare {raw.name}` on it first"
+    layouts = ", ".join(f"{format.layout} ({format.title})" for format in wanted)
+    folders = " or ".join(folder for format in wanted for folder in format.folders)
+    return f"no dataset; looked for {layouts}, or a folder named {folders}"
