@@ -61,7 +61,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         "if __name__ == '__main__':\n"
         "    list(map_in_processes(work, [1, 2], 2))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     parent = subprocess.Popen([sys.executable, str(script)], env=environment)
     try:
         assert until(lambda: len(list(tmp_path.glob("*.worker"))) == 2, seconds=30)
