@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""The format of docs/extending.md, added as one file and one registry entry, is known to every command."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_world import LEAST, tiny_network
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.data.datasets import FORMATS, data_identity, open_dataset
+from bpfn_cli.models import save_checkpoint
+
+PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
+FORMAT, DATA = re.findall(r"```python\n(.*?)```", PAGE.read_text().partition("## A dataset format")[2], re.DOTALL)[:2]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A dataset of the new format in the working folder, and the format in the registry."""
+    (tmp_path / "throw_away_format.py").write_text(FORMAT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(FORMATS, "pairs", importlib.import_module("throw_away_format").Pairs())
+    exec(DATA, {})
+    yield tmp_path / "pairs"
+    del sys.modules["throw_away_format"]
+
+
+def test_new_format_is_checked_and_shown(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "check", "pairs", "--processes", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "pairs"
+    assert [(split["split"], split["scenes"]) for split in found["splits"]] == [("train", 3), ("test", 1)]
+    assert run(["data", "show", "pairs/test-0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["points1"] == 2000
+
+
+def test_new_format_is_identified_by_its_files(pairs: Path) -> None:
+    identity = data_identity(pairs)
+    assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("pairs", 3, 1)
+    assert open_dataset(pairs, "train").identity() != open_dataset(pairs, "test").identity()
+
+
+def test_new_format_is_named_where_nothing_is_found(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pairs.parent / "nothing").mkdir()
+    assert run(["data", "check", "nothing"]) == 3
+    assert "train-NAME.npz and test-NAME.npz (Pairs)" in capsys.readouterr().err
+
+
+def test_new_format_is_planned_and_is_a_valid_data_kind(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--data", "pairs", "--set", "data.kind=pairs", "--dry-run"]) == 0
+    assert "pairs, 3 training scenes" in "".join(capsys.readouterr())
+    assert run(["train", "--data", "pairs", "--set", "data.kind=kitti", "--dry-run"]) == 2
+    assert "data.kind kitti" in capsys.readouterr().err
+    assert run(["train", "--data", "pairs", "--set", "data.kind=pears", "--dry-run"]) == 2
+    assert re.search("data.kind: .*unknown dataset format; use one of auto, .*pairs", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("small_variants")
+def test_new_format_is_evaluated(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(pairs.parent / "student.safetensors", tiny_network())
+    words = ["eval", "--checkpoint", "student.safetensors", "--data", "pairs", "--points", str(LEAST), "--json"]
+    assert run(words) == 0
+    dataset = json.loads(capsys.readouterr().out)["dataset"]
+    assert (dataset["kind"], dataset["split"], dataset["scenes"]) == ("pairs", "test", 1)
