@@ -59,29 +59,21 @@ BASELINES: dict[str, Predictor] = {ZERO_FLOW: zero_flow, NEAREST_NEIGHBOR: neare
 
 
 @dataclass(frozen=True)
-class MotionErrors:
-    """EPE3D in metres of the points that move relative to the scene, and of the static ones; None: there are none."""
-
-    dynamic: float | None
-    static: float | None
-
-
-@dataclass(frozen=True)
 class SceneResult:
-    """The metrics of one scene by predictor, and its errors by motion if they were asked for."""
+    """The metrics of one scene by predictor; EPE3D in metres of its moving and its static points, None without any."""
 
     name: str
     metrics: dict[str, SceneFlowMetrics]
-    by_motion: dict[str, MotionErrors] = field(default_factory=dict)
+    by_motion: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over scenes by predictor, and the scenes. `by_motion` averages over the scenes that have such points."""
+    """Means over scenes by predictor, and the scenes; by motion, over the scenes that have such points."""
 
     means: dict[str, SceneFlowMetrics]
     scenes: tuple[SceneResult, ...]
-    by_motion: dict[str, MotionErrors] = field(default_factory=dict)
+    by_motion: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 def evaluate_checkpoint(
@@ -106,12 +98,7 @@ def evaluate_checkpoint(
     read = read_checkpoint(checkpoint)
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: the {dataset.split} split is empty; there is nothing to evaluate")
-    network = build_from(read).to(device)
-    predictors = {MODEL: network_flow(network, device), **BASELINES}
-    if precision in REDUCED:
-        predictors[REDUCED[precision]] = network_flow(network, device, precision)
-    if teacher is not None:
-        predictors[TEACHER] = network_flow(teacher.to(device), device)
+    predictors = _predictors(build_from(read).to(device), teacher, device, precision)
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
 
         def update(done: int, total: int) -> None:
@@ -119,13 +106,17 @@ def evaluate_checkpoint(
             check()
 
         evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=update)
-    weights = {
-        "which": "best" if "validation_epe3d" in read.metadata else "last",
-        "path": printable(checkpoint),
-        "variant": read.variant.name,
-        "sha256": sha256_of(checkpoint),
+    which = "best" if "validation_epe3d" in read.metadata else "last"
+    weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
+    result = {
+        "format": 1,
+        "dataset": _dataset(dataset),
+        "points": points,
+        "seed": seed,
+        "checkpoint": {**weights, "sha256": sha256_of(checkpoint)},
+        **_rows(evaluation),
     }
-    return _result(evaluation, dataset, points=points, seed=seed, checkpoint=weights)
+    return EvaluationResult.model_validate(result, strict=False)
 
 
 def evaluate(
@@ -154,12 +145,18 @@ def evaluate(
         scenes.append(_evaluate_scene(predictors, batch, by_motion))
         if progress is not None:
             progress(done, len(chosen))
-    means = {name: MeanMetrics() for name in predictors}
-    for scene in scenes:
-        for name, metrics in scene.metrics.items():
-            means.setdefault(name, MeanMetrics()).add(metrics)
-    motion = {name: _mean_by_motion([scene.by_motion[name] for scene in scenes]) for name in predictors if by_motion}
-    return Evaluation({name: mean.result() for name, mean in means.items()}, tuple(scenes), motion)
+    return _average(predictors, scenes)
+
+
+def _predictors(
+    network: BiPointFlowNet, teacher: BiPointFlowNet | None, device: torch.device, precision: Precision
+) -> dict[str, Predictor]:
+    predictors = {MODEL: network_flow(network, device), **BASELINES}
+    if precision in REDUCED:
+        predictors[REDUCED[precision]] = network_flow(network, device, precision)
+    if teacher is not None:
+        predictors[TEACHER] = network_flow(teacher.to(device), device)
+    return predictors
 
 
 def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_motion: bool) -> SceneResult:
@@ -174,7 +171,7 @@ def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_mo
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
         if moving is not None:
-            motion[name] = MotionErrors(_mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving))
+            motion[name] = _mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving)
     return SceneResult(batch.names[0], metrics, motion)
 
 
@@ -184,14 +181,22 @@ def _metrics(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
 
 
 def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> float | None:
-    """The mean end-point error of the wanted points; None if there are none."""
     chosen = wanted if batch.valid is None else wanted & batch.valid
     errors = torch.linalg.vector_norm(flow[chosen].double() - batch.flow[chosen].double(), dim=-1)
     return float(errors.mean()) if len(errors) else None
 
 
-def _mean_by_motion(scenes: Sequence[MotionErrors]) -> MotionErrors:
-    return MotionErrors(_mean(scene.dynamic for scene in scenes), _mean(scene.static for scene in scenes))
+def _average(predictors: Iterable[str], scenes: Sequence[SceneResult]) -> Evaluation:
+    means = {name: MeanMetrics() for name in predictors}
+    for scene in scenes:
+        for name, metrics in scene.metrics.items():
+            means.setdefault(name, MeanMetrics()).add(metrics)
+    averages = {name: mean.result() for name, mean in means.items()}
+    motion = {}
+    for name in scenes[0].by_motion:
+        moving, static = zip(*(scene.by_motion[name] for scene in scenes), strict=True)
+        motion[name] = _mean(moving), _mean(static)
+    return Evaluation(averages, tuple(scenes), motion)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -199,29 +204,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _result(
-    evaluation: Evaluation, dataset: SceneDataset, *, points: int, seed: int, checkpoint: dict[str, str]
-) -> EvaluationResult:
-    content: dict[str, Any] = {
-        "format": 1,
-        "dataset": {
-            "kind": dataset.kind,
-            "split": dataset.split,
-            "path": printable(dataset.root),
-            "scenes": len(dataset),
-            "sha256": split_identity(dataset),
-        },
-        "points": points,
-        "seed": seed,
-        "checkpoint": checkpoint,
-        "rows": [{"name": name, **metrics} for name, metrics in evaluation.means.items()],
-        "by_motion": [
-            {"name": name, "epe3d_dynamic": errors.dynamic, "epe3d_static": errors.static}
-            for name, errors in evaluation.by_motion.items()
-        ],
-        "scenes": [
-            {"name": printable(scene.name), **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
-            for scene in evaluation.scenes
-        ],
-    }
-    return EvaluationResult.model_validate(content, strict=False)
+def _dataset(dataset: SceneDataset) -> dict[str, str | int]:
+    identity = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root)}
+    return {**identity, "scenes": len(dataset), "sha256": split_identity(dataset)}
+
+
+def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    motion = [
+        {"name": name, "epe3d_dynamic": dynamic, "epe3d_static": static}
+        for name, (dynamic, static) in evaluation.by_motion.items()
+    ]
+    scenes = [
+        {"name": printable(scene.name), **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
+        for scene in evaluation.scenes
+    ]
+    rows = [{"name": name, **metrics} for name, metrics in evaluation.means.items()]
+    return {"rows": rows, "by_motion": motion, "scenes": scenes}

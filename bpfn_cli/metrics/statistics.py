@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-CONFIDENCE = 0.95
+TAIL = (1 - 0.95) / 2  # on each side of a 95 % interval
 SIGNIFICANCE = 0.05
 RESAMPLES = 10_000
 MOST_EXACT = 12  # pairs for which all sign flips are tried
@@ -65,7 +65,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
     return float((means >= means[0] * (1 - 1e-12)).mean())
 
 
-def bca_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def bca_interval(values: np.ndarray) -> tuple[float, float]:
     """Bias-corrected and accelerated (BCa) bootstrap interval of the mean.
 
     Uses all resamples if there are at most 50,000 (up to 6 values), else 10,000 random ones with a fixed seed.
@@ -91,13 +91,10 @@ def bca_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[fl
         level = _NORMAL.cdf(bias + z / (1 - acceleration * z))
         return float(np.quantile(means, level))
 
-    tail = (1 - confidence) / 2
-    return at(tail), at(1 - tail)
+    return at(TAIL), at(1 - TAIL)
 
 
-def hierarchical_interval(
-    differences: np.ndarray, groups: Sequence[object], confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def hierarchical_interval(differences: np.ndarray, groups: Sequence[object]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, resampling both seeds and scenes 2,000 times with a fixed seed.
 
     Args:
@@ -116,8 +113,7 @@ def hierarchical_interval(
         chosen_seeds = draws.integers(0, seeds, seeds)
         total = sums[np.ix_(chosen_seeds, chosen_groups)].sum()
         means[index] = total / (seeds * sizes[chosen_groups].sum())
-    tail = (1 - confidence) / 2
-    return float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))
+    return float(np.quantile(means, TAIL)), float(np.quantile(means, 1 - TAIL))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,30 +5,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import EvaluationResult as Evaluation
-from bpfn_cli.metrics.result import MetricRow
+from bpfn_cli.metrics.result import EvaluationResult, MetricRow
 from bpfn_cli.reporting.methods import METHODS, method_rank
-from bpfn_cli.reporting.tables import (
-    METRICS,
-    Column,
-    Mark,
-    Row,
-    Table,
-    dataset_title,
-    reference_row,
-    row_of,
-)
+from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
 
 BASELINES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
 # Baselines of one protocol may differ by the rounding of two machines, but not by more (relative).
 ROUNDING = 1e-4
+SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
 
 
 class Protocol(NamedTuple):
@@ -42,7 +33,7 @@ class Protocol(NamedTuple):
     data_sha256: str
 
     @classmethod
-    def from_evaluation(cls, evaluation: Evaluation) -> Protocol:
+    def from_evaluation(cls, evaluation: EvaluationResult) -> Protocol:
         data = evaluation.dataset
         return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256)
 
@@ -70,30 +61,26 @@ class Trained:
         return "finished" if self.run.complete else f"incomplete ({self.record.state})"
 
     @property
-    def mark(self) -> Mark:
-        return "" if self.run.complete else "incomplete"
-
-    @property
     def train_minutes(self) -> float | None:
-        seconds = self.record.train_seconds
-        return None if seconds is None else seconds / 60
+        return None if self.record.train_seconds is None else self.record.train_seconds / 60
 
     @property
     def trained_on(self) -> str:
-        """The training data, and the number of points if it is not that of the evaluation."""
-        data, points = self.record.data, self.record.points
-        tested = self.evaluation.points if isinstance(self, Result) else None
+        """Dataset, fraction, number of scenes and of points."""
+        data = self.record.data
         fraction = "" if data.fraction is None or data.fraction == 1 else f" {_fraction(data.fraction)}"
-        own_points = "" if points == tested else f", {points} points"
         scenes = data.train_scenes - data.held_out_scenes
-        return f"{dataset_title(data.source_kind)}{fraction}, {scenes} scenes{own_points}"
+        return f"{dataset_title(data.source_kind)}{fraction}, {scenes} scenes, {self.record.points} points"
+
+    def row(self, columns: Sequence[Column]) -> Row:
+        return row_of(columns, self, "" if self.run.complete else "incomplete")
 
 
 @dataclass(frozen=True)
 class Result(Trained):
     """A row about a run and one of its evaluations."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationResult
 
     def metric(self, name: str) -> float | None:
         """One of the six metrics of the network."""
@@ -108,8 +95,9 @@ class Result(Trained):
         return Protocol.from_evaluation(self.evaluation)
 
     @property
-    def is_ranked(self) -> bool:
-        return self.run.complete and self.record.role == "student"
+    def trained_on(self) -> str:
+        """As for a run, without the number of points if it is that of the evaluation."""
+        return super().trained_on.removesuffix(f", {self.evaluation.points} points")
 
     @property
     def teacher(self) -> str | None:
@@ -121,51 +109,49 @@ class Result(Trained):
     @property
     def below_best_baseline(self) -> float | None:
         """Percent by which EPE3D is below that of the better baseline; None for an incomplete run."""
-        best = min((row.epe3d for row in self.evaluation.rows if row.name in BASELINES), default=None)
-        return 100 * (1 - self.epe3d / best) if best and self.run.complete else None
+        gain = self.evaluation.relative_gain
+        return 100 * gain if gain is not None and self.run.complete else None
+
+    def row(self, columns: Sequence[Column]) -> Row:
+        return replace(super().row(columns), ranked=self.run.complete and self.record.role == "student")
 
 
 MODEL = Column("model", "Model", lambda row: row.record.variant)
 METHOD = Column("method", "Method", lambda row: row.method)
 STATE = Column("state", "State", lambda row: row.state, usual="finished")
 TRAINED_ON = Column("trained_on", "Trained on", lambda row: row.trained_on, detail=3)
+GAIN = Column(
+    "below_best_baseline_percent", "Below best baseline", lambda row: row.below_best_baseline, ".1f", "%", detail=1
+)
 SEED = Column("seed", "Seed", lambda row: row.record.seed, "d", detail=2)
+WEIGHTS = Column("weights", "Weights", lambda row: row.evaluation.checkpoint.which, detail=4)
 EPOCHS_DONE = Column("epochs_done", "Epochs done", lambda row: row.record.epochs_done, "d", detail=5)
 EPOCHS = Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=5)
+TRAINING = Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=6)
+TEACHER = Column("teacher", "Teacher", lambda row: row.teacher, detail=7)
+REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
 RUN = Column("run", "Run", lambda row: row.run.name, detail=8)
 
-PREDICTOR = Column("predictor", "", lambda row: row.name)
-
-# Of rows about a `Result`. Baselines and teachers from elsewhere have only metrics.
+# For rows about a `Result`; baselines and teachers from elsewhere have only metrics.
 ACCURACY = [
     MODEL,
     METHOD,
     STATE,
     TRAINED_ON,
     *METRICS,
-    Column(
-        "below_best_baseline_percent", "Below best baseline", lambda row: row.below_best_baseline, ".1f", "%", detail=1
-    ),
+    GAIN,
     SEED,
-    Column("weights", "Weights", lambda row: row.evaluation.checkpoint.which, detail=4),
+    WEIGHTS,
     EPOCHS_DONE,
     EPOCHS,
-    Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=6),
-    Column("teacher", "Teacher", lambda row: row.teacher, detail=7),
+    TRAINING,
+    TEACHER,
     RUN,
 ]
-# Of rows about a `Trained`.
-WITHOUT_RESULTS = [
-    MODEL,
-    METHOD,
-    STATE,
-    EPOCHS_DONE,
-    EPOCHS,
-    TRAINED_ON,
-    SEED,
-    Column("reason", "Reason", lambda row: row.record.reason, detail=7),
-    RUN,
-]
+# For rows about a `Trained`.
+WITHOUT_RESULTS = [MODEL, METHOD, STATE, EPOCHS_DONE, EPOCHS, TRAINED_ON, SEED, REASON, RUN]
+# For the rows of one evaluation.
+PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
 
 
 def results_of(run: Run) -> list[Result]:
@@ -188,11 +174,10 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
     return tables
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
+def evaluation_table(evaluation: EvaluationResult) -> Table:
     """The metrics of all predictors of one evaluation."""
-    columns = (PREDICTOR, *METRICS)
-    rows = (reference_row(columns, row, "", predictor=row.name.replace("_", " ")) for row in evaluation.rows)
-    return Table("evaluation", Protocol.from_evaluation(evaluation).title, columns, tuple(rows))
+    rows = (reference_row(PREDICTORS, row, "", predictor=row.name.replace("_", " ")) for row in evaluation.rows)
+    return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, tuple(rows))
 
 
 def without_results_tables(runs: Sequence[Run]) -> list[Table]:
@@ -200,53 +185,44 @@ def without_results_tables(runs: Sequence[Run]) -> list[Table]:
     waiting = sorted((run for run in runs if not run.evaluations), key=lambda run: (not run.complete, run.name))
     if not waiting:
         return []
-    columns = tuple(WITHOUT_RESULTS)
     notes = []
     if any(run.complete for run in waiting):
         notes.append("Finished: evaluate it with `bpfn eval --checkpoint FILE`, where FILE is its student.safetensors.")
     if any(run.record.state == "running" for run in waiting):
         notes.append("Running: in progress, or killed.")
-    rows = tuple(row_of(columns, row, row.mark) for row in map(Trained, waiting))
-    return [Table("without_results", "Runs without results", columns, rows, tuple(notes))]
+    rows = tuple(Trained(run).row(WITHOUT_RESULTS) for run in waiting)
+    return [Table("without_results", "Runs without results", tuple(WITHOUT_RESULTS), rows, tuple(notes))]
 
 
 def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     """Explanations of the words in the accuracy tables."""
-    measured = [run for run in runs if run.evaluations]
-    if not measured:
+    if not any(run.evaluations for run in runs):
         return []
     used = {name for run in runs for name in Trained(run).method.split("+")}
-    meanings = [f"{name}: {meaning}" for name, meaning in METHODS.items() if name in used]
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items() if name in used)
     return [
-        f"Method: how a network was trained; + combines methods. {'; '.join(meanings)}.",
-        "Below best baseline: how far EPE3D is below the better of zero flow and nearest neighbor; negative "
-        "is worse. Marked: the lowest EPE3D of the finished students.",
+        f"Method: how a network was trained; + combines methods. {meanings}.",
+        "Below best baseline: how far EPE3D is below the better of zero flow and nearest neighbor; negative is worse. "
+        "Marked: the lowest EPE3D of the finished students.",
         "Weights: best are those of the validated epoch with the lowest EPE3D on the held-out training scenes, last "
         "those of the last epoch.",
     ]
 
 
 def _accuracy_table(title: str, protocol: Protocol, results: Sequence[Result]) -> Table:
-    columns = tuple(ACCURACY)
-    networks = (row_of(columns, one, one.mark, one.is_ranked) for one in sorted(results, key=_place))
-    return Table(
-        kind="accuracy",
-        title=title,
-        columns=columns,
-        rows=(*_baseline_rows(columns, results), *_outside_teacher_rows(columns, results), *networks),
-        notes=tuple(_notes(protocol, results)),
-        context=protocol._asdict(),
-    )
+    networks = (one.row(ACCURACY) for one in sorted(results, key=_place))
+    rows = (*_baseline_rows(results), *_outside_teacher_rows(results), *networks)
+    return Table("accuracy", title, tuple(ACCURACY), rows, tuple(_notes(protocol, results)), protocol._asdict())
 
 
-def _baseline_rows(columns: Sequence[Column], results: Sequence[Result]) -> Iterator[Row]:
+def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
     for name, title in BASELINES.items():
         measured = next((row for one in results if (row := one.evaluation.row(name))), None)
         if measured:
-            yield reference_row(columns, measured, "reference", model=title)
+            yield reference_row(ACCURACY, measured, "reference", model=title)
 
 
-def _outside_teacher_rows(columns: Sequence[Column], results: Sequence[Result]) -> Iterator[Row]:
+def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
     """Teachers that none of the runs trained; they were evaluated together with their students."""
     found: dict[str, tuple[str, MetricRow]] = {}
     for one in results:
@@ -254,23 +230,14 @@ def _outside_teacher_rows(columns: Sequence[Column], results: Sequence[Result]) 
         if teacher and measured:
             found.setdefault(teacher.sha256, (teacher.variant, measured))
     for sha256, (variant, measured) in sorted(found.items()):
-        yield reference_row(columns, measured, "", model=variant, method="teacher", run=sha256[:8])
+        yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
 
 
-def _place(one: Result) -> tuple[bool, bool, int, str, str, str, int, str, str]:
+def _place(one: Result) -> tuple[Any, ...]:
     """Finished runs first; among these teachers, then scratch, then the other methods."""
     record = one.record
-    return (
-        not one.run.complete,
-        record.role != "teacher",
-        method_rank(record.method),
-        record.method,
-        record.variant,
-        one.trained_on,
-        record.seed,
-        one.run.name,
-        one.evaluation.checkpoint.which,
-    )
+    kind = (not one.run.complete, record.role != "teacher", method_rank(record.method), record.method)
+    return *kind, record.variant, one.trained_on, record.seed, one.run.name, one.evaluation.checkpoint.which
 
 
 def _fraction(value: float) -> str:
@@ -282,9 +249,7 @@ def _fraction(value: float) -> str:
 def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
     yield f"Test data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}."
     if is_synthetic_kind(protocol.dataset):
-        yield (
-            "Synthetic scenes are not FlyingThings3D: compare these rows with each other, not with published numbers."
-        )
+        yield SYNTHETIC_NOTE
     if not all(one.run.complete for one in results):
         yield "Incomplete runs come last and are not ranked or compared."
     on_test = sorted({one.run.name for one in results if one.record.selected_on == "test"})

@@ -11,10 +11,10 @@ import numpy as np
 
 from bpfn_cli.data.datasets import is_synthetic_kind, sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.accuracy import Result, results_of
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, Result, results_of
 from bpfn_cli.reporting.methods import method_rank
-from bpfn_cli.reporting.tables import METRICS, Column, Report, Row, Table, reference_row, row_of
-from bpfn_cli.runs.record import Teacher
+from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
+from bpfn_cli.runs.record import RunRecord, TeacherTest
 from bpfn_cli.runs.results import Run, RunResults
 
 SCRATCH = "scratch"
@@ -30,22 +30,14 @@ RANKS = {SCRATCH: 0, "equal_time": 1, "same_width_teacher": 2, "method": 3}
 
 @dataclass(frozen=True)
 class Group:
-    """A row about results that differ only in their seed, which they are sorted by."""
+    """A row about results that differ only in their seed, by which they are sorted."""
 
     label: str
     members: tuple[Result, ...]
 
     @property
-    def first(self) -> Result:
-        return self.members[0]
-
-    @property
-    def control(self) -> str | None:
-        return self.first.record.control
-
-    @property
-    def is_method(self) -> bool:
-        return _is_method(self.first)
+    def record(self) -> RunRecord:
+        return self.members[0].record
 
     @property
     def epe3d(self) -> dict[int, float]:
@@ -55,7 +47,7 @@ class Group:
     @property
     def deviation(self) -> float | None:
         """Standard deviation of EPE3D over seeds."""
-        return float(np.std([one.epe3d for one in self.members], ddof=1)) if len(self.members) > 1 else None
+        return float(np.std(list(self.epe3d.values()), ddof=1)) if len(self.epe3d) > 1 else None
 
     @property
     def train_minutes(self) -> float | None:
@@ -71,19 +63,14 @@ class Group:
         return _mean(getattr(one.evaluation.motion, name, None) for one in self.members)
 
     def size(self, name: str) -> int | None:
-        return getattr(self.first.record.complexity, name, None)
+        return getattr(self.record.complexity, name, None)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row about the differences of EPE3D between a group and scratch, seed by seed.
+    """A row about the EPE3D of a group minus that of scratch, seed by seed; `gap_closed` in percent."""
 
-    Attributes:
-        scenes: 95 % interval over seeds and scenes, if known. to_equal_time: mean difference to scratch of equal time.
-        gap_closed: how far the method gets from scratch to the teacher, in percent. p_holm: None for controls.
-    """
-
-    group: Group
+    label: str
     paired: Paired
     scenes: tuple[float | None, float | None]
     to_equal_time: float | None
@@ -95,12 +82,8 @@ class Difference:
         deviation, mean = self.paired.deviation, self.paired.mean
         return pairs_needed(deviation, mean) if deviation and mean else None
 
-    @property
-    def p(self) -> str:
-        return "not testable" if self.paired.p is None else f"{self.paired.p:.3f}"
 
-
-# Of rows about a `Group`. The teacher has only metrics.
+# For rows about a `Group`. The teacher has only metrics.
 MEANS = [
     Column("method", "Method", lambda row: row.label),
     Column("seeds", "Seeds", lambda row: len(row.members), "d"),
@@ -109,13 +92,13 @@ MEANS = [
     Column("epe3d_dynamic", "Dynamic", lambda row: row.motion("epe3d_dynamic"), ".4f", "m"),
     Column("epe3d_static", "Static", lambda row: row.motion("epe3d_static"), ".4f", "m"),
     Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min"),
-    Column("epochs", "Epochs", lambda row: row.first.record.epochs, "d", detail=1),
+    Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=1),
     Column("parameters", "Parameters", lambda row: row.size("parameters"), ",d", detail=2),
     Column("module_macs", "MACs, modules", lambda row: row.size("module_macs"), ".4g", detail=3),
 ]
-# Of rows about a `Difference`.
+# For rows about a `Difference`.
 DIFFERENCES = [
-    Column("method", "Method", lambda row: row.group.label),
+    Column("method", "Method", lambda row: row.label),
     Column("pairs", "Pairs", lambda row: row.paired.pairs, "d"),
     Column("difference", "To scratch", lambda row: row.paired.mean, "+.4f", "m"),
     Column("low", "from", lambda row: row.paired.low, "+.4f"),
@@ -123,7 +106,7 @@ DIFFERENCES = [
     Column("low_scenes", "Seeds and scenes: from", lambda row: row.scenes[0], "+.4f"),
     Column("high_scenes", "to", lambda row: row.scenes[1], "+.4f"),
     Column("pairs_needed", "Pairs needed", lambda row: row.pairs_needed, ",d"),
-    Column("p", "Sign-flip p", lambda row: row.p),
+    Column("p", "Sign-flip p", lambda row: "not testable" if row.paired.p is None else f"{row.paired.p:.3f}"),
     Column("p_holm", "Holm p", lambda row: None if row.p_holm is None else f"{row.p_holm:.3f}"),
     Column("to_equal_time", "To equal time", lambda row: row.to_equal_time, "+.4f", "m"),
     Column("gap_closed_percent", "Gap closed", lambda row: row.gap_closed, ".0f", "%"),
@@ -138,6 +121,11 @@ DIFFERENCE_NOTES = (
     "scratch.",
 )
 
+NOTES = (
+    "A seed sets initialization, order and augmentation in the same way for all rows; all seeds share one teacher.",
+    "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of moving and of static points.",
+)
+
 
 def comparison_report(results: RunResults) -> Report:
     """The tables of the finished trainings of a study: means and differences for each variant."""
@@ -145,8 +133,11 @@ def comparison_report(results: RunResults) -> Report:
     tables: list[Table] = []
     for variant in sorted({one.record.variant for one in trained}):
         tables += _tables(variant, [one for one in trained if one.record.variant == variant])
-    message = None if tables else f"No finished training of a study in {results.folder}."
-    return Report(tuple(tables), _notes(trained) if tables else (), results.problems, message)
+    if not tables:
+        return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
+    is_synthetic = any(is_synthetic_kind(one.evaluation.dataset.kind) for one in trained)
+    notes = (*NOTES, SYNTHETIC_NOTE) if is_synthetic else NOTES
+    return Report(tuple(tables), notes, results.problems)
 
 
 def _study_results(runs: Sequence[Run]) -> list[Result]:
@@ -162,35 +153,38 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
 def _tables(variant: str, results: Sequence[Result]) -> list[Table]:
     teacher = _teacher_of_methods(results)
     groups = _groups(results)
-    rows = (*_teacher_row(teacher), *(row_of(MEANS, group) for group in groups))
-    means = Table("means", f"{variant}: {results[0].protocol.title}", tuple(MEANS), rows)
+    rows = [row_of(MEANS, group) for group in groups]
+    if teacher is not None:
+        name, metrics = teacher
+        rows.insert(0, reference_row(MEANS, metrics, "reference", method=f"teacher ({name})", seeds=1))
+    tables = [Table("means", f"{variant}: {results[0].protocol.title}", tuple(MEANS), tuple(rows))]
     scratch = next((group for group in groups if group.label == SCRATCH), None)
-    if scratch is None or len(groups) == 1:
-        return [means]
-    epe3d = None if teacher is None or teacher.test is None else teacher.test.epe3d
-    differences = _differences(groups, scratch, epe3d)
-    return [
-        means,
-        Table(
-            kind="differences",
-            title=f"{variant}: differences to scratch",
-            columns=tuple(DIFFERENCES),
-            rows=tuple(row_of(DIFFERENCES, difference) for difference in differences),
-            notes=DIFFERENCE_NOTES,
-        ),
-    ]
+    if scratch is not None and len(groups) > 1:
+        differences = _differences(groups, scratch, None if teacher is None else teacher[1].epe3d)
+        rows = [row_of(DIFFERENCES, difference) for difference in differences]
+        title = f"{variant}: differences to scratch"
+        tables.append(Table("differences", title, tuple(DIFFERENCES), tuple(rows), DIFFERENCE_NOTES))
+    return tables
+
+
+def _teacher_of_methods(results: Sequence[Result]) -> tuple[str, TeacherTest] | None:
+    """Variant and metrics of the teacher of the methods, if it was evaluated under their protocol."""
+    teachers = (one.record.teacher for one in results if _is_method(one.record))
+    return next(((teacher.variant, teacher.test) for teacher in teachers if teacher and teacher.test), None)
+
+
+def _is_method(record: RunRecord) -> bool:
+    return record.control is None and record.method != SCRATCH
 
 
 def _groups(results: Sequence[Result]) -> list[Group]:
     members: dict[str, list[Result]] = {}
     for one in sorted(results, key=lambda one: one.record.seed):
-        members.setdefault(_label(one), []).append(one)
-    groups = [Group(label, tuple(found)) for label, found in members.items()]
-    return sorted(groups, key=_place)
+        members.setdefault(_label(one.record), []).append(one)
+    return sorted((Group(label, tuple(found)) for label, found in members.items()), key=_place)
 
 
-def _label(one: Result) -> str:
-    record = one.record
+def _label(record: RunRecord) -> str:
     if record.control is None:
         return record.method
     control = CONTROLS.get(record.control, record.control)
@@ -198,35 +192,19 @@ def _label(one: Result) -> str:
     return control if method == SCRATCH else f"{method}, {control}"
 
 
-def _is_method(one: Result) -> bool:
-    return one.record.control is None and one.record.method != SCRATCH
-
-
 def _place(group: Group) -> tuple[int, int]:
-    kind = group.control or ("method" if group.is_method else SCRATCH)
-    return RANKS.get(kind, 4), method_rank(group.first.record.method)
-
-
-def _teacher_of_methods(results: Sequence[Result]) -> Teacher | None:
-    """The teacher of the methods, if it was evaluated under their protocol."""
-    teachers = (one.record.teacher for one in results if _is_method(one))
-    return next((teacher for teacher in teachers if teacher is not None and teacher.test is not None), None)
-
-
-def _teacher_row(teacher: Teacher | None) -> tuple[Row, ...]:
-    if teacher is None or teacher.test is None:
-        return ()
-    return (reference_row(MEANS, teacher.test, "reference", method=f"teacher ({teacher.variant})", seeds=1),)
+    kind = group.record.control or ("method" if _is_method(group.record) else SCRATCH)
+    return RANKS.get(kind, len(RANKS)), method_rank(group.record.method)
 
 
 def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None) -> list[Difference]:
     compared = [(group, found) for group in groups if group is not scratch and (found := _paired(group, scratch))]
-    tested = {group.label: found.p for group, found in compared if group.is_method and found.p is not None}
+    tested = {group.label: found.p for group, found in compared if _is_method(group.record) and found.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    equal_time = next((group for group in groups if group.control == "equal_time"), None)
+    equal_time = next((group for group in groups if group.record.control == "equal_time"), None)
     return [
         Difference(
-            group,
+            group.label,
             found,
             scenes=_scene_interval(group, scratch),
             to_equal_time=_mean_difference(group, equal_time),
@@ -250,14 +228,13 @@ def _mean_difference(group: Group, reference: Group | None) -> float | None:
 
 def _scene_interval(group: Group, reference: Group) -> tuple[float | None, float | None]:
     """Interval over seeds and scenes, if both runs of every pair list the same scenes."""
-    others = {one.record.seed: one.evaluation.scenes for one in reference.members}
-    own = {one.record.seed: one.evaluation.scenes for one in group.members}
-    pairs = [(own[seed], others[seed]) for seed in sorted(own.keys() & others.keys())]
-    names = [scene.name for scene in pairs[0][0]] if pairs else []
+    own, others = ({one.record.seed: one.evaluation for one in side.members} for side in (group, reference))
+    pairs = [(own[seed].scenes, others[seed].scenes) for seed in sorted(own.keys() & others.keys())]
+    names = [scene.name for scene in pairs[0][0]]
     if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
         return None, None
     differences = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
-    kind = group.first.evaluation.dataset.kind
+    kind = group.members[0].evaluation.dataset.kind
     return hierarchical_interval(differences, [sequence_of(kind, name) for name in names])
 
 
@@ -271,13 +248,3 @@ def _gap_closed(to_scratch: Paired, scratch: Group, teacher: float | None) -> fl
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _notes(results: Sequence[Result]) -> tuple[str, ...]:
-    notes = [
-        "A seed sets initialization, order and augmentation in the same way for all rows; all seeds share one teacher.",
-        "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of moving and of static points.",
-    ]
-    if any(is_synthetic_kind(one.evaluation.dataset.kind) for one in results):
-        notes.append("Synthetic scenes are not FlyingThings3D: compare these rows only with each other.")
-    return tuple(notes)

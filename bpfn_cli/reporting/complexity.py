@@ -17,7 +17,7 @@ BASELINE_VARIANT = "baseline"
 
 @dataclass(frozen=True)
 class Network:
-    """A row about the runs of one network; `baseline` is the size of the baseline variant at the same points."""
+    """A row about the runs of one network; `baseline`: the size of the baseline variant at the same points."""
 
     variant: str
     size: Complexity

@@ -33,19 +33,12 @@ class PublishedResult(BaseModel):
     method: str
     trained_on: str
     test: str
-    values: tuple[Printed, Printed, Printed, Printed, Printed, Printed]
-    gamma: str | None = None
-    epoch: str | None = None
-    days: str | None = None
+    values: tuple[Printed, ...]
+    conditions: str | None = None
     note: str | None = None
 
     def metric(self, name: str) -> Decimal | None:
-        return self.values[[metric.key for metric in METRICS].index(name)]
-
-    @property
-    def conditions(self) -> str | None:
-        known = (("gamma", self.gamma), ("epoch", self.epoch), ("days", self.days))
-        return ", ".join(f"{name} {value}" for name, value in known if value) or None
+        return dict(zip((metric.key for metric in METRICS), self.values, strict=True))[name]
 
 
 class Published(BaseModel):
@@ -85,21 +78,16 @@ def read_published() -> Published:
 def published_tables(published: Published) -> list[Table]:
     """One accuracy table for each test set, and one table of sizes; each title says that they are published."""
     tests = dict.fromkeys(result.test for result in published.results)
-    sizes = Table(
-        kind="published_complexity",
-        title=f"{PUBLISHED}: complexity at 8192 points",
-        columns=PUBLISHED_COMPLEXITY,
-        rows=tuple(row_of(PUBLISHED_COMPLEXITY, entry) for entry in published.complexity),
-    )
-    return [*(_accuracy_table(test, published) for test in tests), sizes]
+    sizes = tuple(row_of(PUBLISHED_COMPLEXITY, entry) for entry in published.complexity)
+    title = f"{PUBLISHED}: complexity at 8192 points"
+    return [
+        *(_accuracy_table(test, published) for test in tests),
+        Table("published_complexity", title, PUBLISHED_COMPLEXITY, sizes),
+    ]
 
 
 def _accuracy_table(test: str, published: Published) -> Table:
-    return Table(
-        kind="published_accuracy",
-        title=f"{PUBLISHED}: accuracy on {dataset_title(test)}",
-        columns=PUBLISHED_ACCURACY,
-        rows=tuple(row_of(PUBLISHED_ACCURACY, result) for result in published.results if result.test == test),
-        notes=("Digits as printed; a dash means that the reports give no value.",),
-        context={"dataset": test},
-    )
+    rows = tuple(row_of(PUBLISHED_ACCURACY, result) for result in published.results if result.test == test)
+    title = f"{PUBLISHED}: accuracy on {dataset_title(test)}"
+    notes = ("Digits as printed; a dash means that the reports give no value.",)
+    return Table("published_accuracy", title, PUBLISHED_ACCURACY, rows, notes, {"dataset": test})

@@ -14,21 +14,11 @@ def build_report(results: RunResults, *, published: bool = False) -> Report:
     """All tables of `results`; with `published` also those of the published results."""
     source = read_published() if published else None
     accuracy = accuracy_tables(results.runs)
+    tables = [*accuracy, *without_results_tables(results.runs), *complexity_tables(results.runs, source)]
+    tables += published_tables(source) if source else []
     notes = accuracy_notes(results.runs)
     if len(accuracy) > 1:
-        notes.insert(
-            0,
-            f"{len(accuracy)} accuracy tables: results on different data, splits, numbers of points or sampling seeds "
-            "cannot be compared.",
-        )
-    return Report(
-        tables=(
-            *accuracy,
-            *without_results_tables(results.runs),
-            *complexity_tables(results.runs, source),
-            *(published_tables(source) if source else ()),
-        ),
-        notes=tuple(notes),
-        problems=results.problems,
-        message=None if results.runs else f"No runs in {results.folder}; start with `bpfn distill --loss bihint`.",
-    )
+        differing = "different data, splits, numbers of points or sampling seeds"
+        notes.insert(0, f"{len(accuracy)} accuracy tables: results on {differing} cannot be compared.")
+    message = None if results.runs else f"No runs in {results.folder}; start with `bpfn distill --loss bihint`."
+    return Report(tuple(tables), tuple(notes), results.problems, message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tables of a study from files typed by hand."""
+"""The tables of a study, from files typed by hand."""
 
 from __future__ import annotations
 
@@ -22,17 +22,28 @@ SCRATCH = [0.30, 0.31, 0.29, 0.30, 0.32, 0.28]
 BASIC = [0.29, 0.29, 0.28, 0.28, 0.31, 0.26]
 
 
-def write(folder: Path, method: str, seed: int, epe3d: float, control: str | None = None, **changes: Any) -> None:
+def write(
+    folder: Path,
+    method: str,
+    seed: int,
+    epe3d: float,
+    control: str | None = None,
+    has_scenes: bool = False,
+    **changes: Any,
+) -> None:
     name = f"{method}-{control}-{seed}"
     run = folder / name
     (run / "evaluations").mkdir(parents=True)
     teacher = {"run": "t", "variant": "baseline", "sha256": "e" * 64, "test": {"epe3d": 0.2}}
-    about = record(method=method, seed=seed, teacher=None if method == "scratch" else teacher, **changes)
-    about |= {"cell": name, "control": control}
-    (run / "run.json").write_text(json.dumps(about))
+    content = record(method=method, seed=seed, teacher=None if method == "scratch" else teacher, **changes)
+    content |= {"cell": name, "control": control}
+    (run / "run.json").write_text(json.dumps(content))
     scenes = [{"name": f"{index:07d}", "model": epe3d + offset} for index, offset in enumerate((-0.1, 0.0, 0.1))]
     result = evaluation(epe3d)
-    result |= {"scenes": scenes, "by_motion": [{"name": "model", "epe3d_dynamic": 0.4, "epe3d_static": 0.1}]}
+    result |= {
+        "scenes": scenes if has_scenes else [],
+        "by_motion": [{"name": "model", "epe3d_dynamic": 0.4, "epe3d_static": 0.1}],
+    }
     (run / "evaluations" / "a.json").write_text(json.dumps(result))
 
 
@@ -77,7 +88,18 @@ def test_differences_by_hand(six: Path) -> None:
     assert cells(means, "teacher (baseline)")["epe3d"] == 0.2
 
 
-def test_three_seeds_are_not_testable(tmp_path: Path) -> None:
+def test_interval_over_seeds_and_scenes_needs_the_same_scenes(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, "scratch", seed, SCRATCH[seed], has_scenes=True)
+        write(tmp_path, "basic", seed, BASIC[seed], has_scenes=True)
+        write(tmp_path, "hint", seed, SCRATCH[seed])
+    differences = tables(tmp_path)[1]
+    basic = cells(differences, "basic")
+    assert -0.021 < basic["low_scenes"] < basic["difference"] < basic["high_scenes"] < -0.009
+    assert cells(differences, "hint")["low_scenes"] is None
+
+
+def test_three_pairs_are_not_testable(tmp_path: Path) -> None:
     for seed in range(3):
         write(tmp_path, "scratch", seed, SCRATCH[seed])
         write(tmp_path, "basic", seed, BASIC[seed])
@@ -86,7 +108,7 @@ def test_three_seeds_are_not_testable(tmp_path: Path) -> None:
     assert found["p_holm"] is None
 
 
-def test_pairs_are_of_one_seed_and_a_missing_partner_is_no_pair(tmp_path: Path) -> None:
+def test_pairs_share_their_seed(tmp_path: Path) -> None:
     for seed, value in ((0, 0.3), (1, 0.5)):
         write(tmp_path, "scratch", seed, value)
     for seed, value in ((1, 0.4), (2, 0.1)):
@@ -96,14 +118,14 @@ def test_pairs_are_of_one_seed_and_a_missing_partner_is_no_pair(tmp_path: Path) 
     assert found["difference"] == pytest.approx(-0.1)
 
 
-def test_gap_within_the_noise_of_scratch_is_left_blank(tmp_path: Path) -> None:
+def test_gap_within_the_noise_of_scratch_is_blank(tmp_path: Path) -> None:
     for seed, value in enumerate((0.15, 0.25, 0.2)):
         write(tmp_path, "scratch", seed, value)
         write(tmp_path, "basic", seed, value)
     assert cells(tables(tmp_path)[1], "basic")["gap_closed_percent"] is None
 
 
-def test_controls_stand_last_and_are_not_corrected_for(six: Path) -> None:
+def test_controls_come_last_and_do_not_count_in_the_correction(six: Path) -> None:
     for seed, value in enumerate(SCRATCH):
         write(six, "scratch", seed, value - 0.02, control="equal_time", epochs=13)
         write(six, "hint+shuffled-teacher", seed, value + 0.01, control="shuffled_teacher")
@@ -122,17 +144,17 @@ def test_controls_stand_last_and_are_not_corrected_for(six: Path) -> None:
     assert cells(differences, "scratch, equal time")["to_equal_time"] is None
 
 
-def test_unfinished_trainings_and_other_runs_do_not_count(six: Path) -> None:
+def test_only_finished_cells_count(six: Path) -> None:
     write(six, "basic", 6, 0.001, state="interrupted")
     other = six / "basic-None-6" / "run.json"
     assert cells(tables(six)[0], "basic")["seeds"] == 6
-    about = json.loads(other.read_text()) | {"state": "finished"}
-    about.pop("cell")
-    other.write_text(json.dumps(about))
+    content = json.loads(other.read_text()) | {"state": "finished"}
+    content.pop("cell")
+    other.write_text(json.dumps(content))
     assert cells(tables(six)[0], "basic")["seeds"] == 6
 
 
-def test_drawings_of_the_tables(six: Path) -> None:
+def test_markdown_and_csv_of_a_study(six: Path) -> None:
     made = comparison_report(read_runs(six))
     text = to_markdown(made)
     assert "| basic" in text and "not FlyingThings3D" in text
@@ -142,13 +164,13 @@ def test_drawings_of_the_tables(six: Path) -> None:
     assert files["means"].splitlines()[0] == "table," + ",".join(column.key for column in MEANS)
 
 
-def test_evaluation_on_other_data_does_not_move_a_training_out_of_its_table(six: Path) -> None:
+def test_evaluation_on_other_data_is_ignored(six: Path) -> None:
     other = evaluation(0.9, dataset__kind="kitti", dataset__split="test")
     (six / "basic-None-0" / "evaluations" / "0.json").write_text(json.dumps(other))
     assert cells(tables(six)[0], "basic")["seeds"] == 6
 
 
-def test_second_run_of_a_cell_does_not_count_twice(six: Path) -> None:
+def test_repeated_cell_counts_once(six: Path) -> None:
     again = six / "basic-None-0-2"
     again.mkdir()
     for name in ("run.json", "evaluations/a.json"):
@@ -157,7 +179,7 @@ def test_second_run_of_a_cell_does_not_count_twice(six: Path) -> None:
     assert cells(tables(six)[0], "basic")["seeds"] == 6
 
 
-def test_empty_folder_says_so(tmp_path: Path) -> None:
+def test_empty_folder_gives_a_message(tmp_path: Path) -> None:
     made = comparison_report(read_runs(tmp_path))
     assert isinstance(made, Report)
     assert made.tables == ()

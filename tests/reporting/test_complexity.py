@@ -8,7 +8,7 @@ import pytest
 from bpfn_cli.reporting import Table, build_report, read_runs
 
 
-def test_sizes_and_shares_of_the_baseline_variant(runs, make_run):
+def test_sizes_are_absolute_and_relative_to_the_baseline_variant(runs, make_run):
     make_run("s", train_seconds=90.0)
     make_run("t", role="teacher", variant="baseline", complexity__checkpoint_bytes=31000000, train_seconds=240)
     assert cells(runs) == [
@@ -29,12 +29,12 @@ def test_sizes_and_shares_of_the_baseline_variant(runs, make_run):
     ]
 
 
-def test_shares_are_empty_without_the_baseline_variant(runs, make_run):
+def test_relative_sizes_are_empty_without_the_baseline_variant(runs, make_run):
     make_run("s")
     assert cells(runs)[0][3] is None and cells(runs)[0][7] is None
 
 
-def test_networks_at_other_points_are_other_rows_and_not_compared(runs, make_run):
+def test_sizes_at_different_points_are_not_compared(runs, make_run):
     make_run("t", role="teacher", variant="baseline", complexity__points=2048)
     make_run("s", complexity__points=1024)
     make_run("l", complexity__points=4096)
@@ -45,14 +45,14 @@ def test_networks_at_other_points_are_other_rows_and_not_compared(runs, make_run
     ]
 
 
-def test_baseline_variant_stands_first_then_the_largest(runs, make_run):
+def test_baseline_variant_comes_first_then_the_largest(runs, make_run):
     make_run("a", variant="weightnet4")
     make_run("b", variant="wide", complexity__parameters=9_000_000)
     make_run("c", variant="baseline")
     assert [row[0] for row in cells(runs)] == ["baseline", "wide", "weightnet4"]
 
 
-def test_training_time_is_a_range_over_finished_runs_only(runs, make_run):
+def test_training_time_is_the_range_over_finished_runs(runs, make_run):
     make_run("a", train_seconds=90.0)
     make_run("b", train_seconds=150.0, method="hint")
     make_run("c", train_seconds=3.0, state="interrupted")
@@ -60,7 +60,7 @@ def test_training_time_is_a_range_over_finished_runs_only(runs, make_run):
     assert row[-1] == "1.5 to 2.5"
 
 
-def test_files_that_differ_by_the_name_of_their_run_are_one_network(runs, make_run):
+def test_networks_whose_files_differ_in_size_share_a_row(runs, make_run):
     make_run("a", complexity__checkpoint_bytes=15500000, train_seconds=60.0)
     make_run("student-2", complexity__checkpoint_bytes=15500008, train_seconds=120.0, method="hint")
     (row,) = cells(runs)
@@ -70,7 +70,7 @@ def test_files_that_differ_by_the_name_of_their_run_are_one_network(runs, make_r
 
 
 @pytest.mark.parametrize("other", [{"parameters": 3857357}, {"module_macs": 956000001}, {"points": 8192}])
-def test_networks_of_other_sizes_are_other_rows(runs, make_run, other):
+def test_networks_of_different_sizes_have_separate_rows(runs, make_run, other):
     make_run("a")
     make_run("b", **{f"complexity__{key}": value for key, value in other.items()})
     assert len(cells(runs)) == 2
@@ -82,7 +82,7 @@ def test_run_without_sizes_has_no_row(runs, make_run):
     assert len(build_report(read_runs(runs)).tables) == 1
 
 
-def test_published_sizes_stand_in_their_own_named_columns(runs, make_run):
+def test_published_sizes_have_columns_of_their_own(runs, make_run):
     make_run("s")
     make_run("other", variant="custom")
     table = complexity(runs, published=True)

@@ -34,7 +34,7 @@ MARKDOWN = """\
 
 - All networks: trained on synthetic 1/5, 80 scenes; seed 0; weights best; epochs done 8; epochs 8.
 - Test data a1b2c3d4e5f6, sampling seed 0.
-- Synthetic scenes are not FlyingThings3D: compare these rows with each other, not with published numbers.
+- Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers.
 
 ## Complexity
 

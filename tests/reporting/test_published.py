@@ -10,7 +10,7 @@ from bpfn_cli.reporting.published import published_tables, read_published
 from bpfn_cli.reporting.tables import METRICS
 
 
-def test_every_row_of_the_file_is_shown_once():
+def test_every_entry_of_the_file_has_one_row():
     content = yaml.safe_load(
         resources.files("bpfn_cli.resources").joinpath("published_results.yaml").read_text("utf-8")
     )
@@ -21,16 +21,16 @@ def test_every_row_of_the_file_is_shown_once():
     assert len(tables[-1].rows) == len(content["complexity"]) == 5
 
 
-def test_metrics_are_named_and_ordered_as_ours():
+def test_metrics_of_the_file_are_in_the_order_of_the_columns():
     assert read_published().metrics == tuple(metric.key for metric in METRICS)
 
 
-def test_titles_say_whose_numbers_they_are():
+def test_titles_say_that_results_are_published():
     titles = [table.title for table in published_tables(read_published())]
     assert all(title.startswith("published (reports 1 and 6), not measured here: ") for title in titles)
 
 
-def test_digits_notes_and_gaps_stand_as_printed(tmp_path):
+def test_digits_notes_and_gaps_are_as_printed(tmp_path):
     text = to_markdown(build_report(read_runs(tmp_path), published=True))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     teacher = ["baseline", "teacher", "KITTI", "0.050", "0.869", "0.940", "0.177", "1.771", "0.896", "–", "–"]
@@ -54,7 +54,7 @@ def test_digits_notes_and_gaps_stand_as_printed(tmp_path):
     assert ail in rows
 
 
-def test_published_tables_come_only_on_request(runs, make_run):
+def test_published_tables_are_optional(runs, make_run):
     make_run("one")
     kinds = [table.kind for table in build_report(read_runs(runs)).tables]
     assert kinds == ["without_results", "complexity"]

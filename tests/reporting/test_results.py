@@ -19,7 +19,7 @@ def test_read_runs_sorts_by_start_whatever_the_time_zone(runs, make_run):
     assert [run.name for run in read_runs(runs).runs] == ["early", "between", "late"]
 
 
-def test_read_runs_keeps_the_numbers_as_written(runs, make_run):
+def test_read_runs_keeps_all_digits(runs, make_run):
     make_run("one", evaluation(0.123456789))
     (run,) = read_runs(runs).runs
     assert run.evaluations[0].model.epe3d == 0.123456789
@@ -27,12 +27,12 @@ def test_read_runs_keeps_the_numbers_as_written(runs, make_run):
     assert run.record.complexity.parameters == 3857356
 
 
-def test_read_runs_of_a_missing_folder_finds_nothing(tmp_path):
+def test_read_runs_in_a_missing_folder_finds_nothing(tmp_path):
     results = read_runs(tmp_path / "runs")
     assert results.runs == () and results.problems == ()
 
 
-def test_read_runs_refuses_a_file(tmp_path):
+def test_read_runs_rejects_a_file(tmp_path):
     path = tmp_path / "runs"
     path.write_text("")
     with pytest.raises(DataError, match="is a file"):
@@ -75,7 +75,7 @@ def test_read_runs_keeps_a_run_that_did_not_finish(runs, make_run, state):
         json.dumps({"format": 1}).encode(),
     ],
 )
-def test_damaged_run_is_one_line_and_harms_no_other(runs, make_run, content):
+def test_damaged_run_is_reported_in_one_line_and_the_others_are_read(runs, make_run, content):
     make_run("bad")
     make_run("good", evaluation())
     (runs / "bad" / "run.json").write_bytes(content)
@@ -99,7 +99,7 @@ def test_damaged_run_is_one_line_and_harms_no_other(runs, make_run, content):
         json.dumps(evaluation(dataset__scenes="many")).encode(),
     ],
 )
-def test_damaged_evaluation_is_one_line_and_its_run_stays(runs, make_run, content):
+def test_damaged_evaluation_is_reported_in_one_line_and_the_run_is_read(runs, make_run, content):
     make_run("one", evaluation(0.1), evaluation(0.2))
     path = runs / "one" / "evaluations" / "0.json"
     path.write_bytes(content)
@@ -108,7 +108,7 @@ def test_damaged_evaluation_is_one_line_and_its_run_stays(runs, make_run, conten
     assert_one_line(results.problems, path)
 
 
-def test_folder_pipe_and_huge_file_in_place_of_run_json_are_named(runs, make_run):
+def test_run_json_that_is_a_folder_pipe_or_huge_is_reported(runs, make_run):
     for name in ("folder", "pipe", "huge"):
         make_run(name)
         (runs / name / "run.json").unlink()
@@ -117,12 +117,12 @@ def test_folder_pipe_and_huge_file_in_place_of_run_json_are_named(runs, make_run
     with (runs / "huge" / "run.json").open("wb") as stream:
         stream.truncate(1 << 40)
     folder, huge, pipe = read_runs(runs).problems
-    assert "folder/run.json: is not a regular file" in folder
-    assert "pipe/run.json: is not a regular file" in pipe
-    assert "huge/run.json: 1099511627776 bytes" in huge
+    assert "folder/run.json: not a regular file" in folder
+    assert "pipe/run.json: not a regular file" in pipe
+    assert "huge/run.json: too large" in huge and "1099511627776 bytes" in huge
 
 
-def test_link_to_another_run_counts_once_and_one_from_elsewhere_is_read(runs, make_run, tmp_path):
+def test_linked_run_is_read_once(runs, make_run, tmp_path):
     make_run("one")
     (runs / "latest").symlink_to("one")
     (runs / "dangling").symlink_to("gone")
@@ -135,7 +135,7 @@ def test_link_to_another_run_counts_once_and_one_from_elsewhere_is_read(runs, ma
     assert "loop" in problem
 
 
-def test_run_killed_before_its_run_json_is_named_and_foreign_folders_are_not(runs, make_run):
+def test_run_without_run_json_is_reported_and_other_folders_are_ignored(runs, make_run):
     make_run("killed")
     (runs / "killed" / "run.json").unlink()
     (runs / "killed" / "config.yaml").write_text("")
@@ -146,7 +146,7 @@ def test_run_killed_before_its_run_json_is_named_and_foreign_folders_are_not(run
     assert_one_line(results.problems, runs / "killed" / "run.json")
 
 
-def test_evaluations_that_is_a_file_is_named(runs, make_run):
+def test_evaluations_that_is_a_file_is_reported(runs, make_run):
     folder = make_run("one")
     (folder / "evaluations").rmdir()
     (folder / "evaluations").write_text("")

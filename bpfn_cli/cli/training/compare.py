@@ -110,16 +110,13 @@ def _print_states(found: list[CellState], json: bool) -> None:
 
 def _print_tables(folder: Path, json: bool) -> None:
     from bpfn_cli.errors import DataError, printable
-    from bpfn_cli.files import write_atomic
-    from bpfn_cli.reporting import print_console, read_runs, to_csv, to_json, to_markdown
+    from bpfn_cli.reporting import print_console, read_runs, to_json, write_pages
     from bpfn_cli.reporting.comparison import comparison_report
 
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: no such study; `bpfn compare FILE` trains one")
     report = comparison_report(read_runs(folder))
-    write_atomic(folder / "compare.md", to_markdown(report).encode())
-    for kind, text in to_csv(report).items():
-        write_atomic(folder / f"compare_{kind}.csv", text.encode())
+    write_pages(report, folder, "compare", csv_prefix="compare_")
     if json:
         print_json(to_json(report))
     else:
