@@ -37,91 +37,57 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
-Source = Annotated[Path | None, typer.Option("--source", readable=False, help="Folder to read.", metavar="DIR")]
-Out = Annotated[Path | None, typer.Option("--out", readable=False, help="Where to write.", metavar="PATH")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        readable=False,
-        help="Prepared dataset or subset; by default, the one found in `data/` or `$BPFN_DATA`.",
-        metavar="DIR",
-    ),
-]
-Runs = Annotated[Path, typer.Option("--runs", readable=False, help="Folder that holds the run folders.", metavar="DIR")]
-VariantName = Annotated[str | None, typer.Option("--variant", help="Named variant of the network.", metavar="NAME")]
-CheckpointFile = Annotated[
-    Path | None,
-    typer.Option("--checkpoint", readable=False, help="Weights: written by bpfn, or a published .pth.", metavar="FILE"),
-]
+def _path(*names: str, help: str, metavar: str) -> Any:
+    """An option that is a path, which need not exist."""
+    return typer.Option(*names, readable=False, help=help, metavar=metavar)
+
+
+def _number(name: str, help: str, largest: int, smallest: int = 1) -> Any:
+    return typer.Option(name, min=smallest, max=largest, help=help, metavar="N")
+
+
+def switch(name: str, help: str) -> Any:
+    """An option without a value."""
+    return typer.Option(name, help=help, metavar="")
+
+
+OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several."
+TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops before."
+PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
+
+Source = Annotated[Path | None, _path("--source", help="Folder to read.", metavar="DIR")]
+Out = Annotated[Path | None, _path("--out", help="Where to write.", metavar="PATH")]
+Data = Annotated[Path | None, _path("--data", help="Dataset or subset; default: in `data/` or `$BPFN_DATA`.", metavar="DIR")]
+Runs = Annotated[Path, _path("--runs", help="Folder that holds the run folders.", metavar="DIR")]
+RecipeFile = Annotated[Path | None, _path("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
+CheckpointFile = Annotated[Path | None, _path("--checkpoint", help="Weights, or a published .pth file.", metavar="FILE")]
+InitialFile = Annotated[Path | None, _path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE")]
 TeacherFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--teacher",
-        readable=False,
-        help="Weights of the teacher; by default, one is found among the runs or trained.",
-        metavar="FILE",
-    ),
+    Path | None, _path("--teacher", help="Weights of the teacher; default: found or trained.", metavar="FILE")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Random seed.", metavar="N")]
+Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
+Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
+Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]
+Devices = Annotated[int | None, _number("--devices", "Processes here, one per GPU; they share each batch.", 1024)]
+Nodes = Annotated[int, _number("--nodes", "Machines that run this command together.", 1024)]
+Processes = Annotated[int | None, _number("--processes", "Worker processes; default: one per core.", 1024)]
+Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
+Json = Annotated[bool, switch("--json", "Print only JSON on stdout.")]
+DryRun = Annotated[bool, switch("--dry-run", "Print the plan and write nothing.")]
+Resume = Annotated[bool, switch("--resume", "Resume the run of this --name if it exists.")]
+VariantName = Annotated[str | None, typer.Option("--variant", help="Named variant of the network.", metavar="NAME")]
+RunName = Annotated[str | None, typer.Option("--name", help="Name of the run folder.", metavar="NAME")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", metavar="DEVICE")]
-Points = Annotated[
-    int | None, typer.Option("--points", min=1, max=10**6, help="Points drawn from each cloud.", metavar="N")
-]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", min=1, max=10**9, help="Passes over the training scenes.", metavar="N")
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite existing output.", metavar="")]
-Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.", metavar="")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.", metavar="")]
-Losses = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--loss",
-        help="Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several.",
-        metavar="NAME",
-    ),
-]
-StrategyName = Annotated[
-    choices.Strategy | None, typer.Option("--strategy", help="What else is trained besides the student.")
-]
-EarlyStopName = Annotated[
-    choices.EarlyStop | None, typer.Option("--early-stop", help="When to stop learning from the teacher.")
-]
-CalendarName = Annotated[
-    choices.ValidationCalendar | None,
-    typer.Option("--validation-calendar", help="Epochs that validate; fast: every fifth in mid-training."),
-]
-MaxTime = Annotated[
-    str | None,
-    typer.Option(
-        "--max-time", help="Time limit, such as 90m, 23h or 1-12:00:00; saves and stops before.", metavar="TIME"
-    ),
-]
-Devices = Annotated[
-    int | None,
-    typer.Option(
-        "--devices", min=1, max=1024, help="Processes on this machine, one per GPU; they share each batch.", metavar="N"
-    ),
-]
-Nodes = Annotated[
-    int, typer.Option("--nodes", min=1, max=1024, help="Machines that run this command together.", metavar="N")
-]
-SelectOn = Annotated[
-    choices.Selection | None,
-    typer.Option("--select-on", help="Scenes that select the best checkpoint: held-out training scenes or test split."),
-]
-_precision = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
-PrecisionName = Annotated[Precision, _precision]
-TrainingPrecision = Annotated[Precision | None, _precision]
-RecipeFile = Annotated[
-    Path | None, typer.Option("-c", "--config", readable=False, help="Recipe (YAML).", metavar="FILE")
-]
+MaxTime = Annotated[str | None, typer.Option("--max-time", help=TIME_LIMIT, metavar="TIME")]
+Losses = Annotated[list[str] | None, typer.Option("--loss", help=OWN_LOSS, metavar="NAME")]
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Set a recipe key, such as train.lr=1e-3; repeatable.", metavar="KEY=VALUE"),
+    list[str] | None, typer.Option("--set", help="Set a key of the recipe; repeatable.", metavar="KEY=VALUE")
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option("--processes", min=1, max=1024, help="Worker processes; by default, one per core.", metavar="N"),
+StrategyName = Annotated[choices.Strategy | None, typer.Option(help="What else is trained besides the student.")]
+EarlyStopName = Annotated[choices.EarlyStop | None, typer.Option(help="When to stop learning from the teacher.")]
+CalendarName = Annotated[
+    choices.ValidationCalendar | None, typer.Option(help="Epochs that validate; fast: every fifth in mid-training.")
 ]
+SelectOn = Annotated[choices.Selection | None, typer.Option(help="Scenes that select the best checkpoint.")]
+PrecisionName = Annotated[Precision, PRECISION]
+TrainingPrecision = Annotated[Precision | None, PRECISION]

@@ -7,9 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, print_json, say
@@ -41,10 +39,7 @@ class TrainFlags:
 
     variant: options.VariantName = None
     data: options.Data = None
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", readable=False, help="Initial weights, copied or sliced.", metavar="FILE"),
-    ] = None
+    checkpoint: options.InitialFile = None
     config: options.RecipeFile = None
     changes: options.Set = None
     points: options.Points = None
@@ -58,10 +53,8 @@ class TrainFlags:
     nodes: options.Nodes = 1
     max_time: options.MaxTime = None
     runs: options.Runs = RUNS
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.", metavar="NAME")] = None
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run of this --name if it exists.", metavar="")
-    ] = False
+    name: options.RunName = None
+    resume: options.Resume = False
     dry_run: options.DryRun = False
     json: options.Json = False
 
