@@ -37,7 +37,7 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
-def _path(*names: str, help: str, metavar: str) -> Any:
+def path(*names: str, help: str, metavar: str) -> Any:
     """An option that is a path, which need not exist."""
     return typer.Option(*names, readable=False, help=help, metavar=metavar)
 
@@ -55,15 +55,17 @@ OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repea
 TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops before."
 PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
 
-Source = Annotated[Path | None, _path("--source", help="Folder to read.", metavar="DIR")]
-Out = Annotated[Path | None, _path("--out", help="Where to write.", metavar="PATH")]
-Data = Annotated[Path | None, _path("--data", help="Dataset or subset; default: in `data/` or `$BPFN_DATA`.", metavar="DIR")]
-Runs = Annotated[Path, _path("--runs", help="Folder that holds the run folders.", metavar="DIR")]
-RecipeFile = Annotated[Path | None, _path("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
-CheckpointFile = Annotated[Path | None, _path("--checkpoint", help="Weights, or a published .pth file.", metavar="FILE")]
-InitialFile = Annotated[Path | None, _path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE")]
+Source = Annotated[Path | None, path("--source", help="Folder to read.", metavar="DIR")]
+Out = Annotated[Path | None, path("--out", help="Where to write.", metavar="PATH")]
+Data = Annotated[
+    Path | None, path("--data", help="Dataset or subset; default: in `data/` or `$BPFN_DATA`.", metavar="DIR")
+]
+Runs = Annotated[Path, path("--runs", help="Folder that holds the run folders.", metavar="DIR")]
+RecipeFile = Annotated[Path | None, path("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
+CheckpointFile = Annotated[Path | None, path("--checkpoint", help="Weights, or a published .pth file.", metavar="FILE")]
+InitialFile = Annotated[Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE")]
 TeacherFile = Annotated[
-    Path | None, _path("--teacher", help="Weights of the teacher; default: found or trained.", metavar="FILE")
+    Path | None, path("--teacher", help="Weights of the teacher; default: found or trained.", metavar="FILE")
 ]
 Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from bpfn_cli import choices
 from bpfn_cli.config import settings
 
 
@@ -22,7 +23,7 @@ class EarlyStopSettings:
     Source: Cho & Hariharan, ICCV 2019; `auto` is our own, for students that overtake their teacher.
     """
 
-    kind: Literal["never", "hard", "linear", "auto"] = "never"
+    kind: choices.EarlyStop = "never"
     at: Annotated[float, Field(ge=0, le=1)] = 0.5
     checks: Annotated[int, Field(ge=1, le=1000)] = 3
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 import bpfn_cli
+from bpfn_cli import choices
 from bpfn_cli.config import json_hash, settings, to_tree
 from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import FORMATS
@@ -96,14 +97,14 @@ class TrainSettings:
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
-    validation_calendar: Literal["every", "fast"] = "every"
+    validation_calendar: choices.ValidationCalendar = "every"
     validate_every: Count = 4
     gradient_every: Annotated[int, Field(ge=0, le=10**6)] = 1
     teacher_cache: str | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     keep_every: Count | None = None
     most_skipped: Annotated[int, Field(ge=0, le=10**9)] = 10
-    select_on: Literal["held_out", "test"] = "held_out"
+    select_on: choices.Selection = "held_out"
     wandb: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     precision: AnyPrecision = Precision.float32
     teacher_precision: AnyPrecision = Precision.float32
@@ -117,7 +118,7 @@ if TYPE_CHECKING:
         kind: str
 else:
     _OPTIONS = {name: kind.settings for name, kind in STRATEGIES.items() if kind.settings is not NoOptions}
-    _body = {"__annotations__": {"kind": Literal[tuple(STRATEGIES)], **_OPTIONS}, "__module__": __name__}
+    _body = {"__annotations__": {"kind": choices.Strategy, **_OPTIONS}, "__module__": __name__}
     _body |= {"kind": "plain", **{name: field(default_factory=kind) for name, kind in _OPTIONS.items()}}
     StrategySettings = settings(type("StrategySettings", (), _body))
 

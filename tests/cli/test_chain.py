@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole job with the installed command, small: data, teacher, student, evaluation, prediction, report."""
+"""The whole chain, with small networks: data, teacher, student, evaluation, prediction, report."""
 
 import json
 import os
@@ -17,16 +17,19 @@ from command import succeeded as good
 from bpfn_cli.metrics.result import EvaluationResult
 
 REAL_DATA = os.environ.get("BPFN_REAL_DATA")
-SHORT = ("--epochs", 1, "--set", "train.batch_size=2")
+SHORT = ("--variant", "tiny", "--set", "teacher=big", "--epochs", 1, "--set", "train.batch_size=2")
+SHORT += ("--set", "objective.calibration_step=0")
+
+pytestmark = pytest.mark.usefixtures("small_variants")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
+def work(tmp_path_factory, small_variants) -> Path:
     """A folder with ten synthetic scenes, their subset, a teacher and a student of one epoch."""
     folder = tmp_path_factory.mktemp("work")
     good(bpfn("synth", "--train", 10, "--val", 2, "--out", "data/synthetic", cwd=folder))
     good(bpfn("subset", "--source", "data/synthetic", "--fraction", 0.5, cwd=folder))
-    good(bpfn("distill", "--loss", "bihint", *SHORT, "--set", "objective.calibration_step=0", cwd=folder))
+    good(bpfn("distill", "--loss", "bihint", *SHORT, cwd=folder))
     return folder
 
 
@@ -52,29 +55,25 @@ def test_distill_trains_a_teacher_once_and_records_both(work):
     found = runs(work)
     teacher, student = found["teacher"], found["student"]
     assert teacher["state"] == student["state"] == "finished"
-    assert (teacher["variant"], teacher["method"]) == ("baseline", "scratch")
-    assert (student["variant"], student["method"]) == ("weightnet48", "bihint")
+    assert (teacher["variant"], teacher["method"]) == ("big", "scratch")
+    assert (student["variant"], student["method"]) == ("tiny", "bihint")
     assert student["teacher"]["run"] == teacher["name"]
-    again = good(
-        bpfn("distill", "--loss", "basic", *SHORT, "--set", "objective.calibration_step=0", "--dry-run", cwd=work)
-    )
+    again = good(bpfn("distill", "--loss", "basic", *SHORT, "--dry-run", cwd=work))
     assert "basic" in again.stdout
-    assert student["complexity"]["parameters"] == 3_857_356
+    assert 0 < student["complexity"]["parameters"] < teacher["complexity"]["parameters"]
 
 
 def test_second_distill_reuses_the_teacher(work):
-    said = bpfn(
-        "distill", "--loss", "hint", *SHORT, "--set", "objective.calibration_step=0", "--runs", "runs", cwd=work
-    )
-    assert "trained before with this recipe" in good(said).stderr
+    said = bpfn("distill", "--loss", "hint", *SHORT, "--runs", "runs", cwd=work)
+    assert "trained earlier with this recipe" in good(said).stderr
 
 
 def test_report_has_baselines_teacher_and_student(work):
     report = json.loads(good(bpfn("report", "--json", cwd=work)).stdout)
-    assert "weightnet48" in json.dumps(report)
+    assert "tiny" in json.dumps(report)
     good(bpfn("report", "--out", "results", "--published", cwd=work))
     markdown = (work / "results/report.md").read_text()
-    for words in ("zero flow", "nearest neighbor", "baseline", "weightnet48", "published", "0.0492"):
+    for words in ("zero flow", "nearest neighbor", "big", "tiny", "published", "0.0492"):
         assert words in markdown
     assert (work / "results/accuracy.csv").read_text().count("\n") >= 4
 
@@ -112,11 +111,15 @@ def test_evaluation_on_the_whole_dataset_is_the_one_on_its_subset(work):
     assert set(work.glob("runs/*/evaluations/*")) == before
 
 
-def test_slim_cuts_a_trained_teacher(work):
-    teacher = next(work.glob("runs/teacher-*/student.safetensors"))
-    result = good(bpfn("slim", "--teacher", teacher, "--c-mid", "4,4,4,8,8", "--out", "s.safetensors", cwd=work))
+def test_slim_slices_a_teacher(work):
+    teacher = "t.safetensors"
+    small = ("--points", 1024, "--out")
+    good(bpfn("slim", "--variant", "baseline", *small, teacher, cwd=work))
+    result = good(bpfn("slim", "--teacher", teacher, "--c-mid", "4,4,4,8,8", *small, "s.safetensors", cwd=work))
     assert "84 tensors sliced" in result.stdout
-    about = json.loads(good(bpfn("profile", "--checkpoint", "s.safetensors", "--json", cwd=work)).stdout)
+    about = json.loads(
+        good(bpfn("profile", "--checkpoint", "s.safetensors", "--points", 1024, "--json", cwd=work)).stdout
+    )
     assert about["parameters"] == 3_857_356
     refused(bpfn("slim", "--teacher", teacher, "--c-mid", "4", "--out", "s.safetensors", cwd=work), 5, "--force")
 
@@ -147,7 +150,7 @@ def interrupt_once(is_time: Callable[[], object]) -> None:
 
 
 def test_interrupted_training_is_recorded_and_leaves_no_temporary(work):
-    words = ("train", "--variant", "weightnet4", "--epochs", 500, "--runs", "stopped")
+    words = ("train", "--variant", "tiny", "--epochs", 500, "--runs", "stopped")
     interrupt = threading.Thread(target=interrupt_once, args=(lambda: list(work.glob("stopped/*/metrics.jsonl")),))
     interrupt.start()
     refused(bpfn(*words, cwd=work), 130, "stopped by SIGINT; resume with: bpfn resume stopped/student-")

@@ -24,18 +24,11 @@ def compare(
     data: options.Data = None,
     device: options.Device = "auto",
     runs: options.Runs = RUNS,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", help="Name of the study's folder in --runs; by default, the file's.", metavar="NAME"),
-    ] = None,
-    shard: Annotated[
-        str, typer.Option("--shard", help="Part I of N of the trainings, for job arrays.", metavar="I/N")
-    ] = "1/1",
-    table: Annotated[
-        bool, typer.Option("--table", help="Only print tables of finished trainings.", metavar="")
-    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of its folder; default: the file's.", metavar="NAME")] = None,
+    shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1",
+    table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False,
     max_time: options.MaxTime = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Repeat trainings that failed with NaN.", metavar="")] = False,
+    retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -101,11 +94,9 @@ def _print_states(found: list[CellState], json: bool) -> None:
         return
     for one in found:
         print(f"{one.state:<9} {one.cell.name}")
-    counts = {state: sum(one.state == state for one in found) for state in ("finished", "failed", "to do", "waiting")}
-    say(
-        ", ".join(f"{count} {state}" for state, count in counts.items())
-        + " (waiting: for the times of other trainings)"
-    )
+    states = [one.state for one in found]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "failed", "to do", "waiting"))
+    say(f"{counts} (waiting: for the times of other trainings)")
 
 
 def _print_tables(folder: Path, json: bool) -> None:

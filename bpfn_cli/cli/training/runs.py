@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def runs(
     runs: options.Runs = RUNS,
-    unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Only runs that can be resumed.", metavar="")
-    ] = False,
+    unfinished: Annotated[bool, options.switch("--unfinished", "Only runs that can be resumed.")] = False,
     json: options.Json = False,
 ) -> None:
     """List runs: their state, progress and time left.
@@ -67,21 +65,17 @@ def _print_table(found: list[RunStatus]) -> None:
 
 def resume(
     run: Annotated[Path, typer.Argument(readable=False, help="Run folder, or its name.", metavar="RUN")],
-    data: Annotated[
-        Path | None, typer.Option("--data", readable=False, help="New location of the dataset.", metavar="DIR")
-    ] = None,
+    data: Annotated[Path | None, options.path("--data", help="New location of the dataset.", metavar="DIR")] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", readable=False, help="New location of the teacher.", metavar="FILE")
+        Path | None, options.path("--teacher", help="New location of the teacher.", metavar="FILE")
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda or cuda:N; by default, as before.", metavar="DEVICE")
+        str | None, typer.Option(help="cpu, cuda or cuda:N; default: as before.", metavar="DEVICE")
     ] = None,
     devices: options.Devices = None,
     nodes: options.Nodes = 1,
     max_time: options.MaxTime = None,
-    allow: Annotated[
-        bool, typer.Option("--allow", help="Resume although recipe, data or versions have changed.", metavar="")
-    ] = False,
+    allow: Annotated[bool, options.switch("--allow", "Resume although recipe, data or versions changed.")] = False,
     runs: options.Runs = RUNS,
     json: options.Json = False,
 ) -> None:
