@@ -158,8 +158,7 @@ def hidden(bodies: Sequence[Body], sx: np.ndarray, sy: np.ndarray, depth: np.nda
 def bodies_in_view(stage: Stage, poses: Sequence[Pose]) -> list[Body]:
     """Transform all solids into a camera frame and bound their images; those behind the camera are left out."""
     owners = np.array(stage.owners)
-    rotations = np.stack([pose.rotation for pose in poses])[owners]
-    shifts = np.stack([pose.shift for pose in poses])[owners]
+    rotations, shifts = (values[owners] for values in _stacked(poses))
     half = np.array([solid.half for solid in stage.solids])
     turns = product(rotations, np.stack([solid.turn for solid in stage.solids]))
     centers = apply(rotations, np.array([solid.center for solid in stage.solids])) + shifts
@@ -174,9 +173,9 @@ def bodies_in_view(stage: Stage, poses: Sequence[Pose]) -> list[Body]:
         endless = solid.kind == "halfspace"
         if farthest[i] > 0.0 or endless:
             bounds = float(low[i, 0]), float(high[i, 0]), float(low[i, 1]), float(high[i, 1])
-            slopes = bounds if nearest[i] > 0.0 and not endless else None
+            image = bounds if nearest[i] > 0.0 and not endless else None
             owner, depth = int(owners[i]), float(nearest[i])
-            bodies.append(Body(solid.kind, owner, inverse[i].tolist(), eyes[i].tolist(), slopes, depth))
+            bodies.append(Body(solid.kind, owner, inverse[i].tolist(), eyes[i].tolist(), image, depth))
     return bodies
 
 
@@ -195,17 +194,20 @@ def _visible(points: np.ndarray, stage: Stage, camera: Pinhole) -> np.ndarray:
 
 def _move(points: np.ndarray, owners: np.ndarray, stage: Stage) -> np.ndarray:
     """Move (N, 3) points from camera frame 1 to camera frame 2, each with its object."""
-    before = np.stack([pose.rotation for pose in stage.poses1])
-    after = np.stack([pose.rotation for pose in stage.poses2])
-    turns = product(after, before.transpose(0, 2, 1))
-    shifts = np.stack([pose.shift for pose in stage.poses2])
-    shifts = shifts - apply(turns, np.stack([pose.shift for pose in stage.poses1]))
+    (rotations1, shifts1), (rotations2, shifts2) = _stacked(stage.poses1), _stacked(stage.poses2)
+    turns = product(rotations2, rotations1.transpose(0, 2, 1))
+    shifts = shifts2 - apply(turns, shifts1)
     x, y, z = points.T
     moved = np.empty_like(points)
     for axis in range(3):
         row = turns[:, axis]
         moved[:, axis] = row[owners, 0] * x + row[owners, 1] * y + row[owners, 2] * z + shifts[owners, axis]
     return moved
+
+
+def _stacked(poses: Sequence[Pose]) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (N, 3, 3) and shifts (N, 3)."""
+    return np.stack([pose.rotation for pose in poses]), np.stack([pose.shift for pose in poses])
 
 
 def _window(body: Body, camera: Pinhole) -> tuple[slice, slice]:

@@ -27,14 +27,15 @@ from bpfn_cli.locks import only_writer
 
 
 @pytest.mark.parametrize(
-    "link", ["copy", pytest.param("hard", marks=pytest.mark.slow), pytest.param("symlink", marks=pytest.mark.slow)]
+    ("link", "step"),
+    [("copy", 3), *(pytest.param(link, 1, marks=pytest.mark.slow) for link in ("copy", "hard", "symlink"))],
 )
-def test_run_killed_at_any_point_completes_when_repeated_with_the_same_bytes(tmp_path, link):
+def test_run_killed_at_any_point_completes_when_repeated_with_the_same_bytes(tmp_path, link, step):
     source = write_flyingthings3d(tmp_path / "source", train=2, val=1)
     options = SubsetOptions(0.5, link=link)
     make_subset(source, tmp_path / "whole", options)
     expected = contents(tmp_path / "whole")
-    for number in itertools.count(1):
+    for number in itertools.count(1, step):
         out = tmp_path / f"out{number}"
         if not killed_before_change(number, out, lambda out=out: make_subset(source, out, options, processes=2)):
             break
@@ -46,13 +47,14 @@ def test_run_killed_at_any_point_completes_when_repeated_with_the_same_bytes(tmp
     assert number > 12
 
 
-def test_replacement_killed_at_any_point_leaves_the_old_or_nothing_readable(tmp_path):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_replacement_killed_at_any_point_leaves_the_old_or_nothing_readable(tmp_path, step):
     source = write_flyingthings3d(tmp_path / "source", train=3, val=1)
     new = SubsetOptions(0.4, seed=2, link="copy")
     make_subset(source, tmp_path / "old", COPY)
     make_subset(source, tmp_path / "new", new)
     old, expected = contents(tmp_path / "old"), contents(tmp_path / "new")
-    for number in itertools.count(1):
+    for number in itertools.count(1, step):
         out = shutil.copytree(tmp_path / "old", tmp_path / f"out{number}")
         if not killed_before_change(number, out, lambda out=out: make_subset(source, out, new, force=True)):
             break
