@@ -18,6 +18,7 @@ from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitt
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.datasets.synthetic import Synthetic
 from bpfn_cli.data.names import SPLITS
+from bpfn_cli.data.records import OutputRecord
 from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.data.subset.manifest import MANIFEST, packed_name, read_manifest
 from bpfn_cli.errors import DataError, printable
@@ -117,7 +118,7 @@ def _recognize(path: Path, root: Path, wanted: list[Format]) -> Dataset | None:
     if os.path.lexists(root / MANIFEST):
         manifest = read_manifest(root / MANIFEST)
         return Subset(path, root, FORMATS[manifest.task.source_kind], manifest)
-    if any((root / f"{record}.partial").exists() and not (root / record).exists() for record in _RECORDS):
+    if any(OutputRecord(root, record).is_unfinished for record in _RECORDS):
         raise DataError(f"{printable(root)}: unfinished; repeat the command that started it")
     if any((root / packed_name(split)).exists() for split in SPLITS):
         raise DataError(f"{printable(root)}: packed scenes without their {MANIFEST}; copy it too")

@@ -7,14 +7,12 @@ The settings are recorded before the first scene and again after the last one, s
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpfn_cli.data.datasets.base import in_one_line
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.prepare.scene import Preparation, RawScene
 from bpfn_cli.data.records import OutputRecord, differences, read_record
 from bpfn_cli.errors import BpfnError, DataError, DiskError, UsageError, printable
@@ -25,6 +23,7 @@ from bpfn_cli.progress import ProgressCallback
 
 RECORD = "prepared.json"
 WHOLE = Shard()
+_FIX = "choose another --out, or remove its folder"
 _SHARD_PREFIX = ".shard-"  # hidden: dataset readers skip it
 
 
@@ -107,7 +106,7 @@ def _claim(job: Preparation, sweep: bool) -> None:
     # Look for records only now: another shard may have started meanwhile, and it writes its record before its scenes.
     records = [path for path in (record.finished, record.partial) if path.exists()]
     for path in records:
-        found = read_record(path, "choose another --out, or remove its folder")
+        found = read_record(path, _FIX)
         if different := differences(job.settings, found):
             raise UsageError(
                 f"{printable(job.out)}: prepared with other settings ({different[0]}); choose another --out"
@@ -155,7 +154,7 @@ def _finish(job: Preparation, shard: Shard, points: int) -> None:
         write_json(_shard_folder(job.out, shard) / RECORD, {"scenes_in_all": scenes, "points": points})
         shards = [Shard(index, shard.count) for index in range(1, shard.count + 1)]
         records = [_shard_folder(job.out, one) / RECORD for one in shards]
-        found = [json.loads(read_file(record)) for record in records if record.is_file()]
+        found = [read_record(record, _FIX) for record in records if record.is_file()]
         if [one["scenes_in_all"] for one in found] != [scenes] * shard.count:
             return
         points = sum(one["points"] for one in found)

@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bpfn_cli.data.datasets.base import SceneNames
 from bpfn_cli.data.datasets.packed import ROW_BYTES
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord
 from bpfn_cli.data.subset.manifest import MANIFEST, SubsetManifest, SubsetOptions, packed_name, read_manifest, read_task
-from bpfn_cli.data.subset.plan import ScenesBySplit, SubsetPlan, scene_list
+from bpfn_cli.data.subset.plan import SubsetPlan, scene_list
 from bpfn_cli.data.subset.transfer import NO_HARD_LINKS, stamp
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.files import remove_temporaries
@@ -64,7 +65,7 @@ def own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
     return finished
 
 
-def foreign_entries(out: Path, names: ScenesBySplit, options: SubsetOptions) -> list[str]:
+def foreign_entries(out: Path, names: SceneNames, options: SubsetOptions) -> list[str]:
     """Sorted entries of `out` that do not belong to a subset of scenes `names`."""
     foreign: list[str] = []
     own = {record_of(out).finished.name, record_of(out).partial.name}
@@ -88,7 +89,7 @@ def _foreign_in_split(folder: Path, names: set[str], link: str) -> Iterator[str]
                 yield f"{folder.name}/{scene.name}/{entry.name}"
 
 
-def remove_foreign(out: Path, names: ScenesBySplit, options: SubsetOptions) -> None:
+def remove_foreign(out: Path, names: SceneNames, options: SubsetOptions) -> None:
     """Remove what does not belong in train/, val/ and the packed files; nothing beside them is touched."""
     of_subsets = {*SPLITS, *map(packed_name, SPLITS)}
     for path in foreign_entries(out, names, options):

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bpfn_cli.data.datasets import FORMATS, find_dataset
-from bpfn_cli.data.datasets.base import Scenes, fingerprint, in_one_line
+from bpfn_cli.data.datasets.base import SceneNames, Scenes, fingerprint, in_one_line
 from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import CLOUDS, SPLITS
@@ -19,9 +19,6 @@ from bpfn_cli.data.subset.select import choose, choose_stratified, distributions
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.parallel import map_in_threads
 from bpfn_cli.progress import ProgressCallback
-
-ScenesBySplit = Mapping[str, tuple[str, ...]]
-"""Split -> sorted scene names."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class SubsetPlan:
     source: Path
     kind: str
     options: SubsetOptions
-    available: ScenesBySplit
-    chosen: ScenesBySplit
+    available: SceneNames
+    chosen: SceneNames
     sizes: dict[str, int]
     skipped: tuple[str, ...]
 
@@ -66,12 +63,12 @@ class SubsetPlan:
         """Reader of scenes of the source."""
         return Scenes(FORMATS[self.kind], self.source, split, tuple(names))
 
-    def _extent(self, scenes: ScenesBySplit) -> Extent:
+    def _extent(self, scenes: SceneNames) -> Extent:
         total = sum(self.sizes[key] for key in _files(scenes))
         return Extent(len(scenes.get("train", ())), len(scenes.get("val", ())), total)
 
 
-def scene_list(names: ScenesBySplit) -> list[tuple[str, str]]:
+def scene_list(names: SceneNames) -> list[tuple[str, str]]:
     """Split and name of every scene, training scenes first."""
     return [(split, name) for split in SPLITS for name in names.get(split, ())]
 
@@ -114,7 +111,7 @@ def plan_subset(
     return replace(plan, chosen={**chosen, "train": train})
 
 
-def _check_available(available: ScenesBySplit, options: SubsetOptions, root: Path) -> None:
+def _check_available(available: SceneNames, options: SubsetOptions, root: Path) -> None:
     if not available.get("train"):
         raise DataError(f"{printable(root)}: no training scenes to choose from; check the path")
     if options.val_fraction is not None and not available.get("val"):
@@ -147,5 +144,5 @@ def refuse_damaged(faults: list[str], scenes: int) -> None:
         raise DataError(f"{len(faults)} of {scenes} scenes are damaged: {in_one_line(faults)}")
 
 
-def _files(scenes: ScenesBySplit) -> Iterator[str]:
+def _files(scenes: SceneNames) -> Iterator[str]:
     return (f"{split}/{name}/{cloud}" for split, name in scene_list(scenes) for cloud in CLOUDS)

@@ -51,12 +51,6 @@ def distributions(scene: Scene) -> np.ndarray:
     return np.cumsum(counts, axis=1) / len(rows)
 
 
-def gaps(chosen: np.ndarray, everything: np.ndarray) -> tuple[float, float]:
-    """Largest gaps between the mean `distributions` of two sets of scenes (N, 2, 40): of flow lengths, of depths."""
-    flow, depth = np.abs(chosen.mean(axis=0) - everything.mean(axis=0)).max(axis=1)
-    return float(flow), float(depth)
-
-
 def choose_stratified(scenes: np.ndarray, first: Sequence[int], seed: int) -> list[int]:
     """Choose scenes whose distributions are within `GOOD_DISTANCE` of those of all scenes, if possible.
 

@@ -45,19 +45,14 @@ def scenes_of(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("ending", "prefix", "processes"),
-    [
-        (".zip", "", 1),
-        (".zip", "FlyingThings3D_subset/", 2),
-        (".tar", "./", 1),
-        (".tar", "FlyingThings3D_subset/", 1),
-    ],
+    ("ending", "prefix"),
+    [(".zip", ""), (".zip", "FlyingThings3D_subset/"), (".tar", "./"), (".tar", "FlyingThings3D_subset/")],
 )
-def test_an_archive_gives_the_bytes_of_its_folder(tmp_path: Path, ending: str, prefix: str, processes: int) -> None:
+def test_an_archive_gives_the_bytes_of_its_folder(tmp_path: Path, ending: str, prefix: str) -> None:
     folder = things(tmp_path / "raw")
     archive = pack(folder, tmp_path / f"raw{ending}", prefix)
     prepare_flyingthings3d(folder, tmp_path / "a")
-    summary = prepare_flyingthings3d(archive, tmp_path / "b", processes=processes)
+    summary = prepare_flyingthings3d(archive, tmp_path / "b")
     assert summary.scenes == 6
     assert scenes_of(tmp_path / "a") == scenes_of(tmp_path / "b") != {}
     again = prepare_flyingthings3d(archive, tmp_path / "b")

@@ -14,7 +14,7 @@ from bpfn_cli.data.subset import plan
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.select import choose_stratified, distributions, gaps
+from bpfn_cli.data.subset.select import choose_stratified, distributions
 from bpfn_cli.errors import DataError, UsageError
 from bpfn_cli.structures import Scene
 
@@ -27,6 +27,12 @@ def uneven(root: Path, scenes: int = 60) -> Path:
         pc1 = generator.uniform((-5, -2, -30 if deep else -8), (5, 3, -20 if deep else -2), (50, 3))
         write_scene(root / "train" / f"{index:07d}", pc1, pc1 + generator.normal(0, 2.0 if deep else 0.1, (50, 3)))
     return root
+
+
+def gaps(chosen: np.ndarray, everything: np.ndarray) -> tuple[float, float]:
+    """Largest gaps between the mean `distributions` of two sets of scenes (N, 2, 40): of flow lengths, of depths."""
+    flow, depth = np.abs(chosen.mean(axis=0) - everything.mean(axis=0)).max(axis=1)
+    return float(flow), float(depth)
 
 
 def test_distributions_by_hand() -> None:
