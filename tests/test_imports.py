@@ -29,9 +29,9 @@ RANKS = (
     {"cli", "__main__"},
 )
 RANK = {layer: rank for rank, layers in enumerate(RANKS) for layer in layers}
-SEPARATE = {"training", "reporting"}, {"studies", "reporting"}, {"strategies", "metrics"}
+SEPARATE = {"training", "reporting"}, {"training", "studies"}, {"studies", "reporting"}, {"strategies", "metrics"}
 KNOWN_CIRCLES = ["bpfn_cli.ops.neighborhood -> bpfn_cli.ops.triton.neighborhood -> bpfn_cli.ops.neighborhood"]
-KNOWN_LONG = {"strategies/loss_checks.py", "studies/study.py", "training/pipeline.py"}
+KNOWN_LONG = {"strategies/loss_checks.py"}
 HEAVY = {"torch", "matplotlib", "typer", "rich"}
 LONGEST_FILE = 400
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
