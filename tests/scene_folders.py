@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 
@@ -31,6 +32,40 @@ def write_flyingthings3d(
         for index, name in enumerate(names):
             write_random_scene(root / split / name, index + 1000 * (split == "val"), points)
     return root
+
+
+def write_occluded(root: Path, name: str = "TRAIN_A_0000_left_0006-0", count: int = 12, **other: object) -> Path:
+    """One scene of FT3D_o."""
+    generator = np.random.default_rng(1)
+    arrays: dict[str, object] = {
+        "points1": generator.uniform(2, 20, (count, 3)).astype(np.float32),
+        "points2": generator.uniform(2, 20, (count, 3)).astype(np.float32),
+        "color1": np.zeros((count, 3), np.float32),
+        "color2": np.zeros((count, 3), np.float32),
+        "flow": generator.normal(0, 1, (count, 3)).astype(np.float32),
+        "valid_mask1": np.arange(count) % 3 > 0,
+    }
+    root.mkdir(exist_ok=True)
+    np.savez(root / f"{name}.npz", **(arrays | other))  # type: ignore[arg-type]
+    return root
+
+
+def write_log(path: Path, sweeps: int = 3, count: int = 20, **other: object) -> Path:
+    """A LiDAR log of OpenSceneFlow."""
+    generator = np.random.default_rng(2)
+    with h5py.File(path, "w") as file:
+        for number in range(sweeps):
+            group = file.create_group(str(315966265659927216 + number * 100))
+            group["lidar"] = generator.uniform(-20, 20, (count, 4)).astype(np.float32)
+            group["ground_mask"] = np.arange(count) < 5
+            if number + 1 < sweeps:
+                group["flow"] = generator.normal(0, 1, (count, 3)).astype(np.float32)
+                group["flow_is_valid"] = np.arange(count) % 2 == 0
+            for name, value in other.items():
+                if name in group:
+                    del group[name]
+                group[name] = value
+    return path
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -143,7 +143,7 @@ def test_claimed_output_gets_its_folder_and_nothing_else(tmp_path: Path) -> None
 def test_claim_of_what_exists_needs_force(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "flow.npy"
     path.write_bytes(b"old") if kind == "file" else path.symlink_to("gone")
-    with pytest.raises(DiskError, match=r"flow\.npy: exists; choose another --out, or --force to replace it"):
+    with pytest.raises(DiskError, match=r"flow\.npy: exists; choose another --out, or --force to overwrite it"):
         claim_output(path, force=False)
     claim_output(path, force=True)
     assert path.is_symlink() or path.read_bytes() == b"old"  # replaced only when the result is there
@@ -153,10 +153,10 @@ def test_claim_of_what_exists_needs_force(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_claim_refuses_what_can_never_be_written(tmp_path: Path, force: bool) -> None:
     (tmp_path / "folder\x1b").mkdir()
-    with pytest.raises(DiskError, match=r"folder\\x1b: is a folder; give the file to write"):
+    with pytest.raises(DiskError, match=r"folder\\x1b: is a folder; give a file name"):
         claim_output(tmp_path / "folder\x1b", force=force)
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match="is a file where a folder is needed"):
+    with pytest.raises(DiskError, match="is a file; a folder is needed"):
         claim_output(tmp_path / "file" / "flow.npy", force=force)
 
 
@@ -166,7 +166,7 @@ def test_claim_refuses_to_replace_an_input(tmp_path: Path, link: Callable[[Path,
     source.write_bytes(b"mine")
     if link is not None:
         link(out, source)
-    with pytest.raises(UsageError, match=f"--out {out}: is what is read; choose another"):
+    with pytest.raises(UsageError, match=f"--out {out}: is also an input; choose another"):
         claim_output(out, force=True, inputs=[None, tmp_path / "none", source])
     other = tmp_path / "other.npy"
     other.write_bytes(b"old")
@@ -225,9 +225,9 @@ def test_make_folder_makes_parents_and_refuses_a_file(tmp_path: Path) -> None:
     assert make_folder(folder) == folder
     assert make_folder(folder).is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match="is a file where a folder is needed"):
+    with pytest.raises(DiskError, match="is a file; a folder is needed"):
         make_folder(tmp_path / "file")
-    with pytest.raises(DiskError, match="a file stands where a folder"):
+    with pytest.raises(DiskError, match="a parent is a file, not a folder"):
         make_folder(tmp_path / "file" / "below")
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_folders import write_flyingthings3d, write_scene
-from test_occluded import write_log, write_things
+from scene_folders import write_flyingthings3d, write_log, write_occluded, write_scene
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.data.inspect import QUANTILES, check_dataset, describe_scene, disk_bytes
@@ -62,7 +61,7 @@ def test_a_dataset_with_nothing_whole_is_described_too(tmp_path: Path) -> None:
 
 def test_every_kind_can_be_checked_and_shown(dataset: Path, tmp_path: Path) -> None:
     make_subset(dataset, tmp_path / "packed", SubsetOptions(1.0, packed=True))
-    things = write_things(tmp_path / "things")
+    things = write_occluded(tmp_path / "things")
     (tmp_path / "logs").mkdir()
     write_log(tmp_path / "logs" / "log.h5")
     kitti = tmp_path / "kitti_processed"
@@ -107,7 +106,7 @@ def test_command_lists_damage_and_the_subset_leaves_it_out(
     monkeypatch.chdir(tmp_path)
     assert run(["data", "check", "set", "--processes", "1"]) == 0
     said = capsys.readouterr().out
-    for expected in ("flyingthings3d", "points of cloud 1", "flow length [m]", "train", "val"):
+    for expected in ("flyingthings3d", "points in cloud 1", "flow length [m]", "train", "val"):
         assert expected in said
     (dataset / "train" / "0000001" / "pc1.npy").write_bytes(b"no")
     assert run(["data", "check", "set", "--processes", "1", "--json", "--fix-list", "bad.txt"]) == 3

@@ -114,7 +114,7 @@ def test_refused_name_is_escaped() -> None:
 
 def test_runs_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(DiskError, match="runs: is a file where a folder is needed"):
+    with pytest.raises(DiskError, match="runs: is a file; a folder is needed"):
         create(tmp_path / "runs")
 
 
@@ -269,7 +269,7 @@ def test_metrics_are_appended_a_line_each(tmp_path: Path) -> None:
 def test_metrics_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     run = create(tmp_path)
     (run.path / "metrics.jsonl").mkdir()
-    with pytest.raises(DiskError, match=r"metrics\.jsonl: is a folder where a file is needed"):
+    with pytest.raises(DiskError, match=r"metrics\.jsonl: is a folder; a file is needed"):
         run.log_metrics({})
 
 

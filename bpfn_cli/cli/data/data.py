@@ -21,23 +21,24 @@ app = command_group("Look at datasets and scenes.")
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="A dataset, a subset, or the folder above it.", metavar="PATH")],
+    path: Annotated[Path, typer.Argument(help="Dataset, subset, or the folder above it.", metavar="PATH")],
     fix_list: Annotated[
         Path | None,
-        typer.Option(
-            "--fix-list", help="Write the damaged scenes there, for `bpfn subset --leave-out`.", metavar="FILE"
-        ),
+        typer.Option("--fix-list", help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE"),
     ] = None,
     force: options.Force = False,
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """Read every scene: how many there are, which are damaged and how, how many points, how deep, how fast.
+    """Read every scene; report damage, numbers of points, depth and flow.
 
-    Exit code 3 if any scene is damaged.
+    The exit code is 3 if a scene is damaged.
 
-    Examples: `bpfn data check data/synthetic`, `bpfn data check data/kitti --json`,
-    `bpfn data check data --fix-list damaged.txt`
+    \b
+    Examples:
+      $ bpfn data check data/synthetic                   # a table of points, depth and flow
+      $ bpfn data check data/kitti --json                # the same as JSON
+      $ bpfn data check data --fix-list damaged.txt      # a list for `bpfn subset --leave-out`
     """
     from bpfn_cli.data.inspect import check_dataset, write_fix_list
     from bpfn_cli.errors import DataError
@@ -55,7 +56,7 @@ def check(
         write_fix_list(fix_list, found.damage)
         say(f"written: {fix_list}")
     if found.damage:
-        how = f"bpfn subset --leave-out {fix_list}" if fix_list else "--fix-list FILE names them"
+        how = f"bpfn subset --leave-out {fix_list}" if fix_list else "list them with --fix-list FILE"
         raise DataError(f"{path}: {len(found.damage)} scenes are damaged; make them again, or leave them out ({how})")
 
 
@@ -64,9 +65,12 @@ def show(
     scene: Annotated[Path, typer.Argument(help="DATASET/train/NAME, or DATASET/NAME.", metavar="SCENE")],
     json: options.Json = False,
 ) -> None:
-    """One scene: points, extent, depth and flow.
+    """Show one scene: number of points, extent, depth and flow.
 
-    Examples: `bpfn data show data/synthetic/train/0000003`, `bpfn data show data/kitti/000002 --json`
+    \b
+    Examples:
+      $ bpfn data show data/synthetic/train/0000003      # a scene of a split
+      $ bpfn data show data/kitti/000002 --json          # KITTI has no split folders
     """
     from bpfn_cli.data.inspect import describe_scene
 
@@ -75,10 +79,10 @@ def show(
         print_json(found)
         return
     for name, value in found.items():
-        print(f"{name + ':':<16}{_shown(value)}")
+        print(f"{name + ':':<16}{_format(value)}")
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list):
         return "  ".join(f"{one:g}" for one in value)
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -91,18 +95,17 @@ def _print(found: DatasetCheck) -> None:
     for heading in ("Split", "Scenes", "Damaged", "", *(f"{quantile:.0%}" for quantile in found.quantiles)):
         table.add_column(heading, justify="left" if heading in ("Split", "") else "right")
     for split in found.splits:
-        rows = {
-            "points of cloud 1": split.points1,
-            "points of cloud 2": split.points2,
-            "depth [m]": split.depth_m,
-            "flow length [m]": split.flow_length_m,
-        }
-        for index, (name, values) in enumerate(rows.items()):
-            first = [split.split, f"{split.scenes:,}", f"{split.damaged:,}"] if index == 0 else ["", "", ""]
-            number = "{:,.0f}" if name.startswith("points") else "{:.2f}"
-            table.add_row(*first, name.replace("[", "\\["), *(number.format(value) for value in values))
+        first = [split.split, f"{split.scenes:,}", f"{split.damaged:,}"]
+        for name, values, spec in (
+            ("points in cloud 1", split.points1, ",.0f"),
+            ("points in cloud 2", split.points2, ",.0f"),
+            ("depth \\[m]", split.depth_m, ".2f"),
+            ("flow length \\[m]", split.flow_length_m, ".2f"),
+        ):
+            table.add_row(*first, name, *(format(value, spec) for value in values))
+            first = ["", "", ""]
         if split.valid_share < 1:
-            table.add_row("", "", "", f"flow known of {split.valid_share:.1%} of the points")
+            table.add_row(*first, f"flow known for {split.valid_share:.1%} of the points")
     console().print(table)
     for one in found.damage:
         print(f"damaged: {one.split}/{one.scene}: {one.fault}")

@@ -8,30 +8,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scene_folders import damage
+from scene_folders import damage, write_log, write_occluded
 
 from bpfn_cli.data.datasets import data_identity, describe, open_dataset, split_identity
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import BpfnError, DataError, UsageError
 
 
-def write_things(root: Path, name: str = "TRAIN_A_0000_left_0006-0", count: int = 12, **other: object) -> Path:
-    generator = np.random.default_rng(1)
-    arrays: dict[str, object] = {
-        "points1": generator.uniform(2, 20, (count, 3)).astype(np.float32),
-        "points2": generator.uniform(2, 20, (count, 3)).astype(np.float32),
-        "color1": np.zeros((count, 3), np.float32),
-        "color2": np.zeros((count, 3), np.float32),
-        "flow": generator.normal(0, 1, (count, 3)).astype(np.float32),
-        "valid_mask1": np.arange(count) % 3 > 0,
-    }
-    root.mkdir(exist_ok=True)
-    np.savez(root / f"{name}.npz", **(arrays | other))  # type: ignore[arg-type]
-    return root
-
-
 def test_things_turn_x_and_keep_the_mask(tmp_path: Path) -> None:
-    root = write_things(
+    root = write_occluded(
         tmp_path, points1=np.array([[1, 2, 3]] * 12, np.float32), flow=np.array([[4, 5, 6]] * 12, np.float32)
     )
     scene = open_dataset(root, "train").load(0)
@@ -44,9 +29,9 @@ def test_things_turn_x_and_keep_the_mask(tmp_path: Path) -> None:
 
 def test_things_have_two_splits_and_known_bad_scenes(tmp_path: Path) -> None:
     for name in ("TRAIN_A_0000_left_0006-0", "TRAIN_C_0140_left_0006-0", "TRAIN_B_0609_right_0010-0"):
-        write_things(tmp_path, name)
+        write_occluded(tmp_path, name)
     for name in ("TEST_A_0000_left_0006-0", "TEST_A_0123_right_0009-0"):
-        write_things(tmp_path, name)
+        write_occluded(tmp_path, name)
     assert open_dataset(tmp_path, "train").names == ("TRAIN_A_0000_left_0006-0",)
     for split in ("val", "test"):
         assert open_dataset(tmp_path, split).names == ("TEST_A_0000_left_0006-0",)
@@ -58,7 +43,7 @@ def test_things_have_two_splits_and_known_bad_scenes(tmp_path: Path) -> None:
 def test_far_points_are_cut_from_each_cloud(tmp_path: Path) -> None:
     points1, points2 = np.full((12, 3), 3, np.float32), np.full((12, 3), 3, np.float32)
     points1[:5, 2], points2[:2, 2] = 35, 90
-    scene = open_dataset(write_things(tmp_path, points1=points1, points2=points2), "train").load(0)
+    scene = open_dataset(write_occluded(tmp_path, points1=points1, points2=points2), "train").load(0)
     assert (len(scene.pc1), len(scene.pc2), len(scene.flow), len(scene.valid)) == (7, 10, 7, 7)  # type: ignore[arg-type]
 
 
@@ -76,7 +61,7 @@ def test_kitti_columns_are_turned(tmp_path: Path) -> None:
 
 
 def test_batches_carry_the_mask(tmp_path: Path) -> None:
-    dataset = open_dataset(write_things(tmp_path), "train")
+    dataset = open_dataset(write_occluded(tmp_path), "train")
     (batch,) = evaluation_batches(dataset, [0], points=8, batch_size=1, seed=0)
     assert batch.valid is not None
     scene = dataset.load(0)
@@ -97,35 +82,18 @@ def test_batches_carry_the_mask(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_scenes_are_named(tmp_path: Path, other: dict, said: str) -> None:
-    dataset = open_dataset(write_things(tmp_path, **other), "train")
+    dataset = open_dataset(write_occluded(tmp_path, **other), "train")
     with pytest.raises(DataError, match=f"TRAIN_A_0000_left_0006-0.*{said}"):
         dataset.load(0)
 
 
 def test_a_foreign_file_and_a_wrong_split_are_refused(tmp_path: Path) -> None:
-    write_things(tmp_path)
+    write_occluded(tmp_path)
     with pytest.raises(UsageError, match="all"):
         open_dataset(tmp_path, "all")
     np.savez(tmp_path / "mine.npz", x=np.zeros(1))
     with pytest.raises(DataError, match=r"mine\.npz"):
         open_dataset(tmp_path, "train")
-
-
-def write_log(path: Path, sweeps: int = 3, count: int = 20, **other: object) -> Path:
-    generator = np.random.default_rng(2)
-    with h5py.File(path, "w") as file:
-        for number in range(sweeps):
-            group = file.create_group(str(315966265659927216 + number * 100))
-            group["lidar"] = generator.uniform(-20, 20, (count, 4)).astype(np.float32)
-            group["ground_mask"] = np.arange(count) < 5
-            if number + 1 < sweeps:
-                group["flow"] = generator.normal(0, 1, (count, 3)).astype(np.float32)
-                group["flow_is_valid"] = np.arange(count) % 2 == 0
-            for name, value in other.items():
-                if name in group:
-                    del group[name]
-                group[name] = value
-    return path
 
 
 def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:

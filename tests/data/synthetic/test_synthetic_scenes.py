@@ -358,7 +358,7 @@ def test_second_writer_is_refused(tmp_path):
 
 def test_file_in_place_of_the_folder_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DiskError, match="is a file where a folder is needed"):
+    with pytest.raises(DiskError, match="is a file; a folder is needed"):
         write_synthetic(tmp_path / "file", SMALL, processes=1)
 
 
