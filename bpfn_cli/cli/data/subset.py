@@ -59,10 +59,10 @@ def subset(
 
     \b
     Examples:
-      $ bpfn subset                                      # a fifth of the training scenes
-      $ bpfn subset --fraction 0.1 --dry-run             # show the size of a tenth
-      $ bpfn subset --packed --max-points 32768          # one file per split
-      $ bpfn subset --verify --out data/synthetic-subset # check every file of a subset
+      $ bpfn subset                                       # a fifth of the training scenes
+      $ bpfn subset --fraction 0.1 --dry-run              # show the size of a tenth
+      $ bpfn subset --packed --max-points 32768           # one file per split
+      $ bpfn subset --verify --out data/synthetic-subset  # check every file of a subset
     """
     from bpfn_cli.cli.places import full_dataset, subset_place, synthetic_first
     from bpfn_cli.data.subset.manifest import SubsetOptions

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -20,7 +21,7 @@ from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord, read_record
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.synthetic.scenery import draw_stage
-from bpfn_cli.errors import DataError, UsageError, printable
+from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.files import disk_errors, is_temporary, make_folder
 from bpfn_cli.locks import only_writer
 from bpfn_cli.parallel import map_in_processes
@@ -162,7 +163,7 @@ def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool)
     if not os.path.lexists(record.finished):
         return False
     if holds_settings(record.finished, settings):
-        if record.partial.exists():  # left by a kill
+        with contextlib.suppress(DiskError):  # a kill may have left it; a finished folder may be read-only
             record.remove_partial()
         return True
     if force:
