@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -108,6 +109,16 @@ class TrainSettings:
     wandb: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     precision: AnyPrecision = Precision.float32
     teacher_precision: AnyPrecision = Precision.float32
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0 over the whole training."""
+        if self.schedule == "step":
+            return max(self.lr * self.decay ** (step // steps_per_epoch // self.step_epochs), self.lr_floor)
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        total = max(1, self.epochs * steps_per_epoch - self.warmup_steps)
+        falling = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / total)))
+        return self.lr_floor + (self.lr - self.lr_floor) * falling
 
 
 if TYPE_CHECKING:

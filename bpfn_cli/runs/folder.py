@@ -30,14 +30,14 @@ from bpfn_cli.files import (
     write_atomic,
     write_json,
 )
-from bpfn_cli.locks import is_held, only_holder
+from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
 from bpfn_cli.runs.checkpoints import Checkpoints
 from bpfn_cli.runs.loggers import MetricsLogger
-from bpfn_cli.runs.record import RunRecord, read_record
+from bpfn_cli.runs.record import LOCK, STUDENT, RunRecord, read_record
 
-LOCK, METRICS, STUDENT, LATEST = ".lock", "metrics.jsonl", "student.safetensors", "latest"
+METRICS, LATEST = "metrics.jsonl", "latest"
 MOST_RUNS_OF_A_NAME = 999
 _UNFINISHED = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
 
@@ -206,11 +206,6 @@ class RunFolder:
         if is_main():
             with contextlib.suppress(DiskError):
                 self.record.write(self.path)
-
-
-def is_busy(path: Path) -> bool:
-    """Whether a process works on a run folder."""
-    return is_held(path / LOCK)
 
 
 def check_run_name(name: str) -> None:

@@ -11,9 +11,9 @@ from statistics import median
 
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
+from bpfn_cli.locks import is_held
 from bpfn_cli.recipes.schedule import is_validation_epoch
-from bpfn_cli.runs.folder import STUDENT, is_busy
-from bpfn_cli.runs.record import RECORD_FILE, RunRecord, read_record
+from bpfn_cli.runs.record import LOCK, RECORD_FILE, STUDENT, RunRecord, read_record
 
 TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
 RECENT_EPOCHS = 5  # used to estimate the duration of the next ones
@@ -58,6 +58,11 @@ def find_runs(folder: Path) -> FoundRuns:
             problems.append(str(error))
             damaged.append(path)
     return FoundRuns(tuple(sorted(runs, key=_start)), tuple(damaged), tuple(problems))
+
+
+def is_busy(run: Path) -> bool:
+    """Whether a process works on a run folder."""
+    return is_held(run / LOCK)
 
 
 def find_teacher(runs: Path, key: str) -> Path | None:

@@ -14,7 +14,7 @@ from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
 
-RECORD_FILE = "run.json"
+RECORD_FILE, STUDENT, LOCK = "run.json", "student.safetensors", ".lock"
 LARGEST_FILE = 1 << 26  # bytes
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]

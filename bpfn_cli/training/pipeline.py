@@ -22,8 +22,8 @@ from bpfn_cli.progress import LoggedProgress, Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import recipe_tree
 from bpfn_cli.runs import record
-from bpfn_cli.runs.folder import STUDENT, RunFolder, check_run_name, is_busy
-from bpfn_cli.runs.listing import find_runs
+from bpfn_cli.runs.folder import RunFolder, check_run_name
+from bpfn_cli.runs.listing import find_runs, is_busy
 from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
 from bpfn_cli.strategies import TeacherCache
 from bpfn_cli.training.build import Parts, build, check_job, job_notes
@@ -120,7 +120,7 @@ def train_teacher(job: Job, progress: Progress) -> Path:
 
 
 def _train_alone(job: Job, folder: RunFolder, progress: Progress) -> Path:
-    return carry_out(job, build(job, progress), folder, progress).folder / STUDENT
+    return carry_out(job, build(job, progress), folder, progress).folder / record.STUDENT
 
 
 def _started_teacher(job: Job) -> Path | None:

@@ -17,8 +17,8 @@ from bpfn_cli.errors import CheckpointError, DataError, UsageError, printable
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.load import checked_recipe
-from bpfn_cli.runs.folder import STUDENT, RunFolder, check_run_name
-from bpfn_cli.runs.record import RECORD_FILE, Resumption
+from bpfn_cli.runs.folder import RunFolder, check_run_name
+from bpfn_cli.runs.record import RECORD_FILE, STUDENT, Resumption
 from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build
 from bpfn_cli.training.changes import differences, present_entries, recipe_differences, use_recorded_threads

@@ -17,7 +17,6 @@ from bpfn_cli import distributed
 from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.recipes.schedule import learning_rate
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies import Strategy, TermRecord
 from bpfn_cli.structures import FlowBatch
@@ -77,7 +76,7 @@ class Training:
 
     def rate(self, batch: int) -> float:
         """The learning rate of a batch of this epoch."""
-        return learning_rate(self.recipe.train, self.epoch * self.steps + batch, self.steps)
+        return self.recipe.train.learning_rate(self.epoch * self.steps + batch, self.steps)
 
     def step(self, batch: FlowBatch) -> None:
         """Learn from a batch; skip it if its loss or gradient is not finite.
