@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bpfn_cli.losses import Measured, Objective, build_losses
+from bpfn_cli.losses.hand import G, S, T  # noqa: F401
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BASELINE, BiPointFlowNet, Variant, build_model, slim
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -32,8 +34,9 @@ def network(sizes: Variant = TINY, seed: int = 0) -> BiPointFlowNet:
     return build_model(sizes, POINTS).eval()
 
 
+@cache
 def outputs(student: Variant = SMALLER, size: int = 1, seed: int = 0) -> tuple[FlowPyramid, FlowPyramid, FlowBatch]:
-    """Of a student and a teacher of `TINY`, and their batch; without gradients."""
+    """Outputs of a student and a teacher of `TINY`, and their batch; without gradients, computed once."""
     batch = batch_of(size, seed)
     with torch.no_grad():
         return network(student, 1)(batch.pc1, batch.pc2), network()(batch.pc1, batch.pc2), batch
@@ -51,10 +54,6 @@ def points(*rows: tuple[float, float, float]) -> Tensor:
     return torch.tensor([rows])
 
 
-# The toy of LOSSES.md 1.1: errors of S (0.1, 0.1), of T (0, 0.1414), apart (0.1, 0.1).
-S = points((0.1, 0, 0), (0, 0.2, 0))
-T = points((0, 0, 0), (0, 0.2, 0.1))
-G = points((0, 0, 0), (0, 0.1, 0))
 TOY_BATCH = FlowBatch(S, S, G, ("a",))
 
 
@@ -64,16 +63,16 @@ def objective(name: str, student: Variant = SMALLER, teacher: Variant = TINY, **
 
 
 def measure(
-    name: str, output: FlowPyramid, guide: FlowPyramid, batch: FlowBatch, student: Variant = SMALLER, **options: Any
+    name: str, output: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch, student: Variant = SMALLER, **options: Any
 ) -> Measured:
     """The raw value of one loss with its options."""
-    return objective(name, student, **options).measure(output, guide, batch)[name]
+    return objective(name, student, **options).measure(output, teacher, batch)[name]
 
 
 def value(
-    name: str, output: FlowPyramid, guide: FlowPyramid, batch: FlowBatch, student: Variant = SMALLER, **options: Any
+    name: str, output: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch, student: Variant = SMALLER, **options: Any
 ) -> float:
-    return float(measure(name, output, guide, batch, student, **options).value.detach())
+    return float(measure(name, output, teacher, batch, student, **options).value.detach())
 
 
 def gradient_norm(value: Tensor, model: nn.Module) -> float:

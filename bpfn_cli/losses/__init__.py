@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Distillation losses, one term a file. `LOSSES` names them all."""
+"""Distillation losses, one a file. `LOSSES` is the registry."""
 
 from bpfn_cli.losses.objective import Objective, ObjectiveSettings, build_losses
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
 from bpfn_cli.losses.supervised import supervised_loss
-from bpfn_cli.losses.term import Card, DistillationLoss, Levels, Measured, option
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, option
 
 __all__ = [
     "LOSSES",
     "NO_DISTILLATION",
     "Card",
     "DistillationLoss",
+    "HandValue",
     "Levels",
     "Measured",
     "Objective",

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Distances of named features, and the adapters between widths."""
+"""Distances between named features, and the adapters between different widths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses.term import check_same_points, level_of
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.losses.term import HintModule, check_same_points, check_shapes, level_of, option
+from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
 from bpfn_cli.structures import FlowPyramid
 
 Feature = Literal["source", "target", "embedding", "estimator"]
+SourceFeature = Literal["source", "embedding", "estimator"]
 Norm = Literal["l1", "l2", "fvu"]
 
 FIELDS: dict[str, str] = {
@@ -25,26 +25,36 @@ FIELDS: dict[str, str] = {
 }
 
 
+def feature_option() -> Any:
+    """The option `feature`: one of `SourceFeature`."""
+    return option("source", "feature of the source points to compare")
+
+
+def norm_option() -> Any:
+    """The option `norm`: one of `Norm`."""
+    return option("l1", "l1, l2, or fvu (fraction of variance unexplained, without a unit)")
+
+
 def feature_of(output: FlowPyramid, feature: Feature, level: int) -> Tensor:
     """(B, N_l, C_l). Raises: ShapeError: missing or empty."""
     return level_of(getattr(output, FIELDS[feature]), feature, level)
 
 
 def feature_width(variant: Variant, feature: Feature, level: int) -> int:
-    """Channels of a named feature at a level."""
+    """Number of channels of a named feature at a level."""
     return ESTIMATOR_FEATURES if feature == "estimator" else variant.levels[level].embedding
 
 
-class FeatureDistance(nn.Module):
-    """Distance of one named feature of student and teacher: the mean over levels, batch, channels and points.
+class FeatureDistance(HintModule):
+    """Distance between a named feature of student and teacher: the mean over levels, batch, channels and points.
 
-    Where the widths differ (or `always_adapt`), the student's features first pass an adapter: a linear map, trained
-    with the student, in no exported file, counted nowhere. It starts as the identity between equal widths.
+    If the widths differ (or with `always_adapt`), the student's features first pass an adapter: a linear map that is
+    trained with the student, and neither exported nor counted. Between equal widths it starts as the identity.
 
-    Args (of the call): two outputs on the same points; weights: level -> (B, N_l) of the points, in place of 1; levels:
-        those compared this time, None: all.
+    Args (of the call): two outputs on the same points; weights: level -> (B, N_l) weights of the points instead of 1;
+        levels: those compared this time; None: all.
     Returns: level -> its part of the mean. l1: |A s - t|; l2: (A s - t)^2; fvu: sum (A s - t)^2 / sum (t - mean t)^2,
-        which is 0 for perfect, 1 for predicting the mean, and free of units.
+        which has no unit, and is 0 for a perfect student and 1 for one that predicts the mean.
     Raises: ShapeError: a feature is missing or empty, or the points differ.
     """
 
@@ -79,18 +89,13 @@ class FeatureDistance(nn.Module):
         }
 
     def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        """As `DistillationLoss.hints`."""
         for level, (own, other) in self.widths.items():
             yield self.feature, level, own, other
 
     def _at_level(self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Tensor | None) -> Tensor:
         own, target = (feature_of(output, self.feature, level) for output in (student, teacher))
-        adapter = self.adapters[str(level)] if str(level) in self.adapters else nn.Identity()
-        adapted = adapter(own)
-        if adapted.shape != target.shape:
-            raise ShapeError(
-                f"hint {self.feature} at level {level}: student {tuple(adapted.shape)}, teacher {tuple(target.shape)}"
-            )
+        adapted = self.adapters[str(level)](own) if str(level) in self.adapters else own
+        check_shapes(f"hint {self.feature}", level, adapted, target)
         difference = adapted - target
         distance = difference.abs() if self.norm == "l1" else difference.square()
         if weights is not None:
@@ -104,6 +109,15 @@ class FeatureDistance(nn.Module):
 def total(levels: dict[int, Tensor]) -> Tensor:
     """The sum of the parts of all levels."""
     return torch.stack(list(levels.values())).sum()
+
+
+def distance_of_one_channel(norm: Norm) -> float:
+    """For hand values: the distance between features that differ by 0.6 in one of four channels."""
+    target = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    own = target.clone()
+    own[:, :, 2] += 0.6
+    outputs = (FlowPyramid([x], {}, {}, [x], [x], [x], [x], pyramid=None) for x in (own, target))
+    return float(total(FeatureDistance("estimator", (0,), norm, BASELINE, BASELINE)(*outputs)))
 
 
 def _adapter(inputs: int, outputs: int) -> nn.Linear:

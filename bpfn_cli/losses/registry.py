@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All losses by name, and how one of the user's own is found."""
+"""The registry of losses, and the import of a user's own loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
 
 from bpfn_cli.errors import UsageError, did_you_mean, printable
 from bpfn_cli.losses.feature.aht import AhtLoss
@@ -44,9 +46,9 @@ LOSSES: dict[str, type[DistillationLoss]] = {
 
 
 def loss_named(name: str) -> type[DistillationLoss]:
-    """A loss of ours by its name, or one of the user's own as `module:attribute`.
+    """A built-in loss by its name, or a user's loss by `module:attribute`.
 
-    Raises: UsageError: unknown name; no such module or attribute, or it is not a loss.
+    Raises: UsageError: unknown name; no such module or attribute, or not a loss.
     """
     if name in LOSSES:
         return LOSSES[name]
@@ -64,41 +66,44 @@ def _own_loss(name: str) -> type[DistillationLoss]:
         raise UsageError(f"{shown}: write the module without .py: {module_name.removesuffix('.py')}:{attribute}")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UsageError(f"{shown}: write module:attribute, such as my_losses:MyLoss for class MyLoss of my_losses.py")
+    found: Any = getattr(_import(module_name, shown), attribute, None)
+    problem = f"{module_name} has no {attribute}" if found is None else _problem_with(found)
+    if problem:
+        raise UsageError(f"{shown}: {problem}")
+    return cast(type[DistillationLoss], found)
+
+
+def _import(module_name: str, shown: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)  # the installed command does not look into the folder it is called in
+        sys.path.insert(0, here)  # the installed command does not search the current folder
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise UsageError(f"{shown}: {module_name} needs the module {error.name}, which is not installed") from error
         raise UsageError(f"{shown}: no module {module_name} here or among the installed packages") from error
-    except Exception as error:  # whatever a user's file does when it is read
+    except Exception as error:  # a user's file may raise anything when it is imported
         raise UsageError(f"{shown}: importing {module_name} failed: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise UsageError(f"{shown}: {module_name} has no {attribute}")
-    problem = _why_no_loss(found)
-    if problem:
-        raise UsageError(f"{shown}: {attribute} is no loss: {problem}; docs/losses.md has an example")
-    return found
 
 
-def _why_no_loss(found: object) -> str:
-    """What keeps an object from being a loss class; empty where it is one."""
+def _problem_with(found: Any) -> str:
+    """Why an object is not a loss class; empty if it is one."""
+    name = getattr(found, "__name__", "it")
+    problem = ""
     if not isinstance(found, type):
-        return f"it is {'a function' if inspect.isfunction(found) else f'of type {type(found).__name__}'}, not a class"
-    if not issubclass(found, DistillationLoss):
-        return "it does not derive from bpfn_cli.losses.DistillationLoss"
-    if found.forward is DistillationLoss.forward:
-        return "it has no forward(self, student, teacher, batch)"
-    parameters = list(inspect.signature(found.forward).parameters)
-    if len(parameters) != 4:
-        return f"its forward takes ({', '.join(parameters)}), not (self, student, teacher, batch)"
-    if not isinstance(getattr(found, "card", None), Card):
-        return "it has no card = Card(...)"
-    if found.kind not in ("output", "hint"):
-        return f"its kind is {found.kind!r}, not 'output' or 'hint'"
-    if not hasattr(found.settings, "__pydantic_fields__"):
-        return "its settings are no @settings dataclass"
-    return ""
+        kind = "a function" if inspect.isfunction(found) else f"of type {type(found).__name__}"
+        problem = f"it is {kind}, not a class"
+    elif not issubclass(found, DistillationLoss):
+        problem = "it does not derive from bpfn_cli.losses.DistillationLoss"
+    elif found.forward is DistillationLoss.forward:
+        problem = "it has no forward(self, student, teacher, batch)"
+    elif len(parameters := list(inspect.signature(found.forward).parameters)) != 4:
+        problem = f"its forward takes ({', '.join(parameters)}), not (self, student, teacher, batch)"
+    elif not isinstance(getattr(found, "card", None), Card):
+        problem = "it has no card = Card(...)"
+    elif found.kind not in ("output", "hint"):
+        problem = f"its kind is {found.kind!r}, not 'output' or 'hint'"
+    elif not hasattr(found.settings, "__pydantic_fields__"):
+        problem = "its settings are not a @settings dataclass"
+    return problem and f"{name} is not a valid loss: {problem}; docs/extending.md has an example"

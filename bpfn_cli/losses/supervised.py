@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The multi-scale supervised loss, and the reduction every output loss uses."""
+"""The multi-scale supervised loss, and the reduction that all output losses use."""
 
 from __future__ import annotations
 
@@ -31,17 +31,22 @@ def reduce_levels(errors: Mapping[int, Tensor]) -> Tensor:
     return total(reduce_by_level(errors))
 
 
-def measured(errors: Mapping[int, Tensor], **known: object) -> Measured:
-    """R of errors in metres, with its parts."""
+def measured(
+    errors: Mapping[int, Tensor],
+    unit: str = UNIT,
+    active: Tensor | None = None,
+    figures: Mapping[str, Tensor] | None = None,
+) -> Measured:
+    """R of errors, with its parts."""
     levels = reduce_by_level(errors)
-    return Measured(total(levels), UNIT, levels, **known)  # type: ignore[arg-type]
+    return Measured(total(levels), unit, levels, active, figures or {})
 
 
 def at_levels(output: FlowPyramid, values: Tensor) -> list[Tensor]:
-    """What is known of the source points at level 0, at each level: that of the sampled points, without interpolation.
+    """Values of the source points of level 0 at the sampled points of each level, without interpolation.
 
     Args:
-        values: (B, N, C), the true flow for example.
+        values: (B, N, C), for example the true flow.
     Returns: four tensors (B, N_l, C).
     """
     found = [values]
@@ -62,15 +67,20 @@ def errors_to_truth(output: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
 
     Raises: ShapeError: a flow is missing, empty, or not at the points of its level.
     """
-    truth, known = at_levels(output, batch.flow), known_points(output, batch)
-    flows = [level_of(output.flows, "flow", level) for level in range(LEVELS)]
-    for level, (flow, true) in enumerate(zip(flows, truth, strict=True)):
-        if flow.shape != true.shape:
-            raise ShapeError(f"flow at level {level}: {tuple(flow.shape)}, but the true one is {tuple(true.shape)}")
-    errors = {i: torch.linalg.vector_norm(flows[i] - truth[i], dim=-1) for i in range(LEVELS)}
-    if known is not None:
-        errors = {i: torch.where(known[i], error, 0.0) for i, error in errors.items()}
+    known = known_points(output, batch)
+    errors = {}
+    for level, truth in enumerate(at_levels(output, batch.flow)):
+        flow = level_of(output.flows, "flow", level)
+        if flow.shape != truth.shape:
+            raise ShapeError(f"flow at level {level}: {tuple(flow.shape)}, but the true flow is {tuple(truth.shape)}")
+        error = torch.linalg.vector_norm(flow - truth, dim=-1)
+        errors[level] = error if known is None else torch.where(known[level], error, 0.0)
     return errors
+
+
+def flow_distance(student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:
+    """||s - t||, (B, N_l) metres."""
+    return torch.linalg.vector_norm(student.flows[level] - teacher.flows[level], dim=-1)
 
 
 def measured_to_truth(output: FlowPyramid, batch: FlowBatch) -> Measured:
@@ -80,13 +90,13 @@ def measured_to_truth(output: FlowPyramid, batch: FlowBatch) -> Measured:
 
 
 def finest_epe3d(errors: Mapping[int, Tensor], batch: FlowBatch) -> Tensor:
-    """Mean error of the finest level over the points whose true flow is known, metres."""
+    """Mean error of the finest level over the points with a known flow, metres."""
     error = errors[0].detach()
     return error.mean() if batch.valid is None else error.sum() / batch.valid.sum().clamp_min(1)
 
 
 def supervised_loss(output: FlowPyramid, batch: FlowBatch) -> Tensor:
-    """R(||flow_l - true flow_l||), unsquared, summed over the points whose true flow is known.
+    """R(||flow_l - true flow_l||), unsquared, summed over the points with a known flow.
 
     Source: PointPWC-Net, ECCV 2020; weights of Bi-PointFlowNet's released training.
     """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What every distillation loss is: a module with a card, options, and the checks that all share."""
+"""The base class of all distillation losses, and the checks and helpers that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import AfterValidator, Field
@@ -19,7 +19,7 @@ from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 def _different(levels: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(levels)) < len(levels):
-        raise ValueError("a level stands twice")
+        raise ValueError("duplicate level")
     return levels
 
 
@@ -30,24 +30,30 @@ ALL_FIELDS = frozenset(
     ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", "bfe_neighbors")
 )  # of a `FlowPyramid`
 
-# Passes of the fixed teacher over the training scenes: outputs with their batches. Each call is one pass.
+# Passes of the fixed teacher over the training scenes: its outputs with their batches. Each call is one pass.
 TeacherPasses = Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]
 
 
 def option(default: Any, meaning: str) -> Any:
-    """A field of a loss's settings with what it means, unit included; the card prints both."""
+    """A field of a loss's settings and its meaning, with the unit; the card prints both."""
     return Field(default=default, description=meaning)
+
+
+def levels_option() -> Any:
+    """The option `levels`: all by default."""
+    return option(ALL_LEVELS, "levels to compare; 0 is the finest")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What `bpfn losses NAME` prints.
+    """The description of a loss that `bpfn losses NAME` prints.
 
     Attributes:
-        compares: in a few words. formula: the value before weighting.
-        source: paper and equation. deviations: where we do otherwise, and why.
-        adapters: layers that only training needs, and when.
-        never_zero: why the value is not zero for a student that equals its teacher; empty where it is.
+        compares: what is compared, in a few words. formula: the value before weighting.
+        source: paper and equation. deviations: differences from the paper, and why.
+        adapters: layers that are needed only in training, and when.
+        never_zero: why the value is not zero for a student that equals its teacher; empty if it is.
+        meaning: what the student learns from, as a phrase for the legend of reports; empty: `compares`.
     """
 
     compares: str
@@ -56,6 +62,7 @@ class Card:
     deviations: tuple[str, ...] = ()
     adapters: str = "none"
     never_zero: str = ""
+    meaning: str = ""
 
 
 @settings
@@ -65,13 +72,13 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """The value of a loss, and what is worth knowing of it.
+    """The value of a loss, with details for the log.
 
     Attributes:
         value: scalar, before weighting. unit: its unit.
-        levels: level -> its part of the value, where it is a sum over levels.
-        active: share of the points (or samples) that take part; None: all do.
-        figures: others for the metrics log.
+        levels: level -> its part of the value, if the value is a sum over levels.
+        active: share of the points (or samples) that contribute; None: all.
+        figures: other numbers.
     """
 
     value: Tensor
@@ -81,20 +88,31 @@ class Measured:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class DistillationLoss(nn.Module):
-    """Base of all losses. A loss of one's own derives from it; see docs/losses.md.
+class HandValue(NamedTuple):
+    """A value of a loss's formula, and the number calculated by hand; `bpfn losses --check` compares them."""
 
-    Called with (student output, teacher output, batch); both outputs are on the points of the batch, and the teacher's
-    is detached. Returns a `Measured`, or just its scalar.
+    what: str
+    computed: float
+    expected: float
+
+
+class DistillationLoss(nn.Module):
+    """Base of all losses; docs/extending.md shows how to write one.
+
+    Called with (student output, teacher output, batch). Both outputs are on the points of the batch, and the teacher's
+    is detached. Returns a `Measured`, or only its scalar.
 
     Class attributes:
-        card: what it is. settings: dataclass of its options.
-        kind: "output" for what takes over a share gamma of the supervised loss; "hint" for what is added to it, scaled.
+        card: its description. settings: dataclass of its options.
+        kind: "output" for a loss that replaces a share gamma of the supervised loss; "hint" for one that is added to
+            it, scaled.
+        exact_gradient_options: options for which the gradient is that of the value; the gradient check uses them.
     """
 
     card: ClassVar[Card]
     settings: ClassVar[type] = NoOptions
     kind: ClassVar[Literal["output", "hint"]] = "hint"
+    exact_gradient_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, options: Any, student: Variant, teacher: Variant):
         super().__init__()
@@ -103,16 +121,21 @@ class DistillationLoss(nn.Module):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured | Tensor:
         raise NotImplementedError
 
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        """Values of the formula with numbers calculated by hand."""
+        return iter(())
+
     def reads(self) -> frozenset[str]:
-        """The fields of the teacher's output that it looks at, for the teacher cache: all, where it does not say."""
+        """The fields of the teacher's output that the loss uses, for the teacher cache; by default all."""
         return ALL_FIELDS
 
     def adapters(self) -> list[nn.Parameter]:
-        """What is trained together with the student, by its optimizer, and never exported."""
+        """The parameters that the student's optimizer trains too; they are never exported."""
         return list(self.parameters())
 
     def prepare(self, passes: TeacherPasses) -> None:
-        """Before the first step: learn what must be known of the teacher on the training scenes."""
+        """Before the first step: measure the teacher on the training scenes."""
 
     def needs_preparation(self) -> bool:
         """Whether `prepare` does anything."""
@@ -122,11 +145,21 @@ class DistillationLoss(nn.Module):
         """Called before each epoch; `epoch` counts from 0."""
 
     def before_step(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
-        """Before each step: train what has an optimizer of its own. Both outputs are detached."""
+        """Called before each step, to train parts with their own optimizer. Both outputs are detached."""
 
     def hints(self) -> Iterator[tuple[str, int, int, int]]:
         """(feature, level, student's channels, teacher's channels) of each feature compared, for the plan."""
-        return iter(())
+        for module in self.modules():
+            if isinstance(module, HintModule):
+                yield from module.hints()
+
+
+class HintModule(nn.Module):
+    """A part of a loss that compares a named feature."""
+
+    def hints(self) -> Iterator[tuple[str, int, int, int]]:
+        """See `DistillationLoss.hints`."""
+        raise NotImplementedError
 
 
 def check_same_points(student: FlowPyramid, teacher: FlowPyramid) -> None:
@@ -139,7 +172,7 @@ def check_same_points(student: FlowPyramid, teacher: FlowPyramid) -> None:
     )
     for own, other in pairs:
         for level, indices in own.items():
-            if indices.shape != other[level].shape or not torch.equal(indices, other[level]):
+            if not torch.equal(indices, other[level]):
                 raise ShapeError(
                     f"student and teacher sampled different points at level {level}: give both the same clouds"
                 )
@@ -150,8 +183,13 @@ def check_flows(student: FlowPyramid, teacher: FlowPyramid, levels: tuple[int, .
     check_same_points(student, teacher)
     for level in levels:
         own, other = (level_of(output.flows, "flow", level) for output in (student, teacher))
-        if own.shape != other.shape:
-            raise ShapeError(f"flow at level {level}: student {tuple(own.shape)}, teacher {tuple(other.shape)}")
+        check_shapes("flow", level, own, other)
+
+
+def check_shapes(what: str, level: int, own: Tensor, other: Tensor) -> None:
+    """Raises: ShapeError: the shapes differ."""
+    if own.shape != other.shape:
+        raise ShapeError(f"{what} at level {level}: student {tuple(own.shape)}, teacher {tuple(other.shape)}")
 
 
 def level_of(tensors: list[Tensor], what: str, level: int) -> Tensor:
@@ -162,17 +200,22 @@ def level_of(tensors: list[Tensor], what: str, level: int) -> Tensor:
 
 
 def detached(output: FlowPyramid) -> FlowPyramid:
-    """The same output, through which no gradient flows."""
+    """The same output without gradients."""
     return output.mapped(lambda level, tensor: tensor.detach())
 
 
 def spread_rows(output: FlowPyramid, level: int, count: int) -> Tensor:
     """(B, M) indices of at most `count` source points of a level, spread evenly: its farthest point samples.
 
-    No random draw: levels below the finest are in the order in which they were sampled.
+    Nothing is drawn at random: levels below the finest are in the order in which they were sampled.
     """
-    points = output.flows[level].shape[1]
     if level == 0:
         return output.sample_indices1[1][:, :count]
-    batch = output.flows[level].shape[0]
+    batch, points, _ = output.flows[level].shape
     return torch.arange(min(count, points), device=output.flows[level].device).expand(batch, -1)
+
+
+def quantile(values: Tensor, share: float) -> Tensor:
+    """A quantile of a vector; `torch.quantile` refuses more than 2^24 values."""
+    ranked = values.sort().values
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]

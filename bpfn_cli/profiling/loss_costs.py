@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a loss adds to a training step, measured: one step of each in turn, so that other work slows all alike."""
+"""The time that a loss adds to a training step, and the table of `bpfn losses`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from statistics import median
@@ -14,19 +14,25 @@ import torch
 import yaml
 
 import bpfn_cli.resources
-from bpfn_cli.losses import NO_DISTILLATION, build_losses
+from bpfn_cli.losses import LOSSES, NO_DISTILLATION, build_losses
 from bpfn_cli.models import Variant, build_model
-from bpfn_cli.strategies import PlainStrategy, Teacher
+from bpfn_cli.progress import ProgressCallback
+from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Strategy, Teacher
+from bpfn_cli.strategies.base import Terms
 from bpfn_cli.strategies.loss_checks import random_batch
+from bpfn_cli.structures import FlowBatch
 
-RECORD = "loss_costs.yaml"  # what `bpfn losses` shows without measuring
+RECORD = "loss_costs.yaml"  # shown by `bpfn losses`
 TEACHER_ALONE = "teacher"
 
 
 @dataclass(frozen=True)
 class LossCost:
-    """Medians over rounds. step_ms: a whole training step. over_teacher: extra time over a step in which the teacher is
-    run and not looked at, as a fraction of a step from scratch."""
+    """Medians over rounds.
+
+    Attributes: step_ms: a whole training step. over_teacher: extra time compared with a step in which the teacher is
+        run but not used, as a fraction of a step from scratch.
+    """
 
     step_ms: float
     over_teacher: float
@@ -41,36 +47,24 @@ def measure_costs(
     batch_size: int,
     rounds: int,
     device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback,
 ) -> dict[str, LossCost]:
-    """Time a training step with each loss, from scratch (`none`), and with a teacher that no loss looks at."""
+    """Time a training step with each loss, from scratch (`none`), and with a teacher that is not used (`teacher`).
+
+    The losses take turns, so that other work on the machine slows all of them equally.
+    """
     batch = random_batch(batch_size, points).to(device)
-    guide = build_model(teacher, points).to(device)
-    strategies = {}
-    for name in (NO_DISTILLATION, TEACHER_ALONE, *names):
-        used = [] if name in (NO_DISTILLATION, TEACHER_ALONE) else [name]
-        objective = build_losses(used, student, teacher, {"calibration_step": 0}).to(device)
-        kind = _TeacherAlone if name == TEACHER_ALONE else PlainStrategy
-        network = build_model(student, points).to(device)
-        needed = None if name == NO_DISTILLATION else Teacher(guide)
-        if needed is not None:
-            objective.prepare(needed.passes(lambda: iter([batch])))
-        strategies[name] = kind(network, needed, objective, weight_decay=0, clip_norm=None)
+    strategies = {
+        name: _strategy_for(name, student, teacher, batch) for name in (NO_DISTILLATION, TEACHER_ALONE, *names)
+    }
     times: dict[str, list[float]] = {name: [] for name in strategies}
     for number in range(rounds + 1):  # the first round warms up
         for name, strategy in strategies.items():
-            if strategy.teacher is not None:
-                strategy.teacher.forget()
-            started = perf_counter()
-            strategy.step(batch, 1e-3)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            seconds = _time_step(strategy, batch)
             if number:
-                times[name].append(perf_counter() - started)
-        if progress is not None:
-            progress(number, rounds)
-    scratch = times[NO_DISTILLATION]
-    alone = times[TEACHER_ALONE]
+                times[name].append(seconds)
+        progress(number, rounds)
+    scratch, alone = times[NO_DISTILLATION], times[TEACHER_ALONE]
     return {
         name: LossCost(
             step_ms=round(1e3 * median(own), 1),
@@ -81,17 +75,56 @@ def measure_costs(
 
 
 def recorded_costs() -> dict[str, Any]:
-    """What was measured for this release: `machine`, `command`, `costs` by loss."""
+    """The costs measured for this release: `measured` (on which machine) and `costs` by loss."""
     text = resources.files(bpfn_cli.resources).joinpath(RECORD).read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     return found
 
 
-class _TeacherAlone(PlainStrategy):
-    """From scratch, with a teacher whose output nobody looks at."""
+def loss_list() -> dict[str, Any]:
+    """All losses and strategies as plain values; `extra_cost` is null for a loss that was not measured."""
+    record = recorded_costs()
+    losses = [
+        {
+            "name": name,
+            "kind": kind.kind,
+            "compares": kind.card.compares,
+            "adapters": kind.card.adapters,
+            "extra_cost": record["costs"].get(name, {}).get("over_teacher"),
+            "source": kind.card.source,
+        }
+        for name, kind in LOSSES.items()
+    ]
+    strategies = [{"name": name, "does": kind.card.does} for name, kind in STRATEGIES.items()]
+    return {"losses": losses, "strategies": strategies, "cost_measured": record["measured"]}
 
-    def terms(self, batch: Any) -> Any:
+
+class _TeacherAlone(PlainStrategy):
+    """From scratch, with a teacher whose output is not used."""
+
+    def terms(self, batch: FlowBatch) -> Terms:
         assert self.teacher is not None
         output = self.run(self.student, batch)
         self.teacher(batch, output)
         return self.weighted_terms(self.objective, output, None, batch)
+
+
+def _strategy_for(name: str, student: Variant, teacher: Variant, batch: FlowBatch) -> Strategy:
+    points, device = batch.pc1.shape[1], batch.pc1.device
+    losses = [] if name in (NO_DISTILLATION, TEACHER_ALONE) else [name]
+    objective = build_losses(losses, student, teacher, {"calibration_step": 0}).to(device)
+    working = None if name == NO_DISTILLATION else Teacher(build_model(teacher, points).to(device))
+    if working is not None:
+        objective.prepare(working.passes(lambda: iter([batch])))
+    kind = _TeacherAlone if name == TEACHER_ALONE else PlainStrategy
+    return kind(build_model(student, points).to(device), working, objective, weight_decay=0, clip_norm=None)
+
+
+def _time_step(strategy: Strategy, batch: FlowBatch) -> float:
+    if strategy.teacher is not None:
+        strategy.teacher.forget()
+    started = perf_counter()
+    strategy.step(batch, 1e-3)
+    if batch.pc1.device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - started

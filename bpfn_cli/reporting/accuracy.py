@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.result import EvaluationResult, MetricRow
-from bpfn_cli.reporting.methods import METHODS, method_rank
+from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
@@ -199,7 +199,7 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     if not any(run.evaluations for run in runs):
         return []
     used = {name for run in runs for name in Trained(run).method.split("+")}
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in METHODS.items() if name in used)
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in method_meanings().items() if name in used)
     return [
         f"Method: how a network was trained; + combines methods. {meanings}.",
         "Below best baseline: how far EPE3D is below the better of zero flow and nearest neighbor; negative is worse. "

@@ -3,27 +3,12 @@
 
 from __future__ import annotations
 
-METHODS = {
+FIRST = {
     "teacher": "the network the others learn from",
     "scratch": "ground truth only",
     "fine-tuned": "ground truth only, starting from given weights",
-    "basic": "ground truth and the teacher's flow",
-    "hint": "ground truth and the teacher's features of the first cloud",
-    "bihint": "ground truth and the teacher's features of both clouds",
-    "ail": "basic, weighted towards points where the teacher is accurate",
-    "aht": "hint, weighted towards points where the teacher is accurate",
-    "bounded": "ground truth, weighted towards points where the student is worse than the teacher",
-    "weighted": "basic, with moving and static points balanced",
-    "rkd": "ground truth and the relations among the teacher's flows",
-    "localization": "ground truth and the teacher's flow distributions",
-    "pairwise": "ground truth and the similarities among the teacher's features",
-    "adversarial": "ground truth and a critic that tells student from teacher",
-    "gan-compression": "squared hints and a critic",
-    "mobilebert": "ground truth and the teacher's features and attention",
-    "self": "the finest level teaches the coarser ones",
-    "online": "two students learn from each other",
-    "meta": "the teacher learns to teach",
-    "netaug": "the student is also trained as part of wider networks",
+}
+LAST = {
     "early-stop-hard": "no teacher after a share of the epochs",
     "early-stop-linear": "the teacher's weight decreases linearly",
     "early-stop-auto": "no teacher once the student is better",
@@ -32,7 +17,17 @@ METHODS = {
 }
 
 
+def method_meanings() -> dict[str, str]:
+    """The meaning of each method; losses and strategies bring their own, in the order of their registries."""
+    from bpfn_cli.losses import LOSSES  # here, because torch takes a second to import
+    from bpfn_cli.strategies import STRATEGIES
+
+    losses = {name: kind.card.meaning or kind.card.compares for name, kind in LOSSES.items()}
+    strategies = {name: kind.card.meaning for name, kind in STRATEGIES.items() if kind.card.meaning}
+    return {**FIRST, **losses, **strategies, **LAST}
+
+
 def method_rank(method: str) -> int:
     """The place of a method among the rows; combined and unknown methods come last."""
-    methods = list(METHODS)
+    methods = list(method_meanings())
     return methods.index(method) if method in methods else len(methods)

@@ -1,27 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""`bpfn losses`, losses of one's own, strategies and studies, as typed."""
+"""`bpfn losses`, your own losses, strategies and studies on the command line."""
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command import bpfn, refused
+from command import bpfn, clean_environment, refused
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--epochs", 1, "--set", "train.batch_size=2", "--set", "objective.calibration_step=0", "--set", "teacher=half")
+SMALL = (
+    "--epochs",
+    1,
+    "--set",
+    "variant=tiny",
+    "--set",
+    "train.batch_size=2",
+    "--set",
+    "objective.calibration_step=0",
+    "--set",
+    "teacher=big",
+)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
+def work(tmp_path_factory, small_variants) -> Path:
     """A folder with six synthetic scenes and an untrained teacher."""
     folder = tmp_path_factory.mktemp("work")
     assert bpfn("synth", "--train", 6, "--val", 2, "--out", "data/synthetic", cwd=folder).returncode == 0
-    assert bpfn("slim", "--variant", "half", "--out", "teacher.safetensors", cwd=folder).returncode == 0
+    assert bpfn("slim", "--variant", "big", "--out", "teacher.safetensors", cwd=folder).returncode == 0
     return folder
 
 
@@ -58,23 +72,23 @@ def test_card_has_source_deviations_and_options_with_defaults(name, capsys):
 
 def test_wrong_names_are_refused(tmp_path):
     refused(bpfn("losses", "hnit", cwd=tmp_path), 2, "did you mean hint")
-    refused(bpfn("losses", "os:getcwd", cwd=tmp_path), 2, "getcwd is no loss", "not a class")
-    refused(bpfn("losses", "--check", "--measure", cwd=tmp_path), 2, "give one of them")
+    refused(bpfn("losses", "os:getcwd", cwd=tmp_path), 2, "getcwd is not a valid loss", "not a class")
+    refused(bpfn("losses", "--check", "--measure", cwd=tmp_path), 2, "give only one of them")
 
 
 # --- checks on one's own pair ---
 
 
 def test_check_on_ones_own_pair(work):
-    result = bpfn("losses", "basic", "--check", "--student", "teacher.safetensors", "--teacher", "half", cwd=work)
+    result = bpfn("losses", "basic", "--check", "--student", "tiny", "--teacher", "teacher.safetensors", cwd=work)
     assert result.returncode == 0, result.stdout
     lines = result.stdout.splitlines()
     assert len(lines) == 7 + 3
     assert all(line.startswith("pass ") for line in lines)
-    assert result.stderr.splitlines()[-1] == "10 passed, 0 failed, 0 do not apply"
+    assert result.stderr.splitlines()[-1] == "10 passed, 0 failed, 0 not applicable"
 
 
-def test_check_finds_a_loss_that_is_not_what_it_says(work, tmp_path):
+def test_check_finds_a_loss_that_contradicts_its_card(work, tmp_path):
     (tmp_path / "wrong.py").write_text(
         "from bpfn_cli.losses import Card, DistillationLoss\n"
         "class Wrong(DistillationLoss):\n"
@@ -82,46 +96,93 @@ def test_check_finds_a_loss_that_is_not_what_it_says(work, tmp_path):
         "    def forward(self, student, teacher, batch):\n"
         "        return 1 + (student.flows[0] - teacher.flows[0]).abs().mean()\n"
     )
-    result = bpfn("losses", "wrong:Wrong", "--check", "--json", "--teacher", "weightnet4", cwd=tmp_path)
+    result = bpfn("losses", "wrong:Wrong", "--check", "--json", "--student", "tiny", "--teacher", "tiny", cwd=tmp_path)
     assert result.returncode == 1
     failed = [one["name"] for one in json.loads(result.stdout) if one["passed"] is False]
-    assert "C1 zero at the teacher" in failed
+    assert "zero at the teacher" in failed
 
 
 # --- training with them ---
 
 
 def example() -> str:
-    """The loss of one's own in the docs, as printed."""
-    text = (ROOT / "docs" / "losses.md").read_text()
-    (block,) = re.findall(r"```python\n(# my_losses\.py\n.*?)```", text, flags=re.DOTALL)
+    """The loss in docs/extending.md."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL)
+    (block,) = [block for block in blocks if "class DirectionLoss" in block]
     return block
 
 
-def test_example_of_the_docs_trains_and_its_options_are_kept(work):
+def test_every_command_knows_a_loss_that_is_a_file_and_a_line(work, tmp_path):
+    """In a copy of the package, with the loss of docs/extending.md added."""
+    package = tmp_path / "bpfn_cli"
+    shutil.copytree(ROOT / "bpfn_cli", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "losses" / "response" / "direction.py").write_text(example())
+    registry = package / "losses" / "registry.py"
+    entry = '    "basic": BasicLoss,\n'
+    text = registry.read_text().replace(entry, entry + '    "direction": DirectionLoss,\n')
+    imported = "from bpfn_cli.losses.response.direction import DirectionLoss\n"
+    registry.write_text(
+        text.replace("from bpfn_cli.losses.response.basic", imported + "from bpfn_cli.losses.response.basic")
+    )
+    commands = [
+        ["losses"],
+        ["losses", "direction"],
+        ["losses", "direction", "--check", "--student", "weightnet4", "--teacher", "weightnet4"],
+        ["config", "show", "--set", "loss=[direction]", "--set", "objective.direction.level=1"],
+        ["distill", "--loss", "direction", "--dry-run", "--set", "teacher=half", "--set", "train.batch_size=2"],
+        ["distill", "--loss", "direction", "--set", "objective.direction.lvel=1", "--dry-run"],
+    ]
+    script = (
+        "import json, sys\n"
+        "from bpfn_cli.cli.main import run\n"
+        "from bpfn_cli.reporting.methods import method_meanings\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    print('exit code', run(words), flush=True)\n"
+        "print(method_meanings()['direction'])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(commands)],
+        cwd=work,
+        env=clean_environment({"PYTHONPATH": str(tmp_path)}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    listed, card, checked, shown, planned, refused_, meaning = result.stdout.split("exit code ")
+    assert "directions of flow" in listed
+    assert "option level = 0: level to compare" in card
+    assert "FAIL" not in checked and "right angle: 1, by hand 1" in checked
+    assert "direction:\n    level: 1" in shown
+    assert "plan: direction: " in result.stderr
+    assert [part[0] for part in (card, checked, shown, planned, refused_, meaning)] == ["0", "0", "0", "0", "0", "2"]
+    assert "unknown key objective.direction.lvel, did you mean objective.direction.level?" in result.stderr
+    assert meaning.splitlines()[1] == "ground truth and the directions of the teacher's flow"
+
+
+def test_own_loss_trains_and_its_options_are_kept(work):
     (work / "my_losses.py").write_text(example())
-    name = "my_losses:FlowDirection"
+    name = "my_losses:DirectionLoss"
     result = bpfn("distill", "--loss", name, "--teacher", "teacher.safetensors", "--name", "own", *SMALL, cwd=work)
     assert result.returncode == 0, result.stderr
     assert f"plan: {name}: " in result.stderr
     line = json.loads((work / "runs/own/metrics.jsonl").read_text())
     assert line[f"raw_{name}"] > 0
-    changed = bpfn(
-        "distill", "--loss", name, "--teacher", "teacher.safetensors", "--dry-run", "--json", *SMALL,
-        "--set", f"objective.own={{\"{name}\": {{level: 2}}}}", cwd=work,
-    )  # fmt: skip
+    own = f'objective.own={{"{name}": {{level: 2}}}}'
+    changed = bpfn("distill", "--loss", name, "--teacher", "teacher.safetensors", "--dry-run", "--json", *SMALL,
+                   "--set", own, cwd=work)  # fmt: skip
     assert changed.returncode == 0, changed.stderr
     assert json.loads(changed.stdout)["recipe"]["objective"]["own"] == {name: {"level": 2}}
-    wrong = bpfn(
-        "distill", "--loss", name, "--dry-run", *SMALL, "--set", f"objective.own={{\"{name}\": {{lvel: 2}}}}", cwd=work
-    )  # fmt: skip
+    wrong = bpfn("distill", "--loss", name, "--dry-run", *SMALL, "--set", own.replace("level", "lvel"), cwd=work)
     refused(wrong, 2, "unknown key lvel, did you mean level")
-    check = bpfn("losses", name, "--check", "--student", "weightnet4", "--teacher", "weightnet4", cwd=work)
-    assert check.returncode == 0, check.stdout
 
 
-def test_what_is_no_loss_is_refused_before_anything_is_done(work):
-    for name, word in (("json:loads", "is no loss"), ("nowhere:Loss", "no module nowhere"), ("my losses:x", "write")):
+def test_invalid_loss_is_refused_before_training(work):
+    for name, word in (
+        ("json:loads", "is not a valid loss"),
+        ("nowhere:Loss", "no module nowhere"),
+        ("my losses:x", "write"),
+    ):
         refused(bpfn("distill", "--loss", name, *SMALL, cwd=work), 2, word)
 
 
@@ -155,7 +216,7 @@ def test_strategy_that_lacks_something_says_so(work):
     refused(
         bpfn("distill", "--strategy", "netaug", "--loss", "none", "--variant", "half", *SMALL, cwd=work),
         2,
-        "half is nowhere wider than half",
+        "big is nowhere wider than half",
     )
 
 
@@ -164,15 +225,15 @@ def test_strategy_that_lacks_something_says_so(work):
 
 def test_study_from_a_file_goes_on_where_it_was(work):
     (work / "study.yaml").write_text(
-        "recipe: {teacher: half, train: {epochs: 1, batch_size: 2}, objective: {calibration_step: 0}}\n"
-        "variants: [weightnet4]\nlosses: [none, hint]\nseeds: [0]\ncontrols: [random_teacher]\ncontrol_loss: hint\n"
+        "recipe: {teacher: big, train: {epochs: 1, batch_size: 2}, objective: {calibration_step: 0}}\n"
+        "variants: [tiny]\nlosses: [none, hint]\nseeds: [0]\ncontrols: [random_teacher]\ncontrol_loss: hint\n"
         "teacher: teacher.safetensors\n"
     )
     plan = bpfn("compare", "study.yaml", "--dry-run", cwd=work)
     assert plan.stdout.splitlines() == [
-        "to do     weightnet4-scratch-seed0",
-        "to do     weightnet4-hint-seed0",
-        "to do     weightnet4-hint-random_teacher-seed0",
+        "to do     tiny-scratch-seed0",
+        "to do     tiny-hint-seed0",
+        "to do     tiny-hint-random_teacher-seed0",
     ]
     first = bpfn("compare", "study.yaml", "--shard", "1/3", cwd=work)
     assert first.returncode == 0, first.stderr

@@ -116,7 +116,7 @@ def test_training_must_be_longer_than_the_wait_for_hints(names: list[str]) -> No
     objective = build_losses(names, SMALLER, TINY, {"calibration_step": 20})
     for steps in (0, 19, 20):
         with pytest.raises(
-            UsageError, match=rf"^{steps} steps of training end .* step 20: lower objective\.calibration"
+            UsageError, match=rf"^the training ends after {steps} steps, .* step 20: lower objective\.calibration"
         ):
             objective.check_length(steps)
     objective.check_length(21)
@@ -158,7 +158,7 @@ def test_scales_name_the_hints_alone() -> None:
 
 @pytest.mark.parametrize("names", [["hint"], ["bihint"], ["basic", "hint"]])
 def test_hints_cannot_be_scaled_by_a_supervised_loss_of_weight_zero(names: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"objective\.w_gt 0 leaves nothing to scale hints by; give objective\.w_hint"):
+    with pytest.raises(UsageError, match=r"objective\.w_gt 0 leaves nothing to scale hints by; set objective\.w_hint"):
         build_losses(names, SMALLER, TINY, {"w_gt": 0.0})
     build_losses(names, SMALLER, TINY, {"w_gt": 0.0, "w_hint": 1.0})
     build_losses(names, SMALLER, TINY, {"w_gt": 0.1})
@@ -217,7 +217,7 @@ def test_several_output_losses_share_gamma() -> None:
 
 def test_first_stage_that_never_ends_is_refused_and_needs_a_teacher() -> None:
     objective = build_losses(["hint"], TINY, TINY, {"stage1_epochs": 5, "calibration_step": 0})
-    with pytest.raises(UsageError, match=r"objective\.stage1_epochs 5: all 5 epochs would be of hints alone"):
+    with pytest.raises(UsageError, match=r"objective\.stage1_epochs 5: all 5 epochs would train on hints only"):
         objective.check_length(100, 5)
     objective.check_length(100, 6)
     objective.begin_epoch(0, 6)
@@ -226,7 +226,7 @@ def test_first_stage_that_never_ends_is_refused_and_needs_a_teacher() -> None:
 
 
 def test_level_that_stands_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match="a level stands twice"):
+    with pytest.raises(UsageError, match="duplicate level"):
         build_losses(["hint"], TINY, TINY, {"hint": {"levels": [0, 0]}})
 
 
@@ -317,8 +317,8 @@ def test_loss_of_ones_own_is_a_term_like_others() -> None:
         ("my_losses.py:Loss", r"write the module without \.py: my_losses:Loss"),
         ("no_such_module:Loss", "no module no_such_module here or among the installed packages"),
         ("Own:", "write module:attribute"),
-        ("os.path:join", "join is no loss: it is a function, not a class"),
-        ("{here}:not_a_loss", "not_a_loss is no loss: it is of type int, not a class"),
+        ("os.path:join", "join is not a valid loss: it is a function, not a class"),
+        ("{here}:not_a_loss", "it is not a valid loss: it is of type int, not a class"),
         ("{here}:Missing", "has no Missing"),
         ("collections:OrderedDict", "does not derive from bpfn_cli.losses.DistillationLoss"),
         ("{here}:Forgotten", "it has no forward"),

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-
 from bpfn_cli.recipes.calendar import is_validation_epoch, validation_epochs
+
 from bpfn_cli.recipes.early_stop import EarlyStop, EarlyStopSettings
 
 

@@ -13,7 +13,7 @@ from run_folders import evaluation, record
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.reporting import read_runs, to_csv, to_markdown
 from bpfn_cli.reporting.comparison import DIFFERENCES, MEANS, comparison_report
-from bpfn_cli.reporting.methods import METHODS
+from bpfn_cli.reporting.methods import method_meanings
 from bpfn_cli.reporting.tables import Report, Table
 from bpfn_cli.strategies import STRATEGIES
 
@@ -187,4 +187,4 @@ def test_empty_folder_gives_a_message(tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_meaning() -> None:
-    assert {*LOSSES, *STRATEGIES} - {"plain"} <= METHODS.keys()
+    assert {*LOSSES, *STRATEGIES} - {"plain"} <= method_meanings().keys()

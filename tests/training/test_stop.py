@@ -7,10 +7,10 @@ import signal
 import time
 
 import pytest
+from bpfn_cli.training.stop import Interruption, parse_duration
 
 from bpfn_cli.errors import BpfnError, Interrupted, UsageError
 from bpfn_cli.training import stop as module
-from bpfn_cli.training.stop import Interruption, parse_duration
 
 
 @pytest.mark.parametrize(

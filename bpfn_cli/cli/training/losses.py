@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,146 +13,102 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 
 if TYPE_CHECKING:
-    from bpfn_cli.losses import DistillationLoss
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.strategies import Strategy
 
 EXIT_FAILED = 1
 
 
 def losses(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Losses or strategies whose cards to print.", metavar="[NAME]...")
+        list[str] | None, typer.Argument(help="Losses or strategies to describe.", metavar="[NAME]...")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Check identities and hand values, on your own pair.", metavar="")
+        bool, typer.Option("--check", help="Check identities and hand values on a pair of networks.", metavar="")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a training step with each, on this machine.", metavar="")
+        bool, typer.Option("--measure", help="Time a training step with each loss on this machine.", metavar="")
     ] = False,
     student: Annotated[
-        str, typer.Option("--student", help="Variant or checkpoint, for --check and --measure.", metavar="NAME|FILE")
+        str, typer.Option("--student", help="Variant or checkpoint for --check and --measure.", metavar="NAME|FILE")
     ] = "weightnet48",
     teacher: Annotated[
-        str, typer.Option("--teacher", help="Variant or checkpoint, for --check and --measure.", metavar="NAME|FILE")
+        str, typer.Option("--teacher", help="Variant or checkpoint for --check and --measure.", metavar="NAME|FILE")
     ] = "baseline",
     points: Annotated[int, typer.Option("--points", min=1024, max=2**19, help="Points, for --measure.")] = 1024,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=1024, help="Pairs of clouds, for --measure.")] = 4,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Steps of each, for --measure.")] = 7,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=1024, help="Batch size, for --measure.")] = 4,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Steps per loss, for --measure.")] = 7,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """List all losses and strategies, print the card of one, or check them.
+    """List losses and strategies, describe some of them, or check them.
 
-    A name may be module:attribute, for a loss of your own.
+    A name may also be module:attribute, for your own loss.
 
-    Examples: `bpfn losses`, `bpfn losses bihint`, `bpfn losses --check`,
-    `bpfn losses hint --check --student half --teacher runs/teacher/student.safetensors`, `bpfn losses --measure`
+    \b
+    Examples:
+      $ bpfn losses                            # list all, with their cost
+      $ bpfn losses bihint                     # formula, source and options
+      $ bpfn losses --check                    # check all
+      $ bpfn losses hint --check --student half --teacher runs/teacher/student.safetensors
+      $ bpfn losses --measure                  # time a step with each loss
     """
     from bpfn_cli.errors import UsageError
     from bpfn_cli.losses import LOSSES, NO_DISTILLATION, loss_named
     from bpfn_cli.strategies import STRATEGIES
+    from bpfn_cli.strategies.cards import card_of, card_text
 
     if check and measure:
-        raise UsageError("--check and --measure: give one of them")
-    chosen = {name: loss_named(name) for name in names or LOSSES if name not in (*STRATEGIES, NO_DISTILLATION)}
-    if names and not chosen and (check or measure):
-        raise UsageError(f"{', '.join(names)}: only losses that compare can be checked or timed; see `bpfn losses`")
+        raise UsageError("--check and --measure: give only one of them")
+    chosen = [name for name in names or LOSSES if name not in (*STRATEGIES, NO_DISTILLATION)]
+    for name in chosen:
+        loss_named(name)
+    if (check or measure) and not chosen:
+        raise UsageError(f"{', '.join(names or [])}: only losses can be checked or timed; see `bpfn losses`")
     if check:
-        _check(list(chosen), student, teacher, json)
+        _check(chosen, student, teacher, json)
     elif measure:
-        _measure(list(chosen), student, teacher, points, batch, rounds, device, json)
+        sizes = {"points": points, "batch": batch, "rounds": rounds}
+        _measure(chosen, _variant(student), _variant(teacher), sizes, device, json)
     elif names:
-        cards = [{"name": name, **_card(name, STRATEGIES.get(name) or chosen.get(name))} for name in names]
-        print_json(cards) if json else print("\n\n".join("\n".join(_lines(card)) for card in cards))
+        cards = [card_of(name) for name in names]
+        print_json(cards) if json else print("\n\n".join(map(card_text, cards)))
     else:
         _list(json)
 
 
-def _card(name: str, kind: type[DistillationLoss] | type[Strategy] | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    if kind is None:
-        return {"does": "no distillation: the supervised loss alone", "deviations": [], "options": []}
-    return {**asdict(kind.card), "options": _options(kind.settings)}
-
-
-def _options(settings: type) -> list[dict[str, Any]]:
-    fields: dict[str, Any] = getattr(settings, "__pydantic_fields__", {})
-    return [
-        {"name": name, "default": field.get_default(call_default_factory=True), "meaning": field.description or ""}
-        for name, field in fields.items()
-    ]
-
-
-def _lines(card: dict[str, Any]) -> Iterator[str]:
-    from textwrap import fill
-
-    yield card["name"]
-    titles = ("compares", "does", "formula", "source", "adapters", "never_zero")
-    for title in titles:
-        if card.get(title):
-            yield fill(f"{title.replace('_', ' ')}: {card[title]}", 100, initial_indent="  ", subsequent_indent="    ")
-    for deviation in card["deviations"]:
-        yield fill(f"deviation: {deviation}", 100, initial_indent="  ", subsequent_indent="    ")
-    for option in card["options"]:
-        text = f"option {option['name']} = {_plain(option['default'])}: {option['meaning']}"
-        yield fill(text, 100, initial_indent="  ", subsequent_indent="    ")
-    if not card["options"]:
-        yield "  no options"
-
-
-def _plain(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
-
-
 def _list(json: bool) -> None:
+    from bpfn_cli.profiling.loss_costs import loss_list, recorded_costs
+
+    found = loss_list()
+    if json:
+        print_json(found)
+        return
+    rows = [("none", "nothing: only the ground truth", "", "", "")]
+    for loss in found["losses"]:
+        extra = "-" if loss["extra_cost"] is None else f"{100 * loss['extra_cost']:+.0f} %"
+        rows.append((loss["name"], loss["compares"], loss["adapters"], extra, loss["source"].partition(" [")[0]))
+    _print_table(("--loss", "compares", "adapters", "extra", "source"), rows)
+    console().print()
+    _print_table(("--strategy", "does"), [(one["name"], one["does"]) for one in found["strategies"]])
+    costs = recorded_costs()["costs"]
+    say(
+        "extra: time in addition to the teacher's "
+        f"(+{100 * (costs['teacher']['step_ms'] / costs['none']['step_ms'] - 1):.0f} %), relative to a step from "
+        f"scratch; measured on {found['cost_measured']}. On this machine: bpfn losses --measure"
+    )
+    say("next: bpfn losses NAME (formula, source, options), bpfn losses --check")
+
+
+def _print_table(headings: tuple[str, ...], rows: list[Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from bpfn_cli.losses import LOSSES
-    from bpfn_cli.profiling.loss_costs import recorded_costs
-    from bpfn_cli.strategies import STRATEGIES
-
-    record = recorded_costs()
-    costs = record["costs"]
-    if json:
-        rows = [
-            {
-                "name": name,
-                "kind": kind.kind,
-                "compares": kind.card.compares,
-                "adapters": kind.card.adapters,
-                "extra_cost": costs.get(name, {}).get("over_teacher"),
-                "source": kind.card.source,
-            }
-            for name, kind in LOSSES.items()
-        ]
-        others = [{"name": name, "does": kind.card.does} for name, kind in STRATEGIES.items()]
-        print_json({"losses": rows, "strategies": others, "cost_measured": record["measured"]})
-        return
-    drawn = Table(box=None, pad_edge=False)
-    for heading in ("--loss", "compares", "adapters", "extra", "source"):
-        drawn.add_column(heading, justify="right" if heading == "extra" else "left")
-    drawn.add_row("none", "nothing: ground truth alone", "", "", "")
-    for name, kind in LOSSES.items():
-        extra = costs.get(name, {}).get("over_teacher")
-        cells = (name, kind.card.compares, kind.card.adapters, "-" if extra is None else f"{100 * extra:+.0f} %")
-        drawn.add_row(*map(Text, (*cells, kind.card.source.partition(" [")[0])))
-    console().print(drawn)
-    strategies = Table(box=None, pad_edge=False)
-    for heading in ("--strategy", "does"):
-        strategies.add_column(heading)
-    for name, strategy in STRATEGIES.items():
-        strategies.add_row(Text(name), Text(strategy.card.does))
-    console().print()
-    console().print(strategies)
-    teacher = costs["teacher"]["step_ms"] / costs["none"]["step_ms"] - 1
-    say(
-        f"extra: time beyond the teacher's own (+{100 * teacher:.0f} %), of a step from scratch; measured on "
-        f"{record['measured']}. Yours: bpfn losses --measure"
-    )
-    say("next: bpfn losses NAME (formula, source, options), bpfn losses --check")
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading == "extra" else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console().print(table)
 
 
 def _network(named: str) -> Variant | BiPointFlowNet:
@@ -170,61 +126,46 @@ def _variant(named: str) -> Variant:
 
 
 def _check(names: list[str], student: str, teacher: str, json: bool) -> None:
-    from dataclasses import asdict
-
     from bpfn_cli.strategies.loss_checks import Pair, check_losses
 
     found = []
-    pair = Pair.of(_network(student), _network(teacher))
-    for one in check_losses(names, pair):
-        found.append(one)
+    for check in check_losses(names, Pair.build(_network(student), _network(teacher))):
+        found.append(check)
         if not json:
-            sign = {True: "pass", False: "FAIL", None: "-"}[one.passed]
-            print(f"{sign:<5} {one.loss:<16} {one.name}: {one.detail}", flush=True)
-    failed = [one for one in found if one.passed is False]
+            sign = {True: "pass", False: "FAIL", None: "-"}[check.passed]
+            print(f"{sign:<5} {check.loss:<16} {check.name}: {check.detail}", flush=True)
     if json:
-        print_json([asdict(one) for one in found])
-    passed = sum(one.passed is True for one in found)
-    say(f"{passed} passed, {len(failed)} failed, {len(found) - passed - len(failed)} do not apply")
+        print_json([asdict(check) for check in found])
+    passed, failed = (sum(check.passed is outcome for check in found) for outcome in (True, False))
+    say(f"{passed} passed, {failed} failed, {len(found) - passed - failed} not applicable")
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
 
 def _measure(
-    names: list[str], student: str, teacher: str, points: int, batch: int, rounds: int, device: str, json: bool
+    names: list[str], student: Variant, teacher: Variant, sizes: dict[str, int], device: str, json: bool
 ) -> None:
-    from dataclasses import asdict
-
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.profiling import describe_machine
     from bpfn_cli.profiling.loss_costs import measure_costs
 
     keep_freed_memory()
-    own, other = _variant(student), _variant(teacher)
     with ConsoleProgress().bar("timing training steps") as bar:
         costs = measure_costs(
             names,
-            own,
-            other,
-            points=points,
-            batch_size=batch,
-            rounds=rounds,
+            student,
+            teacher,
+            points=sizes["points"],
+            batch_size=sizes["batch"],
+            rounds=sizes["rounds"],
             device=resolve_device(device),
             progress=bar,
         )
     if json:
-        print_json(
-            {
-                "machine": describe_machine(),
-                "student": own.name,
-                "teacher": other.name,
-                "points": points,
-                "batch": batch,
-                "rounds": rounds,
-                "costs": {name: asdict(cost) for name, cost in costs.items()},
-            }
-        )
+        measured = {name: asdict(cost) for name, cost in costs.items()}
+        about = {"machine": describe_machine(), "student": student.name, "teacher": teacher.name}
+        print_json({**about, **sizes, "costs": measured})
         return
     for name, cost in costs.items():
         extra = "" if name in ("none", "teacher") else f", {100 * cost.over_teacher:+.0f} % beyond the teacher's"
-        print(f"{name:<16} {cost.step_ms:8.1f} ms a step{extra}")
+        print(f"{name:<16} {cost.step_ms:8.1f} ms per step{extra}")

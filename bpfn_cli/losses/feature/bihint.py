@@ -9,8 +9,16 @@ from typing import Literal
 from torch import nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import FIELDS, Feature, FeatureDistance, Norm, total
-from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, option
+from bpfn_cli.losses.features import (
+    FIELDS,
+    Feature,
+    FeatureDistance,
+    Norm,
+    distance_of_one_channel,
+    norm_option,
+    total,
+)
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -23,24 +31,26 @@ _BRANCHES: dict[str, tuple[Feature, ...]] = {
 
 @settings
 class BihintSettings:
-    branches: Literal["src", "src+tgt", "src+tgt+emb"] = option("src+tgt", "features compared, of equal weight")
-    norm: Norm = option("l1", "l1, l2 or fvu (fraction of variance unexplained, unit-free)")
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
+    branches: Literal["src", "src+tgt", "src+tgt+emb"] = option("src+tgt", "features to compare, with equal weights")
+    norm: Norm = norm_option()
+    levels: Levels = levels_option()
 
 
 class BihintLoss(DistillationLoss):
-    """The features that look into cloud 2 and those that look into cloud 1 follow the teacher's."""
+    """The features of both directions, cloud 1 to 2 and cloud 2 to 1, follow the teacher's."""
 
     card = Card(
         compares="features of source and target points",
-        formula="D = 1/2 [D(A1 u1_s, u1_t) + D(A2 u2_s, u2_t)], D as in hint, u1 the source points looking into cloud "
-        "2, u2 the target points looking into cloud 1; whole: L_gt + gamma kappa D",
-        source="our own definition of a loss that the reports name and leave open",
+        formula="D = 1/2 [D(A1 u1_s, u1_t) + D(A2 u2_s, u2_t)], D as in hint, u1 the features of the source points "
+        "with neighbors in cloud 2, u2 those of the target points with neighbors in cloud 1; "
+        "total: L_gt + gamma kappa D",
+        source="our own definition of a loss that the reports name without defining it",
         deviations=(
-            "each branch has adapters of its own, since the two leave through different projections",
+            "each branch has its own adapters, since the two branches end in different projections",
             "a hint on u1 alone gives exactly no gradient to the target projection of cross0",
         ),
         adapters="where widths differ",
+        meaning="ground truth and the teacher's features of both clouds",
     )
     settings = BihintSettings
 
@@ -59,6 +69,6 @@ class BihintLoss(DistillationLoss):
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
         return Measured(total(levels), "unit of the features", levels)
 
-    def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        for branch in self.branches:
-            yield from branch.hints()  # type: ignore[operator]
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        yield HandValue("0.6 in one of four channels, l1", distance_of_one_channel("l1"), 0.15)

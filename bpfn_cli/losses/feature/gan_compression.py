@@ -4,43 +4,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import FIELDS, FeatureDistance, total
+from bpfn_cli.losses.features import (
+    FIELDS,
+    FeatureDistance,
+    SourceFeature,
+    distance_of_one_channel,
+    feature_option,
+    total,
+)
 from bpfn_cli.losses.response.adversarial import AdversarialSettings, Adversary
-from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, check_flows, option
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
 class GanCompressionSettings(AdversarialSettings):
-    feature: Literal["source", "embedding", "estimator"] = option("source", "which feature of the source points")
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
+    feature: SourceFeature = feature_option()
+    levels: Levels = levels_option()
     lambda_distill: Annotated[float, Field(ge=0)] = option(0.01, "weight of the squared hints")
-    lambda_critic: Annotated[float, Field(ge=0)] = option(0.001, "weight of the critic; 0: none")
+    lambda_critic: Annotated[float, Field(ge=0)] = option(0.001, "weight of the critic; 0: no critic")
 
 
 class GanCompressionLoss(DistillationLoss):
-    """Hints of the student, mapped to the teacher's by a learned 1x1 map at every level, beside a critic."""
+    """Hints of the student, mapped to the teacher's by a learned 1x1 map at every level, and a critic."""
 
     card = Card(
         compares="features through adapters, and flows as a critic sees them",
         formula="lambda_distill mean over levels of mean (f(F_s) - F_t)^2 - lambda_critic mean_b D(p, s); "
-        "whole: L_gt + gamma kappa L",
+        "total: L_gt + gamma kappa L",
         source="Li et al., GAN Compression, CVPR 2020; scripts: lambda_distill 0.01, lambda_recon 10 [read in the "
         "authors' code]",
         deviations=(
             "adapters at every level even between equal widths, where they start as the identity",
-            "the critic is that of adversarial; its share beside the hints is ours, the paper's task loss was a GAN's",
-            "the paper's weight of hints is 0.001 of the reconstruction; kappa sets the push here",
+            "the critic is that of adversarial; its weight relative to the hints is ours, since the paper's task loss "
+            "was that of a GAN",
+            "the paper's weight of hints is 0.001 of the reconstruction; here kappa determines it",
         ),
-        adapters="one a level, a critic",
-        never_zero="the critic scores the student by itself (lambda_critic: 0 leaves it out)",
+        adapters="one per level, a critic",
+        never_zero="the critic scores the student by itself (lambda_critic: 0 removes it)",
+        meaning="squared hints and a critic",
     )
     settings = GanCompressionSettings
 
@@ -65,10 +74,10 @@ class GanCompressionLoss(DistillationLoss):
         if self.adversary is None:
             return Measured(total(levels), "1", levels)
         check_flows(student, teacher, (0,))
-        score = self.adversary.score(student, batch).mean()
-        critic = -options.lambda_critic * score
-        figures = {"critic": critic.detach(), **self.adversary.last}  # the part that is of no level
+        critic = -options.lambda_critic * self.adversary.score(student, batch).mean()
+        figures = {"critic": critic.detach(), **self.adversary.last}  # the part that belongs to no level
         return Measured(total(levels) + critic, "1", levels, figures=figures)
 
-    def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        return self.distance.hints()
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        yield HandValue("0.6 in one of four channels, l2", distance_of_one_channel("l2"), 0.09)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""MobileBERT's progressive transfer: features, and where each point looks, level by level."""
+"""MobileBERT's progressive transfer of features and attention, level by level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.losses.features import FeatureDistance, feature_of, total
-from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, option
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -21,17 +21,14 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 @settings
 class MobilebertSettings:
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
-    attention: Annotated[float, Field(ge=0)] = option(1.0, "weight of attention beside features")
-    progressive: Annotated[int, Field(ge=0)] = option(
-        0, "epochs until the next finer level is unlocked; 0: all at once"
-    )
+    levels: Levels = levels_option()
+    attention: Annotated[float, Field(ge=0)] = option(1.0, "weight of attention relative to features")
+    progressive: Annotated[int, Field(ge=0)] = option(0, "epochs before each finer level is added; 0: all at once")
 
 
 def attention_logits(source: Tensor, target: Tensor, neighbors: Tensor) -> Tensor:
     """<u1_i, u2_k> / sqrt(C) over the neighbors k of each source point i: (B, N, K)."""
-    looked_at = gather(target, neighbors)
-    return (source[:, :, None] * looked_at).sum(dim=-1) / source.shape[-1] ** 0.5
+    return (source[:, :, None] * gather(target, neighbors)).sum(dim=-1) / source.shape[-1] ** 0.5
 
 
 def attention_distance(own: Tensor, other: Tensor) -> Tensor:
@@ -41,19 +38,20 @@ def attention_distance(own: Tensor, other: Tensor) -> Tensor:
 
 
 class MobilebertLoss(DistillationLoss):
-    """Features and attention follow the teacher's, from the coarsest level to the finest."""
+    """Features and attention follow the teacher's, starting with the coarsest level."""
 
     card = Card(
         compares="features, and which target points each source point attends to",
         formula="mean over levels of [mean (A u1_s - u1_t)^2 + attention mean_i KL(a_t || a_s)], a = softmax over the "
-        "teacher's 32 warped neighbors of <u1_i, u2_k> / sqrt(C); whole: L_gt + gamma kappa L",
+        "teacher's 32 warped neighbors of <u1_i, u2_k> / sqrt(C); total: L_gt + gamma kappa L",
         source="Sun et al., MobileBERT, ACL 2020: feature map transfer, attention transfer [from memory]",
         deviations=(
-            "there is no attention in the network: it is defined by the bidirectional features, over the teacher's "
-            "neighbors for both networks; free of adapters",
-            "progressive: N unlocks level 3 first, then a finer one every N epochs; nothing is frozen before",
+            "the network has no attention: it is defined by the bidirectional features, over the teacher's neighbors "
+            "for both networks, without adapters",
+            "progressive: N starts with level 3 and adds a finer level every N epochs; nothing is frozen",
         ),
         adapters="where widths differ",
+        meaning="ground truth and the teacher's features and attention",
     )
     settings = MobilebertSettings
 
@@ -63,7 +61,7 @@ class MobilebertLoss(DistillationLoss):
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Unlock levels, the coarsest first."""
+        """Add levels, the coarsest first."""
         ranked = sorted(self.options.levels, reverse=True)
         count = len(ranked) if not self.options.progressive else 1 + epoch // self.options.progressive
         self.unlocked = tuple(ranked[:count])
@@ -79,9 +77,6 @@ class MobilebertLoss(DistillationLoss):
         figures = {"features": total(levels).detach(), "unlocked_levels": torch.tensor(float(len(levels)))}
         return Measured(total(parts), "1", parts, figures=figures)
 
-    def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        return self.distance.hints()
-
     @staticmethod
     def _attention(level: int, student: FlowPyramid, teacher: FlowPyramid) -> Tensor:
         if level >= len(teacher.bfe_neighbors):
@@ -92,3 +87,13 @@ class MobilebertLoss(DistillationLoss):
             for output in (student, teacher)
         )
         return attention_distance(own, other)
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        generator = torch.Generator().manual_seed(0)
+        source, target, other = torch.rand(3, 1, 5, 4, generator=generator)
+        neighbors = torch.tensor([[[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 0], [4, 0, 1]]])
+        logits, shifted = (attention_logits(source, moved, neighbors) for moved in (target, target + 1.5))
+        aim = attention_logits(other, target, neighbors)
+        change = float(attention_distance(logits, aim) - attention_distance(shifted, aim))
+        yield HandValue("change if a constant is added to all u2", round(change, 6), 0.0)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Losses that compare relations among points."""
+"""Losses that compare relations among points, of student and teacher."""

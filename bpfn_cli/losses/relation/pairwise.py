@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""Pair-wise similarity distillation: which points look alike, not what they look like."""
+"""Pair-wise similarity distillation: the similarities between points, not their features."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from bpfn_cli.config import settings
-from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses.features import FIELDS, feature_of
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_same_points, option, spread_rows
+from bpfn_cli.losses.features import FIELDS, Feature, feature_of
+from bpfn_cli.losses.term import (
+    Card,
+    DistillationLoss,
+    HandValue,
+    Level,
+    Measured,
+    check_same_points,
+    check_shapes,
+    option,
+    spread_rows,
+)
 from bpfn_cli.ops import gather
-from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
 class PairwiseSettings:
-    feature: Literal["source", "target", "embedding", "estimator"] = option("source", "whose similarities")
-    level: Annotated[int, Field(ge=0, lt=LEVELS)] = option(3, "level it is taken from, 0 the finest")
-    points: Annotated[int, Field(ge=2, le=4096)] = option(512, "most points compared with each other")
-    detach_norms: bool = option(True, "no gradient through the lengths of features, as in the official code")
+    feature: Feature = option("source", "feature whose similarities are compared")
+    level: Level = option(3, "level of the feature; 0 is the finest")
+    points: Annotated[int, Field(ge=2, le=4096)] = option(512, "largest number of points")
+    detach_norms: bool = option(True, "no gradient through the norms of the features, as in the official code")
 
 
 def similarities(features: Tensor, detach_norms: bool) -> Tensor:
@@ -37,14 +47,16 @@ class PairwiseLoss(DistillationLoss):
 
     card = Card(
         compares="cosine similarities among features of one cloud",
-        formula="mean_b sum_ij (A_s - A_t)^2 / n^2, A = cosine similarity; whole: L_gt + gamma kappa L",
+        formula="mean_b sum_ij (A_s - A_t)^2 / n^2, A = cosine similarity; total: L_gt + gamma kappa L",
         source="Liu et al., Structured Knowledge Distillation, CVPR 2019 [read in the authors' code]",
         deviations=(
-            "points of a coarse level instead of max-pooled pixels; free of adapters",
-            "lambda = 10 is taken over by kappa; with --loss adversarial it is the paper's whole method",
+            "points of a coarse level instead of max-pooled pixels; no adapters",
+            "kappa replaces lambda = 10; together with --loss adversarial it is the paper's whole method",
         ),
+        meaning="ground truth and the similarities among the teacher's features",
     )
     settings = PairwiseSettings
+    exact_gradient_options: ClassVar[Mapping[str, Any]] = {"detach_norms": False}
 
     def reads(self) -> frozenset[str]:
         return frozenset({FIELDS[self.options.feature]})
@@ -53,13 +65,14 @@ class PairwiseLoss(DistillationLoss):
         options = self.options
         check_same_points(student, teacher)
         own, other = (feature_of(output, options.feature, options.level) for output in (student, teacher))
-        if own.shape[:2] != other.shape[:2]:
-            raise ShapeError(
-                f"hint {options.feature} at level {options.level}: student {tuple(own.shape)}, "
-                f"teacher {tuple(other.shape)}"
-            )
+        check_shapes(f"hint {options.feature}", options.level, own[..., 0], other[..., 0])
         rows = spread_rows(student, options.level, options.points)
-        difference = similarities(gather(own, rows), options.detach_norms) - similarities(
-            gather(other, rows), options.detach_norms
-        )
-        return Measured(difference.square().mean(dim=(1, 2)).mean(), "1")
+        first, second = (similarities(gather(feature, rows), options.detach_norms) for feature in (own, other))
+        return Measured((first - second).square().mean(dim=(1, 2)).mean(), "1")
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        x = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+        y = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]])
+        value = float((similarities(x, False) - similarities(y, False)).square().mean())
+        yield HandValue("columns (1,0) (0,1) (1,1) and (1,0) (1,0) (1,1)", value, 0.2222222)

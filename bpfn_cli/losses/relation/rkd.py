@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Relational distillation: distances and angles between points of one cloud, not the values themselves."""
+"""Relational distillation: distances and angles between the flows of one cloud, not the flows themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -12,25 +13,25 @@ from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import FIELDS, feature_of
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Level, Measured, check_flows, option, spread_rows
 from bpfn_cli.ops import gather
-from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 TINY = 1e-12
 
 
 @settings
 class RkdSettings:
-    of: Literal["flow", "source", "target", "embedding", "estimator"] = option("flow", "what is related")
-    level: Annotated[int, Field(ge=0, lt=LEVELS)] = option(0, "level it is taken from, 0 the finest")
-    distance_points: Annotated[int, Field(ge=2, le=4096)] = option(256, "points whose distances are compared")
-    angle_points: Annotated[int, Field(ge=3, le=512)] = option(64, "points whose angles are compared, of those")
+    of: Literal["flow", "source", "target", "embedding", "estimator"] = option("flow", "flow or feature to relate")
+    level: Level = option(0, "level of the flow or feature; 0 is the finest")
+    distance_points: Annotated[int, Field(ge=2, le=4096)] = option(256, "number of points for distances")
+    angle_points: Annotated[int, Field(ge=3, le=512)] = option(64, "number of those points for angles")
     lambda_distance: Annotated[float, Field(ge=0)] = option(1.0, "weight of distances")
     lambda_angle: Annotated[float, Field(ge=0)] = option(2.0, "weight of angles")
 
 
 def pair_distances(x: Tensor) -> Tensor:
-    """(B, M, C) to (B, M, M): distances over the mean of the positive ones. Finite gradients at coinciding points."""
+    """(B, M, C) to (B, M, M): distances divided by the mean positive one; gradients are finite at equal points."""
     squares = (x[:, :, None] - x[:, None]).square().sum(dim=-1)
     positive = squares > TINY
     distances = torch.where(positive, squares.clamp_min(TINY).sqrt(), 0.0)
@@ -39,26 +40,27 @@ def pair_distances(x: Tensor) -> Tensor:
 
 
 def angles(x: Tensor) -> Tensor:
-    """(B, M, C) to (B, M, M, M): the cosine at each vertex between the ways to two others; 0 where one is no way."""
-    ways = x[:, None] - x[:, :, None]
-    squares = ways.square().sum(dim=-1, keepdim=True)
-    units = torch.where(squares > TINY, ways / squares.clamp_min(TINY).sqrt(), 0.0)
+    """(B, M, C) to (B, M, M, M): cosines at each point between the directions to two others; 0 to an equal point."""
+    directions = x[:, None] - x[:, :, None]
+    squares = directions.square().sum(dim=-1, keepdim=True)
+    units = torch.where(squares > TINY, directions / squares.clamp_min(TINY).sqrt(), 0.0)
     return units @ units.mT
 
 
 class RkdLoss(DistillationLoss):
-    """The student's points are to be related to each other as the teacher's are."""
+    """The relations among the student's flows follow the teacher's."""
 
     card = Card(
         compares="distances and angles between the flows of one cloud",
         formula="lambda_D mean_ij huber(psi_D^s - psi_D^t) + lambda_A mean_ijk huber(psi_A^s - psi_A^t), psi_D = "
-        "||x_i - x_j|| / mean, psi_A = cosine at the vertex; whole: L_gt + gamma kappa L",
+        "||x_i - x_j|| / mean, psi_A = cosine at the vertex; total: L_gt + gamma kappa L",
         source="Park, Kim, Lu & Cho, CVPR 2019 [read in the authors' code]",
         deviations=(
-            "points of a cloud are related, not samples of a batch: the first farthest point samples, without a draw",
-            "means over all M^2 and M^3 entries, as in the official code; lambda 1:2, the rest is kappa",
-            "the same for a flow that is scaled, turned or shifted: never use it alone",
+            "relates points of a cloud, not samples of a batch: the first farthest point samples, none at random",
+            "means over all M^2 and M^3 entries, as in the official code; lambda 1:2, kappa for the rest",
+            "does not change if the flow is scaled, rotated or shifted: never use it alone",
         ),
+        meaning="ground truth and the relations among the teacher's flows",
     )
     settings = RkdSettings
 
@@ -80,3 +82,12 @@ class RkdLoss(DistillationLoss):
         if self.options.of == "flow":
             return output.flows[self.options.level]
         return feature_of(output, self.options.of, self.options.level)
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        x = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+        y = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]]])
+        yield HandValue(
+            "distances of two triangles", float(F.huber_loss(pair_distances(x), pair_distances(y))), 0.018484
+        )
+        yield HandValue("angles of two triangles", float(F.huber_loss(angles(x), angles(y))), 0.0038012)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Adversarial distillation: a critic learns to tell the student's flow from the teacher's, the student to fool it."""
+"""Adversarial distillation: a critic learns to tell student from teacher, and the student to fool it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from torch.func import functional_call
 
 from bpfn_cli import distributed
 from bpfn_cli.config import settings
-from bpfn_cli.losses.term import Card, DistillationLoss, Measured, check_flows, option, spread_rows
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Measured, check_flows, option, spread_rows
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -25,16 +26,18 @@ WIDTHS = (6, 64, 128, 256)
 
 @settings
 class AdversarialSettings:
-    points: Annotated[int, Field(ge=1, le=65536)] = option(2048, "points the critic sees, a quarter of all at most")
+    points: Annotated[int, Field(ge=1, le=65536)] = option(
+        2048, "number of points the critic sees; at most a quarter of all"
+    )
     lr: Annotated[float, Field(gt=0, le=1)] = option(4e-4, "learning rate of the critic (Adam, betas 0 and 0.9)")
     gradient_penalty: Annotated[float, Field(ge=0)] = option(10.0, "lambda_gp, weight of the critic's gradient penalty")
-    seed: Annotated[int, Field(ge=0)] = option(0, "of the penalty's random mixtures; draws of its own")
+    seed: Annotated[int, Field(ge=0)] = option(0, "of the random mixtures for the penalty")
 
 
 class Critic(nn.Module):
     """A score for a cloud with its flow: an MLP on each point, the maximum over points, a linear map.
 
-    No norm layers: the gradient penalty is on each sample by itself.
+    It has no norm layers, because the gradient penalty is defined for each sample.
     """
 
     def __init__(self) -> None:
@@ -58,7 +61,7 @@ def gradient_penalty(critic: nn.Module, points: Tensor, flow: Tensor) -> Tensor:
 
 
 class Adversary(nn.Module):
-    """The critic with its optimizer; a training of its own inside the student's."""
+    """The critic with its own optimizer, trained during the student's training."""
 
     def __init__(self, options: AdversarialSettings):
         super().__init__()
@@ -69,20 +72,20 @@ class Adversary(nn.Module):
         self.last: dict[str, Tensor] = {}
 
     def score(self, output: FlowPyramid, batch: FlowBatch) -> Tensor:
-        """(B,) of an output; the critic is fixed, the gradient goes to the flow alone."""
+        """(B,) scores of an output; the critic is fixed, so only the flow gets a gradient."""
         fixed = {name: tensor.detach() for name, tensor in self.critic.named_parameters()}
         return functional_call(self.critic, fixed, self._seen(output, batch))
 
     def learn(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
-        """One step of the critic: the teacher's flow is the real one."""
-        points, false = self._seen(student, batch)
-        _, true = self._seen(teacher, batch)
-        whole = batch.whole or len(points)  # drawn for all processes, so that each goes on with the same generator
+        """Take one step of the critic; the teacher's flow is the real one."""
+        points, fake = self._seen(student, batch)
+        _, real = self._seen(teacher, batch)
+        whole = batch.whole or len(points)  # drawn for all samples, so that all processes keep the same generator state
         drawn = torch.rand(whole, 1, 1, generator=self.draws)
         share = drawn[batch.first % whole :][: len(points)].to(points)
         with torch.enable_grad():
-            gap = self.critic(points, false).mean() - self.critic(points, true).mean()
-            penalty = gradient_penalty(self.critic, points, share * true + (1 - share) * false)
+            gap = self.critic(points, fake).mean() - self.critic(points, real).mean()
+            penalty = gradient_penalty(self.critic, points, share * real + (1 - share) * fake)
             loss = (gap + self.options.gradient_penalty * penalty) * distributed.share()
             gradients = torch.autograd.grad(loss, list(self.critic.parameters()))
         averaged = distributed.summed_gradients(gradients)
@@ -106,22 +109,23 @@ class Adversary(nn.Module):
 
 
 class AdversarialLoss(DistillationLoss):
-    """The student's flow is to look like the teacher's to a critic that learns along."""
+    """The student's flow should look like the teacher's to a critic that is trained at the same time."""
 
     card = Card(
         compares="flows, as a critic sees them",
         formula="L = -mean_b D(p, s); critic: lambda_gp mean (||grad D|| - 1)^2 + mean D(s) - mean D(t); "
-        "whole: L_gt + gamma kappa L",
+        "total: L_gt + gamma kappa L",
         source="Liu et al., Structured Knowledge Distillation, CVPR 2019, holistic distillation (WGAN-GP) [read in the "
         "authors' code]",
         deviations=(
             "the critic is a small point network (6-64-128-256, maximum, 1), without batch norm",
-            "one critic step a student step; kappa is set while the critic is young: its slope, and with it the push, "
-            "grows while it learns (gradient_share in the log)",
+            "one critic step per student step; kappa is set while the critic is hardly trained, so that the gradient "
+            "grows as the critic learns (gradient_share in the log)",
             "the critic sees points relative to their mean",
         ),
         adapters="a critic",
         never_zero="the critic scores the student by itself; the value has no zero",
+        meaning="ground truth and a critic that tells student from teacher",
     )
     settings = AdversarialSettings
 
@@ -130,7 +134,7 @@ class AdversarialLoss(DistillationLoss):
         self.adversary = Adversary(options)
 
     def adapters(self) -> list[nn.Parameter]:
-        return []  # the critic has an optimizer of its own
+        return []  # the critic has its own optimizer
 
     def before_step(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
         self.adversary.learn(student, teacher, batch)
@@ -141,3 +145,21 @@ class AdversarialLoss(DistillationLoss):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         check_flows(student, teacher, (0,))
         return Measured(-self.adversary.score(student, batch).mean(), "1", figures=self.adversary.last)
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        penalty = gradient_penalty(_UnitSlope(), torch.rand(1, 4, 3), torch.rand(1, 4, 3))
+        yield HandValue("penalty of a critic of slope 1", float(penalty.detach()), 0.0)
+        torch.manual_seed(0)
+        critic, points, flow = Critic(), torch.rand(1, 8, 3), torch.rand(1, 8, 3)
+        change = critic(points, flow) - critic(points.flip(1), flow.flip(1))
+        yield HandValue(
+            "change of the score in another order of points", round(float(change.detach().abs().max()), 6), 0.0
+        )
+
+
+class _UnitSlope(nn.Module):
+    """D(x) = <w, x>, |w| = 1."""
+
+    def forward(self, points: Tensor, flow: Tensor) -> Tensor:
+        return flow.flatten(1).sum(dim=1) / flow[0].numel() ** 0.5

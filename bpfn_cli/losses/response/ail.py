@@ -1,58 +1,39 @@
 # SPDX-License-Identifier: MIT
-"""Attentive imitation loss: the teacher's flow, the more the better the teacher is there."""
+"""Attentive imitation loss: output distillation, weighted towards points where the teacher is accurate."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.imitability import Imitability, ImitabilitySettings
-from bpfn_cli.losses.supervised import measured
-from bpfn_cli.losses.term import (
-    ALL_LEVELS,
-    Card,
-    DistillationLoss,
-    Levels,
-    Measured,
-    TeacherPasses,
-    check_flows,
-    option,
-)
-from bpfn_cli.models.variants import Variant
+from bpfn_cli.losses.imitability import AttentiveLoss, ImitabilitySettings, phi_by_hand
+from bpfn_cli.losses.supervised import flow_distance, measured
+from bpfn_cli.losses.term import Card, HandValue, Levels, Measured, check_flows, levels_option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
 class AilSettings(ImitabilitySettings):
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
+    levels: Levels = levels_option()
 
 
-class AilLoss(DistillationLoss):
-    """`basic`, each point weighted by how well the teacher does there."""
+class AilLoss(AttentiveLoss):
+    """`basic` with each point weighted by the teacher's accuracy there."""
 
     card = Card(
-        compares="flows, where the teacher errs little",
-        formula="L_kd = R(Phi ||s - t||), Phi = clamp(1 - e_t / q95, 0, 1); whole: (1 - gamma) L_gt + gamma L_kd",
+        compares="flows, where the teacher is accurate",
+        formula="L_kd = R(Phi ||s - t||), Phi = clamp(1 - e_t / q95, 0, 1); total: (1 - gamma) L_gt + gamma L_kd",
         source="Saputra, de Gusmao, Almalioglu, Markham & Trigoni, ICCV 2019, eq. 8-10 [second-hand]",
         deviations=(
             "the paper's Phi = 1 - e/(max - min) is negative at the worst sample and pushes the student away there "
-            "(phi: paper); the 95 % quantile keeps it in [0, 1] and one outlier from making it 1 everywhere",
-            "a weight for each point (granularity: sample for one a scene); unsquared like the supervised loss",
-            "the spread of errors is taken once over the training scenes with fixed augmentation",
+            "(phi: paper); the 95 % quantile keeps it in [0, 1], and a single outlier cannot make it 1 everywhere",
+            "one weight per point (granularity: sample for one per scene); unsquared like the supervised loss",
+            "the spread of errors is measured once on the training scenes with fixed augmentation",
         ),
+        meaning="basic, weighted towards points where the teacher is accurate",
     )
     settings = AilSettings
     kind = "output"
-
-    def __init__(self, options: AilSettings, student: Variant, teacher: Variant):
-        super().__init__(options, student, teacher)
-        self.imitability = Imitability(options)
-
-    def prepare(self, passes: TeacherPasses) -> None:
-        self.imitability.prepare(passes)
-
-    def needs_preparation(self) -> bool:
-        return self.imitability.wants_training_set
 
     def reads(self) -> frozenset[str]:
         return frozenset({"flows"})
@@ -61,6 +42,13 @@ class AilLoss(DistillationLoss):
         levels = self.options.levels
         check_flows(student, teacher, levels)
         weights = self.imitability(teacher, batch)
-        errors = {i: weights[i] * torch.linalg.vector_norm(student.flows[i] - teacher.flows[i], dim=-1) for i in levels}
+        errors = {level: weights[level] * flow_distance(student, teacher, level) for level in levels}
         active = (weights[0] > 0).float().mean()
         return measured(errors, active=active, figures=self.imitability.figures(weights))
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        yield HandValue("the paper's Phi at the best", phi_by_hand("paper", 0), 0.75)
+        yield HandValue("the paper's Phi at the worst, negative", phi_by_hand("paper", 2), -0.25)
+        yield HandValue("minmax Phi at the best", phi_by_hand("minmax", 0), 1.0)
+        yield HandValue("minmax Phi in the middle", phi_by_hand("minmax", 1), 0.625)

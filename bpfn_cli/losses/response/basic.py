@@ -1,38 +1,40 @@
 # SPDX-License-Identifier: MIT
-"""Basic output distillation."""
+"""Basic output distillation: the student's flow follows the teacher's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.supervised import measured
-from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, check_flows, option
+from bpfn_cli.losses.hand import G, S, T, norm
+from bpfn_cli.losses.supervised import flow_distance, measured
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
 class BasicSettings:
     norm: Literal["l2", "sq", "smooth_l1"] = option("l2", "of the difference of two flows: l2 in m, sq in m^2")
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
+    levels: Levels = levels_option()
 
 
 class BasicLoss(DistillationLoss):
-    """The student's flow follows the teacher's."""
+    """The distance between the flows of student and teacher."""
 
     card = Card(
         compares="flows",
-        formula="L_kd = R(||s - t||), R(x) = sum_l a_l mean_b sum_n x_l; whole: (1 - gamma) L_gt + gamma L_kd",
+        formula="L_kd = R(||s - t||), R(x) = sum_l a_l mean_b sum_n x_l; total: (1 - gamma) L_gt + gamma L_kd",
         source="Hinton, Vinyals & Dean, NIPS-W 2014; regression form of Saputra et al., ICCV 2019, eq. 3 [second-hand]",
         deviations=(
-            "unsquared by default and summed like the supervised loss, so that gamma weighs like with like; there is "
-            "no temperature in regression",
-            "the pointwise minimizer of the whole is then exactly the true flow for gamma < 1/2, the teacher's above",
+            "unsquared by default and summed like the supervised loss, so that gamma weights equal units; regression "
+            "has no temperature",
+            "the pointwise minimizer of the total is then exactly the true flow for gamma < 1/2, else the teacher's",
         ),
+        meaning="ground truth and the teacher's flow",
     )
     settings = BasicSettings
     kind = "output"
@@ -43,10 +45,16 @@ class BasicLoss(DistillationLoss):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)
-        return measured({i: self._distance(student.flows[i], teacher.flows[i]) for i in levels})
+        return measured({level: self._distance(student, teacher, level) for level in levels})
 
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+    def _distance(self, student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:
         if self.options.norm == "smooth_l1":
-            return F.smooth_l1_loss(a, b, reduction="none").sum(dim=-1)
-        distance = torch.linalg.vector_norm(a - b, dim=-1)
+            return F.smooth_l1_loss(student.flows[level], teacher.flows[level], reduction="none").sum(dim=-1)
+        distance = flow_distance(student, teacher, level)
         return distance if self.options.norm == "l2" else distance.square()
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        yield HandValue("mean of ||s - t|| for two points", float(norm(S - T).mean()), 0.1)
+        yield HandValue("mean of ||s - t||^2 for two points", float(norm(S - T).square().mean()), 0.01)
+        yield HandValue("mean error of the teacher for two points", float(norm(T - G).mean()), 0.0707107)

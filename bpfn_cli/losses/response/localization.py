@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Localization distillation: distributions over bins of flow, not flow itself."""
+"""Localization distillation: distributions over bins of the flow, not the flow itself."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -13,40 +14,44 @@ from bpfn_cli.config import settings
 from bpfn_cli.losses.features import feature_of, total
 from bpfn_cli.losses.supervised import at_levels, known_points
 from bpfn_cli.losses.term import (
-    ALL_LEVELS,
     Card,
     DistillationLoss,
+    HandValue,
     Levels,
     Measured,
     TeacherPasses,
     check_flows,
+    levels_option,
     option,
+    quantile,
 )
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import interpolate, upsample
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid, PointPyramid
 
-QUANTILE = 0.995  # of the residual's size: what the bins reach to
-KEPT_A_SAMPLE = 256
+QUANTILE = 0.995  # of the residual's size, up to which the bins reach
+KEPT_PER_SAMPLE = 256
 SMALLEST_REACH_M = 1e-3
 
 
 @settings
 class LocalizationSettings:
-    bins: Annotated[int, Field(ge=3, le=257)] = option(33, "bins of each coordinate of the residual flow")
-    temperature: Annotated[float, Field(gt=0)] = option(10.0, "tau of both distributions")
-    weight: Annotated[float, Field(ge=0)] = option(0.25, "of the distillation beside the distribution focal loss")
-    head_epochs: Annotated[int, Field(ge=1, le=100)] = option(5, "passes that fit the teacher's head, before training")
-    head_lr: Annotated[float, Field(gt=0, le=1)] = option(1e-2, "learning rate of that fit (Adam)")
-    levels: Levels = option(ALL_LEVELS, "levels that have heads, 0 the finest")
+    bins: Annotated[int, Field(ge=3, le=257)] = option(33, "number of bins for each coordinate of the residual flow")
+    temperature: Annotated[float, Field(gt=0)] = option(10.0, "tau, temperature of both distributions")
+    weight: Annotated[float, Field(ge=0)] = option(
+        0.25, "weight of the distillation relative to the distribution focal loss"
+    )
+    head_epochs: Annotated[int, Field(ge=1, le=100)] = option(5, "passes that fit the teacher's heads before training")
+    head_lr: Annotated[float, Field(gt=0, le=1)] = option(1e-2, "learning rate of this fit (Adam)")
+    levels: Levels = levels_option()
 
 
 def distribution_focal_loss(logits: Tensor, values: Tensor, reach: Tensor) -> Tensor:
     """Cross entropy with the two bins around each value: -(1 - r) log p_k - r log p_{k+1}.
 
     Args:
-        logits: (..., K). values: (...) metres, cut to +-reach. reach: scalar, metres; bins are evenly spaced over
-            [-reach, reach].
+        logits: (..., K). values: (...) metres, clamped to +-reach. reach: scalar, metres; the bins are evenly spaced
+            in [-reach, reach].
     """
     bins = logits.shape[-1]
     position = ((values / reach).clamp(-1, 1) + 1) / 2 * (bins - 1)
@@ -70,7 +75,7 @@ def expectation(logits: Tensor, reach: Tensor) -> Tensor:
 
 
 def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
-    """What each level's estimator should add to the flow from the level below: (B, N_l, 3) metres."""
+    """What each level's estimator should add to the flow from the coarser level: (B, N_l, 3) metres."""
     truth = at_levels(output, batch.flow)
     found = [truth[-1]]
     points = None if isinstance(output.pyramid, PointPyramid) else at_levels(output, batch.pc1)
@@ -86,7 +91,7 @@ def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
 
 
 class Heads(nn.ModuleDict):
-    """A linear map at each level from the estimator's features to bins of the three coordinates."""
+    """At each level, a linear map from the estimator's features to the bins of the three coordinates."""
 
     def __init__(self, levels: tuple[int, ...], bins: int):
         super().__init__({str(level): nn.Linear(ESTIMATOR_FEATURES, 3 * bins) for level in levels})
@@ -97,7 +102,7 @@ class Heads(nn.ModuleDict):
 
 
 class LocalizationLoss(DistillationLoss):
-    """A head of the student learns the distribution of the residual flow from the truth and from the teacher's head."""
+    """Heads of the student learn the distribution of the residual flow from the truth and from the teacher's heads."""
 
     reaches: Tensor
     fitted: Tensor
@@ -105,18 +110,19 @@ class LocalizationLoss(DistillationLoss):
     card = Card(
         compares="distributions of the residual flow over bins",
         formula="mean over levels of [DFL + 0.25 tau^2 KL(softmax(z_t / tau) || softmax(z_s / tau)) / K]; "
-        "whole: L_gt + gamma kappa L",
+        "total: L_gt + gamma kappa L",
         source="Zheng et al., Localization Distillation, CVPR 2022; distribution focal loss of Li et al., NeurIPS 2020 "
         "[read in the authors' code]",
         deviations=(
-            "the network has no distribution head: a linear one on the estimator's 64 features, in training only; the "
-            "deployed flow stays that of `fc`",
-            "the teacher's body is frozen, its heads are fitted by DFL on the training scenes before that",
-            "bins reach to the 99.5 % quantile of the teacher's residual; each network's residual is to its own "
-            "coarser flow",
+            "the network has no distribution head: a linear one on the estimator's 64 features is added in training; "
+            "the exported flow is still that of `fc`",
+            "the teacher's body is frozen; its heads are fitted by DFL on the training scenes before the training",
+            "the bins reach to the 99.5 % quantile of the teacher's residual; each network's residual is relative to "
+            "its own coarser flow",
         ),
-        adapters="two heads a level",
-        never_zero="the distribution focal loss learns from the truth, and two heads are not one",
+        adapters="two heads per level",
+        never_zero="the distribution focal loss compares with the truth, and the two heads differ",
+        meaning="ground truth and the teacher's flow distributions",
     )
     settings = LocalizationSettings
 
@@ -134,15 +140,21 @@ class LocalizationLoss(DistillationLoss):
         return not bool(self.fitted)
 
     def prepare(self, passes: TeacherPasses) -> None:
-        """Find the reach of the bins, then fit the teacher's heads."""
-        if bool(self.fitted):
-            return
+        """Measure the reach of the bins, then fit the teacher's heads."""
+        if not bool(self.fitted):
+            self._measure_reaches(passes)
+            self._fit_teacher_heads(passes)
+            self.fitted.fill_(True)
+
+    def _measure_reaches(self, passes: TeacherPasses) -> None:
         sizes: list[list[Tensor]] = [[] for _ in range(LEVELS)]
         for teacher, batch in passes():
             for level, size in enumerate(self._sizes(teacher, batch)):
-                stride = max(1, len(size) // (KEPT_A_SAMPLE * len(batch.names)))
+                stride = max(1, len(size) // (KEPT_PER_SAMPLE * len(batch.names)))
                 sizes[level].append(size[::stride].cpu())
         self.reaches.copy_(torch.stack([_reach(torch.cat(size)) for size in sizes]))
+
+    def _fit_teacher_heads(self, passes: TeacherPasses) -> None:
         self.teacher_heads.requires_grad_(True)
         optimizer = torch.optim.Adam(self.teacher_heads.parameters(), lr=self.options.head_lr)
         for _ in range(self.options.head_epochs):
@@ -153,7 +165,6 @@ class LocalizationLoss(DistillationLoss):
                     loss.backward()
                 optimizer.step()
         self.teacher_heads.requires_grad_(False)
-        self.fitted.fill_(True)
 
     def reads(self) -> frozenset[str]:
         return frozenset({"flows", "estimator_features"})
@@ -165,19 +176,22 @@ class LocalizationLoss(DistillationLoss):
         divergence = {}
         for level in self.options.levels:
             own, other = self.own_heads.logits(student, level), self.teacher_heads.logits(teacher, level)
-            apart = softened_divergence(own, other, self.options.temperature) / self.options.bins
-            divergence[level] = apart.mean() / len(self.options.levels)
+            each = softened_divergence(own, other, self.options.temperature) / self.options.bins
+            divergence[level] = each.mean() / len(self.options.levels)
         levels = {level: focal[level] + self.options.weight * divergence[level] for level in focal}
-        finest = min(self.options.levels)
-        with torch.no_grad():
-            told = expectation(self.own_heads.logits(student, finest), reaches[finest])
-            apart_m = torch.linalg.vector_norm(told - residual_truth(student, batch)[finest], dim=-1).mean()
         figures = {
             "focal": total(focal).detach(),
             "divergence": total(divergence).detach(),
-            "head_error_m": apart_m,  # of the expectation of the finest head
+            "head_error_m": self._head_error(student, batch, reaches),
         }
         return Measured(total(levels), "nats", levels, figures=figures)
+
+    @torch.no_grad()
+    def _head_error(self, student: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> Tensor:
+        """Mean error of the expectation of the finest head, metres."""
+        finest = min(self.options.levels)
+        expected = expectation(self.own_heads.logits(student, finest), reaches[finest])
+        return torch.linalg.vector_norm(expected - residual_truth(student, batch)[finest], dim=-1).mean()
 
     def _focal(self, heads: Heads, output: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> dict[int, Tensor]:
         truth, known = residual_truth(output, batch), known_points(output, batch)
@@ -195,13 +209,17 @@ class LocalizationLoss(DistillationLoss):
         sizes = [residual.abs().amax(dim=-1) for residual in residual_truth(output, batch)]
         return [size.flatten() if known is None else size[known[level]] for level, size in enumerate(sizes)]
 
+    @torch.no_grad()
     def _reaches_of(self, output: FlowPyramid, batch: FlowBatch) -> Tensor:
-        with torch.no_grad():
-            return torch.stack([_reach(size) for size in self._sizes(output, batch)])
+        return torch.stack([_reach(size) for size in self._sizes(output, batch)])
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        focal = distribution_focal_loss(torch.zeros(1, 33), torch.tensor([0.013]), torch.tensor(0.1))
+        yield HandValue("DFL of 33 equal bins is ln 33", float(focal[0]), 3.4965076)
+        divergence = softened_divergence(torch.zeros(1, 3), torch.tensor([[2.0, 0.0, 0.0]]), 10.0)
+        yield HandValue("tau^2 KL of (2, 0, 0) and 0, tau 10", float(divergence[0]), 0.4626)
 
 
 def _reach(sizes: Tensor) -> Tensor:
-    if not len(sizes):
-        return sizes.new_tensor(1.0)
-    ranked = sizes.sort().values
-    return ranked[min(len(ranked) - 1, int(QUANTILE * len(ranked)))].clamp_min(SMALLEST_REACH_M)
+    return quantile(sizes, QUANTILE).clamp_min(SMALLEST_REACH_M) if len(sizes) else sizes.new_tensor(1.0)

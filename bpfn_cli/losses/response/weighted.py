@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Class-weighted distillation: what moves by itself counts as much as the background."""
+"""Class-weighted distillation: moving points count as much as the static background."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -10,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.supervised import at_levels, known_points, measured
-from bpfn_cli.losses.term import ALL_LEVELS, Card, DistillationLoss, Levels, Measured, check_flows, option
+from bpfn_cli.losses.supervised import at_levels, flow_distance, known_points, measured
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.ops import MOVING_M, moving_points
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -20,40 +21,43 @@ SMALLEST, LARGEST = 0.5, 5.0
 
 @settings
 class WeightedSettings:
-    tau_m: Annotated[float, Field(gt=0)] = option(MOVING_M, "m beyond the camera's motion from which a point moves")
-    levels: Levels = option(ALL_LEVELS, "levels compared, 0 the finest")
+    tau_m: Annotated[float, Field(gt=0)] = option(
+        MOVING_M, "residual after the camera's motion above which a point is moving, m"
+    )
+    levels: Levels = levels_option()
 
 
 def class_weights(
     moving: Tensor, known: Tensor | None = None, clip: tuple[float, float] = (SMALLEST, LARGEST)
 ) -> Tensor:
-    """Weights (B, N) that give both classes of a sample the same say, of mean 1; all 1 where there is but one class.
+    """Weights (B, N) of mean 1 that give both classes of a sample the same total; all 1 if there is only one class.
 
     Args: moving: (B, N) bool. known: (B, N) bool, the points that count, others get 0; None: all. clip: bounds before
-        the mean is set to 1.
+        normalization.
     """
     counted = torch.ones_like(moving) if known is None else known
     points = counted.sum(dim=1, keepdim=True)
     count = (moving & counted).sum(dim=1, keepdim=True)
     of_moving = points / (2 * count.clamp_min(1))
-    of_still = points / (2 * (points - count).clamp_min(1))
-    weights = torch.where(moving, of_moving, of_still).clamp(*clip) * counted
+    of_static = points / (2 * (points - count).clamp_min(1))
+    weights = torch.where(moving, of_moving, of_static).clamp(*clip) * counted
     weights = weights * points / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
     return torch.where((count > 0) & (count < points), weights, counted.to(weights.dtype))
 
 
 class WeightedLoss(DistillationLoss):
-    """`basic`, moving and still points of a scene of equal weight."""
+    """`basic` with equal weight for the moving and the static points of a scene."""
 
     card = Card(
-        compares="flows, moving and still points balanced",
+        compares="flows, with moving and static points balanced",
         formula="L_kd = R(w ||s - t||), w = N / (2 N_class) clipped to [0.5, 5], mean 1; moving: more than tau_m "
-        "beyond the rigid motion fitted to (p, p + g); whole: (1 - gamma) L_gt + gamma L_kd",
+        "beyond the rigid motion fitted to (p, p + g); total: (1 - gamma) L_gt + gamma L_kd",
         source="Chen et al., NIPS 2017, eq. 3 (w_bg = 1.5, else 1, on classes) [second-hand]",
         deviations=(
-            "scene flow has no classes: points are moving or still, told by Kabsch with five rounds of reweighting",
+            "scene flow has no classes: points are moving or static, decided by Kabsch with five rounds of reweighting",
             "weights by class size instead of fixed ones; the supervised part is not weighted, as in the paper",
         ),
+        meaning="basic, with moving and static points balanced",
     )
     settings = WeightedSettings
     kind = "output"
@@ -70,7 +74,13 @@ class WeightedLoss(DistillationLoss):
         for level, values in enumerate(at_levels(student, moving[..., None].to(batch.flow.dtype))):
             if level not in levels:
                 continue
-            distance = torch.linalg.vector_norm(student.flows[level] - teacher.flows[level], dim=-1)
-            errors[level] = class_weights(values[..., 0] > 0, None if known is None else known[level]) * distance
+            weights = class_weights(values[..., 0] > 0, None if known is None else known[level])
+            errors[level] = weights * flow_distance(student, teacher, level)
         seen = moving if batch.valid is None else moving[batch.valid]
         return measured(errors, figures={"moving_share": seen.float().mean()})
+
+    @classmethod
+    def hand_values(cls) -> Iterator[HandValue]:
+        weights = class_weights(torch.arange(10)[None] == 0, clip=(0, 100))
+        yield HandValue("weight of the only moving point of ten", float(weights[0, 0]), 5.0)
+        yield HandValue("weight of the nine static points", float(weights[0, 1]), 0.5555556)
