@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -22,7 +22,12 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     """Make a command of a function of one dataclass: the fields of `kind` become the parameters that Typer reads."""
     hints = get_type_hints(kind, include_extras=True)
     parameters = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if one.default is MISSING else one.default,
+            annotation=hints[one.name],
+        )
         for one in fields(kind)  # type: ignore[arg-type]
     ]
 

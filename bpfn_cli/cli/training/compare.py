@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +20,25 @@ if TYPE_CHECKING:
     from bpfn_cli.studies.runner import CellState, StudyRunner
 
 
-def compare(
-    study: Annotated[Path, typer.Argument(readable=False, help="Study (YAML).", metavar="FILE")],
-    data: options.Data = None,
-    device: options.Device = "auto",
-    runs: options.Runs = RUNS,
-    name: Annotated[str | None, typer.Option(help="Name of its folder; default: the file's.", metavar="NAME")] = None,
-    shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1",
-    table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False,
-    max_time: options.MaxTime = None,
-    retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False,
-    dry_run: options.DryRun = False,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """What `compare` takes."""
+
+    study: Annotated[Path, typer.Argument(readable=False, help="Study (YAML).", metavar="FILE")]
+    data: options.Data = None
+    device: options.Device = "auto"
+    runs: options.Runs = RUNS
+    name: Annotated[str | None, typer.Option(help="Name of its folder; default: the file's.", metavar="NAME")] = None
+    shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1"
+    table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False
+    max_time: options.MaxTime = None
+    retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False
+    dry_run: options.DryRun = False
+    json: options.Json = False
+
+
+@options.takes(CompareFlags)
+def compare(flags: CompareFlags) -> None:
     """Train every variant, loss and seed of a study, and compare them in pairs.
 
     Repeat the command to resume an interrupted study, even in the middle of a training. Tables are written to
@@ -44,30 +51,35 @@ def compare(
       $ bpfn compare study.yaml --shard 3/8                      # the third of eight jobs
       $ bpfn compare study.yaml --table                          # tables of what is finished
     """
-    from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.runs.folder import check_run_name
+
+    name = flags.name or flags.study.stem
+    check_run_name(name)
+    folder = flags.runs / name
+    if flags.table:
+        _print_tables(folder, flags.json)
+        return
+    runner = _runner(flags, folder)
+    if flags.dry_run:
+        _print_states(runner.planned(), flags.json)
+    else:
+        _run(runner, flags.retry, flags.json)
+
+
+def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
+    from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.stop import Interruption, parse_duration
     from bpfn_cli.studies.runner import StudyRunner
     from bpfn_cli.studies.study import read_study
     from bpfn_cli.training import OpenedDataset
     from bpfn_cli.training.trainer import Trainer
 
-    stop = Interruption(None if max_time is None else parse_duration(max_time))
-    check_run_name(name or study.stem)
-    folder = runs / (name or study.stem)
-    read = read_study(study)
-    if table:
-        _print_tables(folder, json)
-        return
-    part = Shard.parse(shard)
+    stop = Interruption(None if flags.max_time is None else parse_duration(flags.max_time))
+    study, part, device = read_study(flags.study), Shard.parse(flags.shard), resolve_device(flags.device)
     keep_freed_memory()
-    opened, command = OpenedDataset.open(data or default_dataset()), shlex.join(["bpfn", *sys.argv[1:]])
-    trainer = Trainer(opened, folder, resolve_device(device), command, stop, ConsoleProgress())
-    runner = StudyRunner(read, folder, trainer, part)
-    if dry_run:
-        _print_states(runner.planned(), json)
-    else:
-        _run(runner, retry, json)
+    command = shlex.join(["bpfn", *sys.argv[1:]])
+    opened = OpenedDataset.open(flags.data or default_dataset())
+    return StudyRunner(study, folder, Trainer(opened, folder, device, command, stop, ConsoleProgress()), part)
 
 
 def _run(runner: StudyRunner, retry: bool, json: bool) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,22 +64,24 @@ def _print_table(found: list[RunStatus]) -> None:
     console().print(table, markup=False)
 
 
-def resume(
-    run: Annotated[Path, typer.Argument(readable=False, help="Run folder, or its name.", metavar="RUN")],
-    data: Annotated[Path | None, options.path("--data", help="New location of the dataset.", metavar="DIR")] = None,
-    teacher: Annotated[
-        Path | None, options.path("--teacher", help="New location of the teacher.", metavar="FILE")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N; default: as before.", metavar="DEVICE")
-    ] = None,
-    devices: options.Devices = None,
-    nodes: options.Nodes = 1,
-    max_time: options.MaxTime = None,
-    allow: Annotated[bool, options.switch("--allow", "Resume although recipe, data or versions changed.")] = False,
-    runs: options.Runs = RUNS,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ResumeFlags:
+    """What `resume` takes."""
+
+    run: Annotated[Path, typer.Argument(readable=False, help="Run folder, or its name.", metavar="RUN")]
+    data: Annotated[Path | None, options.path("--data", help="New location of the dataset.", metavar="DIR")] = None
+    teacher: Annotated[Path | None, options.path("--teacher", help="New teacher location.", metavar="FILE")] = None
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; default: as before.", metavar="DEVICE")] = None
+    devices: options.Devices = None
+    nodes: options.Nodes = 1
+    max_time: options.MaxTime = None
+    allow: Annotated[bool, options.switch("--allow", "Resume although recipe, data or versions changed.")] = False
+    runs: options.Runs = RUNS
+    json: options.Json = False
+
+
+@options.takes(ResumeFlags)
+def resume(flags: ResumeFlags) -> None:
     """Resume a training, whatever stopped it.
 
     On the same machine, with the same versions and number of threads, the weights are bit for bit those of a training
@@ -89,6 +92,10 @@ def resume(
       $ bpfn resume runs/latest                 # the run that started last
       $ bpfn resume student-1 --max-time 23h    # by name, with a time limit
     """
+    _resume(flags)
+
+
+def _resume(flags: ResumeFlags) -> None:
     from bpfn_cli import distributed
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.runs.folder import RunFolder
@@ -96,12 +103,13 @@ def resume(
     from bpfn_cli.training import Changes
     from bpfn_cli.training import resume as resume_run
 
-    stop = Interruption(None if max_time is None else parse_duration(max_time))
+    stop = Interruption(None if flags.max_time is None else parse_duration(flags.max_time))
     keep_freed_memory()
-    folder = run if run.is_dir() or len(run.parts) > 1 else runs / run
-    if devices is None and nodes == 1:
+    run, devices = flags.run, flags.devices
+    folder = run if run.is_dir() or len(run.parts) > 1 else flags.runs / run
+    if devices is None and flags.nodes == 1:
         devices = RunFolder.open(folder).record.versions.processes
-    with Processes(device or "auto", devices, nodes).joined() as own:
-        chosen = None if device is None and distributed.size() == 1 else str(own)
-        outcome = resume_run(folder, process_progress(), stop, Changes(data, teacher, chosen, allow))
-        conclude(outcome, folder.parent, json)
+    with Processes(flags.device or "auto", devices, flags.nodes).joined() as own:
+        chosen = None if flags.device is None and distributed.size() == 1 else str(own)
+        changes = Changes(flags.data, flags.teacher, chosen, flags.allow)
+        conclude(resume_run(folder, process_progress(), stop, changes), folder.parent, flags.json)
