@@ -38,7 +38,7 @@ def refuse_plain_srun(environment: Mapping[str, str] = os.environ) -> None:
     tasks = _number(environment, "SLURM_NTASKS", 1) if "SLURM_STEP_ID" in environment else 1
     if tasks > 1 and not is_started(environment):
         raise UsageError(
-            f"srun started this command as {tasks} tasks, which would all train the same; start one task per machine: "
+            f"srun started this command as {tasks} tasks, all running the same training; start one per machine: "
             "srun --ntasks-per-node=1 torchrun --nnodes=$SLURM_NNODES --nproc-per-node=GPUS --rdzv-backend=c10d "
             "--rdzv-endpoint=FIRST_MACHINE:29500 -m bpfn_cli.cli ... (on one machine: bpfn ... --devices GPUS)"
         )

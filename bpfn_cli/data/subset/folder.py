@@ -31,9 +31,7 @@ def refuse_overlap(source: Path, out: Path) -> None:
     """Raises: UsageError: one lies inside the other."""
     real_source, real_out = os.path.realpath(source), os.path.realpath(out)
     if os.path.commonpath([real_source, real_out]) in {real_source, real_out}:
-        raise UsageError(
-            f"out {printable(out)}: it and the source {printable(source)} are inside each other; choose another"
-        )
+        raise UsageError(f"out {printable(out)}: overlaps with the source {printable(source)}; choose another")
 
 
 def sweep(out: Path) -> None:
@@ -59,7 +57,7 @@ def own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
     if found and (different := plan.task.differences(found)):
         raise DataError(f"{printable(out)}: holds another subset (asked for: {', '.join(different)}); {_REPLACE}")
     if finished and finished.names() != {split: plan.chosen.get(split, ()) for split in SPLITS}:
-        raise DataError(f"{printable(record.finished)}: names other scenes than its options choose; {_REPLACE}")
+        raise DataError(f"{printable(record.finished)}: its scenes do not match its options; {_REPLACE}")
     if foreign := foreign_entries(out, plan.chosen if found else {}, plan.options):
         raise DataError(f"{printable(out / foreign[0])}: not part of this subset ({len(foreign)} such); {_REPLACE}")
     return finished

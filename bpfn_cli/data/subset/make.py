@@ -66,7 +66,7 @@ def make_subset(
             nothing beside them is touched.
         processes: threads that copy and hash (neither holds the interpreter lock).
     Raises:
-        UsageError: `out` and `source` are inside each other.
+        UsageError: `out` and `source` overlap.
         DataError: as `plan_subset`; damaged scenes; a source that changes meanwhile; foreign or edited files.
         DiskError: no space, no inodes, not permitted. BusyError: another process works on `out`.
     """

@@ -234,7 +234,7 @@ def read_manifest(path: Path) -> SubsetManifest:
     manifest = _read(path, _MANIFEST)
     counts = {split: len(scenes) for split, scenes in manifest.files.items()}
     if counts != {"train": manifest.after.train_scenes, "val": manifest.after.val_scenes}:
-        raise DataError(f"{printable(path)}: after: counts other scenes than files names; {_AGAIN}")
+        raise DataError(f"{printable(path)}: after: does not match the scenes in files; {_AGAIN}")
     clouds = set() if manifest.task.options.packed else set(CLOUDS)
     for split, scenes in manifest.files.items():
         for name, files in scenes.items():

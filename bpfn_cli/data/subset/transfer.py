@@ -91,7 +91,7 @@ def unchanged(sizes: Mapping[Path, int]) -> Iterator[None]:
     for path, size in sizes.items():
         after = stamp(path)
         if after is None or after != before[path] or after[1] != size:
-            raise DataError(f"{printable(path)}: changed while the subset was made; repeat when nothing writes it")
+            raise DataError(f"{printable(path)}: changed while the subset was made; repeat when nobody is writing it")
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:

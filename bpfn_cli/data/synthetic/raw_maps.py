@@ -115,7 +115,7 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
     with disk_errors(folder):
         if os.path.lexists(record):
             if not holds_settings(record, settings):
-                raise UsageError(f"{printable(folder)}: holds raw scenes of other options; choose another --out")
+                raise UsageError(f"{printable(folder)}: holds raw scenes made with other options; choose another --out")
             return
         remove_temporaries(folder)
         if any(folder.iterdir()):

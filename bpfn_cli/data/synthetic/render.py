@@ -102,7 +102,7 @@ def write_synthetic(
 
     Repeating a killed call completes it; repeating a finished one does nothing. The bytes do not depend on `processes`.
 
-    Args: force: first remove synthetic scenes of other options, finished or not.
+    Args: force: first remove synthetic scenes made with other options, finished or not.
     Raises:
         UsageError: the folder holds other options or other files, or `processes` is below 1.
         BusyError: another process writes there. DiskError: it cannot be written.
@@ -169,7 +169,7 @@ def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool)
     if force:
         return False
     raise UsageError(
-        f"{printable(record.finished)}: the folder holds scenes of other options; "
+        f"{printable(record.finished)}: the folder holds scenes made with other options; "
         "choose another --out, or replace them with --force"
     )
 
@@ -218,7 +218,7 @@ def _own_entries(record: OutputRecord, counts: Mapping[str, int]) -> list[os.Dir
         if not is_temporary(entry) and not _is_own(entry, record, counts):
             raise UsageError(
                 f"{printable(entry.path)}: not part of these synthetic scenes; "
-                "choose another --out, or use --force to replace scenes of other options"
+                "choose another --out, or use --force to replace scenes made with other options"
             )
         entries.append(entry)
     return entries

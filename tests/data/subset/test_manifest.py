@@ -102,7 +102,7 @@ def test_odd_names_that_are_safe_are_kept(name):
         ({"link": None}, "link: Input should be 'auto'"),
         ({"link": "move"}, "link: Input should be 'auto'"),
         ({"before": []}, "before"),
-        ({"after": {"train_scenes": 3, "val_scenes": 1, "bytes": 18}}, "counts other scenes"),
+        ({"after": {"train_scenes": 3, "val_scenes": 1, "bytes": 18}}, "does not match the scenes in files"),
         ({"kolmogorov_smirnov": {}}, "flow_length"),
         ({"files": {"train": {}}}, "files"),
         ({"files": {"train": {}, "val": {}, "test": {}}}, "files"),

@@ -27,13 +27,13 @@ from bpfn_cli.errors import DataError, DiskError, UsageError
 
 @pytest.mark.parametrize("where", ["part", "train/part", ".", ".."])
 def test_target_and_source_inside_each_other_are_refused(source, where):
-    assert "inside each other" in refused(UsageError, source, source / where, HALF)
+    assert "overlaps with the source" in refused(UsageError, source, source / where, HALF)
     assert not (source / "part").exists()
 
 
 def test_linked_target_inside_the_source_is_refused(source, out):
     out.symlink_to(source)
-    assert "inside each other" in refused(UsageError, source, out / "part", HALF)
+    assert "overlaps with the source" in refused(UsageError, source, out / "part", HALF)
 
 
 def test_target_beside_the_source_of_the_usual_name_is_fine(tmp_path):
