@@ -251,4 +251,4 @@ def test_real_small_disk_says_what_is_needed(tmp_path, options, said):
 
 def test_target_that_is_a_file_is_a_disk_error(source, out):
     out.write_text("")
-    assert "a file where a folder is needed" in refused(DiskError, source, out, HALF)
+    assert "is a file; a folder is needed" in refused(DiskError, source, out, HALF)
