@@ -92,7 +92,9 @@ def kill_loop(tmp_path: Path, out: Path, link: str, kills: int) -> None:
     killed = 0
     while killed < kills:
         if not killed_before_change(
-            generator.randint(1, 80), out, lambda: make_subset(source, out, options, processes=2)
+            generator.randint(1, 6 if link == "packed" else 80),
+            out,
+            lambda: make_subset(source, out, options, processes=2),
         ):
             assert contents(out) == expected
             shutil.rmtree(out)
