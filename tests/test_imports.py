@@ -31,7 +31,7 @@ RANKS = (
 RANK = {layer: rank for rank, layers in enumerate(RANKS) for layer in layers}
 SEPARATE = {"training", "reporting"}, {"training", "studies"}, {"studies", "reporting"}, {"strategies", "metrics"}
 KNOWN_CIRCLES = ["bpfn_cli.ops.neighborhood -> bpfn_cli.ops.triton.neighborhood -> bpfn_cli.ops.neighborhood"]
-KNOWN_LONG = {"strategies/loss_checks.py"}
+KNOWN_LONG: set[str] = set()
 HEAVY = {"torch", "matplotlib", "typer", "rich"}
 LONGEST_FILE = 400
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]

@@ -27,7 +27,7 @@ def every_command(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 COMMANDS = list(every_command(typer.main.get_command(app)))
-PENDING = "slim|profile|bench|losses|data check|data show"
+PENDING = "slim|profile|bench"
 
 
 def test_help_imports_nothing_heavy() -> None:

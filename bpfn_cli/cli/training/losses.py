@@ -49,7 +49,7 @@ def losses(
       $ bpfn losses                            # list all, with their cost
       $ bpfn losses bihint                     # formula, source and options
       $ bpfn losses --check                    # check all
-      $ bpfn losses hint --check --student half --teacher runs/teacher/student.safetensors
+      $ bpfn losses hint --check --student half --teacher t.pth    # check a loss on your networks
       $ bpfn losses --measure                  # time a step with each loss
     """
     from bpfn_cli.errors import UsageError
