@@ -23,12 +23,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before if kept else "
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cpu:x", "cuda:99", "\x1b"])
-def test_device_that_is_not_there_is_refused(name: str) -> None:
+def test_missing_device_is_rejected(name: str) -> None:
     with pytest.raises(UsageError, match="--device "):
         resolve_device(name)
     assert resolve_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_memory_of_freed_tensors_costs_no_page_faults_again() -> None:
     def page_faults(mode: str) -> str:
         return subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Weights on disk: our own files, and published-style `.pth` state dicts. No file can run code."""
+"""Weights on disk: our own safetensors files, and published-style `.pth` state dicts. Reading never runs code."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-LARGEST_FILE = 4 << 30  # bytes; the largest network of ours is 32 MB, a training checkpoint 100 MB
+LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
-_BESIDE = "+"  # begins the names of tensors that are not the network's
+_BESIDE = "+"  # prefix of the names of tensors that do not belong to the network
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         variant: sizes of the network.
         num_points: points per cloud it was trained with.
         state: name -> tensor, names without `module.`.
-        metadata: what the writer said about it; empty for foreign files.
-        notes: what a user should be told about how it was read.
-        beside: other tensors that a training needs to go on (optimizer, adapters, ...), by name; empty in what is
-            deployed.
+        metadata: written by `save_checkpoint`; empty for foreign files.
+        notes: remarks for the user on how it was read.
+        beside: other tensors that resuming a training needs (optimizer, adapters, ...), by name; empty in deployed
+            files.
     """
 
     variant: Variant
@@ -64,7 +64,7 @@ class Checkpoint:
 def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) -> None:
     """Write weights, variant and `metadata` (JSON-able) to one safetensors file, atomically.
 
-    Raises: DiskError: it cannot be written; what was at `path` is still there.
+    Raises: DiskError: it cannot be written; an existing file at `path` is unchanged.
     """
     write_atomic(Path(path), checkpoint_bytes(model, metadata))
 
@@ -72,56 +72,54 @@ def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) ->
 def checkpoint_bytes(
     model: BiPointFlowNet, metadata: Mapping[str, Any], beside: Mapping[str, Tensor] | None = None
 ) -> bytes:
-    """The bytes of a checkpoint file; the same for the same weights and metadata.
+    """The bytes of a checkpoint file; equal for equal weights and metadata.
 
-    Args: beside: tensors that are not the network's, by name; whoever reads the network is not shown them.
+    Args: beside: tensors that do not belong to the network, by name; see `Checkpoint.beside`.
     """
     others = {f"{_BESIDE}{name}": tensor for name, tensor in (beside or {}).items()}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in {**model.state_dict(), **others}.items()}
-    about = json.dumps(
-        {
-            "format": FORMAT,
-            "bpfn": bpfn_cli.__version__,
-            "torch": torch.__version__,
-            "variant": asdict(model.variant),
-            "num_points": model.num_points,
-            "metadata": dict(metadata),
-        },
-        sort_keys=True,
-    )
-    # One key, since safetensors writes several in random order.
-    sealed = json.dumps({"about": about, "sha256": _digest(state, about)}, sort_keys=True)
+    header = {
+        "format": FORMAT,
+        "bpfn": bpfn_cli.__version__,
+        "torch": torch.__version__,
+        "variant": asdict(model.variant),
+        "num_points": model.num_points,
+        "metadata": dict(metadata),
+    }
+    text = json.dumps(header, sort_keys=True)
+    # A single key: safetensors writes several in random order.
+    sealed = json.dumps({"about": text, "sha256": _digest(state, text)}, sort_keys=True)
     return safetensors.torch.save(state, {_METADATA_KEY: sealed})
 
 
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
-    """The network of a checkpoint file, in evaluation mode; its variant is worked out from the file.
+    """Build the network of a checkpoint file, in evaluation mode; its variant follows from the file.
 
     Args:
-        path: a file written by `save_checkpoint`, or a `.pth` state dict as published (also with `module.`,
-            or below a key such as `state_dict`).
+        path: a file written by `save_checkpoint`, or a published-style `.pth` state dict (also with the prefix
+            `module.`, or under a key such as `state_dict`).
     Raises: CheckpointError: missing, damaged, unsafe, of another architecture, or with NaN weights.
     """
     return build_from(read_checkpoint(path))
 
 
 def build_from(checkpoint: Checkpoint) -> BiPointFlowNet:
-    """The network of a checkpoint that was read, in evaluation mode."""
+    """Build the network of a checkpoint that was read, in evaluation mode."""
     model = default_network()(checkpoint.variant, checkpoint.num_points)
     model.load_state_dict(checkpoint.state)
     return model.eval()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and check a checkpoint file without building the network. Raises: as `load_checkpoint`."""
+    """Read and check a checkpoint file without building the network. Raises: see `load_checkpoint`."""
     path = Path(path)
     name = printable(path)
     content = _read_bytes(path, name)
     if path.suffix == SUFFIX:
-        tensors, about = _read_own(content, name)
+        tensors, header = _read_own(content, name)
         state = {key: tensor for key, tensor in tensors.items() if not key.startswith(_BESIDE)}
         beside = {key[len(_BESIDE) :]: tensor for key, tensor in tensors.items() if key.startswith(_BESIDE)}
-        checkpoint = Checkpoint(about.variant.variant(), about.num_points, state, about.metadata, beside=beside)
+        checkpoint = Checkpoint(header.variant.variant(), header.num_points, state, header.metadata, beside=beside)
     else:
         state, notes = _strip_prefix(_read_foreign(path, content, name))
         _check_tensors(state, name)
@@ -136,7 +134,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _read_bytes(path: Path, name: str) -> bytes:
     try:
         if path.is_dir():
-            raise CheckpointError(f"{name}: is a folder; give the checkpoint file inside it")
+            raise CheckpointError(f"{name}: is a folder; name the checkpoint file inside it")
         if not path.is_file():
             raise CheckpointError(f"{name}: no such checkpoint file; `bpfn train` or `bpfn slim` writes one")
         size = path.stat().st_size
@@ -146,41 +144,41 @@ def _read_bytes(path: Path, name: str) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{name}: {error.strerror}; check its path and permissions") from None
     if not content:
-        raise CheckpointError(f"{name}: empty file; fetch or write it again")
+        raise CheckpointError(f"{name}: empty file; download or write it again")
     if content[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{name}: a web page, not a checkpoint; download the file itself")
     return content
 
 
-def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _About]:
+def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _Header]:
     try:
         state = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         sealed = json.loads(header["__metadata__"][_METADATA_KEY])
-        about, digest = json.loads(sealed["about"]), sealed["sha256"]
-        if digest != _digest(state, sealed["about"]):
+        fields = json.loads(sealed["about"])
+        if sealed["sha256"] != _digest(state, sealed["about"]):
             raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
-        written = about["format"]
+        written = fields["format"]
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{name}: damaged, or not a checkpoint of bpfn; restore or write it again") from None
+        raise CheckpointError(f"{name}: damaged, or not a bpfn checkpoint; restore or write it again") from None
     if written != FORMAT:
-        raise CheckpointError(f"{name}: format {printable(written)}, this bpfn reads {FORMAT}; update bpfn")
+        raise CheckpointError(f"{name}: format {printable(written)}, but this bpfn reads {FORMAT}; update bpfn")
     try:
-        return state, _About.model_validate(about, strict=True)
+        return state, _Header.model_validate(fields, strict=True)
     except ValidationError as error:
         key = printable(".".join(map(str, error.errors()[0]["loc"])))
-        raise CheckpointError(f"{name}: its header has no valid {key}; it was not written by this bpfn") from None
+        raise CheckpointError(f"{name}: its header has no valid {key}; this bpfn did not write it") from None
 
 
 Width = Annotated[int, Field(ge=0, le=1 << 14)]
 Few = Annotated[int, Field(ge=1, le=64)]
 
 
-class _Header(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _LevelHeader(_Header):
+class _LevelHeader(_Strict):
     reduction: Few
     width: Annotated[int, Field(ge=1, le=1 << 14)]
     expanded: Width
@@ -189,7 +187,7 @@ class _LevelHeader(_Header):
     c_mid: Few
 
 
-class _VariantHeader(_Header):
+class _VariantHeader(_Strict):
     name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
     levels: Annotated[list[_LevelHeader], Field(min_length=LEVELS + 1, max_length=LEVELS + 1)]
     bn: bool
@@ -205,8 +203,8 @@ class _VariantHeader(_Header):
         return Variant(levels=levels, **fields)  # type: ignore[arg-type]
 
 
-class _About(_Header):
-    """What a checkpoint of ours says of itself; nobody vouches for who wrote the file."""
+class _Header(_Strict):
+    """The header of our own files. It is checked in full, since anyone may have written the file."""
 
     format: int
     bpfn: str
@@ -231,37 +229,37 @@ def _read_foreign(path: Path, content: bytes, name: str) -> dict[str, Tensor]:
     _check_archive(path, content, name)
     try:
         with torch.serialization.safe_globals(_harmless_globals()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
+            warnings.simplefilter("ignore")  # about tensor types that are rejected below
             loaded = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{name}: {_explain_refusal(error)}") from None
-    except Exception:  # torch answers damage with many kinds of exception
-        raise CheckpointError(f"{name}: damaged, or not a PyTorch checkpoint; fetch it again") from None
+    except Exception:  # torch raises many kinds of exception for damaged files
+        raise CheckpointError(f"{name}: damaged, or not a PyTorch checkpoint; download it again") from None
     for key in _STATE_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{name}: holds no state dict (a mapping of names to tensors); save model.state_dict()")
+        raise CheckpointError(f"{name}: no state dict (a mapping of names to tensors) found; save model.state_dict()")
     return {str(key): value for key, value in loaded.items()}
 
 
 def _check_archive(path: Path, content: bytes, name: str) -> None:
-    """Refuse an archive that could expand, before anything is unpacked."""
+    """Reject an archive that could expand, before anything is unpacked."""
     if not content.startswith(b"PK"):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        raise CheckpointError(f"{name}: damaged archive; fetch it again") from None
+        raise CheckpointError(f"{name}: damaged archive; download it again") from None
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(f"{name}: a compressed archive, which torch.save never writes; refused unopened")
+        raise CheckpointError(f"{name}: a compressed archive, which torch.save never writes; not opened")
     if sum(member.file_size for member in members) > len(content):
-        raise CheckpointError(f"{name}: its members claim more bytes than the file has; refused unopened")
+        raise CheckpointError(f"{name}: its members claim more bytes than the file has; not opened")
 
 
 def _harmless_globals() -> list[Any]:
-    """Classes that old training scripts leave in checkpoints beside the weights and that cannot run code."""
+    """Classes that cannot run code and that old training scripts store in checkpoints besides the weights."""
     import argparse
 
     import numpy as np
@@ -279,10 +277,8 @@ def _harmless_globals() -> list[Any]:
 def _explain_refusal(error: Exception) -> str:
     found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error))
     if found:
-        return (
-            f"refused: it asks to run {printable(found[1])}, which weights do not need; save model.state_dict() alone"
-        )
-    return "refused or damaged: not a plain file of tensors; save model.state_dict() alone"
+        return f"unsafe: it would run {printable(found[1])}, which weights do not need; save only model.state_dict()"
+    return "unsafe or damaged: not a plain file of tensors; save only model.state_dict()"
 
 
 def _strip_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -293,11 +289,11 @@ def _strip_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[st
 
 
 def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors whose values are not all in the file, before any value is touched."""
+    """Reject tensors whose values are not all in the file, before any value is read."""
     for key, tensor in state.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in _NUMBERS
         if tensor.is_nested or not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{name}: {printable(key)} is no ordinary tensor of numbers; save model.state_dict()")
+            raise CheckpointError(f"{name}: {printable(key)} is not an ordinary tensor; save model.state_dict()")
 
 
 def _check_names(checkpoint: Checkpoint, name: str) -> None:
@@ -320,4 +316,4 @@ def _check_names(checkpoint: Checkpoint, name: str) -> None:
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{name}: {key} holds NaN or infinite weights; use an earlier checkpoint")
+            raise CheckpointError(f"{name}: {key} contains NaN or infinite weights; use an earlier checkpoint")

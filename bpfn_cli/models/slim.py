@@ -18,7 +18,7 @@ OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
 
 @dataclass(frozen=True)
 class SliceReport:
-    """Names of the tensors that were copied whole, cut, and left as they were initialized."""
+    """Names of the tensors that were copied in full, sliced, and left as initialized."""
 
     copied: tuple[str, ...]
     sliced: tuple[str, ...]
@@ -30,7 +30,7 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
 
     Inputs that are concatenations are cut part by part, and PointConv's linear map, flattened as
     channel * c_mid + w, is cut in both factors: a prefix of it would mix channels.
-    What the teacher does not have, in kind, stays as initialized.
+    Layers of a kind that the teacher does not have stay as initialized.
     Raises: UsageError: the student is wider than the teacher somewhere.
     """
     source, state = teacher.state_dict(), student.state_dict()
@@ -49,19 +49,19 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
 
 
 def slice_rows(name: str, whole: torch.Size, part: torch.Size, student: Variant, teacher: Variant) -> Tensor:
-    """Where in a weight of the teacher, flattened, the elements of the student's slice of it lie.
+    """Positions, in a flattened weight of the teacher, of the elements of the student's slice.
 
     Args: name: of the weight. whole, part: its shapes in teacher and student.
-    Raises: UsageError: the student is wider than the teacher, or the numbers mean something else.
+    Raises: UsageError: the student is wider than the teacher, or the weight is not comparable.
     """
     if not _is_slice(name, student, teacher):
-        raise UsageError(f"{name}: the student's is no part of the teacher's; they need the same c_mid")
+        raise UsageError(f"{name}: the student's weight is not a slice of the teacher's; use the same c_mid for both")
     rows = torch.arange(whole.numel()).view(whole)
     return rows.flatten() if whole == part else _slice(name, rows, torch.empty(part), student, teacher).flatten()
 
 
 def _is_slice(name: str, student: Variant, teacher: Variant) -> bool:
-    """False where the numbers mean something else: a separable map groups its outputs by c_mid."""
+    """False if the weights are not comparable: a separable map groups its outputs by c_mid."""
     if not re.search(r"\.(pointwise|conv)\.", name):
         return True
     return _c_mid(name, student) == _c_mid(name, teacher)
@@ -71,7 +71,7 @@ def _slice(name: str, weight: Tensor, own: Tensor, student: Variant, teacher: Va
     if own.dim() != weight.dim() or any(a > b for a, b in zip(own.shape, weight.shape, strict=True)):
         raise UsageError(
             f"{name}: the student's {tuple(own.shape)} cannot be cut from the teacher's {tuple(weight.shape)}; "
-            "choose a larger teacher or a smaller student"
+            "use a larger teacher or a smaller student"
         )
     parts, teacher_parts = input_parts(name, student), input_parts(name, teacher)
     if ".conv." in name:  # depthwise: its outputs are the layer's inputs
@@ -94,7 +94,7 @@ def _cut(weight: Tensor, dimension: int, parts: list[int], teacher_parts: list[i
 
 
 def input_parts(name: str, variant: Variant) -> list[int]:
-    """Widths of the parts that are concatenated to the input of a parameter's layer; empty: a single part."""
+    """Widths of the tensors concatenated in the input of a parameter's layer; empty: a single one."""
     levels = variant.levels
     if found := re.match(r"cross(\d)\.cross_t(11|22)\.", name):
         level = levels[int(found[1])]

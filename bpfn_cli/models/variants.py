@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Sizes of the network as data. A variant is a value; nothing here imports torch."""
+"""Sizes of the network as data: a variant is a value. Importable without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
 from bpfn_cli.errors import UsageError, did_you_mean
 
-ESTIMATOR_WIDTH = 128  # PointConvs and first Conv1d of a flow estimator
-ESTIMATOR_FEATURES = 64  # what a flow estimator hands to the next finer one
+ESTIMATOR_WIDTH = 128  # of the PointConvs and the first Conv1d of a flow estimator
+ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,10 @@ class Level:
     """Sizes of one pyramid level.
 
     Attributes:
-        reduction: points of the level above for one of this level.
+        reduction: points of the next finer level per point of this one.
         width: encoder features F_l.
-        expanded: width of the 1x1 block that leads to the next level; 0 at the coarsest.
-        context: width of the features that arrive from the next coarser level; 0 at the coarsest.
+        expanded: width of the 1x1 block before the next coarser level; 0 at the coarsest.
+        context: width of the features from the next coarser level; 0 at the coarsest.
         embedding: width of the bidirectional flow embedding; 0 at the coarsest.
         c_mid: WeightNet outputs of `level{l}` and `flow{l}`.
     """
@@ -35,12 +37,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Variant:
-    """A whole network: five levels, finest first, and what holds for all of them.
+    """A whole network: five levels, finest first, and what they have in common.
 
     Attributes:
         bn: batch norm in all 1x1 blocks, WeightNets, embeddings and encoder PointConvs.
-        separable: PointConv's linear map is a depthwise and a pointwise one.
-        bottleneck: 0, or the factor by which the 1x1 encoder blocks narrow in between.
+        separable: PointConv has a depthwise and a pointwise map instead of a linear one.
+        bottleneck: 0, or the factor by which the 1x1 encoder blocks narrow in the middle.
         encoder_neighbors, embedding_neighbors, estimator_neighbors: k of the three neighbor searches.
     """
 
@@ -59,12 +61,8 @@ class Variant:
 
     @property
     def least_points(self) -> int:
-        """Fewest points a cloud may have, so that the coarsest embedding still finds its neighbors."""
-        above_coarsest = self.reductions[:-1]
-        points = self.embedding_neighbors
-        for reduction in above_coarsest:
-            points *= reduction
-        return points
+        """Fewest points per cloud with which the coarsest embedding still finds its neighbors."""
+        return self.embedding_neighbors * prod(self.reductions[:-1])
 
 
 # Cheng & Ko, ECCV 2022. Level 0 has no PointConv in the encoder; its c_mid is that of flow0.
@@ -90,37 +88,30 @@ def slim(
     separable: bool | None = None,
     bottleneck: int | None = None,
 ) -> Variant:
-    """Return `base` with some sizes changed; what is None stays as it is.
+    """Change some sizes of `base`; None leaves a size as it is.
 
     Args:
         width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
         c_mid: one number, or five (levels 0 to 4).
-        bottleneck: narrowing factor of the 1x1 encoder blocks, 0 for none.
+        bn, separable, bottleneck: see `Variant`.
     Raises: UsageError: a size that no network can have.
     """
     levels = base.levels
     if width is not None:
         if not 0 < width <= 4:
-            raise UsageError(f"--width {width}: give a factor above 0, at most 4, such as 0.5")
+            raise UsageError(f"--width {width}: use a factor above 0 and at most 4, such as 0.5")
         levels = tuple(_widen(level, width) for level in levels)  # type: ignore[assignment]
     if c_mid is not None:
         values = [c_mid] * 5 if isinstance(c_mid, int) else list(c_mid)
         if len(values) != 5 or not all(1 <= value <= 64 for value in values):
             given = ",".join(map(str, values))
-            raise UsageError(f"--c-mid {given}: give one number, or five (levels 0 to 4), each 1 to 64")
+            raise UsageError(f"--c-mid {given}: use one number, or five (levels 0 to 4), each from 1 to 64")
         levels = tuple(replace(level, c_mid=value) for level, value in zip(levels, values, strict=True))  # type: ignore[assignment]
     if bottleneck is not None and not 0 <= bottleneck <= 16:
-        raise UsageError(f"--bottleneck {bottleneck}: give a factor of 2 to 16, or 0 for none")
-    variant = Variant(
-        name=name,
-        levels=levels,
-        bn=base.bn if bn is None else bn,
-        separable=base.separable if separable is None else separable,
-        bottleneck=base.bottleneck if bottleneck is None else bottleneck,
-        encoder_neighbors=base.encoder_neighbors,
-        embedding_neighbors=base.embedding_neighbors,
-        estimator_neighbors=base.estimator_neighbors,
-    )
+        raise UsageError(f"--bottleneck {bottleneck}: use a factor from 2 to 16, or 0 for none")
+    switches: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
+    changes = {key: value for key, value in switches.items() if value is not None}
+    variant = replace(base, name=name, levels=levels, **changes)
     _check_separable(variant)
     return variant
 
@@ -133,9 +124,7 @@ def _widen(level: Level, factor: float) -> Level:
 
 
 def _check_separable(variant: Variant) -> None:
-    if not variant.separable:
-        return
-    for index, level in enumerate(variant.levels):
+    for index, level in enumerate(variant.levels if variant.separable else ()):
         outputs = [ESTIMATOR_WIDTH] if index < 4 else []
         outputs += [level.width] if index else []
         if any(output % level.c_mid for output in outputs):
@@ -155,16 +144,16 @@ VARIANTS: dict[str, Variant] = {
         # Report 6: fewer WeightNet outputs.
         slim(BASELINE, "weightnet8", c_mid=8),
         slim(BASELINE, "weightnet4", c_mid=4),
-        # Report 6's text says 8 at the fine and 4 at the coarse levels; only the reverse gives its printed sizes.
+        # Report 6 says 8 at the fine and 4 at the coarse levels, but only the reverse gives the sizes it prints.
         slim(BASELINE, "weightnet48", c_mid=(4, 4, 4, 8, 8)),
-        # `half` with 1x1 encoder blocks that narrow to a quarter of their output in between.
+        # `half` with 1x1 encoder blocks that narrow to a quarter of their output in the middle.
         slim(BASELINE, "half_bottleneck", width=0.5, bn=True, bottleneck=4),
     )
 }
 
 
 def variant_named(name: str) -> Variant:
-    """The variant called `name`. Raises: UsageError with the nearest name."""
+    """Look up a variant. Raises: UsageError with the nearest name."""
     if name not in VARIANTS:
         hint = did_you_mean(name, VARIANTS) or ":"
         raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(VARIANTS)}")

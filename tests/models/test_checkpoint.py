@@ -53,7 +53,11 @@ def assert_same_state(found: dict[str, torch.Tensor], expected: dict[str, torch.
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("weightnet4", "declinear", "half_bottleneck")
+EACH_VARIANT = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+
+
+@pytest.mark.parametrize("name", EACH_VARIANT)
 def test_round_trip_of_own_format(tmp_path: Path, name: str) -> None:
     model = build_model(name, 2048)
     path = tmp_path / "model.safetensors"
@@ -68,8 +72,8 @@ def test_round_trip_of_own_format(tmp_path: Path, name: str) -> None:
     assert_same_state(loaded.state_dict(), model.state_dict())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variant_of_a_foreign_file_is_worked_out(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", EACH_VARIANT)
+def test_variant_of_a_foreign_file_is_inferred(tmp_path: Path, name: str) -> None:
     model = build_model(name)
     torch.save(model.state_dict(), tmp_path / "m.pth")
     read = read_checkpoint(tmp_path / "m.pth")
@@ -78,7 +82,7 @@ def test_variant_of_a_foreign_file_is_worked_out(tmp_path: Path, name: str) -> N
     assert_same_state(read.state, model.state_dict())
 
 
-def test_variant_with_batch_norm_and_of_own_sizes_is_worked_out(tmp_path: Path) -> None:
+def test_variant_with_batch_norm_and_custom_sizes_is_inferred(tmp_path: Path) -> None:
     torch.save(build_model("baseline", bn=True).state_dict(), tmp_path / "bn.pth")
     read = read_checkpoint(tmp_path / "bn.pth")
     assert (read.variant.name, read.variant.bn) == ("baseline", True)
@@ -177,7 +181,7 @@ def test_raw_pickle_runs_nothing(tmp_path: Path, kind: Any) -> None:
         (b"{}" * 100, "damaged"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, suffix: str, content: bytes, expected: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, suffix: str, content: bytes, expected: str) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=expected) as error:
@@ -199,7 +203,7 @@ def test_truncation_is_always_found(tmp_path: Path, model: BiPointFlowNet, forei
     content = foreign.read_bytes() if suffix == ".pth" else checkpoint_bytes(model, {})
     path = tmp_path / f"cut{suffix}"
     generator = random.Random(0)
-    for length in [1, 7, 8, 9, 100, len(content) - 1, *generator.sample(range(len(content)), 20)]:
+    for length in [1, 7, 8, 9, 100, len(content) - 1, *generator.sample(range(len(content)), 8)]:
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
             read_checkpoint(path)
@@ -209,8 +213,8 @@ def test_bit_flip_in_own_file_is_always_found(tmp_path: Path, model: BiPointFlow
     content = checkpoint_bytes(model, {"epoch": 1})
     header = 8 + int.from_bytes(content[:8], "little")
     path, generator = tmp_path / "flipped.safetensors", random.Random(1)
-    places = [generator.randrange(header) for _ in range(250)] + [
-        generator.randrange(header, len(content)) for _ in range(250)
+    places = [generator.randrange(header) for _ in range(40)] + [
+        generator.randrange(header, len(content)) for _ in range(40)
     ]
     path.write_bytes(content)
     read_checkpoint(path)
@@ -260,7 +264,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float, own
     bad.flow2.fc.weight.data[1, 0] = value
     path = tmp_path / ("bad.safetensors" if own else "bad.pth")
     save_checkpoint(path, bad) if own else torch.save(bad.state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"flow2\.fc\.weight holds NaN"):
+    with pytest.raises(CheckpointError, match=r"flow2\.fc\.weight contains NaN"):
         load_checkpoint(path)
 
 
@@ -284,8 +288,8 @@ def test_other_architecture_is_refused_with_counts(tmp_path: Path, model: BiPoin
         read_checkpoint(path)
 
 
-def test_misshapen_tensors_are_always_refused(tmp_path: Path, model: BiPointFlowNet) -> None:
-    """Sizes are read from the shapes, so any one of them may be a lie."""
+def test_misshapen_tensors_are_always_rejected(tmp_path: Path, model: BiPointFlowNet) -> None:
+    """Sizes are inferred from the shapes, any of which may be wrong."""
     state = model.state_dict()
     path, generator = tmp_path / "odd.pth", random.Random(2)
     sizing = [
@@ -294,8 +298,8 @@ def test_misshapen_tensors_are_always_refused(tmp_path: Path, model: BiPointFlow
         if n.endswith(("composed_module.0.weight", "mlp_convs.2.weight", "pos1.weight", "level1.linear.weight"))
     ]
     shapes = [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]
-    cases = [(name, shape) for name in sizing[::4] for shape in shapes]
-    cases += [(name, generator.choice(shapes)) for name in [*sizing, *generator.sample(list(state), 20)]]
+    cases = [(name, shape) for name in sizing[::16] for shape in shapes]
+    cases += [(name, generator.choice(shapes)) for name in [*sizing[::4], *generator.sample(list(state), 6)]]
     for name, shape in cases:
         torch.save({**state, name: torch.zeros(shape if state[name].dim() or shape else 1)}, path)
         with pytest.raises(CheckpointError):

@@ -28,8 +28,8 @@ def cases() -> Iterator[Any]:
         for network in (BiPointFlowNet, ReferenceNetwork) if name in SMALL else (BiPointFlowNet,):
             for bounds in (F64, F32):
                 fast = network is BiPointFlowNet
-                quick = name.startswith(("baseline_2048", "half_2048") if fast else "weightnet48") and bounds is F64
-                quick = quick or (fast and name == "weightnet48_2048")
+                quick = name == ("half_2048" if fast else "weightnet4_2048") and bounds is F64
+                quick = quick or (fast and (name, bounds) == ("weightnet48_2048", F32))
                 marks = () if quick else pytest.mark.slow
                 yield pytest.param(name, network, *bounds, marks=marks, id=f"{name}-{network.__name__}-{bounds[0]}")
 

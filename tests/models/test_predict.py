@@ -197,7 +197,7 @@ def test_flow_that_is_not_finite_is_refused_and_counted(value: float) -> None:
             flow[0, 5, 1] = flow[0, 9] = value
             return flow
 
-    with pytest.raises(NonFiniteError, match=rf"NaN or infinite at 4 of {2 * LEAST} points; nothing is written"):
+    with pytest.raises(NonFiniteError, match=rf"NaN or infinite at 4 of {2 * LEAST} points; nothing was written"):
         predict_flow(Diverged(), cloud(2 * LEAST), cloud(LEAST), points=LEAST)  # type: ignore[arg-type]
 
 
@@ -232,6 +232,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_cloud_of_65536_points_in_one_piece_takes_no_quadratic_memory() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2000  # MB; a matrix of all pairs would take 17,000

@@ -24,7 +24,7 @@ from bpfn_cli.ops.sampling import sample_with_torch
 needs_native = pytest.mark.skipif(not native.has_native(), reason="the C loops are not built")
 
 
-def test_they_are_built_where_a_compiler_is() -> None:
+def test_loops_are_built_if_there_is_a_compiler() -> None:
     if sys.platform != "linux" or shutil.which("gcc") is None or os.environ.get("BPFN_NATIVE") == "0":
         pytest.skip("no gcc on Linux")
     assert native.has_native()
@@ -97,7 +97,7 @@ def test_views_are_taken_as_they_look() -> None:
 
 
 @needs_native
-def test_what_they_cannot_do_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_implementations_do_what_the_loops_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     points = cloud("random", 400)
     for queries, k in ((points, 300), (points.double(), 8)):
         assert torch.equal(knn(queries, queries, k), knn_with_pykdtree(queries, queries, k))
@@ -143,7 +143,7 @@ def test_propagation_equals_that_of_torch(
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("middle", [1, 4, 5, 16, 256])
+@pytest.mark.parametrize("middle", [1, 5, 256])
 @pytest.mark.parametrize(("rows", "k", "channels", "outer"), SIZES)
 def test_convolution_equals_that_of_torch(
     rows: int, k: int, channels: int, outer: int, middle: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -253,7 +253,7 @@ def test_shapes_and_types_that_do_not_fit_are_refused_or_turned() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 2), (2, 40, 6), (40, 3)])
-def test_clouds_that_are_none_are_refused(shape: tuple[int, ...]) -> None:
+def test_other_shapes_than_clouds_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="found"):
         farthest_point_sample(torch.zeros(shape), 5)
     with pytest.raises(ShapeError, match="found"):
@@ -279,7 +279,7 @@ def test_enormous_coordinates_have_different_neighbors() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF but not really"])
-def test_a_damaged_library_is_as_good_as_none(content: bytes, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_library_is_not_used(content: bytes, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "_damaged.so").write_bytes(content)
     spec = importlib.util.spec_from_file_location("_damaged", tmp_path / "_damaged.so")
     monkeypatch.setattr(native, "find_spec", lambda name: spec)

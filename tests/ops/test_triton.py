@@ -49,7 +49,10 @@ def cloud(kind: str, count: int, seed: int = 0, batch: int = 2) -> Tensor:
     return torch.from_numpy(points.astype(np.float32)).to(DEVICE)
 
 
-KINDS = ("random", "grid", "duplicates", "equal", "far", "outlier")
+KINDS = (
+    "grid",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("random", "duplicates", "equal", "far", "outlier")),
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,6 +62,7 @@ def test_samples_are_those_of_torch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 33, 64, 257])
+@pytest.mark.slow
 def test_samples_of_any_number_of_points(count: int) -> None:
     points = cloud("random", count, batch=3)
     found = sample_with_triton(points, min(count, 25))
@@ -66,6 +70,7 @@ def test_samples_of_any_number_of_points(count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "grid", "equal"])
+@pytest.mark.slow
 def test_samples_of_clouds_too_large_for_registers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_sampling, "MOST_IN_REGISTERS", 64)
     monkeypatch.setattr(triton_sampling, "TILE", 64)
@@ -103,6 +108,7 @@ def large_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("large_programs")
+@pytest.mark.slow
 def test_neighbors_of_any_sizes(queries: int, points: int, k: int) -> None:
     ours, others = cloud("random", queries, seed=1), cloud("random", points, seed=2)
     found = knn_with_triton(ours, others, k)
@@ -113,6 +119,7 @@ def test_neighbors_of_any_sizes(queries: int, points: int, k: int) -> None:
 
 @pytest.mark.parametrize("kind", ["grid", "equal", "far", "outlier"])
 @pytest.mark.usefixtures("large_programs")
+@pytest.mark.slow
 def test_neighbors_of_a_part_of_a_cloud(kind: str) -> None:
     points = cloud(kind, 400)
     queries = points[:, ::8]
@@ -120,11 +127,13 @@ def test_neighbors_of_a_part_of_a_cloud(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("large_programs")
+@pytest.mark.slow
 def test_neighbors_in_a_cloud_elsewhere() -> None:
     points, queries = cloud("random", 200), cloud("random", 40, seed=1) + 100
     assert torch.equal(knn_with_triton(queries, points, 16), nearest_in_full(queries, points, 16))
 
 
+@pytest.mark.slow
 def test_neighbors_with_programs_as_on_the_card() -> None:
     points, queries = cloud("random", 200), cloud("random", 13, seed=1)
     assert torch.equal(knn_with_triton(queries, points, 16), nearest_in_full(queries, points, 16))
@@ -137,6 +146,7 @@ def test_neighbors_of_a_tensor_that_is_not_contiguous() -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:All-NaN:RuntimeWarning")
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1, 0x7F800000, -0x00800000])
+@pytest.mark.slow
 def test_neighbors_of_points_that_are_not_finite_are_in_range(bits: int) -> None:
     """Bits of NaN, of the NaN that cards compute, of both signs, and of infinities."""
     value = torch.tensor(bits, dtype=torch.int32).view(torch.float32).to(DEVICE)
@@ -166,6 +176,7 @@ SIZES = [(50, 37, 5, 24, 40), (20, 40, 32, 32, 64), (130, 9, 3, 16, 16), (17, 20
 
 
 @pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.slow
 def test_propagation_is_that_of_torch(sizes: tuple[int, ...]) -> None:
     inputs = propagation(*sizes)
     largest, argmax = propagate_max_with_triton(*inputs, True)
@@ -177,6 +188,7 @@ def test_propagation_is_that_of_torch(sizes: tuple[int, ...]) -> None:
     torch.testing.assert_close(chosen, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_propagation_without_argmax() -> None:
     inputs = propagation(20, 10, 4, 16, 24)
     largest, argmax = propagate_max_with_triton(*inputs, False)
@@ -184,12 +196,14 @@ def test_propagation_without_argmax() -> None:
     assert argmax.shape == (0,)
 
 
+@pytest.mark.slow
 def test_propagation_of_equal_neighbors_takes_the_first() -> None:
     own, other, rows_of_other, weight = propagation(20, 10, 1, 16, 16)
     _, argmax = propagate_max_with_triton(own, other, rows_of_other.expand(-1, 6), weight, True)
     assert not argmax.any()
 
 
+@pytest.mark.slow
 def test_propagation_of_many_neighbors_counts_beyond_a_byte() -> None:
     own, other, rows_of_other, weight = propagation(2, 257, 257, 16, 16)
     rows_of_other[:] = torch.arange(257)
@@ -200,7 +214,7 @@ def test_propagation_of_many_neighbors_counts_beyond_a_byte() -> None:
     assert largest.eq(1600).all()
 
 
-@pytest.mark.parametrize("neighbor", [0, 3])
+@pytest.mark.parametrize("neighbor", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_propagation_shows_nan(neighbor: int) -> None:
     own, other, rows_of_other, weight = propagation(5, 10, 4, 16, 16)
     rows_of_other[2] = torch.tensor([1, 2, 3, 4])
@@ -212,6 +226,7 @@ def test_propagation_shows_nan(neighbor: int) -> None:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.slow
 def test_gradients_of_propagation_are_those_of_the_formula(sizes: tuple[int, ...]) -> None:
     own, other, rows_of_other, weight = propagation(*sizes)
     received = torch.randn(sizes[0], sizes[4], generator=torch.Generator().manual_seed(1)).to(DEVICE)
@@ -225,6 +240,7 @@ def test_gradients_of_propagation_are_those_of_the_formula(sizes: tuple[int, ...
         torch.testing.assert_close(gradient, leaf.grad.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_distances_are_launched_without_fused_multiply_add(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a card they would round otherwise than the reference; the interpreter cannot show it."""
     options: list[dict[str, Any]] = []
@@ -324,6 +340,7 @@ def run_alone(*arguments: str, **environment: str) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
 def test_ops_need_no_triton() -> None:
     run_alone(
         "-c",
@@ -339,6 +356,7 @@ def test_ops_need_no_triton() -> None:
     )
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     output = run_alone(
         str(Path(__file__).with_name("compile_kernels.py")), "--quick", "--json", TRITON_CACHE_DIR=str(tmp_path)

@@ -30,7 +30,8 @@ class Allocation:
         torch.ones(self.size, dtype=torch.uint8)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot begin anew")
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be reset")
 def test_peak_is_that_of_the_pass_alone() -> None:
     script = (  # in a process that does nothing else, as the command measures
         "from test_memory import Allocation; from bpfn_cli.profiling import memory; Allocation(1_000_000).run();"
@@ -65,17 +66,17 @@ def test_other_process_answers_with_the_bytes_of_each_pass(
     "fault",
     [
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",  # what the system does when memory ends
-        "import torch; torch.empty(2**50)",
+        pytest.param("import torch; torch.empty(2**50)", marks=pytest.mark.slow),
         "raise MemoryError",
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_is_reported_in_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CHILD", fault)
     with pytest.raises(OutOfMemoryError, match=f"tiny, {LEAST} points, batch 1, cpu: out of memory"):
         memory.peak_memories_mb(CASE, plain=True, keep_freed=False)
 
 
-def test_any_other_fault_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CHILD", "raise ValueError('a bug')")
     with pytest.raises(RuntimeError, match="a bug"):
         memory.peak_memories_mb(CASE, plain=True, keep_freed=False)

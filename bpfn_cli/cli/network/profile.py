@@ -9,6 +9,7 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.network.tables import chosen_variants, print_table
 
 if TYPE_CHECKING:
     from bpfn_cli.models import Variant
@@ -21,49 +22,39 @@ def profile(
     checkpoint: options.CheckpointFile = None,
     points: options.Points = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time of one pass too, as `bpfn bench` measures it.", metavar="")
+        bool, typer.Option("--latency", help="Also the time of one pass, measured as in `bpfn bench`.", metavar="")
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Parameters, multiply-accumulates (MACs) and file size of a network.
 
-    Examples: `bpfn profile --variant weightnet48`, `bpfn profile --all --latency`,
-    `bpfn profile --checkpoint student.pth`
+    \b
+    Examples:
+      $ bpfn profile --variant weightnet48              # one network, with each level
+      $ bpfn profile --all --latency                    # all variants, and the time of a pass
+      $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
     """
-    from bpfn_cli.errors import UsageError
+    from dataclasses import asdict
 
-    if (variant is not None) + all_variants + (checkpoint is not None) > 1:
-        raise UsageError("--variant, --all and --checkpoint: give one of them")
-    from bpfn_cli.models import VARIANTS, read_checkpoint, variant_named
     from bpfn_cli.profiling import profile_model
 
-    count = points or 8192
-    file_bytes = None
-    if checkpoint is not None:
-        read = read_checkpoint(checkpoint)
-        for note in read.notes:
-            say(f"{checkpoint}: {note}")
-        chosen, file_bytes = [read.variant], checkpoint.stat().st_size
-    else:
-        chosen = (
-            list(VARIANTS.values()) if all_variants else [variant_named("weightnet48" if variant is None else variant)]
-        )
+    count, chosen = points or 8192, chosen_variants([variant] if variant is not None else [], all_variants, checkpoint)
+    chosen = chosen or chosen_variants(["weightnet48"], False, None)
+    file_bytes = None if checkpoint is None else checkpoint.stat().st_size
     profiles = []
     with ConsoleProgress().bar("counting") as bar:
         for done, one in enumerate(chosen, start=1):
             profiles.append(profile_model(one, count, file_bytes=file_bytes))
             bar(done, len(chosen), one.name)
-    measured = _measure(chosen, count) if latency else None
+    measured = _measure(chosen, count) if latency else []
     if json:
-        from dataclasses import asdict
-
         found = [asdict(one) for one in profiles]
-        for about, its_latency in zip(found, measured or [], strict=latency):
-            about["latency"] = asdict(its_latency)
+        for fields, its_latency in zip(found, measured, strict=False):
+            fields["latency"] = asdict(its_latency)
         print_json(found if all_variants else found[0])
         return
     _print_sizes(profiles)
-    if measured is not None:
+    if measured:
         _print_latencies(measured)
     if len(profiles) == 1:
         _print_levels(profiles[0])
@@ -84,66 +75,39 @@ def _measure(variants: list[Variant], points: int) -> list[Latency]:
 
 
 def _print_sizes(profiles: list[Profile]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"Networks, one pair of {profiles[0].points} points per cloud")
-    for heading in (
-        "Variant",
-        "Parameters",
-        "of which unused",
-        "MACs, modules [G]",
-        "MACs, operators [G]",
-        "File [MB]",
-    ):
-        table.add_column(heading, justify="left" if heading == "Variant" else "right")
-    for one in profiles:
-        table.add_row(
+    headings = ("Variant", "Parameters", "Unused", "MACs, modules [G]", "MACs, operators [G]", "File [MB]")
+    rows = [
+        (
             one.variant,
             f"{one.parameters:,}",
             f"{one.unused_parameters:,}",
-            f"{one.module_macs / 1e9:.2f}",
-            f"{one.operator_macs / 1e9:.2f}",
-            f"{one.checkpoint_bytes / 1e6:.1f}",
+            *_giga(one, digits=2),
+            one.checkpoint_bytes / 1e6,
         )
-    out = console()
-    out.print(table)
-    out.print(
+        for one in profiles
+    ]
+    print_table(f"Networks, one pair of {profiles[0].points} points per cloud", headings, rows)
+    console().print(
         "MACs, modules: convolutions, linear maps, their biases and activation modules, as in the published tables.\n"
-        "MACs, operators: fvcore's count, matrix products outside modules included. Never compare the two."
+        "MACs, operators: fvcore's count, with matrix products outside modules. The two are not comparable."
     )
 
 
-def _print_latencies(measured: list[Latency]) -> None:
-    from rich.table import Table
+def _giga(one: object, digits: int) -> tuple[str, str]:
+    return tuple(f"{getattr(one, name) / 1e9:.{digits}f}" for name in ("module_macs", "operator_macs"))  # type: ignore[return-value]
 
+
+def _print_latencies(measured: list[Latency]) -> None:
     from bpfn_cli.profiling import describe_machine
 
-    first, machine = measured[0], describe_machine()
-    table = Table(title=f"Time of one pair on {first.device}, {machine['threads']} threads")
-    table.add_column("Variant")
-    for heading in ("Median \\[ms]", "p90 \\[ms]", "Pairs/s"):
-        table.add_column(heading, justify="right")
-    for one in measured:
-        fast = one.fast
-        table.add_row(one.variant, f"{fast.median_ms:.1f}", f"{fast.p90_ms:.1f}", f"{fast.pairs_per_s:.2f}")
-    console().print(table)
+    rows = [(one.variant, one.fast.median_ms, one.fast.p90_ms, f"{one.fast.pairs_per_s:.2f}") for one in measured]
+    title = f"Time of one pair on {measured[0].device}, {describe_machine()['threads']} threads"
+    print_table(title, ("Variant", "Median \\[ms]", "p90 \\[ms]", "Pairs/s"), rows)
 
 
 def _print_levels(one: Profile) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{one.variant} by level")
-    for heading in ("Level", "Points", "Parameters", "MACs, modules [G]", "MACs, operators [G]"):
-        table.add_column(heading, justify="right")
-    for level in one.levels:
-        table.add_row(
-            str(level.level),
-            f"{level.points:,}",
-            f"{level.parameters:,}",
-            f"{level.module_macs / 1e9:.3f}",
-            f"{level.operator_macs / 1e9:.3f}",
-        )
-    out = console()
-    out.print(table)
+    headings = ("Level", "Points", "Parameters", "MACs, modules [G]", "MACs, operators [G]")
+    rows = [(each.level, f"{each.points:,}", f"{each.parameters:,}", *_giga(each, digits=3)) for each in one.levels]
+    print_table(f"{one.variant} by level", headings, rows)
     names = ", ".join(f"{name.split('::')[-1]} {count}x" for name, count in one.uncounted.items())
-    out.print(f"Not counted by fvcore: {names}.", soft_wrap=True)
+    console().print(f"Not counted by fvcore: {names}.", soft_wrap=True)

@@ -22,10 +22,12 @@ def slim(
     separable: Annotated[
         bool | None, typer.Option("--separable/--no-separable", help="Depthwise and pointwise maps.", metavar="")
     ] = None,
-    bottleneck: Annotated[int | None, typer.Option("--bottleneck", help="Narrowing of 1x1 encoder blocks.")] = None,
+    bottleneck: Annotated[
+        int | None, typer.Option("--bottleneck", help="Factor by which 1x1 encoder blocks narrow.")
+    ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option("--teacher", readable=False, help="Weights to slice; else fresh ones.", metavar="FILE"),
+        typer.Option("--teacher", readable=False, help="Weights to slice; without it they are fresh.", metavar="FILE"),
     ] = None,
     out: options.Out = None,
     points: options.Points = None,
@@ -35,38 +37,40 @@ def slim(
 ) -> None:
     """Write the checkpoint of a small network, fresh or sliced from a large one.
 
-    Examples: `bpfn slim --variant weightnet48`, `bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8`,
-    `bpfn slim --width 0.75 --out student.safetensors`
+    \b
+    Examples:
+      $ bpfn slim --variant weightnet48                         # fresh weights
+      $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
+      $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
     """
-    from bpfn_cli.errors import UsageError
-    from bpfn_cli.files import claim_output
-
-    counts = _numbers(c_mid)
+    sizes = {"width": width, "c_mid": _numbers(c_mid), "bn": bn, "separable": separable, "bottleneck": bottleneck}
     import torch
 
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.files import claim_output
     from bpfn_cli.models import build_model, initialize_from, load_checkpoint, save_checkpoint, variant_named
     from bpfn_cli.models.variants import slim as slimmed
 
-    changed = any(value is not None for value in (width, c_mid, bn, separable, bottleneck))
-    sizes = variant_named(variant if variant is not None else "baseline" if changed else "weightnet48")
+    changed = any(value is not None for value in sizes.values())
+    chosen = variant_named(variant if variant is not None else "baseline" if changed else "weightnet48")
     if changed:
-        sizes = slimmed(sizes, "custom", width=width, c_mid=counts, bn=bn, separable=separable, bottleneck=bottleneck)
-    path = out or Path(f"{sizes.name}.safetensors")
+        chosen = slimmed(chosen, "custom", **sizes)  # type: ignore[arg-type]
+    path = out or Path(f"{chosen.name}.safetensors")
     if path.suffix != ".safetensors":
-        raise UsageError(f"--out {path}: checkpoints are written as .safetensors; use that ending")
+        raise UsageError(f"--out {path}: checkpoints are safetensors files; use the suffix .safetensors")
     claim_output(path, force=force, inputs=[teacher])
     torch.manual_seed(seed or 0)
     source = load_checkpoint(teacher) if teacher else None
-    model = build_model(sizes, points or (source.num_points if source else 8192))
-    done = initialize_from(model, source) if source else None
+    model = build_model(chosen, points or (source.num_points if source else 8192))
+    report = initialize_from(model, source) if source else None
     save_checkpoint(path, model, made_by="slim", seed=seed or 0, teacher=str(teacher) if teacher else None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    tensors = {"copied": len(done.copied), "sliced": len(done.sliced), "fresh": len(done.fresh)} if done else None
+    tensors = None if report is None else {kind: len(names) for kind, names in vars(report).items()}
     if json:
-        print_json({"out": str(path), "variant": sizes.name, "parameters": parameters, "tensors": tensors})
+        print_json({"out": str(path), "variant": chosen.name, "parameters": parameters, "tensors": tensors})
     elif tensors:
-        print(", ".join(f"{count} tensors {how}" for how, count in tensors.items()))
-    say(f"{sizes.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
+        print(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
+    say(f"{chosen.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
     finish(path, f"bpfn profile --checkpoint {path}")
 
 
@@ -78,5 +82,5 @@ def _numbers(text: str | None) -> int | list[int] | None:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--c-mid {text}: give whole numbers, such as 4 or 4,4,4,8,8") from None
+        raise UsageError(f"--c-mid {text}: use whole numbers, such as 4 or 4,4,4,8,8") from None
     return numbers[0] if len(numbers) == 1 else numbers
