@@ -50,12 +50,10 @@ def predict_flow(
     rows1, rows2 = _deal(len(pc1), parts, points, generator), _deal(len(pc2), parts, points, generator)
     flow = np.empty_like(pc1)
     for part in range(parts):
-        clouds = [
-            torch.from_numpy(np.ascontiguousarray(pc[rows] @ axes.T))[None].to(device)
-            for pc, rows in ((pc1, rows1[part]), (pc2, rows2[part]))
-        ]
+        clouds = (pc1[rows1[part]] @ axes.T, pc2[rows2[part]] @ axes.T)
+        tensors = (torch.from_numpy(np.ascontiguousarray(cloud))[None].to(device) for cloud in clouds)
         with torch.no_grad(), matrix_precision(precision):
-            flow[rows1[part]] = model(*clouds).flows[0][0].cpu().numpy() @ axes
+            flow[rows1[part]] = model(*tensors).flows[0][0].cpu().numpy() @ axes
         if progress is not None:
             progress(part + 1, parts)
     if bad := int((~np.isfinite(flow)).any(axis=1).sum()):

@@ -54,6 +54,12 @@ class ReferenceNetwork(BiPointFlowNet):
         (points1, indices1), (points2, indices2) = self._sample(pc1), self._sample(pc2)
         encoded1 = self._encode_cloud(points1, pc1 if features1 is None else features1)
         encoded2 = self._encode_cloud(points2, pc2 if features2 is None else features2)
+        levels = self._decode_clouds(points1, points2, encoded1, encoded2)
+        return collect(levels, indices1, indices2, pyramid=None)
+
+    def _decode_clouds(
+        self, points1: list[Tensor], points2: list[Tensor], encoded1: list[Tensor], encoded2: list[Tensor]
+    ) -> list[LevelOutput]:
         coarse1, coarse2, coarser = encoded1[LEVELS], encoded2[LEVELS], None
         levels: list[LevelOutput] = []
         for level in reversed(range(LEVELS)):
@@ -68,7 +74,7 @@ class ReferenceNetwork(BiPointFlowNet):
             coarser = self.estimate_level(level, (source, target), features, encoded1[level], coarser, *graphs)
             levels.insert(0, coarser)
             coarse1, coarse2 = coarser.source, coarser.target
-        return collect(levels, indices1, indices2, pyramid=None)
+        return levels
 
     def _search(self, source: Tensor, target: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Neighbors for the embedding and for the estimator, each searched as often as it is used."""

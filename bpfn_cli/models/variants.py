@@ -35,6 +35,9 @@ class Level:
     c_mid: int
 
 
+Levels = tuple[Level, Level, Level, Level, Level]
+
+
 @dataclass(frozen=True)
 class Variant:
     """A whole network: five levels, finest first, and what they have in common.
@@ -47,7 +50,7 @@ class Variant:
     """
 
     name: str
-    levels: tuple[Level, Level, Level, Level, Level]
+    levels: Levels
     bn: bool = False
     separable: bool = False
     bottleneck: int = 0
@@ -98,15 +101,10 @@ def slim(
     """
     levels = base.levels
     if width is not None:
-        if not 0 < width <= 4:
-            raise UsageError(f"--width {width}: use a factor above 0 and at most 4, such as 0.5")
         levels = tuple(_widen(level, width) for level in levels)  # type: ignore[assignment]
     if c_mid is not None:
-        values = [c_mid] * 5 if isinstance(c_mid, int) else list(c_mid)
-        if len(values) != 5 or not all(1 <= value <= 64 for value in values):
-            given = ",".join(map(str, values))
-            raise UsageError(f"--c-mid {given}: use one number, or five (levels 0 to 4), each from 1 to 64")
-        levels = tuple(replace(level, c_mid=value) for level, value in zip(levels, values, strict=True))  # type: ignore[assignment]
+        counts = [c_mid] * 5 if isinstance(c_mid, int) else c_mid
+        levels = _with_c_mid(levels, counts)
     if bottleneck is not None and not 0 <= bottleneck <= 16:
         raise UsageError(f"--bottleneck {bottleneck}: use a factor from 2 to 16, or 0 for none")
     switches: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
@@ -116,7 +114,17 @@ def slim(
     return variant
 
 
+def _with_c_mid(levels: Levels, counts: Sequence[int]) -> Levels:
+    if len(counts) != 5 or not all(1 <= count <= 64 for count in counts):
+        given = ",".join(map(str, counts))
+        raise UsageError(f"--c-mid {given}: use one number, or five (levels 0 to 4), each from 1 to 64")
+    return tuple(replace(level, c_mid=count) for level, count in zip(levels, counts, strict=True))  # type: ignore[return-value]
+
+
 def _widen(level: Level, factor: float) -> Level:
+    if not 0 < factor <= 4:
+        raise UsageError(f"--width {factor}: use a factor above 0 and at most 4, such as 0.5")
+
     def scaled(width: int) -> int:
         return max(1, round(width * factor)) if width else 0
 

@@ -113,19 +113,28 @@ def measure_latency(
         plain, skipped = False, f"more than {MOST_PLAIN_POINTS} points, each compared with each"
     tick = _ticker(progress, total=(1 + plain) * memory + 1 + rounds)
     peaks: dict[bool, list[float]] = {path: [] for path in (False, True)[: 1 + plain]}
-    for path in tuple(peaks) if memory else ():
+    if memory:
+        peaks = _measure_memory(case, tuple(peaks), keep_freed, tick)
+        skipped = "out of memory" if plain and True not in peaks else skipped
+    passes, gemms = _measure_rounds(case, tuple(peaks), rounds, tick)
+    summaries = [_summary(passes[path], case.batch, peaks[path]) for path in peaks]
+    method = METHOD[torch.device(case.device).type] if memory else None
+    return _latency(case, summaries, passes[False], gemms, plain_skipped=skipped, memory_method=method)
+
+
+def _measure_memory(
+    case: Case, paths: Sequence[bool], keep_freed: bool, tick: Callable[[], None]
+) -> dict[bool, list[float]]:
+    """Peaks in megabytes by path; without the plain path if that does not fit."""
+    peaks = {}
+    for path in paths:
         try:
             peaks[path] = peak_memories_mb(case, plain=path, keep_freed=keep_freed)
         except OutOfMemoryError:
             if not path:
                 raise
-            del peaks[path]
-            skipped = "out of memory"
         tick()
-    passes, gemms = _measure_rounds(case, tuple(peaks), rounds, tick)
-    summaries = [_summary(passes[path], case.batch, peaks[path]) for path in peaks]
-    method = METHOD[torch.device(case.device).type] if memory else None
-    return _latency(case, summaries, passes[False], gemms, plain_skipped=skipped, memory_method=method)
+    return peaks
 
 
 def _latency(

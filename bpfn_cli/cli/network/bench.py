@@ -28,20 +28,21 @@ def bench(
     all_variants: Annotated[bool, typer.Option("--all", help="All named variants.", metavar="")] = False,
     checkpoint: options.CheckpointFile = None,
     device: Annotated[
-        list[str] | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; repeatable.", metavar="TEXT")
+        list[str] | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; repeatable.", metavar="NAME")
     ] = None,
     points: Annotated[
-        list[int] | None, typer.Option("--points", min=1, max=2**19, help="Points per cloud; repeatable.")
+        list[int] | None, typer.Option("--points", min=1, max=2**19, help="Points per cloud; repeatable.", metavar="N")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option("--batch", min=1, max=1024, help="Pairs of clouds per pass; repeatable.")
+        list[int] | None,
+        typer.Option("--batch", min=1, max=1024, help="Pairs of clouds per pass; repeatable.", metavar="N"),
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="Measure a training step (forward and backward).", metavar="")
     ] = False,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Compare with the plain path.", metavar="")] = True,
     precision: options.PrecisionName = Precision.float32,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Passes of each path.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Passes of each path.", metavar="N")] = 10,
     default_allocator: Annotated[
         bool,
         typer.Option(

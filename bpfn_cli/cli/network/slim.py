@@ -14,16 +14,17 @@ from bpfn_cli.cli.console import finish, print_json, say
 
 def slim(
     variant: options.VariantName = None,
-    width: Annotated[float | None, typer.Option("--width", help="Factor on the channel widths.")] = None,
+    width: Annotated[float | None, typer.Option("--width", help="Factor on the channel widths.", metavar="X")] = None,
     c_mid: Annotated[
-        str | None, typer.Option("--c-mid", help="WeightNet outputs: one number, or five (levels 0 to 4).")
+        str | None,
+        typer.Option("--c-mid", help="WeightNet outputs: one number, or five (levels 0 to 4).", metavar="N,..."),
     ] = None,
     bn: Annotated[bool | None, typer.Option("--bn/--no-bn", help="Batch norm.", metavar="")] = None,
     separable: Annotated[
         bool | None, typer.Option("--separable/--no-separable", help="Depthwise and pointwise maps.", metavar="")
     ] = None,
     bottleneck: Annotated[
-        int | None, typer.Option("--bottleneck", help="Factor by which 1x1 encoder blocks narrow.")
+        int | None, typer.Option("--bottleneck", help="Factor by which 1x1 encoder blocks narrow.", metavar="N")
     ] = None,
     teacher: Annotated[
         Path | None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`propagate_max` in Triton: gather, add, LeakyReLU, matrix and maximum in one kernel, and its gradients in another."""
+"""`propagate_max` in Triton: gather, add, LeakyReLU, product and maximum in one kernel, the gradients in another."""
 
 from __future__ import annotations
 
@@ -10,49 +10,30 @@ from torch import Tensor
 
 from bpfn_cli.ops.neighborhood import LEAKY_SLOPE, argmax_type
 
-BLOCK = 2048  # elements of the result that a program makes: 16 a thread
+BLOCK = 2048  # elements of the result per program: 16 per thread
 BACKWARD_ROWS = 16
 
 
 def propagate_max_with_triton(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    """max_j W LeakyReLU(own_i + other_j) of float32 and, if asked, which neighbor it came from: the first of equals.
+    """`neighborhood.propagate_max_with_torch` for float32; products are float32, never TF32.
 
-    Products are float32, never TF32.
-
-    Args:
-        own: (R, C). other: (S, C).
-        neighbors: (R, k) rows of `other`.
-        weight: (D, C).
-    Returns: (R, D), and (R, D) uint8, for more than 256 neighbors int32; or (0,) if not asked.
+    Where neighbors tie, the argmax is the first of them.
     """
     (rows, k), (outputs, channels) = neighbors.shape, weight.shape
     own, other, neighbors = own.contiguous(), other.contiguous(), neighbors.contiguous()
-    transposed = weight.t().contiguous()  # so that threads beside each other read banks beside each other
+    transposed = weight.t().contiguous()  # adjacent threads then read adjacent banks
     largest = own.new_empty(rows, outputs)
     argmax = torch.empty(largest.shape if with_argmax else (0,), dtype=argmax_type(k), device=own.device)
     block_outputs = min(64, _padded(outputs))
     block_rows = BLOCK // block_outputs
+    grid = triton.cdiv(rows, block_rows), triton.cdiv(outputs, block_outputs)
+    tensors, sizes = (own, other, neighbors, transposed, largest, argmax), (rows, k, channels, outputs)
+    blocks = {"ROWS": block_rows, "CHANNELS": min(32, _padded(channels)), "OUTPUTS": block_outputs}
+    options = {"SLOPE": LEAKY_SLOPE, "WITH_ARGMAX": with_argmax, "enable_fp_fusion": True}
     with torch.cuda.device_of(own):
-        _propagate_max_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(outputs, block_outputs))](
-            own,
-            other,
-            neighbors,
-            transposed,
-            largest,
-            argmax,
-            rows,
-            k,
-            channels,
-            outputs,
-            SLOPE=LEAKY_SLOPE,
-            WITH_ARGMAX=with_argmax,
-            ROWS=block_rows,
-            CHANNELS=min(32, _padded(channels)),
-            OUTPUTS=block_outputs,
-            enable_fp_fusion=True,
-        )
+        _propagate_max_kernel[grid](*tensors, *sizes, **blocks, **options)
     return largest, argmax
 
 
@@ -78,7 +59,7 @@ def _propagate_max_kernel(
     CHANNELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ):
-    """A block (ROWS, OUTPUTS) of the result: one neighbor of each row after the other, the maximum in registers."""
+    """Compute a block (ROWS, OUTPUTS) of the result, one neighbor at a time, with the maximum in registers."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     inside = row < rows
@@ -101,7 +82,7 @@ def _propagate_max_kernel(
             outer = tl.dot(inner, matrix, outer, input_precision="ieee")
         if WITH_ARGMAX:
             best_neighbor = tl.where(outer > best, j, best_neighbor)
-        # As in torch, NaN is greater than all: a diverged network must show.
+        # As in torch, NaN is the largest value: it must show that a network has diverged.
         best = tl.maximum(best, outer, propagate_nan=tl.PropagateNan.ALL)
     place = row[:, None] * outputs + output[None, :]
     within = inside[:, None] & (output < outputs)[None, :]
@@ -115,40 +96,22 @@ def propagate_max_backward_with_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `own`, `other` and `weight` from that of the maximum (R, D) and its `argmax` (R, D).
 
-    What was inside the LeakyReLU is made again. Sums over rows are atomic: their order, and the last bits, vary.
+    The input of the LeakyReLU is recomputed. Sums over rows are atomic: their order, and so the last bits, vary.
     """
     (rows, k), (outputs, channels) = neighbors.shape, weight.shape
     gradient, own, other, neighbors, weight, argmax = (
         part.contiguous() for part in (gradient, own, other, neighbors, weight, argmax)
     )
-    own_gradient, other_gradient, weight_gradient = (
-        torch.empty_like(own),
-        torch.zeros_like(other),
-        torch.zeros_like(weight),
-    )
+    gradients = torch.empty_like(own), torch.zeros_like(other), torch.zeros_like(weight)
     block_channels = min(32, _padded(channels))
+    grid = triton.cdiv(rows, BACKWARD_ROWS), triton.cdiv(channels, block_channels)
+    inputs, sizes = (gradient, own, other, neighbors, weight, argmax), (rows, k, channels, outputs)
+    options = {"SLOPE": LEAKY_SLOPE, "num_warps": 1, "enable_fp_fusion": True}
     with torch.cuda.device_of(own):
-        _propagate_max_backward_kernel[(triton.cdiv(rows, BACKWARD_ROWS), triton.cdiv(channels, block_channels))](
-            gradient,
-            own,
-            other,
-            neighbors,
-            weight,
-            argmax,
-            own_gradient,
-            other_gradient,
-            weight_gradient,
-            rows,
-            k,
-            channels,
-            outputs,
-            SLOPE=LEAKY_SLOPE,
-            ROWS=BACKWARD_ROWS,
-            CHANNELS=block_channels,
-            num_warps=1,
-            enable_fp_fusion=True,
+        _propagate_max_backward_kernel[grid](
+            *inputs, *gradients, *sizes, ROWS=BACKWARD_ROWS, CHANNELS=block_channels, **options
         )
-    return own_gradient, other_gradient, weight_gradient
+    return gradients
 
 
 @triton.jit(do_not_specialize=["rows", "k"])
@@ -180,13 +143,13 @@ def _propagate_max_backward_kernel(
     own_values = tl.load(own + place, mask=within, other=0.0)
     own_sum = tl.zeros((ROWS, CHANNELS), tl.float32)
     for step in range(outputs):
-        output = (tl.program_id(0) + step) % outputs  # programs that begin together must not add to one row together
+        output = (tl.program_id(0) + step) % outputs  # keeps programs that start together from adding to the same row
         received = tl.load(gradient + row * outputs + output, mask=inside, other=0.0)[:, None]
         j = tl.load(argmax + row * outputs + output, mask=inside, other=0)
         neighbor = tl.load(neighbors + row * k + j, mask=inside, other=0)
         other_place = neighbor[:, None] * channels + channel[None, :]
         inner = own_values + tl.load(other + other_place, mask=within, other=0.0)
-        received = tl.where(inner > 0, received, SLOPE * received)  # the slope belongs to both products below
+        received = tl.where(inner > 0, received, SLOPE * received)  # the slope applies to both products below
         matrix = tl.load(weight + output * channels + channel, mask=present, other=0.0)
         passed = received * matrix[None, :]
         own_sum += passed

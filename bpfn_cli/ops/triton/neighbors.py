@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Exact nearest neighbors in Triton: sorted by place, tiles of points are visited from the nearest outwards.
+"""Exact nearest neighbors in Triton: points are sorted by location, and tiles of them visited nearest first.
 
-Points and queries are put into the order of a space-filling curve, so that 32 consecutive points fill a small box. A
-program takes 8 consecutive queries. It visits the box nearest to them first, then the next, and stops at a box
-farther away than the k-th neighbor of each query: few of all boxes. The neighbors found so far are a sorted list of
-64-bit keys, the bits of the squared distance above the index: non-negative floats are ordered like their bits, and
-at equal distances the lower index is the smaller key. No matrix of all distances is made.
+Points and queries are ordered along a space-filling curve, so 32 consecutive points fill a small box. A program takes
+8 consecutive queries, visits boxes from the nearest outwards, and stops at a box farther away than the k-th neighbor
+of each query, after few of all boxes. The neighbors found so far are a sorted list of 64-bit keys, the bits of the
+squared distance above the index: non-negative floats are ordered like their bits, and at equal distances the lower
+index is the smaller key. No matrix of all distances is created.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 MOST_NEIGHBORS = 64
 MOST_POINTS = 1 << 17  # a program keeps the distances of all tiles in registers
-ROWS = 8  # queries of a program
+ROWS = 8  # queries per program
 NEVER = tl.constexpr(0x7FFFFFFF)  # above the bits of any distance
 NOTHING = tl.constexpr(0x7FFFFFFF_FFFFFFFF)  # the key of a neighbor not found yet
 
@@ -32,34 +32,19 @@ def knn_with_triton(queries: Tensor, points: Tensor, k: int) -> Tensor:
     coordinates = points.new_empty(batch, 3, tiles * width)
     boxes = points.new_empty(batch, 2, 3, tiles)
     found = torch.empty(batch, number, k, dtype=torch.int64, device=queries.device)
+    # A box is skipped by comparing its distance with those of points: both must round alike.
+    exact = {"num_warps": 1, "enable_fp_fusion": False}
+    blocks = {"ROWS": ROWS, "STAGES": width.bit_length() - 1, "TILES": max(32, triton.next_power_of_2(tiles))}
     with torch.cuda.device_of(points):
         query_order, point_order = _order_by_place(queries), _order_by_place(points)
-        _tile_kernel[(tiles, batch)](
-            points, point_order, coordinates, boxes, count, tiles, WIDTH=width, num_warps=1, enable_fp_fusion=False
-        )
-        _nearest_kernel[(triton.cdiv(number, ROWS), batch)](
-            queries,
-            query_order,
-            coordinates,
-            boxes,
-            point_order,
-            found,
-            number,
-            count,
-            k,
-            tiles,
-            ROWS=ROWS,
-            STAGES=width.bit_length() - 1,
-            TILES=max(32, triton.next_power_of_2(tiles)),
-            num_warps=1,
-            # A box is skipped by comparing its distance with those of points: both must round alike.
-            enable_fp_fusion=False,
-        )
+        _tile_kernel[(tiles, batch)](points, point_order, coordinates, boxes, count, tiles, WIDTH=width, **exact)
+        tensors = (queries, query_order, coordinates, boxes, point_order, found)
+        _nearest_kernel[(triton.cdiv(number, ROWS), batch)](*tensors, number, count, k, tiles, **blocks, **exact)
     return found
 
 
 def _order_by_place(cloud: Tensor) -> Tensor:
-    """Indices (B, N) that put each contiguous cloud (B, N, 3) into Morton order."""
+    """Indices (B, N) that sort each contiguous cloud (B, N, 3) in Morton order."""
     batch, number, _ = cloud.shape
     low, high = cloud.aminmax(dim=1)
     codes = torch.empty(batch, number, dtype=torch.int32, device=cloud.device)
@@ -81,7 +66,7 @@ def _code_kernel(cloud, low, high, codes, number, BLOCK: tl.constexpr):
         lowest = tl.load(low + batch * 3 + axis)
         offset = tl.load(cloud + (batch * number + index) * 3 + axis, mask=inside, other=lowest) - lowest
         cell = (offset / edge * 1023.0).to(tl.int32)
-        # Ten bits are spread to every third.
+        # Spread ten bits to every third position.
         cell = (cell | (cell << 16)) & 0x030000FF
         cell = (cell | (cell << 8)) & 0x0300F00F
         cell = (cell | (cell << 4)) & 0x030C30C3
@@ -155,13 +140,13 @@ def _nearest_kernel(
             worst = tl.max(kth, axis=0) >> 32
         next_gap = tl.min(gap, axis=0)
 
-    # Points that are not finite have keys too: each row has found k neighbors, whatever their distances.
+    # Points that are not finite have keys too, so each row has found k neighbors.
     tl.store(found + row[:, None] * k + column, nearest & NEVER, mask=(place < number)[:, None] & (column < k))
 
 
 @triton.jit
 def _gap(values, low, tiles, tile):
-    """How far apart the range of `values` and that of each tile are along an axis. Rounding keeps it a lower bound."""
+    """Distance along an axis between the range of `values` and that of each tile; a lower bound also after rounding."""
     inside = tile < tiles
     before = tl.load(low, mask=inside, other=0.0) - tl.max(values, axis=0)
     behind = tl.min(values, axis=0) - tl.load(low + 3 * tiles, mask=inside, other=0.0)
@@ -195,7 +180,7 @@ def _sort(keys, STAGES: tl.constexpr, DESCENDING: tl.constexpr):
 
 @triton.jit
 def _merge(keys, STAGE: tl.constexpr, STAGES: tl.constexpr, DESCENDING: tl.constexpr):
-    """Sort runs of 2**STAGE keys, each of them bitonic: the first in the direction asked, the next in the other."""
+    """Sort runs of 2**STAGE bitonic keys, in alternating directions, the first as DESCENDING says."""
     column = tl.arange(0, 2**STAGES)[None, :]
     ascending = ((column >> STAGE) & 1) == DESCENDING
     for step in tl.static_range(STAGE):

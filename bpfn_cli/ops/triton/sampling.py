@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Farthest point sampling in Triton: one program a cloud, one launch for all steps of all clouds."""
+"""Farthest point sampling in Triton: one program per cloud, one launch for all steps of all clouds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 MOST_IN_REGISTERS = 8192  # points of a cloud: 1024 threads hold 8 each
-TILE = 4096  # points of a larger cloud that are looked at together
+TILE = 4096  # points of a larger cloud that are processed together
 
 
 def sample_with_triton(points: Tensor, count: int) -> Tensor:
@@ -17,7 +17,7 @@ def sample_with_triton(points: Tensor, count: int) -> Tensor:
     batch, number, _ = points.shape
     coordinates = points.float().transpose(1, 2).contiguous()
     chosen = torch.empty(batch, count, dtype=torch.int64, device=points.device)
-    # A fused multiply-add rounds once where the reference rounds twice, and would win or lose ties.
+    # A fused multiply-add rounds once, the reference twice: ties would be decided differently.
     options = {"enable_fp_fusion": False}
     with torch.cuda.device_of(points):
         if number <= MOST_IN_REGISTERS:
@@ -43,7 +43,7 @@ def _sample_kernel(coordinates, chosen, number, count, BLOCK: tl.constexpr):
     x = tl.load(coordinates + index, mask=inside, other=0.0)
     y = tl.load(coordinates + number + index, mask=inside, other=0.0)
     z = tl.load(coordinates + 2 * number + index, mask=inside, other=0.0)
-    nearest = tl.where(inside, float("inf"), -1.0)  # what pads the block is never farthest
+    nearest = tl.where(inside, float("inf"), -1.0)  # padding is never farthest
     last = 0
     tl.store(chosen, last)
     for step in range(1, count):
@@ -57,7 +57,7 @@ def _sample_kernel(coordinates, chosen, number, count, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["number", "count"])
 def _sample_large_kernel(coordinates, nearest, chosen, number, count, BLOCK: tl.constexpr):
-    """The same for clouds that registers cannot hold: `nearest` (B, number) begins as infinity."""
+    """The same for clouds that do not fit in registers: `nearest` (B, number) starts as infinity."""
     cloud = tl.program_id(0).to(tl.int64)
     coordinates += cloud * 3 * number
     nearest += cloud * number
