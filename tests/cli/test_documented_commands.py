@@ -52,7 +52,7 @@ def test_readme_documents_the_main_commands() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_documented_file_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    to_be_written = set(re.findall(r"\b[Ww]rite\s+`([^`]+)`", text))
+    to_be_written = set(re.findall(r"\b(?:Write|Create)\s+`([^`]+)`", text))
     for name in set(FILE.findall(text)) - to_be_written:
         assert (ROOT / name).exists(), (page.name, name)
 
