@@ -90,7 +90,7 @@ class Plan:
         how = "" if self.strategy == "plain" else f", strategy {self.strategy}"
         yield (
             f"plan: {self.steps} steps in {self.epochs} epochs{how}, {self.validations} validations; "
-            f"{self.seconds_per_step:.3g} s a step, {duration(self.seconds_per_epoch)} an epoch, "
+            f"{self.seconds_per_step:.3g} s per step, {duration(self.seconds_per_epoch)} per epoch, "
             f"{duration(self.seconds_per_step * self.steps)} in all; peak memory {self.memory_mb:,.0f} MB"
         )
         if self.cache_bytes is not None:

@@ -87,7 +87,7 @@ def test_command_of_a_report_takes_its_steps(
     smaller = ["--set", "data.points=1024", "--set", "train.batch_size=1", "--dry-run"]
     assert run([*arguments, *smaller]) == 0
     said = capsys.readouterr()
-    assert "s a step" in said.err
+    assert "s per step" in said.err
     assert yaml.safe_load(said.out)["train"]["epochs"] == 560
 
 

@@ -55,7 +55,9 @@ def subset(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Keep a share of FlyingThings3D or of the synthetic scenes, and record which and why.
+    """Keep a share of a dataset, and record which scenes and why.
+
+    The default dataset is FlyingThings3D or, if there is none, the synthetic scenes.
 
     \b
     Examples:

@@ -53,10 +53,11 @@ def bench(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Time and memory of networks, by stage, compared with the plain path in the same process.
+    """Measure time and memory of networks, by stage.
 
-    Passes of the fast path, the plain path and matrix products take turns, so other load on the machine slows all of
-    them alike. Only the sizes of a checkpoint matter.
+    By default, they are compared with the plain path in the same process. Passes of the fast path, the plain path and
+    matrix products take turns, so other load on the machine slows all of them alike. Only the sizes of a checkpoint
+    matter.
 
     \b
     Examples:

@@ -26,7 +26,9 @@ def profile(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Parameters, multiply-accumulates (MACs) and file size of a network.
+    """Print the parameters, MACs and file size of networks.
+
+    MACs are multiply-accumulates.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def slim(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Write the checkpoint of a small network, fresh or sliced from a large one.
+    """Write a small network, fresh or sliced from a large one.
 
     \b
     Examples:

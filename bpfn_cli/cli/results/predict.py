@@ -39,10 +39,10 @@ def predict(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Predict the flow between two clouds: one row for each point of PC1, in the frame of the clouds, in metres.
+    """Predict the flow between two clouds.
 
-    The flow is written to `flow.npy` unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is
-    also compared with that flow.
+    The flow has one row for each point of PC1, in metres, in the frame of the clouds. It is written to `flow.npy`
+    unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is also compared with that flow.
 
     \b
     Examples:

@@ -20,9 +20,9 @@ def report(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Print tables of all runs: accuracy on each dataset, and the size of each network.
+    """Print tables of the accuracy and size of all networks.
 
-    With --out DIR, also write them as `report.md` and as CSV files.
+    There is one table of accuracy for each dataset. With --out DIR, also write them as `report.md` and as CSV files.
 
     \b
     Examples:

@@ -39,10 +39,10 @@ class CompareFlags:
 
 @options.takes(CompareFlags)
 def compare(flags: CompareFlags) -> None:
-    """Train every variant, loss and seed of a study, and compare them in pairs.
+    """Train all methods of a study, and compare them in pairs.
 
-    Repeat the command to resume an interrupted study, even in the middle of a training. Tables are written to
-    compare.md and to CSV files in the folder of the study.
+    A method is a variant with a loss; it is trained with each seed. Repeat the command to resume an interrupted study,
+    even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study.
 
     \b
     Examples:
