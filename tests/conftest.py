@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Before any test imports torch: a thread for each of the processes that share the cores, and no more."""
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if not torch.cuda.is_available():  # the kernels are interpreted: Triton reads this when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from run_folders import record
 from tiny_world import BIG, TINY, tiny_network, write_things
 
 from bpfn_cli.models import VARIANTS, save_checkpoint
@@ -56,3 +59,28 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_checkpoint(path, tiny_network(6, BIG))
     return path
+
+
+RunMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make_run(runs: Path) -> RunMaker:
+    """Write `runs/<name>` with these evaluations; keywords change its `run.json`."""
+
+    def make(name: str, *evaluations: dict[str, Any], **changes: Any) -> Path:
+        folder = runs / name
+        (folder / "evaluations").mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record(**changes)))
+        for number, content in enumerate(evaluations):
+            (folder / "evaluations" / f"{number}.json").write_text(json.dumps(content))
+        return folder
+
+    return make

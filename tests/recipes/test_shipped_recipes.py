@@ -73,11 +73,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
-def test_command_of_a_report_takes_its_steps(
+def test_dry_run_of_a_report_takes_trial_steps(
     path: Path, things: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As printed, with other data: the dry run takes steps and undoes them."""
+    """The command as printed, with other data."""
     monkeypatch.chdir(FOLDER.parent)
     arguments = command_of(path)
     assert arguments[2] == f"configs/reports/{path.name}"

@@ -4,45 +4,39 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from records import record_with
+from run_folders import evaluation
 from tiny_world import LEAST, tiny_network
 
 from bpfn_cli.errors import CheckpointError, DiskError, NonFiniteError, UsageError
-from bpfn_cli.files import sha256_of
+from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models import read_checkpoint
 from bpfn_cli.runs import folder as run_folder
-from bpfn_cli.runs.folder import RunFolder, check_run_name, file_identity, find_runs, find_teacher, latest_checkpoint
+from bpfn_cli.runs.folder import RunFolder, check_run_name
+from bpfn_cli.runs.record import RunRecord
 
 
-def create(runs: Path, name: str = "a", **about: Any) -> RunFolder:
-    return RunFolder.create(runs, name, config="seed: 0\n", command="bpfn train", about=about)
+def create(runs: Path, name: str = "a", **entries: Any) -> RunFolder:
+    return RunFolder.create(runs, name, config="seed: 0\n", command="bpfn train", record=record_with(**entries))
+
+
+def evaluation_result(epe3d: float = 0.1, seed: int = 0) -> EvaluationResult:
+    return EvaluationResult.model_validate_json(json.dumps(evaluation(epe3d, seed=seed)))
 
 
 def on_disk(run: RunFolder) -> dict[str, Any]:
     return json.loads((run.path / "run.json").read_text())
 
 
-def past_run(runs: Path, name: str, *, weights: bool = True, **about: Any) -> Path:
-    """A folder as a run leaves it; returns its deployed weights."""
-    folder = runs / name
-    folder.mkdir(parents=True)
-    started = about.pop("started", "2025-03-01T10:00:00+00:00")
-    record = {"format": 1, "state": "finished", "role": "student", "teacher_key": None, "started": started, **about}
-    (folder / "run.json").write_text(json.dumps(record))
-    if weights:
-        (folder / "student.safetensors").write_bytes(b"weights")
-    return folder / "student.safetensors"
-
-
 # --- a new folder -----------------------------------------------------------------------------------
 
 
-def test_create_writes_what_is_known_before_the_work(tmp_path: Path) -> None:
+def test_create_writes_config_command_and_record(tmp_path: Path) -> None:
     run = create(tmp_path / "new" / "runs", "one", variant="tiny", seed=3)
     assert run.path == tmp_path / "new" / "runs" / "one"
     assert {path.name for path in run.path.iterdir()} == {
@@ -64,11 +58,11 @@ def test_create_writes_what_is_known_before_the_work(tmp_path: Path) -> None:
         "seed": 3,
         "finished": None,
     }
-    assert about["started"].endswith("+00:00")
-    assert about["versions"].keys() >= {"bpfn", "python", "torch", "numpy", "threads"}
+    assert about["started"] == "2025-03-01T10:00:00Z"
+    assert run.record == record_with(name="one", variant="tiny", seed=3)
 
 
-def test_create_puts_a_number_behind_a_taken_name(tmp_path: Path) -> None:
+def test_create_appends_a_number_to_a_taken_name(tmp_path: Path) -> None:
     runs = [create(tmp_path, "one") for _ in range(3)]
     assert [run.path.name for run in runs] == ["one", "one-2", "one-3"]
     assert [on_disk(run)["name"] for run in runs] == ["one", "one-2", "one-3"]
@@ -79,7 +73,7 @@ def test_create_puts_a_number_behind_a_taken_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../x", "a/b", "/x", "a/", ".", "..", ".hidden", "latest", "-x", "--name", "a" * 201, "ü" * 101]
 )
-def test_bad_names_are_refused_and_nothing_is_made(tmp_path: Path, name: str) -> None:
+def test_bad_names_are_refused_and_nothing_is_created(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="give a plain folder name"):
         create(tmp_path / "runs", name)
     assert list(tmp_path.iterdir()) == []
@@ -90,20 +84,20 @@ def test_empty_name_is_refused() -> None:
         check_run_name("")
 
 
-def test_command_that_is_no_text_is_recorded_escaped(tmp_path: Path) -> None:
-    """A folder may have any bytes for a name."""
+def test_command_that_is_not_text_is_recorded_escaped(tmp_path: Path) -> None:
+    """The name of a folder may be any bytes."""
     command = os.fsdecode(b"bpfn train --data a\xff")
-    run = RunFolder.create(tmp_path, "a", config="", command=command, about={})
+    run = RunFolder.create(tmp_path, "a", config="", command=command, record=record_with())
     assert (run.path / "command.txt").read_text() == "bpfn train --data a\\udcff\n"
 
 
-def test_name_that_is_no_text_is_refused() -> None:
+def test_name_that_is_not_text_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--name a\\udcff: give a plain folder name"):
         check_run_name(os.fsdecode(b"a\xff"))
 
 
 @pytest.mark.parametrize("name", ["student-1", "a b", "ü", "a.b", "latest-2", "a" * 200])
-def test_plain_names_are_taken(tmp_path: Path, name: str) -> None:
+def test_plain_names_are_accepted(tmp_path: Path, name: str) -> None:
     assert create(tmp_path, name).path == tmp_path / name
 
 
@@ -118,7 +112,7 @@ def test_runs_that_is_a_file_is_refused(tmp_path: Path) -> None:
         create(tmp_path / "runs")
 
 
-def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.joinpath("runs").mkdir()
 
     def full(self: Path, *_: object, **__: object) -> None:
@@ -135,22 +129,22 @@ def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        create(tmp_path, name).point_latest()
-        assert (tmp_path / "latest").readlink() == Path(name)  # relative: the folder of runs may be moved
+        create(tmp_path, name).link_latest()
+        assert (tmp_path / "latest").readlink() == Path(name)  # relative, so that the folder of runs can be moved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
 
 
 def test_latest_that_dangles_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("gone")
-    create(tmp_path, "one").point_latest()
+    create(tmp_path, "one").link_latest()
     assert (tmp_path / "latest").readlink() == Path("one")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_latest_that_is_somebodys_own_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_latest_that_is_not_a_link_is_left_alone(tmp_path: Path, kind: str) -> None:
     mine = tmp_path / "latest"
     mine.write_text("mine") if kind == "file" else mine.mkdir()
-    create(tmp_path, "one").point_latest()
+    create(tmp_path, "one").link_latest()
     assert not mine.is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one"]
 
@@ -160,15 +154,15 @@ def test_file_system_without_links_is_no_error(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.EPERM, "x")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    create(tmp_path, "one").point_latest()
+    create(tmp_path, "one").link_latest()
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(path: Path, value: object) -> None:
+    def killed(self: RunRecord, folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "write_json", killed)
+    monkeypatch.setattr(RunRecord, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, "one")
     assert list(tmp_path.iterdir()) == []
@@ -178,26 +172,31 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_finished_work_is_recorded_with_a_summary(tmp_path: Path) -> None:
-    run = create(tmp_path, variant="tiny")
+    run, result = create(tmp_path, variant="tiny"), evaluation_result()
     with run.working():
         assert on_disk(run)["state"] == "running"
-        run.record(train_seconds=1.5)
-        run.write_evaluation("e.json", {"rows": [1]})
+        run.update(train_seconds=1.5)
+        run.write_evaluation(result)
     about = on_disk(run)
     assert (about["state"], about["reason"], about["train_seconds"]) == ("finished", None, 1.5)
     assert about["finished"] >= about["started"]
-    assert json.loads((run.path / "summary.json").read_text()) == {**about, "result": {"rows": [1]}}
+    assert json.loads((run.path / "summary.json").read_text()) == {**about, "result": result.as_dict()}
 
 
-def test_finished_is_said_after_the_summary_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_is_marked_finished_after_its_summary_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, written = create(tmp_path), []
-    write_json = run_folder.write_json
+    write_json, write = run_folder.write_json, RunRecord.write
 
-    def spy(path: Path, value: Any) -> None:
+    def spy_on_json(path: Path, value: Any) -> None:
         written.append((path.name, value["state"]))
         write_json(path, value)
 
-    monkeypatch.setattr(run_folder, "write_json", spy)
+    def spy_on_record(self: RunRecord, folder: Path) -> None:
+        written.append(("run.json", self.state))
+        write(self, folder)
+
+    monkeypatch.setattr(run_folder, "write_json", spy_on_json)
+    monkeypatch.setattr(RunRecord, "write", spy_on_record)
     with run.working():
         pass
     assert written == [("summary.json", "finished"), ("run.json", "finished")]
@@ -230,27 +229,25 @@ def test_failed_work_is_recorded_with_its_reason(tmp_path: Path, error: Exceptio
     assert not (run.path / "summary.json").exists()
 
 
-def test_full_disk_at_the_end_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_does_not_hide_the_error_of_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = create(tmp_path)
 
-    def full(path: Path, value: object) -> None:
-        raise DiskError(f"{path}: no space left")
+    def full(self: RunRecord, folder: Path) -> None:
+        raise DiskError(f"{folder}: no space left")
 
     with pytest.raises(NonFiniteError), run.working():
-        monkeypatch.setattr(run_folder, "write_json", full)
+        monkeypatch.setattr(RunRecord, "write", full)
         raise NonFiniteError("nan")
 
 
 def test_finished_run_that_cannot_be_recorded_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, write_json = create(tmp_path), run_folder.write_json
+    run = create(tmp_path)
 
-    def full_once(path: Path, value: object) -> None:
-        if path.name == "run.json":
-            raise DiskError(f"{path}: no space left")
-        write_json(path, value)
+    def full(self: RunRecord, folder: Path) -> None:
+        raise DiskError(f"{folder}: no space left")
 
     with pytest.raises(DiskError), run.working():
-        monkeypatch.setattr(run_folder, "write_json", full_once)
+        monkeypatch.setattr(RunRecord, "write", full)
 
 
 # --- what it keeps ----------------------------------------------------------------------------------
@@ -273,7 +270,7 @@ def test_metrics_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
         run.log_metrics({})
 
 
-def test_damaged_lines_and_those_of_epochs_to_come_are_trimmed(tmp_path: Path) -> None:
+def test_trim_metrics_removes_damaged_lines_and_later_epochs(tmp_path: Path) -> None:
     run = create(tmp_path)
     path = run.path / "metrics.jsonl"
     run.trim_metrics(0)
@@ -291,7 +288,7 @@ def test_damaged_lines_and_those_of_epochs_to_come_are_trimmed(tmp_path: Path) -
     assert path.read_text() == '{"epoch": 1}\n'
 
 
-def test_deployed_is_the_network_of_a_checkpoint_alone(tmp_path: Path) -> None:
+def test_deploy_writes_only_the_network_of_a_checkpoint(tmp_path: Path) -> None:
     create(tmp_path, "one")
     run = create(tmp_path, "one")
     state = {"optimizer": {0: torch.ones(3)}, "epoch": 2}
@@ -308,84 +305,13 @@ def test_deployed_is_the_network_of_a_checkpoint_alone(tmp_path: Path) -> None:
         run.deploy(7)
 
 
-def test_the_last_evaluation_is_the_result_of_the_run(tmp_path: Path) -> None:
+def test_last_evaluation_is_the_result_of_the_run(tmp_path: Path) -> None:
     run = create(tmp_path)
+    results = [evaluation_result(epe3d, seed) for seed, epe3d in enumerate((0.1, 0.2))]
     with run.working():
-        assert run.write_evaluation("one.json", {"rows": [1]}) == run.path / "evaluations" / "one.json"
-        run.write_evaluation("two.json", {"rows": [2]})
-    assert json.loads((run.path / "evaluations" / "one.json").read_text()) == {"rows": [1]}
-    assert json.loads((run.path / "evaluations" / "two.json").read_text()) == {"rows": [2]}
-    assert json.loads((run.path / "summary.json").read_text())["result"] == {"rows": [2]}
-
-
-def test_identity_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    assert file_identity(path) == {"path": str(path), "sha256": sha256_of(path)}
-    assert file_identity(path)["sha256"].startswith("ba7816bf8f01cfea")
-
-
-# --- finding runs -----------------------------------------------------------------------------------
-
-
-def test_runs_are_found_oldest_first_and_links_are_not_followed(tmp_path: Path) -> None:
-    for name, day in (("b", 2), ("a", 3), ("c", 1)):
-        past_run(tmp_path, name, started=f"2025-03-0{day}T10:00:00+00:00")
-    (tmp_path / "latest").symlink_to("c")
-    (tmp_path / "dangling").symlink_to("gone")
-    (tmp_path / "notes").mkdir()
-    assert [folder.name for folder, _ in find_runs(tmp_path)] == ["c", "b", "a"]
-    assert find_runs(tmp_path / "none") == []
-    assert find_runs(tmp_path / "a" / "run.json") == []
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 2}', b'{"state": "finished"}']
-)
-def test_damaged_run_json_is_skipped(tmp_path: Path, content: bytes) -> None:
-    past_run(tmp_path, "damaged", teacher_key="k", started="2025-04-01T00:00:00+00:00")
-    good = past_run(tmp_path, "good", teacher_key="k")
-    (tmp_path / "damaged" / "run.json").write_bytes(content)
-    assert [folder.name for folder, _ in find_runs(tmp_path)] == ["good"]
-    assert find_teacher(tmp_path, "k") == latest_checkpoint(tmp_path) == good
-
-
-def test_run_json_that_is_a_folder_is_skipped(tmp_path: Path) -> None:
-    (tmp_path / "odd" / "run.json").mkdir(parents=True)
-    assert find_runs(tmp_path) == []
-
-
-def test_teacher_is_the_newest_finished_one_with_the_key(tmp_path: Path) -> None:
-    assert find_teacher(tmp_path / "none", "k") is None
-    past_run(tmp_path, "z-old", teacher_key="k", started="2025-03-01T10:00:00+00:00")
-    new = past_run(tmp_path, "a-new", teacher_key="k", role="teacher", started="2025-03-02T10:00:00+00:00")
-    past_run(tmp_path, "stopped", teacher_key="k", state="interrupted", started="2025-03-03T10:00:00+00:00")
-    past_run(tmp_path, "failed", teacher_key="k", state="failed", started="2025-03-03T11:00:00+00:00")
-    past_run(tmp_path, "running", teacher_key="k", state="running", started="2025-03-03T12:00:00+00:00")
-    past_run(tmp_path, "emptied", teacher_key="k", weights=False, started="2025-03-03T13:00:00+00:00")
-    past_run(tmp_path, "other", teacher_key="other", started="2025-03-03T14:00:00+00:00")
-    past_run(tmp_path, "keyless", started="2025-03-03T15:00:00+00:00")
-    assert find_teacher(tmp_path, "k") == new
-    assert find_teacher(tmp_path, "unknown") is None
-
-
-def test_latest_checkpoint_is_the_newest_student_before_any_teacher(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path / "none") is None
-    teacher = past_run(tmp_path, "t1", role="teacher", started="2025-03-01T10:00:00+00:00")
-    assert latest_checkpoint(tmp_path) == teacher
-    newer = past_run(tmp_path, "t0", role="teacher", started="2025-03-09T10:00:00+00:00")
-    assert latest_checkpoint(tmp_path) == newer
-    student = past_run(tmp_path, "s1", started="2025-03-02T10:00:00+00:00")
-    assert latest_checkpoint(tmp_path) == student
-    newest = past_run(tmp_path, "s0", started="2025-03-03T10:00:00+00:00")
-    past_run(tmp_path, "s2", state="interrupted", started="2025-03-04T10:00:00+00:00")
-    past_run(tmp_path, "s3", weights=False, started="2025-03-05T10:00:00+00:00")
-    assert latest_checkpoint(tmp_path) == newest
-
-
-def test_newest_is_by_what_was_recorded_not_by_file_times(tmp_path: Path) -> None:
-    new = past_run(tmp_path, "new", teacher_key="k", started="2025-03-02T10:00:00+00:00")
-    past_run(tmp_path, "old", teacher_key="k", started="2025-03-01T10:00:00+00:00")
-    os.utime(new.parent / "run.json", (time.time() - 10**6,) * 2)
-    os.utime(new, (time.time() - 10**6,) * 2)
-    assert find_teacher(tmp_path, "k") == latest_checkpoint(tmp_path) == new
+        for result in results:
+            run.write_evaluation(result)
+    for result in results:
+        written = run.path / "evaluations" / result.file_name
+        assert json.loads(written.read_text()) == result.as_dict()
+    assert json.loads((run.path / "summary.json").read_text())["result"] == results[1].as_dict()

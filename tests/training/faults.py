@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faults to plant in a training's process before it begins. A file named after each, beside the runs, sets it off."""
+"""Faults to plant in the process of a training before it starts. Each happens while its switch file exists."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ import torch
 from bpfn_cli import files
 from bpfn_cli.data import loader
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.strategies import PlainStrategy
+from bpfn_cli.strategies import Strategy
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Called in the new process. `name` is that of a function below; `switch` a file whose presence sets it off."""
+    """A fault, planted by a call in the new process.
+
+    Attributes: name: of a function below. switch: the fault happens while this file exists.
+    """
 
     name: str
     switch: Path
@@ -73,12 +76,12 @@ def hanging_workers(switch: Path) -> None:
 
 
 def killed_workers(switch: Path) -> None:
-    """The system kills a worker for want of memory."""
+    """The system kills a worker because memory is short."""
     _in_workers(switch, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def gpu_memory(switch: Path) -> None:
-    """A GPU has memory for a single sample."""
+    """A GPU whose memory fits a single sample."""
     real = BiPointFlowNet.forward
 
     def forward(self: BiPointFlowNet, pc1: torch.Tensor, *rest: Any, **more: Any) -> Any:
@@ -90,10 +93,10 @@ def gpu_memory(switch: Path) -> None:
 
 
 def little_memory(switch: Path) -> None:
-    """The system grants this process little more than it has at the third step."""
-    real = PlainStrategy.step
+    """This process cannot allocate more memory from the third step on."""
+    real = Strategy.step
 
-    def step(self: PlainStrategy, *rest: Any, **more: Any) -> Any:
+    def step(self: Strategy, *rest: Any, **more: Any) -> Any:
         if self.steps == 2 and switch.exists():
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
             pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -101,17 +104,17 @@ def little_memory(switch: Path) -> None:
             bytearray(1 << 28)
         return real(self, *rest, **more)
 
-    PlainStrategy.step = step  # type: ignore[method-assign]
+    Strategy.step = step  # type: ignore[method-assign]
 
 
 def poisoned_loss(switch: Path) -> None:
-    """From the third step on the loss is NaN."""
-    real = PlainStrategy.run
+    """The loss is NaN from the third step on."""
+    real = Strategy.run
 
-    def run(self: PlainStrategy, *rest: Any, **more: Any) -> Any:
+    def run(self: Strategy, *rest: Any, **more: Any) -> Any:
         output = real(self, *rest, **more)
         if self.steps >= 2 and switch.exists():
             return output.mapped(lambda level, tensor: tensor * torch.nan)
         return output
 
-    PlainStrategy.run = run  # type: ignore[method-assign]
+    Strategy.run = run  # type: ignore[method-assign]

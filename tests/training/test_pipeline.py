@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from scene_folders import contents, write_scene
 from tiny_world import BIG, LEAST, TINY, Quiet, tiny_network, write_things
 
+from bpfn_cli import training
 from bpfn_cli.cli.main import run
 from bpfn_cli.config import Tree, build, to_tree
 from bpfn_cli.data.augment import AugmentSettings
@@ -30,16 +31,8 @@ from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
-from bpfn_cli.strategies import PlainStrategy
-from bpfn_cli.training import pipeline as module
-from bpfn_cli.training.pipeline import (
-    Experiment,
-    Outcome,
-    open_training_data,
-    run_experiment,
-    teacher_at_hand,
-    train_teacher,
-)
+from bpfn_cli.strategies import Strategy
+from bpfn_cli.training import Job, Outcome, pipeline, teacher_checkpoint, train_teacher
 
 CPU = torch.device("cpu")
 
@@ -62,16 +55,16 @@ def recipe(*losses: str, **changes: Any) -> Recipe:
     return replace(made, **changes)
 
 
-def experiment(data: Path, runs: Path, recipe: Recipe, **changes: Any) -> Experiment:
-    return Experiment(recipe=recipe, data=data, runs=runs, device=CPU, command="bpfn distill", **changes)
+def job_for(data: Path, runs: Path, recipe: Recipe, **changes: Any) -> Job:
+    return Job.resolve(recipe, data, runs, CPU, command="bpfn distill", **changes)
 
 
-def carry_out(given: Experiment) -> tuple[Outcome, Quiet]:
+def carry_out(job: Job) -> tuple[Outcome, Quiet]:
     progress = Quiet()
-    return run_experiment(given, progress), progress
+    return training.run(job, progress), progress
 
 
-def about(folder: Path) -> dict[str, Any]:
+def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
@@ -89,14 +82,14 @@ def rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def distilled(things: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Quiet]:
     """A distillation in an empty folder of runs."""
-    return carry_out(experiment(things, tmp_path_factory.mktemp("first") / "runs", recipe("bihint")))
+    return carry_out(job_for(things, tmp_path_factory.mktemp("first") / "runs", recipe("bihint")))
 
 
 def test_distillation_trains_its_teacher_first(distilled: tuple[Outcome, Quiet]) -> None:
     outcome, progress = distilled
-    student, runs = about(outcome.folder), outcome.folder.parent
+    student, runs = record_of(outcome.folder), outcome.folder.parent
     (teacher_folder,) = set(run_names(runs)) - {outcome.folder.name}
-    teacher = about(runs / teacher_folder)
+    teacher = record_of(runs / teacher_folder)
     assert outcome.folder.name.startswith("student-tiny-bihint-2")
     assert teacher_folder.startswith("teacher-big-scratch-2")
     described = ("role", "variant", "method", "command", "state", "epochs_done")
@@ -123,13 +116,13 @@ def test_distillation_trains_its_teacher_first(distilled: tuple[Outcome, Quiet])
         "training student tiny (bihint)",
         "evaluating",
     ]
-    assert any("none trained with this recipe yet, so big is trained first" in line for line in progress.lines)
+    assert any("teacher: no big trained with this recipe yet; training it first" in line for line in progress.lines)
 
 
-def test_run_folder_is_whole(distilled: tuple[Outcome, Quiet], things: Path) -> None:
+def test_run_folder_holds_record_evaluation_weights_and_metrics(distilled: tuple[Outcome, Quiet], things: Path) -> None:
     outcome, progress = distilled
     folder = outcome.folder
-    record = about(folder)
+    record = record_of(folder)
     assert record["complexity"] == {
         "points": 8192,
         "parameters": sum(p.numel() for p in tiny_network().parameters()),
@@ -155,16 +148,16 @@ def test_run_folder_is_whole(distilled: tuple[Outcome, Quiet], things: Path) -> 
     assert line["kappa_bihint"] > 0
 
 
-def test_next_distillation_reuses_the_teacher_and_is_not_changed_by_that(
+def test_next_distillation_reuses_the_teacher_with_equal_results(
     distilled: tuple[Outcome, Quiet], things: Path
 ) -> None:
     first, _ = distilled
     runs = first.folder.parent
     before = run_names(runs)
-    again, progress = carry_out(experiment(things, runs, recipe("bihint"), name="again"))
+    again, progress = carry_out(job_for(things, runs, recipe("bihint"), name="again"))
     assert run_names(runs) == sorted([*before, "again"])
-    assert progress.lines[2].endswith(", trained before with this recipe")
-    assert about(again.folder)["teacher"] == about(first.folder)["teacher"]
+    assert progress.lines[2].endswith(", trained earlier with this recipe")
+    assert record_of(again.folder)["teacher"] == record_of(first.folder)["teacher"]
     assert again.result["rows"] == first.result["rows"]
     weights = [load_checkpoint(run.folder / "student.safetensors").state_dict() for run in (first, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -183,55 +176,57 @@ def test_next_distillation_reuses_the_teacher_and_is_not_changed_by_that(
         ({"data": replace(recipe().data, path="elsewhere", kind="flyingthings3d", workers=3)}, True),
     ],
 )
-def test_teacher_is_reused_where_its_own_recipe_is_the_same(
+def test_teacher_is_reused_if_its_own_recipe_is_the_same(
     distilled: tuple[Outcome, Quiet], things: Path, change: dict[str, Any], is_found: bool
 ) -> None:
     runs = distilled[0].folder.parent
-    found = teacher_at_hand(experiment(things, runs, replace(recipe("bihint"), **change)))
+    found = teacher_checkpoint(job_for(things, runs, replace(recipe("bihint"), **change)))
     assert (found is not None) == is_found
 
 
 def test_teacher_of_other_data_is_not_reused(distilled: tuple[Outcome, Quiet], tmp_path: Path) -> None:
     runs = distilled[0].folder.parent
     other = write_things(tmp_path / "other", train=2)
-    assert teacher_at_hand(experiment(other, runs, recipe("bihint"))) is None
+    assert teacher_checkpoint(job_for(other, runs, recipe("bihint"))) is None
     moved = write_things(tmp_path / "moved")
-    assert teacher_at_hand(experiment(moved, runs, recipe("bihint"))) is not None  # the same files elsewhere
+    assert teacher_checkpoint(job_for(moved, runs, recipe("bihint"))) is not None  # the same files elsewhere
 
 
 def test_network_trained_alone_is_found_as_teacher(things: Path, tmp_path: Path) -> None:
-    alone, _ = carry_out(experiment(things, tmp_path, recipe("none", variant="big", teacher="baseline"), name="alone"))
-    assert about(alone.folder)["role"] == "student"
-    assert about(alone.folder)["method"] == "scratch"
-    later = experiment(things, tmp_path, recipe("basic"))
-    assert teacher_at_hand(later) == alone.folder / "student.safetensors"
+    alone, _ = carry_out(job_for(things, tmp_path, recipe("none", variant="big", teacher="baseline"), name="alone"))
+    assert record_of(alone.folder)["role"] == "student"
+    assert record_of(alone.folder)["method"] == "scratch"
+    later = job_for(things, tmp_path, recipe("basic"))
+    assert teacher_checkpoint(later) == alone.folder / "student.safetensors"
     student, _ = carry_out(later)
-    assert about(student.folder)["teacher"]["run"] == "alone"
+    assert record_of(student.folder)["teacher"]["run"] == "alone"
     assert run_names(tmp_path) == sorted(["alone", student.folder.name])
     assert "teacher" not in rows(student.result)
 
 
+@pytest.mark.slow
 def test_trained_teacher_equals_the_network_trained_alone(things: Path, tmp_path: Path) -> None:
-    alone, _ = carry_out(experiment(things, tmp_path, recipe("none", variant="big")))
-    teacher = train_teacher(experiment(things, tmp_path, recipe("bihint")), Quiet())
+    alone, _ = carry_out(job_for(things, tmp_path, recipe("none", variant="big")))
+    teacher = train_teacher(job_for(things, tmp_path, recipe("bihint")), Quiet())
     weights = [load_checkpoint(path).state_dict() for path in (alone.folder / "student.safetensors", teacher)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert about(alone.folder)["teacher_key"] == about(teacher.parent)["teacher_key"]
+    assert record_of(alone.folder)["teacher_key"] == record_of(teacher.parent)["teacher_key"]
 
 
+@pytest.mark.slow
 def test_network_of_another_objective_is_no_teacher(things: Path, tmp_path: Path) -> None:
     scaled = recipe("none", variant="big", objective=ObjectiveSettings(w_gt=0.5))
-    outcome, _ = carry_out(experiment(things, tmp_path, scaled))
-    assert about(outcome.folder)["teacher_key"] is None
-    assert teacher_at_hand(experiment(things, tmp_path, recipe("bihint"))) is None
+    outcome, _ = carry_out(job_for(things, tmp_path, scaled))
+    assert record_of(outcome.folder)["teacher_key"] is None
+    assert teacher_checkpoint(job_for(things, tmp_path, recipe("bihint"))) is None
 
 
 # --- what is said before and written during a training -----------------------------------------------
 
 
-def test_plan_is_said_before_training_and_kept(distilled: tuple[Outcome, Quiet]) -> None:
+def test_plan_is_printed_before_training_and_recorded(distilled: tuple[Outcome, Quiet]) -> None:
     outcome, progress = distilled
-    plan = about(outcome.folder)["plan"]
+    plan = record_of(outcome.folder)["plan"]
     assert [term["name"] for term in plan["terms"]] == ["supervised", "bihint"]
     hints = plan["terms"][1]["hints"]
     assert [(hint["feature"], hint["level"]) for hint in hints] == [
@@ -249,8 +244,8 @@ def test_plan_is_said_before_training_and_kept(distilled: tuple[Outcome, Quiet])
     assert any("kappa, set at step 1 so that its gradient is 0.3 of the supervised one" in line for line in said)
 
 
-def test_log_has_raw_values_weights_shares_and_what_takes_part(things: Path, tmp_path: Path) -> None:
-    outcome, _ = carry_out(experiment(things, tmp_path, recipe("bounded", "basic")))
+def test_metrics_hold_raw_values_weights_gradient_shares_and_active_shares(things: Path, tmp_path: Path) -> None:
+    outcome, _ = carry_out(job_for(things, tmp_path, recipe("bounded", "basic")))
     line = json.loads((outcome.folder / "metrics.jsonl").read_text())
     for name in ("supervised", "bounded", "basic"):
         assert {f"{kind}_{name}" for kind in ("loss", "raw", "weight", "gradient_share")} <= line.keys()
@@ -261,12 +256,13 @@ def test_log_has_raw_values_weights_shares_and_what_takes_part(things: Path, tmp
     assert (line["weight_supervised"], line["weight_basic"]) == (0.7, 0.3)
 
 
-def test_rehearsal_leaves_no_trace(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_trial_step_leaves_no_trace(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
     for number in range(2):
         if number:
-            monkeypatch.setattr(PlainStrategy, "trial_step", lambda *_: 1.0)
-        given = experiment(things, tmp_path / str(number), recipe("adversarial", "hint"))
+            monkeypatch.setattr(Strategy, "trial_step", lambda *_: 1.0)
+        given = job_for(things, tmp_path / str(number), recipe("adversarial", "hint"))
         outcome, _ = carry_out(given)
         weights.append(load_checkpoint(outcome.folder / "student.safetensors").state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -284,40 +280,41 @@ def test_loss_that_cannot_work_is_found_before_a_teacher_is_trained(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match=r"loss bad_loss:Bad failed: AttributeError: .*bad_loss\.py, line 5"):
-        carry_out(experiment(things, tmp_path / "runs", recipe("bad_loss:Bad")))
+        carry_out(job_for(things, tmp_path / "runs", recipe("bad_loss:Bad")))
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("loss", ["ail", "localization"])
-def test_what_a_loss_knows_of_the_teacher_is_found_once(things: Path, tmp_path: Path, loss: str) -> None:
-    first, progress = carry_out(experiment(things, tmp_path, recipe(loss)))
-    assert any(stage == f"{loss}: looking at the teacher" for stage in progress.stages)
-    again, later = carry_out(experiment(things, tmp_path, recipe(loss)))
-    assert f"{loss}: what it knows of the teacher was found by an earlier run" in later.lines
+@pytest.mark.parametrize("loss", ["ail", pytest.param("localization", marks=pytest.mark.slow)])
+def test_loss_is_prepared_once_for_equal_recipes(things: Path, tmp_path: Path, loss: str) -> None:
+    first, progress = carry_out(job_for(things, tmp_path, recipe(loss)))
+    assert any(stage == f"preparing {loss}" for stage in progress.stages)
+    again, later = carry_out(job_for(things, tmp_path, recipe(loss)))
+    assert f"{loss}: prepared by an earlier run" in later.lines
     assert again.result["rows"] == first.result["rows"]
     (kept,) = (tmp_path / ".prepared").iterdir()
     kept.write_bytes(b"damaged")
-    third, _ = carry_out(experiment(things, tmp_path, recipe(loss)))
+    third, _ = carry_out(job_for(things, tmp_path, recipe(loss)))
     assert third.result["rows"] == first.result["rows"]
 
 
 # --- controls, early stop, the cache -------------------------------------------------------------------
 
 
-def test_random_teacher_is_not_trained_and_said_so(things: Path, tmp_path: Path) -> None:
-    outcome, progress = carry_out(experiment(things, tmp_path, recipe("bihint", control="random")))
-    record = about(outcome.folder)
+def test_random_teacher_is_not_trained(things: Path, tmp_path: Path) -> None:
+    outcome, progress = carry_out(job_for(things, tmp_path, recipe("bihint", control="random")))
+    record = record_of(outcome.folder)
     assert run_names(tmp_path) == [outcome.folder.name]
     assert record["method"] == "bihint+random-teacher"
     assert (record["teacher"]["path"], record["teacher"]["run"]) == ("random weights", None)
-    assert any("never trained, as a control" in line for line in progress.lines)
+    assert any("teacher: big with untrained weights, as a control" in line for line in progress.lines)
 
 
-def test_shuffled_teacher_teaches_something_else(distilled: tuple[Outcome, Quiet], things: Path) -> None:
+@pytest.mark.slow
+def test_shuffled_teacher_gives_other_results(distilled: tuple[Outcome, Quiet], things: Path) -> None:
     runs = distilled[0].folder.parent
-    outcome, _ = carry_out(experiment(things, runs, recipe("bihint", control="shuffled")))
-    assert about(outcome.folder)["method"] == "bihint+shuffled-teacher"
-    assert about(outcome.folder)["teacher"]["sha256"] == about(distilled[0].folder)["teacher"]["sha256"]
+    outcome, _ = carry_out(job_for(things, runs, recipe("bihint", control="shuffled")))
+    assert record_of(outcome.folder)["method"] == "bihint+shuffled-teacher"
+    assert record_of(outcome.folder)["teacher"]["sha256"] == record_of(distilled[0].folder)["teacher"]["sha256"]
     assert outcome.result["rows"] != distilled[0].result["rows"]
 
 
@@ -347,24 +344,34 @@ def outside_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("at", "shares", "forwards"), [(0.0, [0] * 4, 0), (0.5, [1, 1, 0, 0], 4), (1.0, [1] * 4, 8)])
-def test_hard_stop_runs_the_teacher_until_then_and_no_longer(
+@pytest.mark.parametrize(
+    ("at", "shares", "forwards"),
+    [
+        pytest.param(0.0, [0] * 4, 0, marks=pytest.mark.slow),
+        (0.5, [1, 1, 0, 0], 4),
+        pytest.param(1.0, [1] * 4, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_hard_early_stop_runs_the_teacher_no_longer(
     things: Path, tmp_path: Path, outside_teacher: Path, at: float, shares: list[float], forwards: int
 ) -> None:
     stop = EarlyStopSettings(kind="hard", at=at)
-    outcome, _ = carry_out(experiment(things, tmp_path, four_epochs(early_stop=stop), teacher=outside_teacher))
+    outcome, _ = carry_out(job_for(things, tmp_path, four_epochs(early_stop=stop), teacher=outside_teacher))
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["teacher_share"] for line in lines] == shares
     assert ["loss_basic" in line for line in lines] == [share > 0 for share in shares]
-    assert about(outcome.folder)["teacher_forwards"] == forwards
+    assert record_of(outcome.folder)["teacher_forwards"] == forwards
 
 
-def test_stop_at_0_is_from_scratch_and_at_the_end_is_never(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+@pytest.mark.slow
+def test_early_stop_at_0_equals_scratch_and_at_1_equals_never(
+    things: Path, tmp_path: Path, outside_teacher: Path
+) -> None:
     def trained(loss: str, kind: str, at: float) -> dict[str, torch.Tensor]:
         stop = EarlyStopSettings(kind=kind, at=at)  # type: ignore[arg-type]
         chosen = replace(four_epochs(early_stop=stop), loss=(loss,))
         teacher = None if loss == "none" else outside_teacher
-        return weights_of(carry_out(experiment(things, tmp_path, chosen, teacher=teacher))[0])
+        return weights_of(carry_out(job_for(things, tmp_path, chosen, teacher=teacher))[0])
 
     scratch, never = trained("none", "never", 0.5), trained("basic", "never", 0.5)
     assert equal(scratch, trained("basic", "hard", 0.0))
@@ -372,37 +379,38 @@ def test_stop_at_0_is_from_scratch_and_at_the_end_is_never(things: Path, tmp_pat
     assert not equal(scratch, never)
 
 
-def test_stored_outputs_of_the_teacher_serve_another_run(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+def test_teacher_cache_serves_another_run(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
     plain, first, second = (
-        carry_out(experiment(things, tmp_path / "runs", chosen, teacher=outside_teacher))[0]
+        carry_out(job_for(things, tmp_path / "runs", chosen, teacher=outside_teacher))[0]
         for chosen in (four_epochs(), with_cache(tmp_path / "cache"), with_cache(tmp_path / "cache"))
     )
-    figures = [about(outcome.folder)["teacher_cache"] for outcome in (first, second)]
+    figures = [record_of(outcome.folder)["teacher_cache"] for outcome in (first, second)]
     assert figures[0]["missed"] == 12  # three scenes, four epochs; each view is another
     assert figures[1]["missed"] == 0
     assert equal(weights_of(plain), weights_of(first))
     assert equal(weights_of(plain), weights_of(second))
-    # It is run on one sample an epoch, to verify; and for the rehearsal's verification.
-    assert about(second.folder)["teacher_forwards"] == 4 < about(first.folder)["teacher_forwards"]
+    # The teacher runs on one sample an epoch to verify the cache.
+    assert record_of(second.folder)["teacher_forwards"] == 4 < record_of(first.folder)["teacher_forwards"]
 
 
-def test_views_let_the_cache_end(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+@pytest.mark.slow
+def test_views_bound_the_teacher_cache(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
     chosen = with_cache(tmp_path / "cache", views=2)
-    outcome, _ = carry_out(experiment(things, tmp_path / "runs", chosen, teacher=outside_teacher))
-    assert about(outcome.folder)["teacher_cache"]["missed"] == 6
+    outcome, _ = carry_out(job_for(things, tmp_path / "runs", chosen, teacher=outside_teacher))
+    assert record_of(outcome.folder)["teacher_cache"]["missed"] == 6
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 6
 
 
-def test_stored_outputs_of_another_teacher_are_found_out(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
-    given = experiment(things, tmp_path / "runs", with_cache(tmp_path / "cache"), teacher=outside_teacher)
+def test_teacher_cache_of_another_teacher_is_rejected(things: Path, tmp_path: Path, outside_teacher: Path) -> None:
+    given = job_for(things, tmp_path / "runs", with_cache(tmp_path / "cache"), teacher=outside_teacher)
     carry_out(given)
     for path in (tmp_path / "cache").rglob("*.safetensors"):
         save_file({name: tensor + 0.5 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(DataError, match=r"flows at level 0 is not what the teacher gives now; delete"):
+    with pytest.raises(DataError, match=r"flows at level 0 differs from the teacher's output; delete"):
         carry_out(given)
 
 
-def test_keys_without_effect_are_named(things: Path, tmp_path: Path) -> None:
+def test_keys_without_effect_are_reported(things: Path, tmp_path: Path) -> None:
     chosen = recipe(
         "none",
         control="shuffled",
@@ -410,7 +418,7 @@ def test_keys_without_effect_are_named(things: Path, tmp_path: Path) -> None:
         objective=ObjectiveSettings(calibration_step=1, hint={"norm": "l2"}),
         strategy={"kind": "plain", "online": {"weight": 2.0}},
     )
-    _, progress = carry_out(experiment(things, tmp_path, build(Recipe, Tree(to_tree(chosen), {}, "x"))))
+    _, progress = carry_out(job_for(things, tmp_path, build(Recipe, Tree(to_tree(chosen), {}, "x"))))
     said = [line.partition(":")[0] for line in progress.lines if ": no effect, since" in line]
     assert said == ["objective.hint", "strategy.online", "early_stop.kind hard", "control shuffled"]
 
@@ -418,15 +426,15 @@ def test_keys_without_effect_are_named(things: Path, tmp_path: Path) -> None:
 # --- given weights ----------------------------------------------------------------------------------
 
 
-def test_outside_teacher_is_measured_in_a_row_of_its_own(things: Path, tmp_path: Path) -> None:
+def test_given_teacher_is_measured_in_its_own_row(things: Path, tmp_path: Path) -> None:
     path = tmp_path / "from_elsewhere.safetensors"
     save_checkpoint(path, tiny_network(7, BIG), run="gone")
-    given = experiment(things, tmp_path / "runs", recipe("basic"), teacher=path)
-    assert teacher_at_hand(given) == path
+    given = job_for(things, tmp_path / "runs", recipe("basic"), teacher=path)
+    assert teacher_checkpoint(given) == path
     outcome, progress = carry_out(given)
     assert progress.lines[2] == f"teacher: {path}"
     assert run_names(tmp_path / "runs") == [outcome.folder.name]
-    identity = about(outcome.folder)["teacher"]
+    identity = record_of(outcome.folder)["teacher"]
     assert (identity["run"], identity["variant"], identity["path"]) == (None, "big", str(path))
     assert identity["sha256"] == sha256_of(path)
     measured = rows(outcome.result)
@@ -436,34 +444,34 @@ def test_outside_teacher_is_measured_in_a_row_of_its_own(things: Path, tmp_path:
     assert {**rows(alone)["model"], "name": "teacher"} == measured["teacher"]
 
 
-def test_teacher_given_by_its_file_is_known_by_its_run(distilled: tuple[Outcome, Quiet], things: Path) -> None:
+def test_teacher_given_by_file_is_traced_to_its_run(distilled: tuple[Outcome, Quiet], things: Path) -> None:
     runs = distilled[0].folder.parent
-    trained = about(distilled[0].folder)["teacher"]
-    outcome, _ = carry_out(experiment(things, runs, recipe("basic"), teacher=Path(trained["path"]), name="given"))
-    assert about(outcome.folder)["teacher"] == trained
+    trained = record_of(distilled[0].folder)["teacher"]
+    outcome, _ = carry_out(job_for(things, runs, recipe("basic"), teacher=Path(trained["path"]), name="given"))
+    assert record_of(outcome.folder)["teacher"] == trained
     assert "teacher" not in rows(outcome.result)
 
 
-def test_fine_tuned_runs_say_so(things: Path, tmp_path: Path) -> None:
+def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path) -> None:
     start, teacher = tmp_path / "start.safetensors", tmp_path / "teacher.safetensors"
     save_checkpoint(start, tiny_network(5))
     save_checkpoint(teacher, tiny_network(6, BIG))
-    tuned, progress = carry_out(experiment(things, tmp_path / "runs", recipe("none"), initial=start))
-    record = about(tuned.folder)
+    tuned, progress = carry_out(job_for(things, tmp_path / "runs", recipe("none"), initial=start))
+    record = record_of(tuned.folder)
     assert record["method"] == "fine-tuned"
     assert record["initial"] == {"path": str(start), "sha256": sha256_of(start)}
     assert record["teacher_key"] is None
     assert "-fine-tuned-" in tuned.folder.name
-    assert any(line.startswith(f"start: {start} (") and " 0 fresh" in line for line in progress.lines)
-    both = experiment(things, tmp_path / "runs", recipe("basic"), initial=start, teacher=teacher)
-    assert about(carry_out(both)[0].folder)["method"] == "fine-tuned+basic"
+    assert any(line.startswith(f"initial weights: {start} (") and " 0 fresh" in line for line in progress.lines)
+    both = job_for(things, tmp_path / "runs", recipe("basic"), initial=start, teacher=teacher)
+    assert record_of(carry_out(both)[0].folder)["method"] == "fine-tuned+basic"
 
 
 def test_fine_tuning_starts_from_the_given_weights(things: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.safetensors"
     save_checkpoint(start, tiny_network(5))
     barely = TrainSettings(epochs=1, batch_size=4, lr=1e-9, lr_floor=0, warmup_steps=0, weight_decay=0)
-    outcome, _ = carry_out(experiment(things, tmp_path / "runs", recipe("none", train=barely), initial=start))
+    outcome, _ = carry_out(job_for(things, tmp_path / "runs", recipe("none", train=barely), initial=start))
     found = load_checkpoint(outcome.folder / "student.safetensors").parameters()
     for tensor, given in zip(found, load_checkpoint(start).parameters(), strict=True):
         torch.testing.assert_close(tensor, given, rtol=0, atol=1e-7)
@@ -478,13 +486,13 @@ def test_training_too_short_for_hints_is_refused_before_the_teacher_is_trained(
 ) -> None:
     short = recipe(loss, objective=ObjectiveSettings(calibration_step=2))  # 3 scenes, batches of 2: 2 steps
     with pytest.raises(UsageError, match=r"2 steps of training end before hints get their weight at step 2: lower"):
-        carry_out(experiment(things, tmp_path / "runs", short))
+        carry_out(job_for(things, tmp_path / "runs", short))
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_name_is_refused_before_the_data_is_looked_at(tmp_path: Path) -> None:
+def test_bad_name_is_refused_before_anything_is_trained(things: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="plain folder name"):
-        carry_out(experiment(tmp_path / "none", tmp_path / "runs", recipe("bihint"), name="../x"))
+        carry_out(job_for(things, tmp_path / "runs", recipe("bihint"), name="../x"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -493,18 +501,18 @@ def test_runs_inside_the_data_are_refused(tmp_path: Path, place: str) -> None:
     data = write_things(tmp_path / "things")
     (tmp_path / "link").symlink_to(data)
     before = contents(data)
-    with pytest.raises(UsageError, match="lies inside the data; choose a folder outside"):
-        carry_out(experiment(data, data / place, recipe("none")))
+    with pytest.raises(UsageError, match=r"lies inside the dataset .*; choose another"):
+        carry_out(job_for(data, data / place, recipe("none")))
     assert contents(data) == before
 
 
 def test_missing_data_and_missing_weights_leave_no_run(things: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with pytest.raises(DataError, match="none: no such folder"):
-        carry_out(experiment(tmp_path / "none", runs, recipe("none")))
+        carry_out(job_for(tmp_path / "none", runs, recipe("none")))
     for changes in ({"teacher": tmp_path / "t.pth"}, {"initial": tmp_path / "t.pth", "teacher": None}):
         with pytest.raises(CheckpointError, match=r"t\.pth: no such checkpoint file"):
-            carry_out(experiment(things, runs, recipe("basic" if changes["teacher"] else "none"), **changes))
+            carry_out(job_for(things, runs, recipe("basic" if changes["teacher"] else "none"), **changes))
     assert not runs.exists()
 
 
@@ -512,17 +520,17 @@ def test_teacher_that_samples_other_points_is_refused(things: Path, tmp_path: Pa
     other = replace(BIG, name="other", estimator_neighbors=8)
     save_checkpoint(tmp_path / "t.safetensors", build_model(other, LEAST))
     with pytest.raises(CheckpointError, match="teacher and student sample different points"):
-        carry_out(experiment(things, tmp_path / "runs", recipe("basic"), teacher=tmp_path / "t.safetensors"))
+        carry_out(job_for(things, tmp_path / "runs", recipe("basic"), teacher=tmp_path / "t.safetensors"))
     assert not (tmp_path / "runs").exists()
 
 
-def test_failed_training_records_why(things: Path, tmp_path: Path) -> None:
+def test_failed_training_records_the_reason(things: Path, tmp_path: Path) -> None:
     data = write_things(tmp_path / "data")
     victim = data / "train" / "0000010" / "pc2.npy"
     victim.write_bytes(victim.read_bytes()[:-40])
     with pytest.raises(DataError) as error:
-        carry_out(experiment(data, tmp_path / "runs", recipe("none"), name="a"))
-    record = about(tmp_path / "runs" / "a")
+        carry_out(job_for(data, tmp_path / "runs", recipe("none"), name="a"))
+    record = record_of(tmp_path / "runs" / "a")
     assert (record["state"], record["reason"]) == ("failed", str(error.value))
     assert "0000010/pc2.npy" in record["reason"]
     assert not (tmp_path / "runs" / "a" / "student.safetensors").exists()
@@ -532,19 +540,19 @@ def test_failed_teacher_ends_the_distillation(things: Path, tmp_path: Path, monk
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "fit", interrupt)
+    monkeypatch.setattr(pipeline, "fit", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        carry_out(experiment(things, tmp_path, recipe("basic")))
-    found = {about(tmp_path / name)["role"]: about(tmp_path / name)["state"] for name in run_names(tmp_path)}
+        carry_out(job_for(things, tmp_path, recipe("basic")))
+    found = {record_of(tmp_path / name)["role"]: record_of(tmp_path / name)["state"] for name in run_names(tmp_path)}
     assert found == {"student": "interrupted", "teacher": "interrupted"}
-    assert teacher_at_hand(experiment(things, tmp_path, recipe("basic"))) is None
+    assert teacher_checkpoint(job_for(things, tmp_path, recipe("basic"))) is None
 
 
 # --- results ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("link", ["copy", "symlink"])
-def test_subset_and_whole_are_measured_on_the_same_scenes(things: Path, tmp_path: Path, link: Any) -> None:
+def test_subset_and_full_dataset_are_evaluated_on_the_same_scenes(things: Path, tmp_path: Path, link: Any) -> None:
     make_subset(things, tmp_path / "subset", SubsetOptions(fraction=0.5, link=link), processes=1)
     save_checkpoint(tmp_path / "n.safetensors", tiny_network())
 
@@ -576,17 +584,17 @@ def test_identity_of_a_split_changes_with_its_files(tmp_path: Path) -> None:
     assert len({before, renamed, split_identity(open_dataset(root, "test"))}) == 3
 
 
-def test_data_of_another_kind_than_the_recipe_says_is_refused(things: Path, tmp_path: Path) -> None:
-    def of_kind(kind: str) -> Experiment:
-        return experiment(things, tmp_path / "runs", recipe(data=replace(recipe().data, kind=kind)))
+def test_data_of_another_format_than_the_recipe_requires_is_refused(things: Path, tmp_path: Path) -> None:
+    def of_kind(kind: str) -> Job:
+        return job_for(things, tmp_path / "runs", recipe(data=replace(recipe().data, kind=kind)))
 
-    assert open_training_data(of_kind("flyingthings3d")).kind == "flyingthings3d"
+    assert of_kind("flyingthings3d").data.train.kind == "flyingthings3d"
     with pytest.raises(UsageError, match=r"data\.kind synthetic: .*things is flyingthings3d"):
-        run_experiment(of_kind("synthetic"), Quiet())
+        of_kind("synthetic")
     assert not (tmp_path / "runs").exists()
 
 
-def test_recipe_names_its_data_and_a_flag_goes_before_it(
+def test_data_flag_takes_precedence_over_the_recipe(
     things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

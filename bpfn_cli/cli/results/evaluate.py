@@ -79,5 +79,7 @@ def evaluate(
 
 def _file_in_run(checkpoint: Path, name: str) -> Path | None:
     """The file for a result in the run that the checkpoint belongs to, if any."""
-    folders = [folder for folder in checkpoint.resolve().parents[:2] if (folder / "run.json").is_file()]
+    from bpfn_cli.runs.record import RECORD_FILE
+
+    folders = [folder for folder in checkpoint.resolve().parents[:2] if (folder / RECORD_FILE).is_file()]
     return folders[0] / "evaluations" / name if folders else None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Two processes on a CPU that train together, each of which is given the same function to call."""
+"""Two processes on a CPU that train together: both call the same function."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import socket
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import NAME, SERVER, add_small_variants, experiment
+from run_processes import SERVER
+from small_runs import CPU, NAME, StopAfter, add_small_variants, job_for
 from tiny_world import BIG, LEAST, TINY, Quiet, Scenes, tiny_network
 
 from bpfn_cli import distributed
@@ -24,14 +26,14 @@ from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher
 from bpfn_cli.structures import FlowBatch
-from bpfn_cli.training import Changes, Interruption, resume, run_experiment
+from bpfn_cli.training import pipeline, resume, run
+from bpfn_cli.training.loop.state import EpochLog
 
-CPU = torch.device("cpu")
 SECONDS = 40
 
 
-def pair(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function` gives in each of the two; a BpfnError is given, not raised. No tensors, please: arrays."""
+def call_in_pair(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function` returns in each process: arrays, not tensors. A BpfnError is returned, not raised."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -72,9 +74,9 @@ def _one(rank: int, port: int, end: Any, function: Callable[..., Any], arguments
     end.send(pickle.dumps(answer))
 
 
-# --- what they are given --------------------------------------------------------------------------------
+# --- functions to call ------------------------------------------------------------------------------
 
-NAMES = ("0000000", "0000001", "0000002")  # dealt as 1 and 2
+NAMES = ("0000000", "0000001", "0000002")  # split into 1 and 2
 
 
 def whole_batch() -> FlowBatch:
@@ -95,7 +97,7 @@ def batches(part: tuple[int, int], samples: int = len(NAMES)) -> Any:
 
 
 def own_batch(samples: int = len(NAMES)) -> FlowBatch:
-    """This process's part; alone, the whole."""
+    """This process's part of the batch; the whole batch in a single process."""
     return next(batches((distributed.rank(), distributed.size()), samples))
 
 
@@ -103,11 +105,11 @@ def meta_val(number: int) -> Any:
     return iter([whole_batch().of_samples(number % 2, number % 2 + 2)])
 
 
-def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: Any) -> Strategy:
-    torch.manual_seed(0)  # adapters and critics begin alike in all processes
+def build_strategy(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: Any) -> Strategy:
+    torch.manual_seed(0)  # equal adapters and critics in all processes
     strategy = STRATEGIES[kind]
     student = tiny_network(1, variant)
-    with torch.no_grad():  # no channel rests on the kink of its activation, where rounding decides the gradient
+    with torch.no_grad():  # keep channels off the kink of the activation, where rounding decides the gradient
         for name, parameter in student.named_parameters():
             if name.endswith("bn_linear.bias"):
                 parameter.normal_(0, 0.1)
@@ -133,10 +135,8 @@ def made(kind: str, losses: tuple[str, ...], variant: Variant = TINY, **more: An
 
 
 def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumulate: int = 1) -> dict[str, Any]:
-    """Averaged gradients, the terms of the whole batch, and what the step has left in buffers beside the networks."""
-    from bpfn_cli.training.loop.state import EpochLog
-
-    strategy = made(kind, losses, accumulate=accumulate)
+    """Averaged gradients, the terms of the whole batch, and the buffers that a step changes beside the networks."""
+    strategy = build_strategy(kind, losses, accumulate=accumulate)
     batch = own_batch(samples)
     log = EpochLog()
     log.add(strategy.step(batch, 1e-3, True), len(batch.names) if batch.share else 0)
@@ -147,7 +147,7 @@ def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumu
     teacher = state.get("teacher", {})
     return {
         "gradient": torch.cat(found).numpy(),
-        "figures": log.of_all().figures(),
+        "figures": log.of_all_processes().figures(),
         "kappas": beside["kappas"].numpy(),
         "teacher": [tensor.numpy() for tensor in teacher.values()],
         "critic": [
@@ -157,14 +157,14 @@ def gradients_of_a_step(kind: str, losses: tuple[str, ...], samples: int, accumu
 
 
 def statistics_of_a_step(variant: Variant) -> dict[str, Any]:
-    strategy = made("plain", ("none",), variant)
+    strategy = build_strategy("plain", ("none",), variant)
     strategy.step(own_batch(), 1e-3)
     return {name: buffer.numpy() for name, buffer in strategy.student.named_buffers()}
 
 
 def poisoned_step() -> tuple[str, bool]:
-    """The second process's samples are NaN: what is said, and whether any weight has moved."""
-    strategy = made("plain", ("hint",))
+    """The error where the second process's samples are NaN, and whether all weights are unchanged."""
+    strategy = build_strategy("plain", ("hint",))
     before = [parameter.detach().clone() for parameter in strategy.student.parameters()]
     batch = own_batch()
     if distributed.rank() == 1:
@@ -177,59 +177,38 @@ def poisoned_step() -> tuple[str, bool]:
     return "", False
 
 
-def train(data: Path, runs: Path, recipe: Recipe, stop: Interruption | None = None, **more: Any) -> list[str]:
-    """A run; what this process said."""
+def train_lines(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any]) -> list[str]:
+    """Start a run; returns what this process printed."""
     progress = Quiet()
-    own = {"stop": stop} if stop is not None else {}
-    run_experiment(experiment(data, runs, recipe, **more, **own), progress)
+    run(job_for(data, runs, recipe, **more), progress)
     return progress.lines
 
 
-def trained(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any]) -> list[str]:
-    return train(data, runs, recipe, **more)
+def train_until_one_stops(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any], steps: int) -> list[str]:
+    """Only the second process is asked to stop."""
+    stop = StopAfter(steps if distributed.rank() else 10**6)
+    return train_lines(data, runs, recipe, {**more, "stop": stop})
 
 
-def trained_for(data: Path, runs: Path, recipe: Recipe, more: dict[str, Any], steps: int) -> list[str]:
-    """Only the second process is told to stop."""
-    return train(data, runs, recipe, Stopping(steps if distributed.rank() else 10**6), **more)
-
-
-def gone_on_together(runs: Path, steps: int) -> list[str]:
+def resume_lines(runs: Path, steps: int) -> list[str]:
+    """Resume a run; returns what this process printed."""
     progress = Quiet()
-    resume(runs / NAME, progress, Stopping(steps), Changes())
+    resume(runs / NAME, progress, StopAfter(steps))
     return progress.lines
 
 
-def weights_of(data: Path, runs: Path, recipe: Recipe) -> str:
+def digest_of_weights(data: Path, runs: Path, recipe: Recipe) -> str:
     """The digest of the weights of this process at the end of a run."""
-    import hashlib
-
-    from bpfn_cli.training import pipeline as module
-
     kept: list[BiPointFlowNet] = []
-    real = module.fit
+    real = pipeline.fit
 
     def fit(training: Any, *rest: Any) -> None:
         kept.append(training.strategy.student)
         real(training, *rest)
 
-    module.fit = fit
-    train(data, runs, recipe)
+    pipeline.fit = fit
+    train_lines(data, runs, recipe, {})
     digest = hashlib.sha256()
     for tensor in kept[-1].state_dict().values():
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-class Stopping(Interruption):
-    """Asks for an end once `after` batches or scenes have been seen since the start."""
-
-    def __init__(self, after: int):
-        super().__init__()
-        self.left = after
-
-    def wanted(self) -> Any:
-        from bpfn_cli.errors import Interrupted
-
-        self.left -= 1
-        return Interrupted("enough", 143) if self.left < 0 else None

@@ -9,7 +9,7 @@ import pytest
 from run_folders import evaluation, record
 
 from bpfn_cli.errors import DataError
-from bpfn_cli.reporting import read_runs
+from bpfn_cli.runs.results import read_runs
 
 
 def test_read_runs_sorts_by_start_whatever_the_time_zone(runs, make_run):
