@@ -134,13 +134,13 @@ def test_run_folder_holds_record_evaluation_weights_and_metrics(distilled: tuple
     assert record["data"]["train_scenes"] == 3
     assert record["data"]["held_out_scenes"] == 0
     (path,) = (folder / "evaluations").iterdir()
-    result = EvaluationResult.model_validate(outcome.result, strict=False)
+    result = outcome.result
     assert path.name == result.file_name
-    assert json.loads(path.read_text()) == outcome.result
-    assert outcome.result["checkpoint"]["sha256"] == record["weights_sha256"]
-    assert outcome.result["checkpoint"]["which"] == "last"
-    assert json.loads((folder / "summary.json").read_text()) == {**record, "result": outcome.result}
-    assert list(rows(outcome.result)) == ["model", "zero_flow", "nearest_neighbor"]
+    assert json.loads(path.read_text()) == result.as_dict()
+    assert result.checkpoint.sha256 == record["weights_sha256"]
+    assert result.checkpoint.which == "last"
+    assert json.loads((folder / "summary.json").read_text()) == {**record, "result": result.as_dict()}
+    assert [row.name for row in result.rows] == ["model", "zero_flow", "nearest_neighbor"]
     assert progress.lines[-1] == result.summary()
     assert read_checkpoint(folder / "student.safetensors").variant == TINY
     line = json.loads((folder / "metrics.jsonl").read_text())
@@ -158,7 +158,7 @@ def test_next_distillation_reuses_the_teacher_with_equal_results(
     assert run_names(runs) == sorted([*before, "again"])
     assert progress.lines[2].endswith(", trained earlier with this recipe")
     assert record_of(again.folder)["teacher"] == record_of(first.folder)["teacher"]
-    assert again.result["rows"] == first.result["rows"]
+    assert again.result.rows == first.result.rows
     weights = [load_checkpoint(run.folder / "student.safetensors").state_dict() for run in (first, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -201,7 +201,7 @@ def test_network_trained_alone_is_found_as_teacher(things: Path, tmp_path: Path)
     student, _ = carry_out(later)
     assert record_of(student.folder)["teacher"]["run"] == "alone"
     assert run_names(tmp_path) == sorted(["alone", student.folder.name])
-    assert "teacher" not in rows(student.result)
+    assert "teacher" not in rows(student.result.as_dict())
 
 
 @pytest.mark.slow
@@ -290,11 +290,11 @@ def test_loss_is_prepared_once_for_equal_recipes(things: Path, tmp_path: Path, l
     assert any(stage == f"preparing {loss}" for stage in progress.stages)
     again, later = carry_out(job_for(things, tmp_path, recipe(loss)))
     assert f"{loss}: prepared by an earlier run" in later.lines
-    assert again.result["rows"] == first.result["rows"]
+    assert again.result.rows == first.result.rows
     (kept,) = (tmp_path / ".prepared").iterdir()
     kept.write_bytes(b"damaged")
     third, _ = carry_out(job_for(things, tmp_path, recipe(loss)))
-    assert third.result["rows"] == first.result["rows"]
+    assert third.result.rows == first.result.rows
 
 
 # --- controls, early stop, the cache -------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_shuffled_teacher_gives_other_results(distilled: tuple[Outcome, Quiet], 
     outcome, _ = carry_out(job_for(things, runs, recipe("bihint", control="shuffled")))
     assert record_of(outcome.folder)["method"] == "bihint+shuffled-teacher"
     assert record_of(outcome.folder)["teacher"]["sha256"] == record_of(distilled[0].folder)["teacher"]["sha256"]
-    assert outcome.result["rows"] != distilled[0].result["rows"]
+    assert outcome.result.rows != distilled[0].result.rows
 
 
 def four_epochs(**changes: Any) -> Recipe:
@@ -437,11 +437,11 @@ def test_given_teacher_is_measured_in_its_own_row(things: Path, tmp_path: Path) 
     identity = record_of(outcome.folder)["teacher"]
     assert (identity["run"], identity["variant"], identity["path"]) == (None, "big", str(path))
     assert identity["sha256"] == sha256_of(path)
-    measured = rows(outcome.result)
+    measured = rows(outcome.result.as_dict())
     assert identity["test"] == {key: value for key, value in measured["teacher"].items() if key != "name"}
     assert list(measured) == ["model", "zero_flow", "nearest_neighbor", "teacher"]
     alone = evaluate_checkpoint(path, open_dataset(things, "test"), points=LEAST, seed=0, device=CPU, progress=Quiet())
-    assert {**rows(alone)["model"], "name": "teacher"} == measured["teacher"]
+    assert {**rows(alone.as_dict())["model"], "name": "teacher"} == measured["teacher"]
 
 
 def test_teacher_given_by_file_is_traced_to_its_run(distilled: tuple[Outcome, Quiet], things: Path) -> None:
@@ -449,7 +449,7 @@ def test_teacher_given_by_file_is_traced_to_its_run(distilled: tuple[Outcome, Qu
     trained = record_of(distilled[0].folder)["teacher"]
     outcome, _ = carry_out(job_for(things, runs, recipe("basic"), teacher=Path(trained["path"]), name="given"))
     assert record_of(outcome.folder)["teacher"] == trained
-    assert "teacher" not in rows(outcome.result)
+    assert "teacher" not in rows(outcome.result.as_dict())
 
 
 def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path) -> None:
@@ -485,7 +485,9 @@ def test_training_too_short_for_hints_is_refused_before_the_teacher_is_trained(
     things: Path, tmp_path: Path, loss: str
 ) -> None:
     short = recipe(loss, objective=ObjectiveSettings(calibration_step=2))  # 3 scenes, batches of 2: 2 steps
-    with pytest.raises(UsageError, match=r"2 steps of training end before hints get their weight at step 2: lower"):
+    with pytest.raises(
+        UsageError, match=r"the training ends after 2 steps, before hints get their weight at step 2: lower"
+    ):
         carry_out(job_for(things, tmp_path / "runs", short))
     assert not (tmp_path / "runs").exists()
 
