@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,13 +58,20 @@ def network_flow(
 BASELINES: dict[str, Predictor] = {ZERO_FLOW: zero_flow, NEAREST_NEIGHBOR: nearest_neighbor_flow}
 
 
+class Motion(NamedTuple):
+    """EPE3D in metres of moving and of static points; None: there are none."""
+
+    epe3d_dynamic: float | None
+    epe3d_static: float | None
+
+
 @dataclass(frozen=True)
 class SceneResult:
-    """The metrics of one scene by predictor; EPE3D in metres of its moving and its static points, None without any."""
+    """The metrics of one scene by predictor."""
 
     name: str
     metrics: dict[str, SceneFlowMetrics]
-    by_motion: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    by_motion: dict[str, Motion]
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Evaluation:
 
     means: dict[str, SceneFlowMetrics]
     scenes: tuple[SceneResult, ...]
-    by_motion: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    by_motion: dict[str, Motion]
 
 
 def evaluate_checkpoint(
@@ -90,9 +97,7 @@ def evaluate_checkpoint(
 ) -> EvaluationResult:
     """Evaluate a checkpoint, the baselines and, if given, its teacher.
 
-    Args:
-        precision: less than float32 adds a row for the same weights in it.
-        check: called after each scene; may raise to stop.
+    Args: precision: less than float32 adds a row for the same weights. check: is called after each scene.
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
@@ -108,9 +113,10 @@ def evaluate_checkpoint(
         evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=update)
     which = "best" if "validation_epe3d" in read.metadata else "last"
     weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
+    data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
     result = {
         "format": 1,
-        "dataset": _dataset(dataset),
+        "dataset": {**data, "sha256": split_identity(dataset)},
         "points": points,
         "seed": seed,
         "checkpoint": {**weights, "sha256": sha256_of(checkpoint)},
@@ -171,7 +177,7 @@ def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_mo
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
         if moving is not None:
-            motion[name] = _mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving)
+            motion[name] = Motion(_mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving))
     return SceneResult(batch.names[0], metrics, motion)
 
 
@@ -195,7 +201,7 @@ def _average(predictors: Iterable[str], scenes: Sequence[SceneResult]) -> Evalua
     motion = {}
     for name in scenes[0].by_motion:
         moving, static = zip(*(scene.by_motion[name] for scene in scenes), strict=True)
-        motion[name] = _mean(moving), _mean(static)
+        motion[name] = Motion(_mean(moving), _mean(static))
     return Evaluation(averages, tuple(scenes), motion)
 
 
@@ -204,19 +210,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _dataset(dataset: SceneDataset) -> dict[str, str | int]:
-    identity = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root)}
-    return {**identity, "scenes": len(dataset), "sha256": split_identity(dataset)}
-
-
 def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    motion = [
-        {"name": name, "epe3d_dynamic": dynamic, "epe3d_static": static}
-        for name, (dynamic, static) in evaluation.by_motion.items()
-    ]
+    rows = [{"name": name, **metrics} for name, metrics in evaluation.means.items()]
+    motion = [{"name": name, **errors._asdict()} for name, errors in evaluation.by_motion.items()]
     scenes = [
         {"name": printable(scene.name), **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
         for scene in evaluation.scenes
     ]
-    rows = [{"name": name, **metrics} for name, metrics in evaluation.means.items()]
     return {"rows": rows, "by_motion": motion, "scenes": scenes}

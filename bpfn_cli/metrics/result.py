@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
+BASELINE_NAMES = (ZERO_FLOW, NEAREST_NEIGHBOR)
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Positive = Annotated[int, Field(ge=1, le=1 << 53)]
@@ -115,15 +116,14 @@ class EvaluationResult(Schema):
     @property
     def relative_gain(self) -> float | None:
         """Fraction by which the EPE3D of the network is below that of the better baseline; None without a baseline."""
-        best = min((row.epe3d for row in self.rows if row.name in (ZERO_FLOW, NEAREST_NEIGHBOR)), default=0)
+        best = min((row.epe3d for row in self.rows if row.name in BASELINE_NAMES), default=0)
         return 1 - self.model.epe3d / best if best else None
 
     def summary(self) -> str:
         """One line: the EPE3D of the network and of the baselines."""
-        gain, compared = self.relative_gain, ""
-        if gain is not None:
-            compared = f", {abs(gain):.0%} {'below' if gain >= 0 else 'above'} the better baseline"
-        baselines = (row for name in (ZERO_FLOW, NEAREST_NEIGHBOR) if (row := self.row(name)))
+        gain = self.relative_gain
+        compared = "" if gain is None else f", {abs(gain):.0%} {'below' if gain >= 0 else 'above'} the better baseline"
+        baselines = (row for name in BASELINE_NAMES if (row := self.row(name)))
         others = ", ".join(f"{row.name.replace('_', ' ')} {row.epe3d:.4f}" for row in baselines)
         return f"{self.checkpoint.variant}: EPE3D {self.model.epe3d:.4f} m{compared} ({others})"
 

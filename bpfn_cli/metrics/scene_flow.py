@@ -34,15 +34,13 @@ class SceneFlowMetrics(Mapping[str, "float | None"]):
     acc2d: float | None = None
 
     def __getitem__(self, name: str) -> float | None:
-        if name not in METRIC_NAMES:
-            raise KeyError(name)
-        return getattr(self, name)
+        return vars(self)[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(METRIC_NAMES)
+        return iter(vars(self))
 
     def __len__(self) -> int:
-        return len(METRIC_NAMES)
+        return len(vars(self))
 
 
 METRIC_NAMES: tuple[str, ...] = tuple(f.name for f in fields(SceneFlowMetrics))
@@ -64,9 +62,8 @@ def scene_flow_metrics(
     """
     pred, gt, pc1 = _array(pred), _array(gt), _array(pc1)
     if not pred.shape == gt.shape == pc1.shape or pred.ndim not in (2, 3) or pred.shape[-1] != 3:
-        raise ShapeError(
-            f"metrics need three arrays of one shape (N, 3) or (B, N, 3), got {pred.shape}, {gt.shape}, {pc1.shape}"
-        )
+        shapes = f"{pred.shape}, {gt.shape}, {pc1.shape}"
+        raise ShapeError(f"metrics need three arrays of one shape (N, 3) or (B, N, 3), got {shapes}")
     counts = np.ones(pred.shape[:-1], bool) if mask is None else _array(mask).astype(bool)
     if counts.shape != pred.shape[:-1]:
         raise ShapeError(f"mask of shape {counts.shape} for points of shape {pred.shape}")
@@ -101,22 +98,20 @@ class MeanMetrics:
 
     def result(self) -> SceneFlowMetrics:
         """The mean. Raises: ShapeError: no scene was added, or only some scenes have a camera."""
-        scenes = int(self.counts[0])
+        scenes = self.counts[0]
         if not scenes:
             raise ShapeError("no scene to average metrics over")
-        if not set(self.counts.tolist()) <= {0, scenes}:
+        if not {0, scenes}.issuperset(self.counts):
             raise ShapeError("some scenes have a camera and others do not; evaluate them separately")
-        return SceneFlowMetrics(
-            *(float(total / scenes) if count else None for total, count in zip(self.sums, self.counts, strict=True))  # type: ignore[arg-type]
-        )
+        means = (float(total / scenes) if count else None for total, count in zip(self.sums, self.counts, strict=True))
+        return SceneFlowMetrics(*means)  # type: ignore[arg-type]
 
 
 def _one_scene(pred: np.ndarray, gt: np.ndarray, pc1: np.ndarray, camera: Camera | None) -> SceneFlowMetrics:
     if not len(pred):
         raise ShapeError("a scene has no point to measure")
     for name, values in (("prediction", pred), ("true flow", gt)):
-        bad = int((~np.isfinite(values)).any(axis=1).sum())
-        if bad:
+        if bad := (~np.isfinite(values)).any(axis=1).sum():
             raise NonFiniteError(f"the {name} is NaN or infinite at {bad} of {len(values)} points")
     error = np.linalg.norm(pred - gt, axis=1)
     relative = error / (np.linalg.norm(gt, axis=1) + 1e-4)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Statistics of paired runs: is one training method better than another?
 
-Pairs share seed, scenes and points. With k pairs, a two-sided sign-flip test cannot give a p below 2 / 2^k, so p < 0.05
-needs six pairs.
+Pairs share seed, scenes and points. With k pairs, a two-sided sign-flip test gives no p below 2 / 2^k: 0.05 needs six.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ _NORMAL = NormalDist()
 class Paired:
     """Statistics of the differences between a method and its reference, in the unit of the differences.
 
-    Attributes:
-        mean: of all pairs. pairs: their number. deviation: sample standard deviation; None with one pair.
-        low, high: 95 % BCa bootstrap interval of the mean; None with fewer than 3 pairs.
-        p: two-sided sign-flip p; None if there are too few pairs for significance.
+    Attributes: pairs: their number. deviation: sample standard deviation; None with one pair. low, high: 95 % BCa
+        bootstrap interval of the mean; None with fewer than 3 pairs. p: two-sided sign-flip p; None: too few pairs.
     """
 
     mean: float
@@ -46,8 +43,8 @@ def paired(differences: Sequence[float]) -> Paired:
         raise ValueError("no pair to compare")
     low, high = bca_interval(values) if len(values) >= 3 else (None, None)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-    is_testable = 2 / 2 ** len(values) <= SIGNIFICANCE
-    return Paired(float(values.mean()), len(values), deviation, low, high, sign_flip_p(values) if is_testable else None)
+    p = sign_flip_p(values) if 2 / 2 ** len(values) <= SIGNIFICANCE else None
+    return Paired(float(values.mean()), len(values), deviation, low, high, p)
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
@@ -71,9 +68,9 @@ def bca_interval(values: np.ndarray) -> tuple[float, float]:
     Uses all resamples if there are at most 50,000 (up to 6 values), else 10,000 random ones with a fixed seed.
     Source: Efron, Better Bootstrap Confidence Intervals, JASA 1987.
     """
-    count = len(values)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
+    count = len(values)
     if count**count <= 50_000:
         chosen = np.array(list(product(range(count), repeat=count)))
     else:
@@ -88,8 +85,7 @@ def bca_interval(values: np.ndarray) -> tuple[float, float]:
 
     def at(share: float) -> float:
         z = bias + _NORMAL.inv_cdf(share)
-        level = _NORMAL.cdf(bias + z / (1 - acceleration * z))
-        return float(np.quantile(means, level))
+        return float(np.quantile(means, _NORMAL.cdf(bias + z / (1 - acceleration * z))))
 
     return at(TAIL), at(1 - TAIL)
 
@@ -97,22 +93,18 @@ def bca_interval(values: np.ndarray) -> tuple[float, float]:
 def hierarchical_interval(differences: np.ndarray, groups: Sequence[object]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, resampling both seeds and scenes 2,000 times with a fixed seed.
 
-    Args:
-        differences: (seeds, scenes), for each pair of runs and scene.
-        groups: one per scene; scenes of a group (frames of a sequence) are resampled together.
+    Args: differences: (seeds, scenes). groups: one per scene; frames of a sequence are resampled together.
     """
     draws = np.random.default_rng(0)
-    names = list(dict.fromkeys(groups))
+    names = dict.fromkeys(groups)
     members = [np.flatnonzero([group == name for group in groups]) for name in names]
     sums = np.stack([differences[:, rows].sum(axis=1) for rows in members], axis=1)  # (seeds, groups)
     sizes = np.array([len(rows) for rows in members])
     seeds = len(differences)
-    means = np.empty(2000)
-    for index in range(len(means)):
-        chosen_groups = draws.integers(0, len(names), len(names))
-        chosen_seeds = draws.integers(0, seeds, seeds)
-        total = sums[np.ix_(chosen_seeds, chosen_groups)].sum()
-        means[index] = total / (seeds * sizes[chosen_groups].sum())
+    means = []
+    for _ in range(2000):
+        chosen, rows = draws.integers(0, len(names), len(names)), draws.integers(0, seeds, seeds)
+        means.append(sums[np.ix_(rows, chosen)].sum() / (seeds * sizes[chosen].sum()))
     return float(np.quantile(means, TAIL)), float(np.quantile(means, 1 - TAIL))
 
 
@@ -121,13 +113,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, Scandinavian Journal of Statistics 6, 1979.
     """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    values = np.asarray(p_values, float)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return corrected.tolist()
 
 
 def pairs_needed(deviation: float, difference: float) -> int:
@@ -136,10 +126,8 @@ def pairs_needed(deviation: float, difference: float) -> int:
 
 
 def learning_seconds(epoch_seconds: Sequence[Sequence[float]], prepare_seconds: Sequence[float]) -> float:
-    """Training time of a method in seconds, without validation: the least preparation and the least of each epoch.
+    """Training time of a method in seconds, without validation, from runs that differ only in their seed.
 
-    The minimum over runs is what other work on the machine disturbs least.
-
-    Args: epoch_seconds, prepare_seconds: of runs that differ only in their seed.
+    The minimum over runs, of the preparation and of each epoch, is what other work on the machine disturbs least.
     """
     return min(prepare_seconds) + sum(map(min, zip(*epoch_seconds, strict=True)))

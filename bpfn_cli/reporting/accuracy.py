@@ -5,21 +5,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import EvaluationResult, MetricRow
+from bpfn_cli.metrics.result import BASELINE_NAMES, EvaluationResult, MetricRow
 from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
 
-BASELINES = {"zero_flow": "zero flow", "nearest_neighbor": "nearest neighbor"}
 # Baselines of one protocol may differ by the rounding of two machines, but not by more (relative).
 ROUNDING = 1e-4
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
+# Each is filled in with names of runs.
+ON_TEST = (
+    "Weights chosen on the test split, as published: {}. These figures are the best of many evaluations on these "
+    "scenes and look better than those of runs that were evaluated on them once."
+)
+REDUCED = "Trained with reduced precision of the matrix products: {}."
+CHANGED = "Recipe, data or versions changed during training: {}; see run.json."
 
 
 class Protocol(NamedTuple):
@@ -73,7 +79,8 @@ class Trained:
         return f"{dataset_title(data.source_kind)}{fraction}, {scenes} scenes, {self.record.points} points"
 
     def row(self, columns: Sequence[Column]) -> Row:
-        return row_of(columns, self, "" if self.run.complete else "incomplete")
+        complete = self.run.complete
+        return row_of(columns, self, "" if complete else "incomplete", complete and self.record.role == "student")
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,6 @@ class Result(Trained):
         return getattr(self.evaluation.model, name)
 
     @property
-    def epe3d(self) -> float:
-        return self.evaluation.model.epe3d
-
-    @property
     def protocol(self) -> Protocol:
         return Protocol.from_evaluation(self.evaluation)
 
@@ -102,54 +105,37 @@ class Result(Trained):
     @property
     def teacher(self) -> str | None:
         teacher = self.record.teacher
-        if teacher is None:
-            return None
-        return f"{teacher.variant} ({teacher.run})" if teacher.run else teacher.variant
+        source = f" ({teacher.run})" if teacher and teacher.run else ""
+        return f"{teacher.variant}{source}" if teacher else None
 
     @property
-    def below_best_baseline(self) -> float | None:
+    def gain(self) -> float | None:
         """Percent by which EPE3D is below that of the better baseline; None for an incomplete run."""
         gain = self.evaluation.relative_gain
         return 100 * gain if gain is not None and self.run.complete else None
 
-    def row(self, columns: Sequence[Column]) -> Row:
-        return replace(super().row(columns), ranked=self.run.complete and self.record.role == "student")
-
-
-MODEL = Column("model", "Model", lambda row: row.record.variant)
-METHOD = Column("method", "Method", lambda row: row.method)
-STATE = Column("state", "State", lambda row: row.state, usual="finished")
-TRAINED_ON = Column("trained_on", "Trained on", lambda row: row.trained_on, detail=3)
-GAIN = Column(
-    "below_best_baseline_percent", "Below best baseline", lambda row: row.below_best_baseline, ".1f", "%", detail=1
-)
-SEED = Column("seed", "Seed", lambda row: row.record.seed, "d", detail=2)
-WEIGHTS = Column("weights", "Weights", lambda row: row.evaluation.checkpoint.which, detail=4)
-EPOCHS_DONE = Column("epochs_done", "Epochs done", lambda row: row.record.epochs_done, "d", detail=5)
-EPOCHS = Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=5)
-TRAINING = Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=6)
-TEACHER = Column("teacher", "Teacher", lambda row: row.teacher, detail=7)
-REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
-RUN = Column("run", "Run", lambda row: row.run.name, detail=8)
 
 # For rows about a `Result`; baselines and teachers from elsewhere have only metrics.
 ACCURACY = [
-    MODEL,
-    METHOD,
-    STATE,
-    TRAINED_ON,
+    Column("model", "Model", lambda row: row.record.variant),
+    Column("method", "Method", lambda row: row.method),
+    Column("state", "State", lambda row: row.state, usual="finished"),
+    Column("trained_on", "Trained on", lambda row: row.trained_on, detail=3),
     *METRICS,
-    GAIN,
-    SEED,
-    WEIGHTS,
-    EPOCHS_DONE,
-    EPOCHS,
-    TRAINING,
-    TEACHER,
-    RUN,
+    Column("below_best_baseline_percent", "Below best baseline", lambda row: row.gain, ".1f", "%", detail=1),
+    Column("seed", "Seed", lambda row: row.record.seed, "d", detail=2),
+    Column("weights", "Weights", lambda row: row.evaluation.checkpoint.which, detail=4),
+    Column("epochs_done", "Epochs done", lambda row: row.record.epochs_done, "d", detail=5),
+    Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=5),
+    Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=6),
+    Column("teacher", "Teacher", lambda row: row.teacher, detail=7),
+    Column("run", "Run", lambda row: row.run.name, detail=8),
 ]
+REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
 # For rows about a `Trained`.
-WITHOUT_RESULTS = [MODEL, METHOD, STATE, EPOCHS_DONE, EPOCHS, TRAINED_ON, SEED, REASON, RUN]
+_BY_KEY = {column.key: column for column in (*ACCURACY, REASON)}
+_KEYS = ("model", "method", "state", "epochs_done", "epochs", "trained_on", "seed", "reason", "run")
+WITHOUT_RESULTS = [_BY_KEY[key] for key in _KEYS]
 # For the rows of one evaluation.
 PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
 
@@ -176,8 +162,8 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
     """The metrics of all predictors of one evaluation."""
-    rows = (reference_row(PREDICTORS, row, "", predictor=row.name.replace("_", " ")) for row in evaluation.rows)
-    return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, tuple(rows))
+    rows = [reference_row(PREDICTORS, row, "", predictor=row.name.replace("_", " ")) for row in evaluation.rows]
+    return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, rows)
 
 
 def without_results_tables(runs: Sequence[Run]) -> list[Table]:
@@ -190,8 +176,8 @@ def without_results_tables(runs: Sequence[Run]) -> list[Table]:
         notes.append("Finished: evaluate it with `bpfn eval --checkpoint FILE`, where FILE is its student.safetensors.")
     if any(run.record.state == "running" for run in waiting):
         notes.append("Running: in progress, or killed.")
-    rows = tuple(Trained(run).row(WITHOUT_RESULTS) for run in waiting)
-    return [Table("without_results", "Runs without results", tuple(WITHOUT_RESULTS), rows, tuple(notes))]
+    rows = [Trained(run).row(WITHOUT_RESULTS) for run in waiting]
+    return [Table("without_results", "Runs without results", WITHOUT_RESULTS, rows, notes)]
 
 
 def accuracy_notes(runs: Sequence[Run]) -> list[str]:
@@ -211,15 +197,15 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
 
 def _accuracy_table(title: str, protocol: Protocol, results: Sequence[Result]) -> Table:
     networks = (one.row(ACCURACY) for one in sorted(results, key=_place))
-    rows = (*_baseline_rows(results), *_outside_teacher_rows(results), *networks)
-    return Table("accuracy", title, tuple(ACCURACY), rows, tuple(_notes(protocol, results)), protocol._asdict())
+    rows = [*_baseline_rows(results), *_outside_teacher_rows(results), *networks]
+    return Table("accuracy", title, [*ACCURACY], rows, [*_notes(protocol, results)], protocol._asdict())
 
 
 def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
-    for name, title in BASELINES.items():
+    for name in BASELINE_NAMES:
         measured = next((row for one in results if (row := one.evaluation.row(name))), None)
         if measured:
-            yield reference_row(ACCURACY, measured, "reference", model=title)
+            yield reference_row(ACCURACY, measured, "reference", model=name.replace("_", " "))
 
 
 def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
@@ -252,31 +238,22 @@ def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
         yield SYNTHETIC_NOTE
     if not all(one.run.complete for one in results):
         yield "Incomplete runs come last and are not ranked or compared."
-    on_test = sorted({one.run.name for one in results if one.record.selected_on == "test"})
-    if on_test:
-        yield (
-            f"Weights chosen on the test split, as published: {', '.join(on_test)}. These figures are the best of many "
-            "evaluations on these scenes and look better than those of runs that were evaluated on them once."
-        )
-    reduced = sorted({(one.run.name, p) for one in results if (p := one.record.precision) != "32"})
-    if reduced:
-        runs = ", ".join(f"{name} ({precision})" for name, precision in reduced)
-        yield f"Trained with reduced precision of the matrix products: {runs}."
-    changed = sorted({one.run.name for one in results if any(again.differences for again in one.record.resumed)})
-    if changed:
-        yield f"Recipe, data or versions changed during training: {', '.join(changed)}; see run.json."
+    on_test = {one.run.name for one in results if one.record.selected_on == "test"}
+    reduced = {f"{one.run.name} ({bits})" for one in results if (bits := one.record.precision) != "32"}
+    changed = {one.run.name for one in results if any(again.differences for again in one.record.resumed)}
+    for note, names in ((ON_TEST, on_test), (REDUCED, reduced), (CHANGED, changed)):
+        if names:
+            yield note.format(", ".join(sorted(names)))
     yield from _disagreements(results)
 
 
 def _disagreements(results: Sequence[Result]) -> Iterator[str]:
     """A baseline needs no training, so it has one value per protocol; others point to a fault."""
-    for name, title in BASELINES.items():
+    for name in BASELINE_NAMES:
         values = [(row.epe3d, one.run.name) for one in results if (row := one.evaluation.row(name))]
-        if not values:
-            continue
-        (low, low_run), (high, high_run) = min(values), max(values)
+        (low, low_run), (high, high_run) = min(values, default=(0, "")), max(values, default=(0, ""))
         if high - low > ROUNDING * high:
             yield (
-                f"Caution: EPE3D of {title} is {low:.4f} in run {low_run} and {high:.4f} in run {high_run} "
-                "on the same data; repeat `bpfn eval` for both."
+                f"Caution: EPE3D of {name.replace('_', ' ')} is {low:.4f} in run {low_run} and {high:.4f} in run "
+                f"{high_run} on the same data; repeat `bpfn eval` for both."
             )

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -14,16 +16,10 @@ from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_inter
 from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, Result, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
-from bpfn_cli.runs.record import RunRecord, TeacherTest
+from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run, RunResults
 
 SCRATCH = "scratch"
-CONTROLS = {
-    "equal_time": "scratch, equal time",
-    "same_width_teacher": "same-width teacher",
-    "random_teacher": "random teacher",
-    "shuffled_teacher": "shuffled teacher",
-}
 # Order of the rows: scratch, its control of equal time, the same-width teacher, the methods, the other controls.
 RANKS = {SCRATCH: 0, "equal_time": 1, "same_width_teacher": 2, "method": 3}
 
@@ -33,21 +29,20 @@ class Group:
     """A row about results that differ only in their seed, by which they are sorted."""
 
     label: str
-    members: tuple[Result, ...]
+    members: list[Result]
 
     @property
     def record(self) -> RunRecord:
         return self.members[0].record
 
     @property
-    def epe3d(self) -> dict[int, float]:
-        """EPE3D by seed."""
-        return {one.record.seed: one.epe3d for one in self.members}
+    def epe3d(self) -> list[float]:
+        return [one.evaluation.model.epe3d for one in self.members]
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation of EPE3D over seeds."""
-        return float(np.std(list(self.epe3d.values()), ddof=1)) if len(self.epe3d) > 1 else None
+        return float(np.std(self.epe3d, ddof=1)) if len(self.members) > 1 else None
 
     @property
     def train_minutes(self) -> float | None:
@@ -65,6 +60,11 @@ class Group:
     def size(self, name: str) -> int | None:
         return getattr(self.record.complexity, name, None)
 
+    def pairs(self, reference: Group) -> list[tuple[Result, Result]]:
+        """Results of this group and of `reference` with the same seed."""
+        others = {one.record.seed: one for one in reference.members}
+        return [(one, others[one.record.seed]) for one in self.members if one.record.seed in others]
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -73,7 +73,7 @@ class Difference:
     label: str
     paired: Paired
     scenes: tuple[float | None, float | None]
-    to_equal_time: float | None
+    to_equal_time: Paired | None
     gap_closed: float | None
     p_holm: float | None
 
@@ -108,7 +108,7 @@ DIFFERENCES = [
     Column("pairs_needed", "Pairs needed", lambda row: row.pairs_needed, ",d"),
     Column("p", "Sign-flip p", lambda row: "not testable" if row.paired.p is None else f"{row.paired.p:.3f}"),
     Column("p_holm", "Holm p", lambda row: None if row.p_holm is None else f"{row.p_holm:.3f}"),
-    Column("to_equal_time", "To equal time", lambda row: row.to_equal_time, "+.4f", "m"),
+    Column("to_equal_time", "To equal time", lambda row: row.to_equal_time and row.to_equal_time.mean, "+.4f", "m"),
     Column("gap_closed_percent", "Gap closed", lambda row: row.gap_closed, ".0f", "%"),
 ]
 DIFFERENCE_NOTES = (
@@ -130,47 +130,40 @@ NOTES = (
 def comparison_report(results: RunResults) -> Report:
     """The tables of the finished trainings of a study: means and differences for each variant."""
     trained = _study_results(results.runs)
+    if not trained:
+        return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
     tables: list[Table] = []
     for variant in sorted({one.record.variant for one in trained}):
         tables += _tables(variant, [one for one in trained if one.record.variant == variant])
-    if not tables:
-        return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
     is_synthetic = any(is_synthetic_kind(one.evaluation.dataset.kind) for one in trained)
-    notes = (*NOTES, SYNTHETIC_NOTE) if is_synthetic else NOTES
-    return Report(tuple(tables), notes, results.problems)
+    return Report(tuple(tables), (*NOTES, SYNTHETIC_NOTE) if is_synthetic else NOTES, results.problems)
 
 
 def _study_results(runs: Sequence[Run]) -> list[Result]:
     """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
     cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
-    results = [results_of(run) for run in cells.values()]
-    protocols = Counter(one.protocol for found in results for one in found)
+    results = [one for run in cells.values() for one in results_of(run)]
+    protocols = Counter(one.protocol for one in results)
     shared = max(sorted(protocols), key=lambda protocol: protocols[protocol], default=None)
-    of_study = [[one for one in found if one.protocol == shared] for found in results]
-    return [found[0] for found in of_study if found]
+    of_study = (one for one in results if one.protocol == shared)
+    return [next(found) for _, found in groupby(of_study, key=lambda one: one.record.cell)]
 
 
 def _tables(variant: str, results: Sequence[Result]) -> list[Table]:
-    teacher = _teacher_of_methods(results)
     groups = _groups(results)
     rows = [row_of(MEANS, group) for group in groups]
-    if teacher is not None:
-        name, metrics = teacher
-        rows.insert(0, reference_row(MEANS, metrics, "reference", method=f"teacher ({name})", seeds=1))
-    tables = [Table("means", f"{variant}: {results[0].protocol.title}", tuple(MEANS), tuple(rows))]
+    # The teacher of the methods, if it was evaluated under their protocol.
+    teachers = (one.record.teacher for one in results if _is_method(one.record))
+    teacher, test = next(((one.variant, one.test) for one in teachers if one and one.test), ("", None))
+    if test:
+        rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher})", seeds=1))
+    tables = [Table("means", f"{variant}: {results[0].protocol.title}", MEANS, rows)]
     scratch = next((group for group in groups if group.label == SCRATCH), None)
     if scratch is not None and len(groups) > 1:
-        differences = _differences(groups, scratch, None if teacher is None else teacher[1].epe3d)
+        differences = _differences(groups, scratch, test.epe3d if test else None)
         rows = [row_of(DIFFERENCES, difference) for difference in differences]
-        title = f"{variant}: differences to scratch"
-        tables.append(Table("differences", title, tuple(DIFFERENCES), tuple(rows), DIFFERENCE_NOTES))
+        tables.append(Table("differences", f"{variant}: differences to scratch", DIFFERENCES, rows, DIFFERENCE_NOTES))
     return tables
-
-
-def _teacher_of_methods(results: Sequence[Result]) -> tuple[str, TeacherTest] | None:
-    """Variant and metrics of the teacher of the methods, if it was evaluated under their protocol."""
-    teachers = (one.record.teacher for one in results if _is_method(one.record))
-    return next(((teacher.variant, teacher.test) for teacher in teachers if teacher and teacher.test), None)
 
 
 def _is_method(record: RunRecord) -> bool:
@@ -181,15 +174,14 @@ def _groups(results: Sequence[Result]) -> list[Group]:
     members: dict[str, list[Result]] = {}
     for one in sorted(results, key=lambda one: one.record.seed):
         members.setdefault(_label(one.record), []).append(one)
-    return sorted((Group(label, tuple(found)) for label, found in members.items()), key=_place)
+    return sorted((Group(label, found) for label, found in members.items()), key=_place)
 
 
 def _label(record: RunRecord) -> str:
     if record.control is None:
         return record.method
-    control = CONTROLS.get(record.control, record.control)
-    method = record.method.removesuffix("+random-teacher").removesuffix("+shuffled-teacher")
-    return control if method == SCRATCH else f"{method}, {control}"
+    method = re.sub(r"\+(random|shuffled)-teacher$", "", record.method)
+    return f"{method}, {record.control.replace('same_width', 'same-width').replace('_', ' ')}"
 
 
 def _place(group: Group) -> tuple[int, int]:
@@ -198,7 +190,7 @@ def _place(group: Group) -> tuple[int, int]:
 
 
 def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None) -> list[Difference]:
-    compared = [(group, found) for group in groups if group is not scratch and (found := _paired(group, scratch))]
+    compared = [(group, found) for group in groups if (found := _paired(group, scratch))]
     tested = {group.label: found.p for group, found in compared if _is_method(group.record) and found.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     equal_time = next((group for group in groups if group.record.control == "equal_time"), None)
@@ -207,7 +199,7 @@ def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None)
             group.label,
             found,
             scenes=_scene_interval(group, scratch),
-            to_equal_time=_mean_difference(group, equal_time),
+            to_equal_time=_paired(group, equal_time),
             gap_closed=_gap_closed(found, scratch, teacher),
             p_holm=corrected.get(group.label),
         )
@@ -215,21 +207,16 @@ def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None)
     ]
 
 
-def _paired(group: Group, reference: Group) -> Paired | None:
-    values, others = group.epe3d, reference.epe3d
-    differences = [values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())]
+def _paired(group: Group, reference: Group | None) -> Paired | None:
+    if reference is None or reference is group:
+        return None
+    differences = [one.evaluation.model.epe3d - other.evaluation.model.epe3d for one, other in group.pairs(reference)]
     return paired(differences) if differences else None
-
-
-def _mean_difference(group: Group, reference: Group | None) -> float | None:
-    found = None if reference is None or reference is group else _paired(group, reference)
-    return None if found is None else found.mean
 
 
 def _scene_interval(group: Group, reference: Group) -> tuple[float | None, float | None]:
     """Interval over seeds and scenes, if both runs of every pair list the same scenes."""
-    own, others = ({one.record.seed: one.evaluation for one in side.members} for side in (group, reference))
-    pairs = [(own[seed].scenes, others[seed].scenes) for seed in sorted(own.keys() & others.keys())]
+    pairs = [(one.evaluation.scenes, other.evaluation.scenes) for one, other in group.pairs(reference)]
     names = [scene.name for scene in pairs[0][0]]
     if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
         return None, None
@@ -241,7 +228,7 @@ def _scene_interval(group: Group, reference: Group) -> tuple[float | None, float
 def _gap_closed(to_scratch: Paired, scratch: Group, teacher: float | None) -> float | None:
     if teacher is None or scratch.deviation is None:
         return None
-    gap = float(np.mean(list(scratch.epe3d.values()))) - teacher
+    gap = float(np.mean(scratch.epe3d)) - teacher
     return -100 * to_scratch.mean / gap if gap > 2 * scratch.deviation else None
 
 

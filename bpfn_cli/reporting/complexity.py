@@ -22,7 +22,7 @@ class Network:
     variant: str
     size: Complexity
     baseline: Complexity | None
-    runs: tuple[Run, ...]
+    runs: list[Run]
     published: PublishedComplexity | None
 
     def percent(self, name: str) -> float | None:
@@ -30,21 +30,19 @@ class Network:
         whole = getattr(self.baseline, name, 0)
         return 100 * getattr(self.size, name) / whole if whole else None
 
-    def published_size(self, name: str) -> Value:
+    def printed(self, name: str) -> Value:
+        """One of the published sizes."""
         return getattr(self.published, name, None)
 
     @property
     def train_minutes(self) -> str | None:
         """Shortest and longest training of the finished runs."""
-        finished = (run.record.train_seconds for run in self.runs if run.complete)
-        minutes = [seconds / 60 for seconds in finished if seconds is not None]
-        if not minutes:
-            return None
-        shortest, longest = f"{min(minutes):.1f}", f"{max(minutes):.1f}"
-        return shortest if shortest == longest else f"{shortest} to {longest}"
+        finished = [run.record.train_seconds for run in self.runs if run.complete]
+        minutes = [f"{seconds / 60:.1f}" for seconds in sorted(one for one in finished if one is not None)]
+        return " to ".join(dict.fromkeys([minutes[0], minutes[-1]])) if minutes else None
 
 
-# Of rows about a `Network`.
+# For rows about a `Network`.
 COMPLEXITY = [
     Column("model", "Model", lambda row: row.variant),
     Column("points", "Points", lambda row: row.size.points, "d"),
@@ -59,28 +57,24 @@ COMPLEXITY = [
     Column("train_minutes", "Training", lambda row: row.train_minutes, "", "min"),
 ]
 PUBLISHED_SIZES = [
-    Column("published_parameters_m", "published Params", lambda row: row.published_size("parameters_m"), "", "M"),
-    Column("published_macs_g", "published MACs", lambda row: row.published_size("macs_g"), "", "G"),
-    Column("published_checkpoint_mb", "published File", lambda row: row.published_size("checkpoint_mb"), "", "MB"),
+    Column("published_parameters_m", "published Params", lambda row: row.printed("parameters_m"), "", "M"),
+    Column("published_macs_g", "published MACs", lambda row: row.printed("macs_g"), "", "G"),
+    Column("published_checkpoint_mb", "published File", lambda row: row.printed("checkpoint_mb"), "", "MB"),
 ]
-NOTES = (
+NOTES = [
     "MACs: multiply-accumulates of the convolution and linear modules, with biases and activations, for one pair of "
     "clouds of that many points; matrix products outside modules are not counted.",
     "Vs baseline: relative to the variant baseline at the same points. Training: of the finished runs, on whatever "
     "machine they ran.",
-)
+]
 
 
 def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[Table]:
     """One table of all networks of `runs`, with the published sizes if given; none if no size is known."""
-    networks = list(_networks(runs, published))
-    if not networks:
-        return []
-    columns, notes = tuple(COMPLEXITY), list(NOTES)
-    if published:
-        columns, notes = (*columns, *PUBLISHED_SIZES), [*notes, f"Published: {PUBLISHED}, at 8192 points."]
-    rows = tuple(row_of(columns, network) for network in networks)
-    return [Table("complexity", "Complexity", columns, rows, tuple(notes))]
+    columns = [*COMPLEXITY, *PUBLISHED_SIZES] if published else COMPLEXITY
+    notes = [*NOTES, f"Published: {PUBLISHED}, at 8192 points."] if published else NOTES
+    rows = [row_of(columns, network) for network in _networks(runs, published)]
+    return [Table("complexity", "Complexity", columns, rows, notes)] if rows else []
 
 
 def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Network]:
@@ -93,7 +87,7 @@ def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Netw
         variant, size = members[0][0].record.variant, members[0][1]
         if variant == BASELINE_VARIANT:
             baselines.setdefault(size.points, size)
-        yield Network(variant, size, baselines.get(size.points), tuple(run for run, _ in members), sizes.get(variant))
+        yield Network(variant, size, baselines.get(size.points), [run for run, _ in members], sizes.get(variant))
 
 
 def _place(sized: tuple[Run, Complexity]) -> tuple[int, bool, int, str, int]:

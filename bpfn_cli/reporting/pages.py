@@ -14,8 +14,7 @@ from tabulate import tabulate
 
 from bpfn_cli.errors import printable
 from bpfn_cli.files import write_atomic
-from bpfn_cli.reporting.layout import lay_out
-from bpfn_cli.reporting.tables import Report, Table, Value
+from bpfn_cli.reporting.tables import Report, Table, Value, lay_out
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 MARKDOWN_ESCAPES = str.maketrans(

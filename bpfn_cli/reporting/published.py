@@ -49,23 +49,24 @@ class Published(BaseModel):
     results: tuple[PublishedResult, ...]
 
 
-# Of rows about a `PublishedResult`.
-PUBLISHED_ACCURACY = (
+# For rows about a `PublishedResult`.
+ACCURACY = [
     Column("model", "Model", lambda row: row.variant),
     Column("method", "Method", lambda row: row.method.replace("_", " ")),
     Column("trained_on", "Trained on", lambda row: dataset_title(row.trained_on)),
     *(replace(metric, digits="") for metric in METRICS),
     Column("conditions", "Conditions", lambda row: row.conditions, detail=1),
     Column("note", "Note", lambda row: row.note, detail=2),
-)
-# Of rows about a `PublishedComplexity`.
-PUBLISHED_COMPLEXITY = (
+]
+# For rows about a `PublishedComplexity`.
+COMPLEXITY = [
     Column("model", "Model", lambda row: row.variant),
     Column("parameters_m", "Params", lambda row: row.parameters_m, "", "M"),
     Column("macs_g", "MACs", lambda row: row.macs_g, "", "G"),
     Column("checkpoint_mb", "File", lambda row: row.checkpoint_mb, "", "MB"),
     Column("note", "Note", lambda row: row.note, detail=1),
-)
+]
+NOTES = ["Digits as printed; a dash means that the reports give no value."]
 
 
 def read_published() -> Published:
@@ -77,17 +78,10 @@ def read_published() -> Published:
 
 def published_tables(published: Published) -> list[Table]:
     """One accuracy table for each test set, and one table of sizes; each title says that they are published."""
-    tests = dict.fromkeys(result.test for result in published.results)
-    sizes = tuple(row_of(PUBLISHED_COMPLEXITY, entry) for entry in published.complexity)
-    title = f"{PUBLISHED}: complexity at 8192 points"
-    return [
-        *(_accuracy_table(test, published) for test in tests),
-        Table("published_complexity", title, PUBLISHED_COMPLEXITY, sizes),
-    ]
-
-
-def _accuracy_table(test: str, published: Published) -> Table:
-    rows = tuple(row_of(PUBLISHED_ACCURACY, result) for result in published.results if result.test == test)
-    title = f"{PUBLISHED}: accuracy on {dataset_title(test)}"
-    notes = ("Digits as printed; a dash means that the reports give no value.",)
-    return Table("published_accuracy", title, PUBLISHED_ACCURACY, rows, notes, {"dataset": test})
+    tables = []
+    for test in dict.fromkeys(result.test for result in published.results):
+        title = f"{PUBLISHED}: accuracy on {dataset_title(test)}"
+        rows = [row_of(ACCURACY, result) for result in published.results if result.test == test]
+        tables.append(Table("published_accuracy", title, ACCURACY, rows, NOTES, {"dataset": test}))
+    sizes = [row_of(COMPLEXITY, entry) for entry in published.complexity]
+    return [*tables, Table("published_complexity", f"{PUBLISHED}: complexity at 8192 points", COMPLEXITY, sizes)]

@@ -12,8 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bpfn_cli.errors import printable
-from bpfn_cli.reporting.layout import Layout, lay_out
-from bpfn_cli.reporting.tables import Report, Table
+from bpfn_cli.reporting.tables import Layout, Report, Table, lay_out
 
 WIDER_THAN_ANY = 1_000_000
 STYLES = {"best": "bold", "incomplete": "dim"}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`bpfn eval`."""
+"""`bpfn eval`, and the checkpoint that `bpfn eval` and `bpfn predict` work with."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,24 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset
 from bpfn_cli.precision import Precision
+
+
+def read_weights(checkpoint: Path | None, runs: Path) -> tuple[Path, Any]:
+    """Path and content of `checkpoint`, or of the newest student in `runs`; notes about it are printed.
+
+    Raises: CheckpointError: there is none, or it cannot be read.
+    """
+    from bpfn_cli.errors import CheckpointError
+    from bpfn_cli.models import read_checkpoint
+    from bpfn_cli.runs.listing import latest_checkpoint
+
+    path = checkpoint or latest_checkpoint(runs)
+    if path is None:
+        raise CheckpointError(f"{runs}: no finished run; give --checkpoint FILE, or `bpfn distill --loss bihint` first")
+    read = read_checkpoint(path)
+    for note in read.notes:
+        say(f"{path}: {note}")
+    return path, read
 
 
 def evaluate(
@@ -39,7 +57,6 @@ def evaluate(
       $ bpfn eval --data data/kitti             # on other data
       $ bpfn eval --checkpoint student.pth      # published weights
     """
-    from bpfn_cli.cli.results.weights import read_weights
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.files import claim_output, make_folder, write_json
@@ -54,14 +71,9 @@ def evaluate(
     keep_freed_memory()
     dataset = open_dataset(data or default_dataset(), split)
     say(f"data: {describe(dataset)}; weights: {path}")
+    points = points or read.num_points
     result = evaluate_checkpoint(
-        path,
-        dataset,
-        points=points or read.num_points,
-        seed=seed or 0,
-        device=chosen,
-        progress=ConsoleProgress(),
-        precision=precision,
+        path, dataset, points=points, seed=seed or 0, device=chosen, progress=ConsoleProgress(), precision=precision
     )
     target = out or _file_in_run(path, result.file_name)
     if target is not None:
@@ -81,5 +93,5 @@ def _file_in_run(checkpoint: Path, name: str) -> Path | None:
     """The file for a result in the run that the checkpoint belongs to, if any."""
     from bpfn_cli.runs.record import RECORD_FILE
 
-    folders = [folder for folder in checkpoint.resolve().parents[:2] if (folder / RECORD_FILE).is_file()]
-    return folders[0] / "evaluations" / name if folders else None
+    folders = (folder for folder in checkpoint.resolve().parents[:2] if (folder / RECORD_FILE).is_file())
+    return next((folder / "evaluations" / name for folder in folders), None)

@@ -15,9 +15,7 @@ from bpfn_cli.cli.places import RUNS
 from bpfn_cli.precision import Precision
 
 FIRST = typer.Argument(readable=False, help="First cloud: .npy, .npz, .ply, .pcd or .bin.", metavar="PC1")
-SECOND = typer.Argument(
-    readable=False, help="Second cloud; not needed if PC1 is an .npz with pc1 and pc2.", metavar="PC2"
-)
+SECOND = typer.Argument(readable=False, help="Second cloud; not needed if PC1 is an .npz with both.", metavar="PC2")
 FRAME = typer.Option(
     "--frame",
     help="internal: x left, y up, z forward. lidar: x forward, y left, z up. camera: x right, y down, z forward. "
@@ -56,7 +54,7 @@ def predict(
     if path.suffix != ".npy":
         raise UsageError(f"--out {path}: flow is written as .npy; use that extension")
     claim_output(path, force=force, inputs=[pc1, pc2, checkpoint])
-    from bpfn_cli.cli.results.weights import read_weights
+    from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.data.files.clouds import read_cloud, read_cloud_pair
     from bpfn_cli.data.files.points import write_points
     from bpfn_cli.device import keep_freed_memory, resolve_device
@@ -64,28 +62,23 @@ def predict(
     from bpfn_cli.models.predict import predict_flow
 
     first, second, truth = read_cloud_pair(pc1) if pc2 is None else (read_cloud(pc1), read_cloud(pc2), None)
-    chosen = resolve_device(device)
+    where, seed = resolve_device(device), seed or 0
     weights, read = read_weights(checkpoint, runs)
     keep_freed_memory()
     say(f"{len(first):,} and {len(second):,} points; weights: {weights} ({read.variant.name})")
+    model, points = build_from(read).to(where), points or read.num_points
     with ConsoleProgress().bar("predicting") as bar:
         flow = predict_flow(
-            build_from(read).to(chosen),
-            first,
-            second,
-            points=points or read.num_points,
-            frame=frame,
-            seed=seed or 0,
-            device=chosen,
-            precision=precision,
-            progress=bar,
+            model, first, second, points=points, frame=frame, seed=seed, device=where, precision=precision, progress=bar
         )
     write_points(path, flow)
     summary = {"out": str(path), "points": len(flow), **_statistics(flow, truth, first)}
     if json:
         print_json(summary)
     else:
-        _print_summary(summary, pc1)
+        print(f"mean flow {summary['mean_flow_m']:.3f} m, median flow {summary['median_flow_m']:.3f} m")
+        if metrics := summary["metrics"]:
+            print(f"against the flow in {pc1}: EPE3D {metrics['epe3d']:.4f} m, Acc3DR {metrics['acc3d_relax']:.3f}")
     finish(path, "bpfn report")
 
 
@@ -97,9 +90,3 @@ def _statistics(flow: Any, truth: Any, cloud: Any) -> dict[str, Any]:
     lengths = np.linalg.norm(flow, axis=1)
     metrics = None if truth is None else dict(scene_flow_metrics(flow, truth, cloud))
     return {"mean_flow_m": float(lengths.mean()), "median_flow_m": float(np.median(lengths)), "metrics": metrics}
-
-
-def _print_summary(summary: dict[str, Any], cloud: Path) -> None:
-    print(f"mean flow {summary['mean_flow_m']:.3f} m, median flow {summary['median_flow_m']:.3f} m")
-    if metrics := summary["metrics"]:
-        print(f"against the flow in {cloud}: EPE3D {metrics['epe3d']:.4f} m, Acc3DR {metrics['acc3d_relax']:.3f}")

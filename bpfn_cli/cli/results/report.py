@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, finish, print_json, say
 from bpfn_cli.cli.places import RUNS
@@ -15,9 +13,7 @@ from bpfn_cli.cli.places import RUNS
 def report(
     source: options.Source = None,
     out: options.Out = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Add tables of the published results.", metavar="")
-    ] = False,
+    published: Annotated[bool, options.switch("--published", "Add tables of the published results.")] = False,
     json: options.Json = False,
 ) -> None:
     """Print tables of the accuracy and size of all networks.
