@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bpfn_cli.data.augment import AugmentSettings
-from bpfn_cli.data.datasets import SceneDataset, open_dataset, sample_scene
+from bpfn_cli.data.datasets import SceneDataset, open_dataset
 from bpfn_cli.data.files.points import write_points
 from bpfn_cli.data.loader import training_batches
 from bpfn_cli.data.subset.make import make_subset
@@ -116,7 +116,7 @@ def _published_sample(folder: Path, points: int) -> tuple[np.ndarray, ...]:
 
 
 def _reader(dataset: SceneDataset, points: int) -> Read:
-    return lambda index: sample_scene(dataset, index, points, keyed_generator("benchmark", index))
+    return lambda index: dataset.sample(index, points, keyed_generator("benchmark", index))
 
 
 def _time_loader(source: Path, packed: Path, options: argparse.Namespace) -> dict[str, dict[int, float]]:

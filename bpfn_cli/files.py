@@ -1,22 +1,79 @@
 # SPDX-License-Identifier: MIT
-"""Atomic writes: a kill or a full disk leaves the old content or the new content, never part of it."""
+"""Reading of regular files only (a FIFO, device or folder is refused, and never waited for), and atomic writes: a kill
+or a full disk leaves the old content or the new content, never part of it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bpfn_cli.errors import DiskError, UsageError, printable
+from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 
 TEMPORARY_PREFIX = ".bpfn-tmp-"
+MAX_FILE_BYTES = 2 << 30
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_ADVICE = {
+    errno.ENOSPC: "no space left on the disk (or no inodes: `df -i`); free some, then repeat the command",
+    errno.EDQUOT: "disk quota reached; free some space, then repeat the command",
+    errno.EACCES: "no permission; choose another path or change its mode",
+    errno.EPERM: "no permission; choose another path or change its mode",
+    errno.EROFS: "read-only file system; choose another path",
+    errno.EEXIST: "is a file; a folder is needed; choose another path",
+    errno.ENOTDIR: "a parent is a file, not a folder; choose another path",
+    errno.EISDIR: "is a folder; a file is needed; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def read_file(path: Path) -> bytearray:
+    """The bytes of a regular file of at most `MAX_FILE_BYTES`.
+
+    Raises: DataError: missing, not a regular file, too large, or shrinking while it is read. DiskError: no permission,
+        or an input/output error.
+    """
+    with open_regular(path) as (stream, size):
+        content = bytearray(size)
+        if stream.readinto(content) != size:
+            raise DataError(f"{printable(path)}: became shorter while it was read; repeat when it is complete")
+        return content
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, largest: int = MAX_FILE_BYTES) -> Iterator[tuple[io.BufferedReader, int]]:
+    """A regular file of at most `largest` bytes, and its size. Raises: as `read_file`."""
+    try:
+        _regular_size(path, path.stat(), largest)  # before opening: opening a device may have an effect
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            yield stream, _regular_size(path, os.fstat(descriptor), largest)
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise DataError(f"{printable(path)}: no such file; check the path") from error
+        raise DiskError(f"{printable(path)}: {explain(error)}") from error
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise DataError(f"{printable(path)}: not a valid file name") from error
+
+
+def _regular_size(path: Path, status: os.stat_result, largest: int) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{printable(path)}: is a folder; a file is needed")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{printable(path)}: is a pipe, socket or device; a regular file is needed")
+    if status.st_size > largest:
+        raise DataError(f"{printable(path)}: {status.st_size} bytes, more than the limit of {largest}; split it")
+    return status.st_size
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -29,12 +86,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content replaces `path` in one step: temporary file, fsync, rename, fsync of the folder.
 
-    After any error inside the block, `path` is unchanged.
-
-    Raises: DiskError: the folder cannot be written, or the disk is full.
+    After any error inside the block, `path` is unchanged. Raises: DiskError: no permission, or the disk is full.
     """
     with disk_errors(path):
-        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        temporary = _temporary(path.parent)
         try:
             with temporary.open("xb") as stream:
                 yield stream
@@ -47,6 +102,10 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def _temporary(folder: Path) -> Path:
+    return folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+
+
 def is_temporary(entry: os.DirEntry[str]) -> bool:
     """Whether an entry was left by a killed `write_atomic`."""
     return entry.name.startswith(TEMPORARY_PREFIX) and not entry.is_dir(follow_symlinks=False)
@@ -55,7 +114,7 @@ def is_temporary(entry: os.DirEntry[str]) -> bool:
 def remove_temporaries(folder: Path, seconds: float = 0) -> None:
     """Remove the files that killed writers left in an existing folder, without its subfolders.
 
-    Args: seconds: minimum age; 0 only if no process is writing there.
+    seconds: minimum age; 0 only if no process is writing there.
     """
     with disk_errors(folder):
         for entry in filter(is_temporary, list(os.scandir(folder))):
@@ -94,7 +153,7 @@ def make_folder(path: Path) -> Path:
 
 def replace_link(link: Path, target: str) -> None:
     """Point a symbolic link to `target` in one step. A convenience: a file system without links is no error."""
-    temporary = link.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    temporary = _temporary(link.parent)
     with contextlib.suppress(OSError):
         temporary.symlink_to(target)
         temporary.replace(link)
@@ -130,15 +189,4 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def explain(error: OSError) -> str:
     """What an error of the file system means, and what to do about it."""
-    advice = {
-        errno.ENOSPC: "no space left on the disk (or no inodes: `df -i`); free some, then repeat the command",
-        errno.EDQUOT: "disk quota reached; free some space, then repeat the command",
-        errno.EACCES: "no permission; choose another path or change its mode",
-        errno.EPERM: "no permission; choose another path or change its mode",
-        errno.EROFS: "read-only file system; choose another path",
-        errno.EEXIST: "is a file; a folder is needed; choose another path",
-        errno.ENOTDIR: "a parent is a file, not a folder; choose another path",
-        errno.EISDIR: "is a folder; a file is needed; choose another path",
-        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-    }
-    return advice.get(error.errno or 0, error.strerror or str(error))
+    return _ADVICE.get(error.errno or 0, error.strerror or str(error))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scene_folders import write_scene
 
+from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.models import BASELINE, BiPointFlowNet, Variant, build_model, slim
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
@@ -34,6 +35,8 @@ class Scenes:
     split: str = "train"
     points: int = LEAST + 100
     root: Path = Path()
+
+    sample = SceneDataset.sample
 
     def __len__(self) -> int:
         return len(self.names)

@@ -36,7 +36,7 @@ def full_dataset(*, make: Literal[True] = True) -> Path: ...
 def full_dataset(*, make: bool) -> Path | None: ...
 def full_dataset(*, make: bool = True) -> Path | None:
     """FlyingThings3D in the data root, otherwise synthetic scenes. make: render them if missing, rather than None."""
-    from bpfn_cli.data.datasets.synthetic import is_synthetic
+    from bpfn_cli.data.datasets.flyingthings3d import is_synthetic
 
     present = _present_dataset()
     if present is None:
@@ -64,8 +64,7 @@ def default_dataset(*, make: bool = True) -> Path | None:
 def _present_dataset() -> Path | None:
     """FlyingThings3D in the data root, otherwise finished synthetic scenes."""
     from bpfn_cli.data.datasets import find_dataset
-    from bpfn_cli.data.datasets.flyingthings3d import FLYINGTHINGS3D_FOLDER
-    from bpfn_cli.data.datasets.synthetic import is_synthetic
+    from bpfn_cli.data.datasets.flyingthings3d import FLYINGTHINGS3D_FOLDER, is_synthetic
 
     root = data_root()
     if root.is_dir():

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Random augmentation of a training sample."""
+"""Random sampling of points from a scene, and augmentation of a training sample."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from bpfn_cli.config import settings
+from bpfn_cli.structures import Scene
 
 _Metres = Annotated[float, Field(ge=0, le=100)]
 
@@ -39,14 +41,31 @@ def augment(sample: Sample, options: AugmentSettings, generator: np.random.Gener
     scale = generator.uniform(1 - options.scale, 1 + options.scale, 3)
     angle = np.deg2rad(generator.uniform(-options.rotation_degrees, options.rotation_degrees))
     cosine, sine = np.cos(angle), np.sin(angle)
-    rotation = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
-    matrix = np.diag(scale) @ rotation.T
+    matrix = np.diag(scale) @ np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
     shift = generator.uniform(-options.shift_m, options.shift_m, 3)
     shift2 = generator.uniform(-options.shift2_m, options.shift2_m, 3)
-    start, end, target = (cloud @ matrix + shift for cloud in (pc1, pc1 + flow, pc2))
-    end, target = end + shift2, target + shift2
-    flow = end - start
+    pc1, end, pc2 = (cloud @ matrix + shift for cloud in (pc1, pc1 + flow, pc2))
+    end, pc2 = end + shift2, pc2 + shift2
+    flow = end - pc1
     if options.jitter_m:
-        start = start + generator.normal(0, options.jitter_m, start.shape)
-        target = target + generator.normal(0, options.jitter_m, target.shape)
-    return start.astype(np.float32), target.astype(np.float32), flow.astype(np.float32)
+        pc1, pc2 = (cloud + generator.normal(0, options.jitter_m, cloud.shape) for cloud in (pc1, pc2))
+    return pc1.astype(np.float32), pc2.astype(np.float32), flow.astype(np.float32)
+
+
+def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
+    """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer."""
+    chosen1, chosen2 = (_draw(len(cloud), points, generator) for cloud in (scene.pc1, scene.pc2))
+    valid = None if scene.valid is None else scene.valid[chosen1]
+    return replace(scene, pc1=scene.pc1[chosen1], pc2=scene.pc2[chosen2], flow=scene.flow[chosen1], valid=valid)
+
+
+def even_rows(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` rows, evenly spaced; for statistics that do not need every point."""
+    taken = min(count, most)
+    return np.arange(taken) * count // max(taken, 1)
+
+
+def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray:
+    if points <= count:
+        return generator.choice(count, points, replace=False, shuffle=False)
+    return generator.choice(count, points, replace=True)

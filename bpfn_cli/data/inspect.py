@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from bpfn_cli.data.augment import even_rows
 from bpfn_cli.data.datasets import SceneDataset, find_dataset
-from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.errors import BpfnError, DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.parallel import map_in_processes

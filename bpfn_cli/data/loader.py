@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bpfn_cli.data.augment import AugmentSettings, augment
-from bpfn_cli.data.datasets import SceneDataset, sample_scene
+from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.errors import BpfnError, DataError, OutOfMemoryError, printable
 from bpfn_cli.parallel import end_with_parent
 from bpfn_cli.rng import keyed_generator
@@ -47,8 +47,7 @@ def training_batches(
     The batches do not depend on `workers`.
 
     Args:
-        views: number of epochs after which draws and augmentations repeat; None: they never repeat.
-        start: number of batches to skip.
+        views: number of epochs after which draws and augmentations repeat; None: never. start: batches to skip.
         timeout: seconds after which a worker that reads a batch is given up; 0: never.
         part: (i, n): the i-th of n equal parts of each batch, from 0, if n processes share one.
     Raises: DataError, DiskError: a scene cannot be read, or a worker hangs. OutOfMemoryError: a worker was killed.
@@ -59,13 +58,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: SceneDataset,
-    indices: Sequence[int],
-    *,
-    points: int,
-    batch_size: int,
-    seed: int,
-    workers: int = 0,
+    dataset: SceneDataset, indices: Sequence[int], *, points: int, batch_size: int, seed: int, workers: int = 0
 ) -> Iterator[FlowBatch]:
     """Batches in order, sampled with `seed` and not augmented: the same in every call."""
     return _batches(_Samples(dataset, points, seed, "evaluation", None), list(indices), batch_size, workers)
@@ -85,7 +78,7 @@ class _Samples(torch.utils.data.Dataset):
         """A sample, or the error met while reading it: raised in a worker, it would arrive wrapped in a traceback."""
         generator = keyed_generator("sample", self.seed, self.epoch, self.dataset.names[index])
         try:
-            scene = sample_scene(self.dataset, index, self.points, generator)
+            scene = self.dataset.sample(index, self.points, generator)
         except BpfnError as error:
             return error
         if self.augmentation is None:
@@ -95,41 +88,23 @@ class _Samples(torch.utils.data.Dataset):
 
     def collate(self, items: list[Scene | BpfnError]) -> FlowBatch | BpfnError:
         """The samples as a batch, or the first error among them."""
-        scenes = []
-        for item in items:
-            if isinstance(item, BpfnError):
-                return item
-            scenes.append(item)
-        return _stack(scenes, view=f"{self.seed}-{self.epoch}")
-
-
-def _stack(scenes: list[Scene], view: str) -> FlowBatch:
-    def stack(arrays: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(arrays))
-
-    valid = None
-    if any(scene.valid is not None for scene in scenes):
-        valid = stack([np.ones(len(scene.pc1), bool) if scene.valid is None else scene.valid for scene in scenes])
-    return FlowBatch(
-        stack([scene.pc1 for scene in scenes]),
-        stack([scene.pc2 for scene in scenes]),
-        stack([scene.flow for scene in scenes]),
-        tuple(scene.name for scene in scenes),
-        tuple(scene.camera for scene in scenes),
-        valid,
-        view,
-    )
+        scenes = [item for item in items if isinstance(item, Scene)]
+        if len(scenes) < len(items):
+            return next(item for item in items if isinstance(item, BpfnError))
+        arrays = [(scene.pc1, scene.pc2, scene.flow) for scene in scenes]
+        pc1, pc2, flow = (torch.from_numpy(np.stack(each)) for each in zip(*arrays, strict=True))
+        valid = None
+        if any(scene.valid is not None for scene in scenes):
+            known = [np.ones(len(scene.pc1), bool) if scene.valid is None else scene.valid for scene in scenes]
+            valid = torch.from_numpy(np.stack(known))
+        names, cameras = tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes)
+        return FlowBatch(pc1, pc2, flow, names, cameras, valid, view=f"{self.seed}-{self.epoch}")
 
 
 def _batches(
-    samples: _Samples,
-    order: list[int],
-    batch_size: int,
-    workers: int,
-    timeout: float = 0,
-    part: tuple[int, int] = (0, 1),
+    samples: _Samples, order: list[int], size: int, workers: int, timeout: float = 0, part: tuple[int, int] = (0, 1)
 ) -> Generator[FlowBatch, None, None]:
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     parts = [_part_of(batch, *part) for batch in batches]
     loader = torch.utils.data.DataLoader(
         samples,
@@ -161,11 +136,10 @@ def _part_of(batch: list[int], index: int, count: int) -> tuple[int, list[int]]:
 
 @contextlib.contextmanager
 def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
-    """Turn torch's errors about loader processes into errors that say what to do.
+    """Turn torch's errors about loader processes into errors that say what to do; `waited_for`: samples to load.
 
     The death of a worker is noticed at any point of the main process, so training runs inside such a block.
 
-    Args: waited_for: names of the samples being loaded.
     Raises: OutOfMemoryError: a worker was killed. DataError: a worker hangs.
     """
     try:
@@ -174,15 +148,11 @@ def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
         text = str(error)
         if "DataLoader timed out" in text:
             seconds = text.partition("after ")[2].partition(" ")[0]
-            names = printable(", ".join(waited_for))
-            raise DataError(
-                f"no data for {seconds} s: a loader process hangs at one of the samples {names}; check the disk, or "
-                "increase data.timeout"
-            ) from error
+            fault = f"a loader process hangs at one of the samples {printable(', '.join(waited_for))}"
+            raise DataError(f"no data for {seconds} s: {fault}; check the disk, or increase data.timeout") from error
         if "DataLoader worker" in text:
-            raise OutOfMemoryError(
-                "a loader process was killed, probably because memory ran out; lower data.workers, then `bpfn resume`"
-            ) from error
+            fault = "a loader process was killed, probably because memory ran out"
+            raise OutOfMemoryError(f"{fault}; lower data.workers, then `bpfn resume`") from error
         raise
 
 
@@ -195,8 +165,7 @@ def _init_worker(worker: int) -> None:
 
 @contextlib.contextmanager
 def _killing_workers_on_error() -> Iterator[None]:
-    """Kill the processes started in the block if it is left early: they ignore other signals, and one that hangs in a
-    read would block the exit."""
+    """Kill processes started in the block if it is left early: they ignore other signals, and may hang in a read."""
     before = set(multiprocessing.active_children())
     try:
         yield

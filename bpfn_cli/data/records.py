@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import disk_errors, write_json
+from bpfn_cli.files import disk_errors, read_file, write_json
 
 
 @dataclass(frozen=True)

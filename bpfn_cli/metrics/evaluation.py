@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bpfn_cli.data.datasets import SceneDataset, split_identity
+from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, printable
 from bpfn_cli.files import sha256_of
@@ -116,7 +116,7 @@ def evaluate_checkpoint(
     data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
     result = {
         "format": 1,
-        "dataset": {**data, "sha256": split_identity(dataset)},
+        "dataset": {**data, "sha256": dataset.identity()},
         "points": points,
         "seed": seed,
         "checkpoint": {**weights, "sha256": sha256_of(checkpoint)},

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from bpfn_cli.data.datasets import DataIdentity, SceneDataset, find_dataset, sequence_of, split_identity
+from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
+from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.recipes.recipe import Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
@@ -32,12 +33,12 @@ class OpenedDataset:
     def open(cls, path: Path) -> OpenedDataset:
         """Raises: as `find_dataset` and `Dataset.open`."""
         found = find_dataset(path)
-        return cls(path, found.identity(), found.open("train"), found.open("test"))
+        return cls(path, found.identity, found.open("train"), found.open("test"))
 
     @cached_property
     def test_sha256(self) -> str:
         """Identifies the test split."""
-        return split_identity(self.test)
+        return self.test.identity()
 
 
 @dataclass(frozen=True)

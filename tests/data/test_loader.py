@@ -11,10 +11,9 @@ import pytest
 import torch
 from scene_folders import write_flyingthings3d
 
-from bpfn_cli.data.augment import AugmentSettings, augment
-from bpfn_cli.data.datasets import open_dataset
+from bpfn_cli.data.augment import AugmentSettings, augment, sample_points
+from bpfn_cli.data.datasets import SceneDataset, open_dataset
 from bpfn_cli.data.loader import epoch_order, evaluation_batches, training_batches
-from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.errors import DataError
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, FlowBatch, Scene
@@ -28,6 +27,8 @@ class Scenes:
     kind: str = "test"
     root: Path = Path()
     split: str = "train"
+
+    sample = SceneDataset.sample
 
     def __len__(self) -> int:
         return len(self.names)

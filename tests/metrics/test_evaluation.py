@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_world import LEAST, Scenes, tiny_network
 
+from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.metrics.evaluation import BASELINES, evaluate, network_flow
 from bpfn_cli.structures import Camera, FlowBatch, Scene
@@ -31,6 +32,7 @@ class Given:
     kind: str = "test"
     root: Path = Path()
     split: str = "test"
+    sample = SceneDataset.sample
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -59,15 +59,15 @@ def broken_disk(switch: Path) -> None:
 
 
 def _in_workers(switch: Path, what: Callable[[], None]) -> None:
-    main, real = os.getpid(), loader.sample_scene
+    main, real = os.getpid(), loader.keyed_generator
 
-    def sample_scene(*arguments: Any) -> Any:
+    def keyed_generator(*arguments: Any) -> Any:
         if os.getpid() != main and switch.exists():
             switch.with_suffix(".begun").touch()
             what()
         return real(*arguments)
 
-    loader.sample_scene = sample_scene
+    loader.keyed_generator = keyed_generator
 
 
 def hanging_workers(switch: Path) -> None:

@@ -13,8 +13,7 @@ from command import bpfn, succeeded
 from small_runs import NAME, SMALL, checkpoints_of, mark_unfinished
 
 from bpfn_cli.config import to_yaml
-from bpfn_cli.data.datasets.base import Dataset
-from bpfn_cli.metrics import evaluation
+from bpfn_cli.data.datasets.base import Dataset, SceneDataset
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.training import build, job, teacher
 
@@ -36,10 +35,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(job, "find_dataset", lambda *_: "find_dataset")
-    count(Dataset, "identity", lambda *_: "identity")
+    count(Dataset, "_identified", lambda *_: "identity")
     count(Dataset, "open", lambda self, split: f"{split} split")
-    for module in (job, evaluation):
-        count(module, "split_identity", lambda *_: "test identity")
+    count(SceneDataset, "identity", lambda *_: "test identity")
     count(build, "build_model", lambda *_: "student")
     count(teacher, "build_from", lambda *_: "teacher")
     count(Strategy, "__init__", lambda *_, **__: "strategy")

@@ -19,7 +19,7 @@ from bpfn_cli import training
 from bpfn_cli.cli.main import run
 from bpfn_cli.config import Tree, build, to_tree
 from bpfn_cli.data.augment import AugmentSettings
-from bpfn_cli.data.datasets import open_dataset, split_identity
+from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.errors import CheckpointError, DataError, UsageError
@@ -569,7 +569,7 @@ def test_subset_and_full_dataset_are_evaluated_on_the_same_scenes(things: Path, 
     assert whole.rows == part.rows
     assert whole.file_name == part.file_name
     assert len(open_dataset(tmp_path / "subset", "train")) < 3
-    learned = [split_identity(open_dataset(data, "train")) for data in (things, tmp_path / "subset")]
+    learned = [open_dataset(data, "train").identity() for data in (things, tmp_path / "subset")]
     assert learned[0] != learned[1]
     assert whole.dataset.sha256 not in learned
     assert result(things, "val").dataset.sha256 == whole.dataset.sha256
@@ -577,13 +577,13 @@ def test_subset_and_full_dataset_are_evaluated_on_the_same_scenes(things: Path, 
 
 def test_identity_of_a_split_changes_with_its_files(tmp_path: Path) -> None:
     root = write_things(tmp_path / "things", train=1, val=2)
-    before = split_identity(open_dataset(root, "test"))
+    before = open_dataset(root, "test").identity()
     write_scene(root / "train" / "0000050", np.zeros((5, 3)), np.zeros((5, 3)))
-    assert split_identity(open_dataset(root, "test")) == before
+    assert open_dataset(root, "test").identity() == before
     (root / "val" / "0000010").rename(root / "val" / "0000011")
-    renamed = split_identity(open_dataset(root, "test"))
+    renamed = open_dataset(root, "test").identity()
     write_scene(root / "val" / "0000000", np.full((5, 3), -1.0), np.full((5, 3), -1.0))
-    assert len({before, renamed, split_identity(open_dataset(root, "test"))}) == 3
+    assert len({before, renamed, open_dataset(root, "test").identity()}) == 3
 
 
 def test_data_of_another_format_than_the_recipe_requires_is_refused(things: Path, tmp_path: Path) -> None:

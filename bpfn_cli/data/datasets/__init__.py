@@ -1,33 +1,115 @@
 # SPDX-License-Identifier: MIT
-"""Datasets: one interface, and one file per format."""
+"""Datasets: one interface, one file per format, and here the list of the formats and the search for a dataset."""
 
-from bpfn_cli.data.datasets.base import DataIdentity, Dataset, Format, SceneDataset
-from bpfn_cli.data.datasets.registry import (
-    FORMATS,
-    data_identity,
-    describe,
-    find_dataset,
-    is_synthetic_kind,
-    open_dataset,
-    sample_scene,
-    sequence_of,
-    split_identity,
-    title_of,
-)
+from __future__ import annotations
 
-__all__ = [
-    "FORMATS",
-    "DataIdentity",
-    "Dataset",
-    "Format",
-    "SceneDataset",
-    "data_identity",
-    "describe",
-    "find_dataset",
-    "is_synthetic_kind",
-    "open_dataset",
-    "sample_scene",
-    "sequence_of",
-    "split_identity",
-    "title_of",
-]
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from bpfn_cli.data.datasets.argoverse2 import Argoverse2
+from bpfn_cli.data.datasets.base import Dataset, Format, SceneDataset
+from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic
+from bpfn_cli.data.datasets.folders import has_splits
+from bpfn_cli.data.datasets.kitti import Kitti
+from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitti
+from bpfn_cli.data.datasets.subset import Subset
+from bpfn_cli.data.names import SPLITS
+from bpfn_cli.data.records import OutputRecord
+from bpfn_cli.data.subset.manifest import MANIFEST, packed_name, read_manifest
+from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import disk_errors
+
+# The first format that recognizes a folder wins, so the special ones come before the general ones.
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Synthetic(),
+        FlyingThings3D(),
+        OccludedFlyingThings3D(),
+        Kitti(),
+        OccludedKitti(),
+        Argoverse2(),
+    )
+}
+
+_RECORDS = (MANIFEST, "synthetic.json", "prepared.json")  # written last; NAME.partial exists until then
+
+
+def find_dataset(path: Path, formats: Collection[str] | None = None) -> Dataset:
+    """The dataset in `path`, or in one of the usual folders inside it.
+
+    Args: formats: names of the formats to look for; None: all.
+    Raises: DataError: no dataset, several, an unfinished one, or only a raw download. DiskError: no permission.
+    """
+    wanted = [format for name, format in FORMATS.items() if formats is None or name in formats]
+    with disk_errors(path):
+        if not path.is_dir():
+            raise DataError(f"{printable(path)}: no such folder; check the path")
+        inside = [path / folder for format in wanted for folder in format.folders]
+        for roots in ([path] if has_splits(path) or _is_packed(path) else [], inside, [path]):
+            found = [dataset for root in roots if (dataset := _recognize(path, root, wanted))]
+            if len(found) > 1:
+                both = " and ".join(dataset.root.name for dataset in found)
+                raise DataError(f"{printable(path)}: contains both {both}; name one of them")
+            if found:
+                return found[0]
+        raise DataError(f"{printable(path)}: {_nothing_found(path, wanted)}")
+
+
+def open_dataset(path: Path, split: str) -> SceneDataset:
+    """The scenes of one split of the dataset in `path`: train, val or test; for KITTI and LiDAR logs also all.
+
+    Raises: UsageError: no such split. DataError: as `find_dataset`, no scenes, or invalid names. DiskError.
+    """
+    return find_dataset(path).open(split)
+
+
+def describe(dataset: SceneDataset) -> str:
+    """One line: format, scenes and folder."""
+    return f"{dataset.kind}, {dataset.label} in {printable(dataset.root)}"
+
+
+def title_of(kind: str) -> str:
+    """The name of a format in reports; an unknown one is kept."""
+    return FORMATS[kind].title if kind in FORMATS else kind
+
+
+def is_synthetic_kind(kind: str) -> bool:
+    """Whether results on this format must not be compared with published ones."""
+    return kind in FORMATS and FORMATS[kind].is_synthetic
+
+
+def sequence_of(kind: str, name: str) -> int | str:
+    """As `Format.sequence`; in an unknown format every scene is its own sequence."""
+    return FORMATS[kind].sequence(name) if kind in FORMATS else name
+
+
+def _recognize(path: Path, root: Path, wanted: list[Format]) -> Dataset | None:
+    if not root.is_dir() or _raw_format(root):
+        return None
+    if os.path.lexists(root / MANIFEST):
+        manifest = read_manifest(root / MANIFEST)
+        return Subset(path, root, FORMATS[manifest.task.source_kind], manifest)
+    if any(OutputRecord(root, record).is_unfinished for record in _RECORDS):
+        raise DataError(f"{printable(root)}: unfinished; repeat the command that started it")
+    if _is_packed(root):
+        raise DataError(f"{printable(root)}: packed scenes without their {MANIFEST}; copy it too")
+    return next((Dataset(path, root, format) for format in wanted if format.recognizes(root)), None)
+
+
+def _is_packed(root: Path) -> bool:
+    return any((root / packed_name(split)).exists() for split in SPLITS)
+
+
+def _raw_format(path: Path) -> Format | None:
+    raw = (format for format in FORMATS.values() if any((path / folder).is_dir() for folder in format.raw_folders))
+    return next(raw, None)
+
+
+def _nothing_found(path: Path, wanted: list[Format]) -> str:
+    if raw := _raw_format(path):
+        return f"a raw download; run `bpfn prepare {raw.name}` on it first"
+    layouts = ", ".join(f"{format.layout} ({format.title})" for format in wanted)
+    folders = " or ".join(folder for format in wanted for folder in format.folders)
+    return f"no dataset; looked for {layouts}, or a folder named {folders}"

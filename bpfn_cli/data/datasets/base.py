@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 
+from bpfn_cli.data.augment import sample_points
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.structures import Scene
@@ -21,47 +22,6 @@ SceneNames = Mapping[str, tuple[str, ...]]  # split as stored -> sorted scene na
 
 _SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test", "all": "test"}
 _NAMED_IN_ERRORS = 10
-
-
-class SceneDataset(Protocol):
-    """The scenes of one split of a dataset, sorted by name."""
-
-    @property
-    def kind(self) -> str:
-        """Name of the format; for a subset, the format of its source."""
-
-    @property
-    def root(self) -> Path:
-        """Folder that holds the scenes or their splits."""
-
-    @property
-    def split(self) -> str:
-        """Split as requested: train, val, test or all."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Scene names, unique and sorted."""
-
-    @property
-    def label(self) -> str:
-        """Number and choice of the scenes, such as "10 training scenes"."""
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-
-    def load(self, index: int) -> Scene:
-        """Read one scene. Raises: DataError: missing or damaged. DiskError: no permission."""
-
-    def identity(self) -> str:
-        """sha256 of the scene names and file sizes. Raises: DataError: missing files. DiskError: no permission."""
-
-
-@runtime_checkable
-class DrawsPoints(Protocol):
-    """A `SceneDataset` that can draw points without reading the whole scene."""
-
-    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
-        """One scene with `points` points in each cloud. Raises: as `SceneDataset.load`."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +65,9 @@ class Format(ABC):
         """The sizes that identify the scenes of one split; equal for a subset and its source."""
         return self.file_sizes(root, {stored_split(split): names})
 
-    def open(self, root: Path, split: str, names: tuple[str, ...]) -> Scenes:
+    def open(self, root: Path, split: str, names: tuple[str, ...]) -> SceneDataset:
         """The dataset of these scenes of a requested split."""
-        return Scenes(self, root, split, names, label=self.label(split, len(names)))
+        return SceneDataset(self, root, split, names, label=self.label(split, len(names)))
 
     def label(self, split: str, count: int) -> str:
         """As `SceneDataset.label`."""
@@ -119,8 +79,14 @@ class Format(ABC):
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """A `SceneDataset` whose format reads the scenes one by one."""
+class SceneDataset:
+    """The scenes of one split of a dataset.
+
+    Attributes:
+        format: for a subset, that of its source. root: folder that holds the scenes or their splits.
+        split: as requested: train, val, test or all. names: of the scenes, unique and sorted.
+        label: number and choice of the scenes, such as "10 training scenes".
+    """
 
     format: Format
     root: Path
@@ -136,9 +102,15 @@ class Scenes:
         return len(self.names)
 
     def load(self, index: int) -> Scene:
+        """Read one scene. Raises: DataError: missing or damaged. DiskError: no permission."""
         return self.format.load(self.root, self.split, self.names[index])
 
+    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+        """One scene with `points` points in each cloud. Raises: as `load`."""
+        return sample_points(self.load(index), points, generator)
+
     def identity(self) -> str:
+        """sha256 of the scene names and file sizes. Raises: DataError: missing files. DiskError: no permission."""
         with disk_errors(self.root):
             return fingerprint(self.format.split_sizes(self.root, self.split, self.names))
 
@@ -201,26 +173,18 @@ class Dataset:
             raise DataError(f"{printable(self.root)}: no {split} scenes; check the path")
         return dataset
 
+    @functools.cached_property
     def identity(self) -> DataIdentity:
         """What a run records about its data; reads names and sizes only, once.
 
         Raises: DataError: missing files. DiskError: no permission.
         """
-        return self._identity
-
-    @functools.cached_property
-    def _identity(self) -> DataIdentity:
         with disk_errors(self.root):
             sizes = self.format.file_sizes(self.root, self.scenes)
         return self._identified(self.format.name, fingerprint(sizes))
 
     def _identified(
-        self,
-        kind: str,
-        sha256: str,
-        fraction: float | None = None,
-        method: str | None = None,
-        seed: int | None = None,
+        self, kind: str, sha256: str, fraction: float | None = None, method: str | None = None, seed: int | None = None
     ) -> DataIdentity:
         train, test = len(self.scenes.get("train", ())), len(self.scenes.get("val") or self.scenes.get("test", ()))
         return DataIdentity(kind, self.format.name, str(self.path), train, test, fraction, method, seed, sha256)
@@ -228,7 +192,7 @@ class Dataset:
     def _list_scenes(self) -> SceneNames:
         return self.format.list_scenes(self.root)
 
-    def _open(self, split: str, names: tuple[str, ...]) -> Scenes:
+    def _open(self, split: str, names: tuple[str, ...]) -> SceneDataset:
         return self.format.open(self.root, split, names)
 
 
@@ -239,8 +203,7 @@ def stored_split(split: str) -> str:
 
 def fingerprint(sizes: Mapping[str, int]) -> str:
     """sha256 of file names and sizes."""
-    lines = "".join(f"{key} {sizes[key]}\n" for key in sorted(sizes))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256("".join(f"{key} {size}\n" for key, size in sorted(sizes.items())).encode()).hexdigest()
 
 
 def in_one_line(faults: Sequence[str], separator: str = ", ") -> str:

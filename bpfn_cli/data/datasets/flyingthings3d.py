@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""FlyingThings3D as prepared by HPLFlowNet: points visible in both frames.
-
-Source: HPLFlowNet, CVPR 2019.
-"""
+"""FlyingThings3D as prepared by HPLFlowNet (CVPR 2019): points visible in both frames. And the synthetic scenes of
+`bpfn synth`: the same layout, with a record."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
 from bpfn_cli.data.datasets.base import Format, SceneNames, stored_split
 from bpfn_cli.data.datasets.folders import cut_scene, file_sizes, has_splits, list_scenes, read_pair
 from bpfn_cli.data.names import SPLITS
+from bpfn_cli.data.records import read_record
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Scene
 
 FLYINGTHINGS3D_FOLDER = "FlyingThings3D_subset_processed_35m"
+RECORD = "synthetic.json"  # written last, so that it marks a finished dataset
 
 _SCENES_PER_SEQUENCE = 10  # consecutive numbers; approximate where frames were left out
 
@@ -44,3 +45,24 @@ class FlyingThings3D(Format):
 
     def sequence(self, name: str) -> int | str:
         return int(name) // _SCENES_PER_SEQUENCE if name.isdecimal() else name
+
+
+class Synthetic(FlyingThings3D):
+    """`{train,val}/NNNNNNN/{pc1,pc2}.npy` and `synthetic.json`."""
+
+    name = "synthetic"
+    title = "synthetic"
+    layout = f"train/ and val/ with {RECORD}"
+    folders = ()
+    raw_folders = ()
+    is_synthetic = True
+    sequence = Format.sequence  # every scene is drawn by itself
+
+    def recognizes(self, root: Path) -> bool:
+        return has_splits(root) and is_synthetic(root)
+
+
+def is_synthetic(folder: Path) -> bool:
+    """Whether `folder` is a finished dataset of `bpfn synth`. Raises: DataError: its record is damaged. DiskError."""
+    path = folder / RECORD
+    return os.path.lexists(path) and read_record(path, "make the synthetic scenes again").get("kind") == "synthetic"

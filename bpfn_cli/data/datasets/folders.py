@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,12 @@ _DANGLING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 def has_splits(root: Path) -> bool:
     """Whether a folder contains `train/` or `val/`."""
     return any((root / split).is_dir() for split in SPLITS)
+
+
+def visible_files(root: Path, endings: Sequence[str]) -> list[Path]:
+    """Sorted files in a folder that have one of these endings and are not hidden."""
+    files = [path for path in root.iterdir() if path.suffix in endings and not path.name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
 
 
 def list_scenes(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -53,10 +59,8 @@ def _is_scene(entry: os.DirEntry[str], here: str) -> bool:
         if error.errno in _DANGLING:
             return False
         raise
-    if not entry.is_symlink():
-        return True
     target = os.path.realpath(entry.path)
-    return os.path.commonpath([here, target]) != target
+    return not entry.is_symlink() or os.path.commonpath([here, target]) != target
 
 
 def file_sizes(root: Path, scenes: Mapping[str, Iterable[str]]) -> dict[str, int]:
@@ -64,20 +68,13 @@ def file_sizes(root: Path, scenes: Mapping[str, Iterable[str]]) -> dict[str, int
 
     Raises: DataError: files that are missing or not regular, up to ten by name. DiskError: no permission.
     """
-    sizes: dict[str, int] = {}
-    faults = []
-    for split, names in scenes.items():
-        for name in names:
-            for cloud in CLOUDS:
-                key = f"{split}/{name}/{cloud}".lstrip("/")
-                size = _regular_size(root / key)
-                if isinstance(size, str):
-                    faults.append(f"{printable(key)} {size}")
-                else:
-                    sizes[key] = size
+    folders = [f"{split}/{name}".lstrip("/") for split, names in scenes.items() for name in names]
+    keys = [f"{folder}/{cloud}" for folder in folders for cloud in CLOUDS]
+    sizes = {key: _regular_size(root / key) for key in keys}
+    faults = [f"{printable(key)} {size}" for key, size in sizes.items() if isinstance(size, str)]
     if faults:
         raise DataError(f"{printable(root)}: {in_one_line(faults)}; download or prepare them again")
-    return sizes
+    return {key: size for key, size in sizes.items() if isinstance(size, int)}
 
 
 def _regular_size(path: Path) -> int | str:
@@ -100,10 +97,8 @@ def read_pair(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def check_pair(scene: Path, pc1: np.ndarray, pc2: np.ndarray) -> None:
     """Raises: DataError: the clouds have different numbers of rows."""
     if len(pc1) != len(pc2):
-        raise DataError(
-            f"{printable(scene)}: pc1 has {len(pc1)} points and pc2 {len(pc2)}, "
-            "but their rows must correspond; prepare it again"
-        )
+        found = f"pc1 has {len(pc1)} points and pc2 {len(pc2)}"
+        raise DataError(f"{printable(scene)}: {found}, but their rows must correspond; prepare it again")
 
 
 def cut_scene(folder: Path, pc1: np.ndarray, pc2: np.ndarray, camera: Camera, keep: np.ndarray | None = None) -> Scene:
@@ -111,10 +106,9 @@ def cut_scene(folder: Path, pc1: np.ndarray, pc2: np.ndarray, camera: Camera, ke
     near = (pc1[:, 2] < MAX_DEPTH_M) & (pc2[:, 2] < MAX_DEPTH_M)
     keep = near if keep is None else near & keep
     if not keep.any():
-        raise DataError(
-            f"{printable(folder)}: none of {len(keep)} points is left after the cuts "
-            f"({MAX_DEPTH_M:g} m, and the ground of KITTI); are the axes those of the format?"
-        )
+        cuts = f"{MAX_DEPTH_M:g} m, and the ground of KITTI"
+        fault = f"none of {len(keep)} points is left after the cuts ({cuts})"
+        raise DataError(f"{printable(folder)}: {fault}; are the axes those of the format?")
     if not keep.all():  # most scenes were cut when they were prepared
         pc1, pc2 = pc1[keep], pc2[keep]
     return Scene(folder.name, pc1, pc2, pc2 - pc1, camera)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""KITTI Scene Flow 2015 as prepared by HPLFlowNet: points visible in both frames; evaluation scenes and cameras.
-
-Source: HPLFlowNet, CVPR 2019.
-"""
+"""KITTI Scene Flow 2015 as prepared by HPLFlowNet (CVPR 2019): points visible in both frames; and cameras."""
 
 from __future__ import annotations
 
@@ -43,15 +40,11 @@ class Kitti(Format):
         names, _ = list_scenes(root)
         for name in names:
             if not _SCENE_NAME.fullmatch(name):
-                raise DataError(
-                    f"{printable(root)}: {printable(name)} is not a KITTI scene; names have 6 digits, "
-                    "000000 to 000199 (for FlyingThings3D, give the folder that holds train/ and val/)"
-                )
-        evaluated = {f"{number:06d}" for number in evaluation_scenes()}
-        return {
-            "train": tuple(name for name in names if name not in evaluated),
-            "test": tuple(name for name in names if name in evaluated),
-        }
+                other = "for FlyingThings3D, give the folder that holds train/ and val/"
+                fault = f"{printable(name)} is not a KITTI scene; names have 6 digits, 000000 to 000199 ({other})"
+                raise DataError(f"{printable(root)}: {fault}")
+        test = tuple(name for name in names if int(name) in evaluation_scenes())
+        return {"train": tuple(name for name in names if name not in test), "test": test}
 
     def load(self, root: Path, split: str, name: str) -> Scene:
         pc1, pc2 = read_pair(root / name)
@@ -99,14 +92,10 @@ def camera_from_projection(matrix: Sequence[float]) -> Camera:
 
 
 def parse_calibration(content: bytearray, name: str) -> Camera:
-    """The left color camera, from `P_rect_02` of a `calib_cam_to_cam` file; errors start with `name`.
-
-    Raises: DataError: no rectified P_rect_02.
-    """
-    text = content.decode("ascii", "replace")
-    values = [line.partition(":")[2].split() for line in text.splitlines() if line.startswith("P_rect_02:")]
+    """The left color camera, from `P_rect_02` of a `calib_cam_to_cam` file. Raises: DataError: no such camera."""
+    lines = content.decode("ascii", "replace").splitlines()
     try:
-        (matrix,) = values
+        (matrix,) = (line.partition(":")[2].split() for line in lines if line.startswith("P_rect_02:"))
         return camera_from_projection([float(value) for value in matrix])
     except ValueError as error:
         raise DataError(f"{name}: no rectified P_rect_02 of 12 numbers; download the file again") from error
@@ -114,6 +103,5 @@ def parse_calibration(content: bytearray, name: str) -> Camera:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    text = resources.files("bpfn_cli.resources").joinpath("kitti.json").read_text("utf-8")
-    table: dict[str, Any] = json.loads(text)
+    table: dict[str, Any] = json.loads((resources.files("bpfn_cli.resources") / "kitti.json").read_text("utf-8"))
     return table

@@ -8,37 +8,25 @@ not correspond. Source: FlowNet3D, CVPR 2019.
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bpfn_cli.data.datasets.base import Format, SceneNames
-from bpfn_cli.data.files.npz import read_npz
+from bpfn_cli.data.datasets.folders import visible_files
+from bpfn_cli.data.files.npy import read_npz
 from bpfn_cli.data.files.points import check_points
 from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, MAX_DEPTH_M, Scene
 
 # The first holds NaN; in the others no point is visible in both frames.
-BAD_SCENES = frozenset(
-    f"{scene}-0"
-    for scene in (
-        "TRAIN_C_0140_left_0006",
-        "TRAIN_A_0364_left_0008",
-        "TRAIN_A_0364_left_0009",
-        "TRAIN_A_0658_left_0014",
-        "TRAIN_B_0053_left_0009",
-        "TRAIN_B_0053_left_0011",
-        "TRAIN_B_0424_left_0011",
-        "TRAIN_B_0609_right_0010",
-        "TEST_A_0149_right_0012",
-        "TEST_A_0149_right_0013",
-        "TEST_A_0123_right_0008",
-        "TEST_A_0123_right_0009",
-    )
-)
+_BAD_SCENES = """
+    TRAIN_C_0140_left_0006-0 TRAIN_A_0364_left_0008-0 TRAIN_A_0364_left_0009-0 TRAIN_A_0658_left_0014-0
+    TRAIN_B_0053_left_0009-0 TRAIN_B_0053_left_0011-0 TRAIN_B_0424_left_0011-0 TRAIN_B_0609_right_0010-0
+    TEST_A_0149_right_0012-0 TEST_A_0149_right_0013-0 TEST_A_0123_right_0008-0 TEST_A_0123_right_0009-0
+"""
+BAD_SCENES = frozenset(_BAD_SCENES.split())
 
 
 class _Occluded(Format):
@@ -53,14 +41,13 @@ class _Occluded(Format):
         names = tuple(path.stem for path in visible_files(root, (".npz",)))
         for name in names:
             if not re.fullmatch(self.pattern, check_scene_name(name, root)):
-                raise DataError(
-                    f"{printable(root / name)}.npz: not the name of a {self.name} scene; move the file elsewhere"
-                )
+                fault = f"not the name of a {self.name} scene"
+                raise DataError(f"{printable(root / name)}.npz: {fault}; move the file elsewhere")
         return self.split_scenes(names)
 
-    @abstractmethod
     def split_scenes(self, names: tuple[str, ...]) -> SceneNames:
         """The scenes of each stored split."""
+        return {"test": names}
 
     def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
         return {f"{name}.npz": (root / f"{name}.npz").stat().st_size for names in scenes.values() for name in names}
@@ -92,10 +79,8 @@ class OccludedFlyingThings3D(_Occluded):
         pc1, pc2, flow = (check_points(arrays[key], path, key) * axes for key in ("points1", "points2", "flow"))
         valid = arrays["valid_mask1"]
         if len(flow) != len(pc1) or valid.shape != (len(pc1),):
-            raise DataError(
-                f"{printable(path)}: points1 has {len(pc1)} rows, flow {len(flow)} and valid_mask1 {valid.shape}; "
-                "one row per point expected"
-            )
+            rows = f"points1 has {len(pc1)} rows, flow {len(flow)} and valid_mask1 {valid.shape}"
+            raise DataError(f"{printable(path)}: {rows}; one row per point expected")
         return _cut(path, Scene(name, pc1, pc2, flow, FLYINGTHINGS3D_CAMERA, valid != 0))
 
 
@@ -108,9 +93,6 @@ class OccludedKitti(_Occluded):
     splits = ("test", "all")
     pattern = r"[0-9]{6}"
 
-    def split_scenes(self, names: tuple[str, ...]) -> SceneNames:
-        return {"test": names}
-
     def load(self, root: Path, split: str, name: str) -> Scene:
         path = root / f"{name}.npz"
         arrays = read_npz(path, ["pos1", "pos2", "gt"])
@@ -120,18 +102,11 @@ class OccludedKitti(_Occluded):
         return _cut(path, Scene(name, pc1, pc2, flow))
 
 
-def visible_files(root: Path, endings: Sequence[str]) -> list[Path]:
-    """Sorted files in a folder that have one of these endings and are not hidden."""
-    return sorted(
-        path for path in root.iterdir() if path.suffix in endings and not path.name.startswith(".") and path.is_file()
-    )
-
-
 def _cut(path: Path, scene: Scene) -> Scene:
     """The points of each cloud within 35 m."""
     near1, near2 = scene.pc1[:, 2] < MAX_DEPTH_M, scene.pc2[:, 2] < MAX_DEPTH_M
     valid = None if scene.valid is None else scene.valid[near1]
     if not near1.any() or not near2.any() or (valid is not None and not valid.any()):
         raise DataError(f"{printable(path)}: no point with known flow within {MAX_DEPTH_M:g} m; leave the scene out")
-    pc1, flow = np.ascontiguousarray(scene.pc1[near1]), np.ascontiguousarray(scene.flow[near1])
-    return Scene(scene.name, pc1, np.ascontiguousarray(scene.pc2[near2]), flow, scene.camera, valid)
+    pc1, pc2, flow = map(np.ascontiguousarray, (scene.pc1[near1], scene.pc2[near2], scene.flow[near1]))
+    return Scene(scene.name, pc1, pc2, flow, scene.camera, valid)

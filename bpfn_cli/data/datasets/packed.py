@@ -14,21 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.datasets.base import Scenes
+from bpfn_cli.data.datasets.base import SceneDataset, fingerprint
 from bpfn_cli.data.files.points import MAX_COORDINATE_M
-from bpfn_cli.data.files.regular import open_regular
 from bpfn_cli.data.names import check_scene_name
-from bpfn_cli.data.sampling import sample_points
 from bpfn_cli.data.subset.manifest import FileRecord
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import atomic_stream, disk_errors
+from bpfn_cli.files import atomic_stream, disk_errors, open_regular
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
@@ -43,68 +41,58 @@ _MAX_HEADER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class PackedScenes(Scenes):
-    """A packed split.
-
-    Attributes: file: path of the split. first_byte: offset of the rows in it. offsets: (scenes + 1,) rows.
-    """
+class PackedScenes(SceneDataset):
+    """A packed split."""
 
     file: Path
-    first_byte: int
-    offsets: np.ndarray
+    first_byte: int  # of the rows
+    offsets: np.ndarray  # (scenes + 1,) rows
 
     def load(self, index: int) -> Scene:
         """All points; the order of the rows is that of the file."""
-        start, end = (int(row) for row in self.offsets[index : index + 2])
+        start, end = self.offsets[index : index + 2].tolist()
         with open_regular(self.file, MAX_PACKED_BYTES) as (stream, _):
             rows = self._rows(stream.fileno(), start, end - start)
         return self._scene(index, rows, rows[:, :3] + rows[:, 3:])
 
     def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
         """Two windows of rows; each starts at random and wraps around at the end of the scene."""
-        start, end = (int(row) for row in self.offsets[index : index + 2])
+        start, end = self.offsets[index : index + 2].tolist()
         if end - start < points:
-            return sample_points(self.load(index), points, generator)
+            return super().sample(index, points, generator)
+        offsets = generator.integers(end - start, size=2).tolist()
         with open_regular(self.file, MAX_PACKED_BYTES) as (stream, _):
-            first, second = (
-                self._window(stream.fileno(), start, end - start, points, int(generator.integers(end - start)))
-                for _ in range(2)
-            )
+            first, second = (self._window(stream.fileno(), start, end, points, offset) for offset in offsets)
         return self._scene(index, first, second[:, :3] + second[:, 3:])
 
     def identity(self) -> str:
         """sha256 of the scene names and their numbers of points."""
-        lines = "".join(f"{name} {count}\n" for name, count in zip(self.names, np.diff(self.offsets), strict=True))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return fingerprint(dict(zip(self.names, np.diff(self.offsets).tolist(), strict=True)))
 
     def _scene(self, index: int, rows: np.ndarray, pc2: np.ndarray) -> Scene:
         pc1, flow = np.ascontiguousarray(rows[:, :3]), np.ascontiguousarray(rows[:, 3:])
         if not (np.abs(rows) <= MAX_COORDINATE_M).all():  # also false for NaN
-            raise DataError(
-                f"{printable(self.file)}: scene {printable(self.names[index])} holds NaN, infinity or coordinates "
-                f"beyond {MAX_COORDINATE_M:.0f} m; check it with bpfn subset --verify, and pack it again"
-            )
+            where = f"{printable(self.file)}: scene {printable(self.names[index])}"
+            fault = f"holds NaN, infinity or coordinates beyond {MAX_COORDINATE_M:.0f} m"
+            raise DataError(f"{where} {fault}; check it with bpfn subset --verify, and pack it again")
         return Scene(self.names[index], pc1, pc2, flow, FLYINGTHINGS3D_CAMERA)
 
-    def _window(self, descriptor: int, start: int, count: int, points: int, offset: int) -> np.ndarray:
-        at_end = min(points, count - offset)
+    def _window(self, descriptor: int, start: int, end: int, points: int, offset: int) -> np.ndarray:
+        at_end = min(points, end - start - offset)
         rows = self._rows(descriptor, start + offset, at_end)
-        if at_end == points:
-            return rows
-        return np.concatenate([rows, self._rows(descriptor, start, points - at_end)])
+        return rows if at_end == points else np.concatenate([rows, self._rows(descriptor, start, points - at_end)])
 
     def _rows(self, descriptor: int, start: int, count: int) -> np.ndarray:
-        size = count * ROW_BYTES
-        content = os.pread(descriptor, size, self.first_byte + start * ROW_BYTES)
+        content, size, first_byte = b"", count * ROW_BYTES, self.first_byte + start * ROW_BYTES
         while len(content) < size:  # a read may be short; at the end of the file it is empty
-            more = os.pread(descriptor, size - len(content), self.first_byte + start * ROW_BYTES + len(content))
+            more = os.pread(descriptor, size - len(content), first_byte + len(content))
             if not more:
                 raise DataError(f"{printable(self.file)}: became shorter while it was read; copy it again")
             content += more
         return np.frombuffer(content, "<f4").reshape(count, COLUMNS)
 
 
-def open_packed(file: Path, scenes: Scenes) -> PackedScenes:
+def open_packed(file: Path, scenes: SceneDataset) -> PackedScenes:
     """The packed split in `file`, as the dataset `scenes`. Raises: DataError: damaged. DiskError: no permission."""
     names, first_byte, offsets = read_index(file)
     return PackedScenes(scenes.format, scenes.root, scenes.split, names, file, first_byte, offsets, label=scenes.label)
@@ -119,30 +107,24 @@ def pack_rows(scene: Scene, max_points: int | None, seed: int) -> np.ndarray:
 def write_packed(
     path: Path, names: Sequence[str], rows: Iterable[np.ndarray], extra: dict[str, Any] | None = None
 ) -> FileRecord:
-    """Write a packed split atomically.
+    """Write a packed split atomically, and return the size and hash of the file. Raises: DiskError.
 
-    Args:
-        names: of the scenes. rows: (N, 6) for each of them, in the same order.
-        extra: further entries of the header, for people.
-    Returns: size and hash of the file.
-    Raises: DiskError.
+    Args: rows: (N, 6) for each of the scenes `names`. extra: further entries of the header, for people.
     """
     header = json.dumps({"format": _VERSION, "kind": "packed", **(extra or {}), "scenes": list(names)}).encode()
-    first_byte = _first_byte(len(header))
     digest, size, offsets = hashlib.sha256(), 0, [0]
-    with atomic_stream(path) as stream:
 
-        def write(content: bytes) -> None:
-            nonlocal size
-            stream.write(content)
-            digest.update(content)
-            size += len(content)
-
-        write((_MAGIC + len(header).to_bytes(8, "little") + header).ljust(first_byte, b"\0"))
+    def parts() -> Iterator[bytes]:
+        yield (_MAGIC + len(header).to_bytes(8, "little") + header).ljust(_first_byte(len(header)), b"\0")
         for part in rows:
-            write(np.ascontiguousarray(part, "<f4").tobytes())
+            yield np.ascontiguousarray(part, "<f4").tobytes()
             offsets.append(offsets[-1] + len(part))
-        write(np.array(offsets, "<i8").tobytes())
+        yield np.array(offsets, "<i8").tobytes()
+
+    with atomic_stream(path) as stream:
+        for content in parts():
+            size += stream.write(content)
+            digest.update(content)
     return FileRecord(size, digest.hexdigest())
 
 

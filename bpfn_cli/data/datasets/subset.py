@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpfn_cli.data.datasets.base import DataIdentity, Dataset, SceneNames, Scenes, in_one_line, stored_split
+from bpfn_cli.data.datasets.base import DataIdentity, Dataset, SceneDataset, SceneNames, in_one_line, stored_split
 from bpfn_cli.data.datasets.folders import list_scenes
 from bpfn_cli.data.datasets.packed import MAX_PACKED_BYTES, open_packed
-from bpfn_cli.data.files.regular import open_regular
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.subset.manifest import MANIFEST, SubsetManifest, packed_name
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import sha256_of
+from bpfn_cli.files import open_regular, sha256_of
 
 
 @dataclass(frozen=True)
@@ -42,41 +40,34 @@ class Subset(Dataset):
         faults = [f"{name} is missing" for name in sorted(set(expected) - set(names))]
         faults += [f"{name} is foreign" for name in sorted(set(names) - set(expected))]
         if faults:
-            raise DataError(
-                f"{printable(self.root / split)}: not the scenes of {MANIFEST}: "
-                f"{in_one_line([printable(fault) for fault in faults])}; repeat bpfn subset"
-            )
+            told = in_one_line([printable(fault) for fault in faults])
+            raise DataError(f"{printable(self.root / split)}: not the scenes of {MANIFEST}: {told}; repeat bpfn subset")
 
-    def _open(self, split: str, names: tuple[str, ...]) -> Scenes:
+    def _open(self, split: str, names: tuple[str, ...]) -> SceneDataset:
         stored, options = stored_split(split), self.manifest.task.options
         scenes = super()._open(split, names)
         if names and self.manifest.packed:
-            scenes = open_packed(self.root / packed_name(stored), scenes)
+            file = self.root / packed_name(stored)
+            scenes = open_packed(file, scenes)
             if scenes.names != names:
-                raise DataError(
-                    f"{printable(scenes.file)}: holds other scenes than {MANIFEST}; repeat bpfn subset with --force"
-                )
+                fault = f"holds other scenes than {MANIFEST}"
+                raise DataError(f"{printable(file)}: {fault}; repeat bpfn subset with --force")
         if split == "train" or options.val_fraction is not None:
             return replace(scenes, label=f"{scenes.label} ({options.label(stored)})")
         return scenes
 
     @functools.cached_property
-    def _identity(self) -> DataIdentity:
+    def identity(self) -> DataIdentity:
         for name, record in self.manifest.packed.items():
             with open_regular(self.root / name, MAX_PACKED_BYTES) as (_, size):
                 if size != record.bytes:
-                    raise DataError(
-                        f"{printable(self.root / name)}: {size} bytes found, {record.bytes} expected; download it again"
-                    )
-        options = self.manifest.task.options
-        sha256 = sha256_of(self.root / MANIFEST)
+                    found = f"{size} bytes found, {record.bytes} expected"
+                    raise DataError(f"{printable(self.root / name)}: {found}; download it again")
+        options, sha256 = self.manifest.task.options, sha256_of(self.root / MANIFEST)
         return self._identified("subset", sha256, options.fraction, options.method, options.seed)
 
 
 def _refuse_escape(root: Path, folder: Path) -> None:
     """Raises: DataError: a link leads out of the subset."""
-    if not folder.is_symlink():
-        return
-    inside, target = os.path.realpath(root), os.path.realpath(folder)
-    if os.path.commonpath([inside, target]) != inside:
+    if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{printable(folder)}: a link out of the subset; make the subset again with --force")

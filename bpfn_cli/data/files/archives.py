@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from bpfn_cli.data.files.npz import ZIP_FAULTS
-from bpfn_cli.data.files.regular import MAX_FILE_BYTES, open_regular, read_file
+from bpfn_cli.data.files.npy import ZIP_FAULTS
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import disk_errors
+from bpfn_cli.files import MAX_FILE_BYTES, disk_errors, open_regular, read_file
 
 _ZIP, _TAR = ".zip", ".tar"
 _COMPRESSED_TARS = (".tar.bz2", ".tar.gz", ".tar.xz", ".tbz2", ".tgz", ".txz")
@@ -27,10 +26,7 @@ _MAX_MEMBERS = 1 << 21
 
 @dataclass(frozen=True)
 class RawFiles:
-    """Files in a folder, or in a folder inside an archive.
-
-    Attributes: root: the folder or archive. inside: folder in the archive, "" or ending in a slash.
-    """
+    """Files in the folder `root`, or in the folder `inside` ("" or ending in a slash) of the archive `root`."""
 
     root: Path
     inside: str = ""
@@ -38,14 +34,13 @@ class RawFiles:
     @property
     def name(self) -> str:
         """Path to show."""
-        return f"{self.root}/{self.inside}".rstrip("/") if self.inside else str(self.root)
+        return str(self.root / self.inside)
 
     @property
     def is_archive(self) -> bool:
         return is_archive(self.root)
 
     def below(self, folder: str) -> RawFiles:
-        """Files of a subfolder."""
         return RawFiles(self.root, f"{self.inside}{folder}/") if self.is_archive else RawFiles(self.root / folder)
 
     def has_folder(self, folder: str) -> bool:
@@ -76,7 +71,7 @@ class RawFiles:
 
     def label(self, name: str) -> str:
         """Path of a file for errors."""
-        return printable(f"{self.root}/{self.inside}{name}" if self.is_archive else self.root / name)
+        return printable(self.root / f"{self.inside}{name}")
 
     def read(self, name: str) -> bytearray:
         """The bytes of a file. Raises: DataError: missing or damaged. DiskError: no permission."""
@@ -143,9 +138,8 @@ def _read_members(archive: Path, size: int, changed: int) -> Mapping[str, _Membe
             with tarfile.open(archive, "r:") as tar:
                 found = [_Member(entry.name, entry.size, entry.offset_data) for entry in tar if entry.isreg()]
     except (tarfile.TarError, *ZIP_FAULTS) as error:
-        raise DataError(
-            f"{printable(archive)}: not a readable {archive.suffix}, or damaged; download it again"
-        ) from error
+        kind = archive.suffix
+        raise DataError(f"{printable(archive)}: not a readable {kind}, or damaged; download it again") from error
     if len(found) > _MAX_MEMBERS:
         raise DataError(f"{printable(archive)}: {len(found)} files, at most {_MAX_MEMBERS} are read")
     return {entry.name.removeprefix("./"): entry for entry in found}
@@ -156,9 +150,8 @@ def _read_zipped(archive: Path, member: _Member) -> bytearray:
         with _opened_zip(archive, os.getpid()).open(member.name) as stream:
             return bytearray(stream.read(member.size + 1))
     except ZIP_FAULTS as error:
-        raise DataError(
-            f"{printable(archive)}: {printable(member.name)} is damaged; download the archive again"
-        ) from error
+        name = printable(member.name)
+        raise DataError(f"{printable(archive)}: {name} is damaged; download the archive again") from error
 
 
 @functools.lru_cache(maxsize=4)

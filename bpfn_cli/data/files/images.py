@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 import png
 
+from bpfn_cli.data.files.npy import DAMAGE
 from bpfn_cli.errors import DataError
 
 MAX_IMAGE_BYTES = 64 << 20  # of a decompressed PNG
@@ -23,17 +24,7 @@ _PFM_HEADER = re.compile(rb"Pf\s+(\d{1,6})\s+(\d{1,6})\s+([-+]?[0-9.]{1,20}(?:[e
 _FLO_MAGIC = struct.pack("<f", 202021.25)
 _INDEXED = 3
 _PNG_PLANES = {0: 1, 2: 3, _INDEXED: 1, 4: 2, 6: 4}  # by color type
-# What pypng raises for damaged files, found by mutation.
-_PNG_FAULTS = (
-    png.Error,
-    zlib.error,
-    struct.error,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-)
+_PNG_FAULTS = (*DAMAGE, png.Error, TypeError)
 
 
 def parse_pfm(content: bytearray, name: str) -> np.ndarray:
@@ -78,10 +69,9 @@ def parse_mask_png(content: bytearray, name: str) -> np.ndarray:
 def _parse_16_bit_png(content: bytearray, name: str, planes: int) -> np.ndarray:
     values = _parse_png(bytes(content), name, expand_palette=False)
     if values.dtype != np.uint16 or values.shape[2] != planes:
-        raise DataError(
-            f"{name}: {values.shape[2]} channels of {8 * values.itemsize} bits found, "
-            f"{planes} of 16 bits expected (many image tools reduce them to 8; use the file of the original archive)"
-        )
+        found = f"{values.shape[2]} channels of {8 * values.itemsize} bits"
+        why = "many image tools reduce them to 8; use the file of the original archive"
+        raise DataError(f"{name}: {found} found, {planes} of 16 bits expected ({why})")
     return values
 
 
@@ -103,17 +93,15 @@ def _parse_png(content: bytes, name: str, expand_palette: bool) -> np.ndarray:
 
 
 def _checked_picture(content: bytes, name: str) -> bytes:
-    """The PNG reduced to its picture, checked to have exactly the pixels its header claims.
+    """The PNG reduced to its picture, checked to have exactly the pixels its header claims; no more are inflated.
 
-    No more than these are inflated. Comments, color corrections and the like are dropped: pypng would apply some of
-    them, and print warnings about others.
+    Comments, color corrections and the like are dropped: pypng would apply some of them, and print warnings.
     """
     if len(content) > MAX_IMAGE_BYTES:
         raise DataError(f"{name}: {len(content)} bytes, more than the limit of {MAX_IMAGE_BYTES} for an image")
     chunks = list(png.Reader(bytes=content).chunks())
-    header, palette, packed = (
-        b"".join(data for kind, data in chunks if kind == wanted) for wanted in (b"IHDR", b"PLTE", b"IDAT")
-    )
+    kinds = (b"IHDR", b"PLTE", b"IDAT")
+    header, palette, packed = (b"".join(data for kind, data in chunks if kind == wanted) for wanted in kinds)
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     expected = height * (1 + (width * _PNG_PLANES[color] * depth + 7) // 8)
     if interlaced or not 0 < expected <= MAX_IMAGE_BYTES:

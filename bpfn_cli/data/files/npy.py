@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""`.npy` files from any source: they cannot run code, exhaust memory or hide bytes.
+"""`.npy` and `.npz` files from any source: they cannot run code, exhaust memory or hide bytes.
 
 `numpy.load` follows pickles, accepts trailing bytes and trusts the header. Here every header is compared with the bytes
-that are present before memory is allocated.
+that are present before memory is allocated, and a zip bomb is refused before it expands.
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import math
 import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bpfn_cli.data.files.regular import open_regular, read_file
 from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import MAX_FILE_BYTES, open_regular, read_file
+
+MAX_MEMBERS = 1024
+MAX_UNQUESTIONED_BYTES = 64 << 20  # archives that expand beyond this must not exceed the ratio MAX_PACKING
+MAX_PACKING = 200
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 4096
-MAX_PREFIX_BYTES = len(_MAGIC) + 6 + _MAX_HEADER_BYTES
+_MAX_PREFIX_BYTES = len(_MAGIC) + 6 + _MAX_HEADER_BYTES
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 40
 _HEADER_CHARACTERS = re.compile(r"[\w\s{}()\[\],:'\"<>=|]*", re.ASCII)
@@ -28,28 +37,32 @@ _CAUSES_WARNING = re.compile(r"\d[A-Za-z_]")  # Python prints a warning when it 
 _KINDS = ("f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8")
 _DTYPES = {f"{order}{kind}" for order in "<>" for kind in _KINDS} | {"|b1", "|i1", "|u1"}
 
+# What the standard library raises for damaged files, found by mutation.
+DAMAGE = (zlib.error, struct.error, EOFError, LookupError, OverflowError, ValueError)
+ZIP_FAULTS = (*DAMAGE, zipfile.BadZipFile, OSError, RuntimeError)
+
 
 @dataclass(frozen=True)
-class NpyHeader:
-    """Header of a `.npy` file; `offset` is where the data begin, in bytes."""
-
+class _Header:
     dtype: np.dtype
     shape: tuple[int, ...]
     fortran: bool
-    offset: int
+    offset: int  # where the data begin, in bytes
 
     @property
     def total_bytes(self) -> int:
-        """Size of the whole file."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+    def check_size(self, size: int, name: str) -> None:
+        if size != self.total_bytes:
+            fault = "truncated" if size < self.total_bytes else "has trailing bytes"
+            raise DataError(f"{name}: {fault}: {size} bytes found, {self.total_bytes} expected; write it again")
 
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of a `.npy` file: float, integer or bool; native byte order, C order, writable.
 
-    Raises:
-        DataError: not a `.npy` file of numbers, truncated, or with trailing bytes.
-        DiskError: no permission.
+    Raises: DataError: not a `.npy` file of numbers, truncated, or with trailing bytes. DiskError: no permission.
     """
     return parse_npy(read_file(path), printable(path))
 
@@ -57,15 +70,15 @@ def read_npy(path: Path) -> np.ndarray:
 def npy_shape(path: Path) -> tuple[int, ...]:
     """The shape of a complete `.npy` file, from its header and size. Raises: as `read_npy`."""
     with open_regular(path) as (stream, size):
-        header = parse_header(stream.read(MAX_PREFIX_BYTES), printable(path))
-    _check_size(size, header, printable(path))
+        header = _parse_header(stream.read(_MAX_PREFIX_BYTES), printable(path))
+    header.check_size(size, printable(path))
     return header.shape
 
 
 def parse_npy(content: bytearray, name: str) -> np.ndarray:
     """As `read_npy`, from the bytes of a file; errors start with `name`."""
-    header = parse_header(content, name)
-    _check_size(len(content), header, name)
+    header = _parse_header(content, name)
+    header.check_size(len(content), name)
     if header.dtype == np.bool_:  # bytes other than 0 and 1 are not a valid bool in memory
         flat = np.frombuffer(content, np.uint8, offset=header.offset) != 0
     else:
@@ -74,14 +87,7 @@ def parse_npy(content: bytearray, name: str) -> np.ndarray:
     return np.require(array, dtype=header.dtype.newbyteorder("="), requirements=["C", "A", "W"])
 
 
-def _check_size(size: int, header: NpyHeader, name: str) -> None:
-    if size != header.total_bytes:
-        fault = "truncated" if size < header.total_bytes else "has trailing bytes"
-        raise DataError(f"{name}: {fault}: {size} bytes found, {header.total_bytes} expected; write it again")
-
-
-def parse_header(content: bytes | bytearray, name: str) -> NpyHeader:
-    """The header at the start of `content`. Raises: DataError: damaged, or not an array of numbers."""
+def _parse_header(content: bytes | bytearray, name: str) -> _Header:
     if not content.startswith(_MAGIC):
         raise DataError(f"{name}: {_guess_content(content)}, not a .npy file; write it with numpy.save")
     if len(content) < 12:
@@ -99,7 +105,7 @@ def parse_header(content: bytes | bytearray, name: str) -> NpyHeader:
     dtype, shape = _allowed_dtype(fields["descr"], name), _allowed_shape(fields["shape"], name)
     if not isinstance(fields["fortran_order"], bool):
         raise DataError(f"{name}: damaged .npy header: fortran_order is not True or False")
-    return NpyHeader(dtype, shape, fields["fortran_order"], start + length)
+    return _Header(dtype, shape, fields["fortran_order"], start + length)
 
 
 def _guess_content(content: bytes | bytearray) -> str:
@@ -142,3 +148,59 @@ def _allowed_shape(shape: object, name: str) -> tuple[int, ...]:
     if len(shape) > _MAX_DIMENSIONS or math.prod(max(length, 1) for length in shape) > _MAX_ELEMENTS:
         raise DataError(f"{name}: the .npy header claims shape {str(shape)[:60]}, more than any file holds")
     return shape
+
+
+def npz_names(path: Path) -> tuple[str, ...]:
+    """Names of the arrays in an `.npz` file, in its order. Raises: as `read_npz`."""
+    with _open_npz(path) as archive:
+        return tuple(_members(archive, path))
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named arrays of an `.npz` file; others are not read.
+
+    Raises: DataError: not an archive of plain arrays, damaged, a name missing, or a zip bomb. DiskError: no permission.
+    """
+    with _open_npz(path) as archive:
+        members = _members(archive, path)
+        if missing := [name for name in names if name not in members]:
+            found = printable(", ".join(members))[:200] or "nothing"
+            raise DataError(f"{printable(path)}: no array {', '.join(missing)}; it holds {found}")
+        packed = sum(members[name].compress_size for name in names)
+        expanded = sum(members[name].file_size for name in names)
+        if expanded > MAX_FILE_BYTES or (expanded > MAX_UNQUESTIONED_BYTES and expanded > MAX_PACKING * packed):
+            raise DataError(f"{printable(path)}: {packed} bytes would expand to {expanded}; refused as a zip bomb")
+        return {name: _read_member(archive, members[name], path) for name in names}
+
+
+def _open_npz(path: Path) -> zipfile.ZipFile:
+    content = read_file(path)
+    try:
+        return zipfile.ZipFile(io.BytesIO(content))
+    except ZIP_FAULTS as error:
+        raise DataError(f"{printable(path)}: not an .npz archive, or damaged; write it with numpy.savez") from error
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    entries = archive.infolist()
+    if len(entries) > MAX_MEMBERS:
+        raise DataError(f"{printable(path)}: {len(entries)} members, at most {MAX_MEMBERS} are read")
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise DataError(f"{printable(path)}: two members with the same name; write it with numpy.savez")
+    return {entry.filename.removesuffix(".npy"): entry for entry in entries if entry.filename.endswith(".npy")}
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    name = f"{printable(path)}: {printable(member.filename)}"
+    if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or member.flag_bits & 1:
+        raise DataError(f"{name}: encrypted, or unusual compression; write it with numpy.savez")
+    try:
+        with archive.open(member) as stream:
+            prefix = stream.read(_MAX_PREFIX_BYTES)
+            implied = _parse_header(prefix, name).total_bytes
+            if member.file_size != implied:
+                raise DataError(f"{name}: {member.file_size} bytes declared, {implied} expected; write it again")
+            content = bytearray(prefix) + stream.read()
+    except ZIP_FAULTS as error:
+        raise DataError(f"{name}: damaged archive member; write the file again") from error
+    return parse_npy(content, name)

@@ -21,9 +21,7 @@ def read_points(path: Path) -> np.ndarray:
 
 
 def check_points(points: np.ndarray, path: Path, what: str = "points") -> np.ndarray:
-    """`points` as (N, 3) float32 in C order, checked to be usable by every later step.
-
-    Args: path, what: named in errors.
+    """`points` as (N, 3) float32 in C order; errors name `path` and `what`.
 
     Raises: DataError: not (N, 3) of float, empty, not finite, or a coordinate beyond `MAX_COORDINATE_M`.
     """
@@ -46,10 +44,7 @@ def _refuse_rows(good: np.ndarray, name: str, fault: str, advice: str) -> None:
 
 
 def write_points(path: Path, points: np.ndarray) -> None:
-    """Write (N, 3) metres as a float32 `.npy` file, atomically.
-
-    Raises: DataError: as `check_points`. DiskError: as `files.write_atomic`.
-    """
+    """Write (N, 3) metres as a float32 `.npy` file, atomically. Raises: as `check_points` and `files.write_atomic`."""
     buffer = io.BytesIO()
     np.save(buffer, check_points(points, path), allow_pickle=False)
     write_atomic(path, buffer.getvalue())

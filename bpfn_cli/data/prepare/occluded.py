@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpfn_cli.data.files.npz import read_npz
+from bpfn_cli.data.files.npy import read_npz
 from bpfn_cli.data.files.points import check_points
 from bpfn_cli.data.prepare.flyingthings3d import FrameFiles, check_near, frames_of, no_visible_point
 from bpfn_cli.data.prepare.projection import back_project, back_project_pair, check_same_size

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bpfn_cli.data.datasets import FORMATS, find_dataset
-from bpfn_cli.data.datasets.base import SceneNames, Scenes, fingerprint, in_one_line
+from bpfn_cli.data.datasets.base import SceneDataset, SceneNames, fingerprint, in_one_line
 from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import CLOUDS, SPLITS
@@ -59,9 +59,9 @@ class SubsetPlan:
         """Keys of the files of the subset, "split/scene/cloud"."""
         return list(_files(self.chosen))
 
-    def dataset(self, split: str, names: Iterable[str]) -> Scenes:
+    def dataset(self, split: str, names: Iterable[str]) -> SceneDataset:
         """Reader of scenes of the source."""
-        return Scenes(FORMATS[self.kind], self.source, split, tuple(names))
+        return SceneDataset(FORMATS[self.kind], self.source, split, tuple(names))
 
     def _extent(self, scenes: SceneNames) -> Extent:
         total = sum(self.sizes[key] for key in _files(scenes))

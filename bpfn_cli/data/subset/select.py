@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bpfn_cli.data.augment import even_rows
 from bpfn_cli.data.datasets.base import SceneNames, in_one_line
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.names import SPLITS
-from bpfn_cli.data.sampling import even_rows
 from bpfn_cli.data.subset.manifest import SubsetOptions, stride
 from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import read_file
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import MAX_DEPTH_M, Scene
 

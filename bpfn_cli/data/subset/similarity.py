@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bpfn_cli.data.sampling import even_rows
+from bpfn_cli.data.augment import even_rows
 from bpfn_cli.data.subset.manifest import Similarity
 from bpfn_cli.data.subset.plan import SubsetPlan
 from bpfn_cli.data.subset.select import by_hash

@@ -16,13 +16,12 @@ import numpy as np
 from bpfn_cli.data.datasets.folders import check_pair
 from bpfn_cli.data.files.npy import parse_npy
 from bpfn_cli.data.files.points import check_points
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.subset.manifest import MANIFEST, FileRecord, SceneFiles, SubsetManifest
 from bpfn_cli.data.subset.plan import SubsetPlan, refuse_damaged, scene_list
 from bpfn_cli.data.subset.similarity import measure_similarity
 from bpfn_cli.errors import DataError, DiskError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, sync_folder, write_atomic
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, read_file, sync_folder, write_atomic
 from bpfn_cli.parallel import map_in_threads
 from bpfn_cli.progress import ProgressCallback
 

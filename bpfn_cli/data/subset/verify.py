@@ -8,14 +8,13 @@ import os
 from pathlib import Path
 
 from bpfn_cli.data.datasets.base import in_one_line
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.data.subset.folder import foreign_entries, record_of
 from bpfn_cli.data.subset.make import SubsetSummary, summarize
 from bpfn_cli.data.subset.manifest import MANIFEST, FileRecord, SubsetManifest, read_manifest
 from bpfn_cli.data.subset.plan import scene_list
 from bpfn_cli.data.subset.transfer import file_record
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import disk_errors
+from bpfn_cli.files import disk_errors, read_file
 from bpfn_cli.parallel import map_in_threads
 from bpfn_cli.progress import ProgressCallback
 

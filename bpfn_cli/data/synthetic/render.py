@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.datasets.synthetic import RECORD
+from bpfn_cli.data.datasets.flyingthings3d import RECORD
 from bpfn_cli.data.files.points import write_points
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord, read_record

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scene_folders import write_flyingthings3d, write_scene
 
-from bpfn_cli.data.datasets import data_identity, describe, open_dataset
+from bpfn_cli.data.datasets import describe, find_dataset, open_dataset
 from bpfn_cli.data.subset.make import SubsetOptions, make_subset
 from bpfn_cli.errors import DataError, DiskError, UsageError
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA
@@ -255,7 +255,7 @@ def test_describe_says_how_a_subset_was_chosen(things, tmp_path):
 
 
 def test_identity_of_a_dataset_follows_names_and_sizes(things):
-    identity = asdict(data_identity(things))
+    identity = asdict(find_dataset(things).identity)
     sha256 = identity.pop("sha256")
     assert identity == {
         "kind": "flyingthings3d",
@@ -267,28 +267,28 @@ def test_identity_of_a_dataset_follows_names_and_sizes(things):
         "method": None,
         "seed": None,
     }
-    assert data_identity(things).sha256 == sha256
+    assert find_dataset(things).identity.sha256 == sha256
     (things / "val" / "0000001").rename(things / "val" / "0000002")
-    renamed = data_identity(things).sha256
+    renamed = find_dataset(things).identity.sha256
     write_scene(things / "val" / "0000002", np.zeros((5, 3)), np.zeros((5, 3)))
-    assert len({sha256, renamed, data_identity(things).sha256}) == 3
+    assert len({sha256, renamed, find_dataset(things).identity.sha256}) == 3
 
 
 def test_identity_reads_no_scene(things, monkeypatch):
     monkeypatch.setattr(os, "open", None)
-    assert data_identity(things).train_scenes == 10
+    assert find_dataset(things).identity.train_scenes == 10
 
 
 def test_identity_of_a_subset_names_its_choice(things, tmp_path):
     make_subset(things, tmp_path / "part", SubsetOptions(seed=7))
-    identity = data_identity(tmp_path / "part")
+    identity = find_dataset(tmp_path / "part").identity
     assert (identity.kind, identity.source_kind) == ("subset", "flyingthings3d")
     assert (identity.fraction, identity.method, identity.seed) == (0.2, "hash", 7)
     assert (identity.train_scenes, identity.val_scenes) == (2, 2)
 
 
 def test_identity_of_kitti_counts_scenes_to_train_and_to_test_on(tmp_path):
-    identity = data_identity(kitti(tmp_path, 0, 2, 3))
+    identity = find_dataset(kitti(tmp_path, 0, 2, 3)).identity
     assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("kitti", 1, 2)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tiny_world import LEAST, tiny_network
 
 from bpfn_cli.cli.main import run
-from bpfn_cli.data.datasets import FORMATS, data_identity, open_dataset
+from bpfn_cli.data.datasets import FORMATS, find_dataset, open_dataset
 from bpfn_cli.models import save_checkpoint
 
 PAGE = Path(__file__).parents[3] / "docs" / "extending.md"
@@ -43,7 +43,7 @@ def test_new_format_is_checked_and_shown(pairs: Path, capsys: pytest.CaptureFixt
 
 
 def test_new_format_is_identified_by_its_files(pairs: Path) -> None:
-    identity = data_identity(pairs)
+    identity = find_dataset(pairs).identity
     assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("pairs", 3, 1)
     assert open_dataset(pairs, "train").identity() != open_dataset(pairs, "test").identity()
 

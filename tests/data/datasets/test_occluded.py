@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scene_folders import damage, write_log, write_occluded
 
-from bpfn_cli.data.datasets import data_identity, describe, open_dataset, split_identity
+from bpfn_cli.data.datasets import describe, find_dataset, open_dataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import BpfnError, DataError, UsageError
 
@@ -35,9 +35,9 @@ def test_things_have_two_splits_and_known_bad_scenes(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "train").names == ("TRAIN_A_0000_left_0006-0",)
     for split in ("val", "test"):
         assert open_dataset(tmp_path, split).names == ("TEST_A_0000_left_0006-0",)
-    identity = data_identity(tmp_path)
+    identity = find_dataset(tmp_path).identity
     assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("flyingthings3d_occluded", 1, 1)
-    assert split_identity(open_dataset(tmp_path, "train")) != split_identity(open_dataset(tmp_path, "val"))
+    assert open_dataset(tmp_path, "train").identity() != open_dataset(tmp_path, "val").identity()
 
 
 def test_far_points_are_cut_from_each_cloud(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:
     assert scene.valid is not None
     assert scene.valid.tolist() == valid.tolist()
     assert "3 test scenes" in describe(dataset)
-    assert data_identity(tmp_path).kind == "argoverse2"
-    assert len(split_identity(dataset)) == 64
+    assert find_dataset(tmp_path).identity.kind == "argoverse2"
+    assert len(dataset.identity()) == 64
 
 
 def test_far_and_ground_points_of_a_log_are_cut(tmp_path: Path) -> None:

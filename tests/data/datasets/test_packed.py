@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scene_folders import contents, write_flyingthings3d, write_scene
 
-from bpfn_cli.data.datasets import FORMATS, data_identity, open_dataset, sample_scene, split_identity
-from bpfn_cli.data.datasets.base import Scenes
+from bpfn_cli.data.datasets import FORMATS, find_dataset, open_dataset
+from bpfn_cli.data.datasets.base import SceneDataset
 from bpfn_cli.data.datasets.packed import PackedScenes, open_packed, write_packed
 from bpfn_cli.data.loader import training_batches
 from bpfn_cli.data.subset.make import make_subset
@@ -86,7 +86,7 @@ def test_a_sample_is_two_windows_round_the_end(source: Path) -> None:
     pc2 = [tuple(point) for point in whole.pc2.tolist()]
     starts = set()
     for seed in range(60):
-        drawn = sample_scene(dataset, 0, 30, np.random.default_rng(seed))
+        drawn = dataset.sample(0, 30, np.random.default_rng(seed))
         first = pc1.index(tuple(drawn.pc1[0].tolist()))
         second = pc2.index(tuple(drawn.pc2[0].tolist()))
         starts.add((first, second))
@@ -126,9 +126,9 @@ def test_batches_do_not_depend_on_workers(source: Path, workers: int) -> None:
 
 
 def test_identity_differs_from_that_of_other_points(source: Path) -> None:
-    whole = split_identity(packed(source))
-    assert data_identity(source.parent / "packed").train_scenes == 5
-    assert whole != split_identity(packed(source, SubsetOptions(1.0, packed=True, max_points=9), force=True))
+    whole = packed(source).identity()
+    assert find_dataset(source.parent / "packed").identity.train_scenes == 5
+    assert whole != packed(source, SubsetOptions(1.0, packed=True, max_points=9), force=True).identity()
 
 
 def test_a_missing_split_is_seen_before_a_training_begins(source: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_missing_split_is_seen_before_a_training_begins(source: Path) -> None:
     content = val.read_bytes()
     val.write_bytes(content[:-24])
     with pytest.raises(DataError, match=r"val\.packed: \d+ bytes found"):
-        data_identity(source.parent / "packed")
+        assert find_dataset(source.parent / "packed").identity
     val.unlink()
     with pytest.raises(DataError, match=r"val\.packed: no such file"):
-        data_identity(source.parent / "packed")
+        assert find_dataset(source.parent / "packed").identity
 
 
 def test_repeating_does_nothing_and_verify_finds_a_changed_byte(source: Path) -> None:
@@ -199,7 +199,7 @@ def test_mutated_packed_file_gives_scenes_or_one_line_errors(tmp_path: Path, cou
                     content[generator.integers(len(content))] = generator.integers(256)
         path.write_bytes(content)
         try:
-            dataset = open_packed(path, Scenes(FORMATS["flyingthings3d"], tmp_path, "train", ()))
+            dataset = open_packed(path, SceneDataset(FORMATS["flyingthings3d"], tmp_path, "train", ()))
             for index in range(len(dataset)):
                 dataset.load(index)
                 dataset.sample(index, 2, generator)
@@ -210,7 +210,7 @@ def test_mutated_packed_file_gives_scenes_or_one_line_errors(tmp_path: Path, cou
 def test_not_a_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.packed"
     write_packed(path, ["a"], [np.full((3, 6), np.nan, np.float32)])
-    dataset = open_packed(path, Scenes(FORMATS["flyingthings3d"], tmp_path, "train", ()))
+    dataset = open_packed(path, SceneDataset(FORMATS["flyingthings3d"], tmp_path, "train", ()))
     with pytest.raises(DataError, match="NaN"):
         dataset.load(0)
 

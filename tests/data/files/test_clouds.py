@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpfn_cli.data.files import pcd as pcd_files
-from bpfn_cli.data.files import ply
+from bpfn_cli.data.files import clouds
 from bpfn_cli.data.files.clouds import read_cloud, read_cloud_pair
 from bpfn_cli.errors import DataError
 
@@ -273,7 +272,7 @@ def test_mutated_clouds_give_points_or_data_errors(monkeypatch, recwarn, count):
                     del content[at : at + dice.randint(1, 9)]
                 case 2:
                     content[at:at] = dice.choice([b"\n", b"9999", b"list ", b"-", b"\x85", b"nan"])
-        monkeypatch.setattr(ply, "read_file", lambda _path, content=content: content)
+        monkeypatch.setattr(clouds, "read_file", lambda _path, content=content: content)
         try:
             cloud = read_cloud(Path("fuzzed.ply"))
         except DataError as error:
@@ -356,7 +355,7 @@ def test_mutated_pcd_gives_points_or_data_errors(monkeypatch, count):
         content = bytearray(pcd(("ascii", "binary")[seed % 2], bodies[seed % 2]))
         for _ in range(5):
             content[generator.integers(len(content))] = generator.integers(256)
-        monkeypatch.setattr(pcd_files, "read_file", lambda _path, content=content: content)
+        monkeypatch.setattr(clouds, "read_file", lambda _path, content=content: content)
         try:
             read_cloud(Path("fuzzed.pcd"))
         except DataError as error:

@@ -21,8 +21,8 @@ from bpfn_cli.data.files.images import (
     parse_mask_png,
     parse_pfm,
 )
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.errors import DataError, printable
+from bpfn_cli.files import read_file
 
 
 def reader(parse):

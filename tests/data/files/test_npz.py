@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from npy_files import POINTS, Canary, mutated, npy, npz, refusal, written
 
-from bpfn_cli.data.files import npz as npz_files
-from bpfn_cli.data.files.npz import npz_names, read_npz
+from bpfn_cli.data.files import npy as npz_files
+from bpfn_cli.data.files.npy import npz_names, read_npz
 from bpfn_cli.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 from npy_files import POINTS, npy, refusal, written
 
 from bpfn_cli.data.files.points import read_points
-from bpfn_cli.data.files.regular import read_file
 from bpfn_cli.errors import DataError, DiskError
+from bpfn_cli.files import read_file
 
 
 def test_missing_file_is_named(tmp_path):

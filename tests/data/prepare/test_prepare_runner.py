@@ -20,7 +20,6 @@ from raw_downloads import (
 )
 
 from bpfn_cli import files
-from bpfn_cli.data.files import regular as arrays
 from bpfn_cli.data.prepare import scene as scenes_module
 from bpfn_cli.data.prepare.runner import PrepareSummary
 from bpfn_cli.errors import BusyError, DataError, DiskError, UsageError
@@ -150,7 +149,7 @@ def test_a_forbidden_scene_is_a_disk_error_and_the_others_are_kept(tmp_path, mon
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(arrays.os, "open", forbid)
+    monkeypatch.setattr(files.os, "open", forbid)
     with pytest.raises(DiskError, match=r"1 of 3 scenes .*flow_occ/000001_10\.png: no permission"):
         prepare_kitti(source, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").glob("0*")) == ["000000", "000002"]

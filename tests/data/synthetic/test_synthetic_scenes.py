@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from kills import killed_before_change
 
-from bpfn_cli.data.datasets.synthetic import is_synthetic
+from bpfn_cli.data.datasets.flyingthings3d import is_synthetic
 from bpfn_cli.data.synthetic import render as synthetic
 from bpfn_cli.data.synthetic.render import SyntheticOptions, render_scene, write_synthetic
 from bpfn_cli.errors import BusyError, DataError, DiskError, OutOfMemoryError, UsageError
