@@ -159,7 +159,7 @@ def test_second_process_on_a_run_is_refused_and_names_the_first(things: Path, tm
     wait_until(has_checkpoint(runs, 1))
     code, line = finish_in_process(things, runs, EVERY_STEP)
     assert code == 6
-    assert f"{NAME}/.lock: process {process.pid} on {os.uname().nodename} writes there; wait for it to end" in line
+    assert f"{NAME}/.lock: in use by process {process.pid} on {os.uname().nodename}; wait for it to end" in line
     assert record_of(runs)["state"] == "running"
     process.kill()
     process.join()
@@ -206,7 +206,7 @@ def test_killed_worker_is_reported_as_a_lack_of_memory(things: Path, whole: Path
     process, switch = start_with_fault(things, runs, WITH_WORKERS, "killed_workers")
     process.join(60)
     assert process.exitcode == 8
-    assert "a loading process was killed, for want of memory perhaps; lower data.workers" in last_error_line(runs)
+    assert "a loader process was killed, probably because memory ran out; lower data.workers" in last_error_line(runs)
     switch.unlink()
     assert finish_in_process(things, runs, WITH_WORKERS)[0] == 0
     assert digest(runs) == digest(whole)
@@ -219,7 +219,7 @@ def test_hanging_worker_is_given_up_and_its_samples_named(things: Path, whole: P
     process.join(60)
     assert process.exitcode == 3
     assert "no data for 2" in last_error_line(runs)
-    assert "a loading process hangs at one of the samples 00000" in last_error_line(runs)
+    assert "a loader process hangs at one of the samples 00000" in last_error_line(runs)
     switch.unlink()
     assert finish_in_process(things, runs, recipe)[0] == 0
     assert digest(runs) == digest(whole)
