@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +38,7 @@ def zero_flow(batch: FlowBatch) -> Tensor:
 
 def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
     """The flow from each point to the nearest point of the second cloud."""
-    nearest = knn(batch.pc1, batch.pc2, 1)
-    return gather(batch.pc2, nearest).squeeze(2) - batch.pc1
+    return gather(batch.pc2, knn(batch.pc1, batch.pc2, 1)).squeeze(2) - batch.pc1
 
 
 def network_flow(
@@ -141,16 +140,15 @@ def evaluate(
     Where some points are hidden in the second frame, metrics are over the visible ones; those over all points are
     added under the name of the predictor and `_full`.
 
-    Args: by_motion: also EPE3D of moving and of static points, for which a rigid motion is fitted to each scene.
+    Args: by_motion: also of moving and of static points alone, which a rigid motion fitted to the scene tells apart.
     Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN or infinite; names the scene.
     """
     chosen = list(range(len(dataset)) if indices is None else indices)
-    scenes = []
-    batches = evaluation_batches(dataset, chosen, points=points, batch_size=1, seed=seed)
-    for done, batch in enumerate(batches, start=1):
+    scenes: list[SceneResult] = []
+    for batch in evaluation_batches(dataset, chosen, points=points, batch_size=1, seed=seed):
         scenes.append(_evaluate_scene(predictors, batch, by_motion))
         if progress is not None:
-            progress(done, len(chosen))
+            progress(len(scenes), len(chosen))
     return _average(predictors, scenes)
 
 
@@ -167,23 +165,18 @@ def _predictors(
 
 def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_motion: bool) -> SceneResult:
     moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
+    masks = {"": batch.valid} if batch.valid is None else {"": batch.valid, FULL: None}
     metrics, motion = {}, {}
     for name, predict in predictors.items():
         try:
             flow = predict(batch)
-            metrics[name] = _metrics(flow, batch)
-            if batch.valid is not None:
-                metrics[f"{name}{FULL}"] = _metrics(flow, replace(batch, valid=None))
+            for suffix, mask in masks.items():
+                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.flow, batch.pc1, batch.cameras[0], mask)
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
         if moving is not None:
             motion[name] = Motion(_mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving))
     return SceneResult(batch.names[0], metrics, motion)
-
-
-def _metrics(flow: Tensor, batch: FlowBatch) -> SceneFlowMetrics:
-    mask = None if batch.valid is None else batch.valid[0]
-    return scene_flow_metrics(flow[0], batch.flow[0], batch.pc1[0], batch.cameras[0], mask)
 
 
 def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> float | None:
@@ -198,11 +191,9 @@ def _average(predictors: Iterable[str], scenes: Sequence[SceneResult]) -> Evalua
         for name, metrics in scene.metrics.items():
             means.setdefault(name, MeanMetrics()).add(metrics)
     averages = {name: mean.result() for name, mean in means.items()}
-    motion = {}
-    for name in scenes[0].by_motion:
-        moving, static = zip(*(scene.by_motion[name] for scene in scenes), strict=True)
-        motion[name] = Motion(_mean(moving), _mean(static))
-    return Evaluation(averages, tuple(scenes), motion)
+    motion = {name: zip(*(scene.by_motion[name] for scene in scenes), strict=True) for name in scenes[0].by_motion}
+    by_motion = {name: Motion(*map(_mean, errors)) for name, errors in motion.items()}
+    return Evaluation(averages, tuple(scenes), by_motion)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

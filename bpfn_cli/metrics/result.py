@@ -98,12 +98,10 @@ class EvaluationResult(Schema):
 
     @property
     def model(self) -> MetricRow:
-        """The metrics of the network."""
         return next(row for row in self.rows if row.name == MODEL)
 
     @property
     def motion(self) -> MotionRow | None:
-        """The errors of the network on moving and static points, if they were measured."""
         return next((row for row in self.by_motion if row.name == MODEL), None)
 
     @property
@@ -128,5 +126,4 @@ class EvaluationResult(Schema):
         return f"{self.checkpoint.variant}: EPE3D {self.model.epe3d:.4f} m{compared} ({others})"
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of the file."""
         return self.model_dump(mode="json")

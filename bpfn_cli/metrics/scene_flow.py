@@ -15,15 +15,10 @@ from bpfn_cli.structures import Camera
 
 @dataclass(frozen=True)
 class SceneFlowMetrics(Mapping[str, "float | None"]):
-    """The six metrics, as attributes and as a mapping. Those in 2D are None without a camera.
+    """The six metrics, as attributes and as a mapping: means and shares of the points. Those in 2D need a camera.
 
-    Attributes:
-        epe3d: mean end-point error, metres.
-        acc3d_strict: share of points with an error below 0.05 m or 5 % (Acc3DS).
-        acc3d_relax: share of points with an error below 0.1 m or 10 % (Acc3DR).
-        outliers3d: share of points with an error above 0.3 m or 10 %.
-        epe2d: mean end-point error in the image, pixels.
-        acc2d: share of points with an error in the image below 3 px or 5 %.
+    Attributes: epe3d, epe2d: end-point error, metres and pixels. acc3d_strict, acc3d_relax (Acc3DS, Acc3DR): error
+        below 0.05 m or 5 %, below 0.1 m or 10 %. outliers3d: above 0.3 m or 10 %. acc2d: below 3 px or 5 %.
     """
 
     epe3d: float
@@ -52,10 +47,8 @@ def scene_flow_metrics(
     """The metrics of one scene, or their mean over the scenes of a batch.
 
     Args:
-        pred, gt: (N, 3) or (B, N, 3) metres, flow at `pc1`; arrays or tensors.
-        pc1: the same shape, metres, x left, y up, z forward.
-        camera: for the 2D metrics; None leaves them out.
-        mask: (N,) or (B, N) bool, True at the points to measure; None: all.
+        pred, gt, pc1: (N, 3) or (B, N, 3) metres, x left, y up, z forward; flow at `pc1`; arrays or tensors.
+        camera: for the 2D metrics. mask: (N,) or (B, N) bool, True at the points to measure; None: all.
     Raises: ShapeError: shapes differ, or a scene has no point to measure.
         NonFiniteError: `pred` or `gt` is NaN or infinite at a point to measure.
     Source: HPLFlowNet, CVPR 2019; FlowNet3D, CVPR 2019.
@@ -91,10 +84,8 @@ class MeanMetrics:
         self.counts = np.zeros(len(METRIC_NAMES), int)
 
     def add(self, scene: SceneFlowMetrics) -> None:
-        for index, value in enumerate(scene.values()):
-            if value is not None:
-                self.sums[index] += value
-                self.counts[index] += 1
+        self.sums += [value or 0.0 for value in scene.values()]
+        self.counts += [value is not None for value in scene.values()]
 
     def result(self) -> SceneFlowMetrics:
         """The mean. Raises: ShapeError: no scene was added, or only some scenes have a camera."""

@@ -109,10 +109,7 @@ def hierarchical_interval(differences: np.ndarray, groups: Sequence[object]) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for multiple tests by Holm's step-down method; the order is kept.
-
-    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
-    """
+    """P values corrected for multiple tests. Source: Holm, Scandinavian Journal of Statistics 6, 1979."""
     values = np.asarray(p_values, float)
     order = np.argsort(values, kind="stable")
     corrected = np.empty_like(values)

@@ -10,14 +10,13 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import BASELINE_NAMES, EvaluationResult, MetricRow
+from bpfn_cli.metrics.result import BASELINE_NAMES, EvaluationResult
 from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
 
-# Baselines of one protocol may differ by the rounding of two machines, but not by more (relative).
-ROUNDING = 1e-4
+ROUNDING = 1e-4  # by which baselines of one protocol may differ between machines, relative
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
 # Each is filled in with names of runs.
 ON_TEST = (
@@ -133,9 +132,8 @@ ACCURACY = [
 ]
 REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
 # For rows about a `Trained`.
-_BY_KEY = {column.key: column for column in (*ACCURACY, REASON)}
 _KEYS = ("model", "method", "state", "epochs_done", "epochs", "trained_on", "seed", "reason", "run")
-WITHOUT_RESULTS = [_BY_KEY[key] for key in _KEYS]
+WITHOUT_RESULTS = [column for key in _KEYS for column in (*ACCURACY, REASON) if column.key == key]
 # For the rows of one evaluation.
 PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
 
@@ -149,15 +147,11 @@ def results_of(run: Run) -> list[Result]:
 def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
     """One table for each protocol."""
     results = [result for run in runs for result in results_of(run)]
-    protocols = sorted({result.protocol for result in results})
-    titles = Counter(protocol.title for protocol in protocols)
-    tables = []
-    for protocol in protocols:
-        title = protocol.title
-        if titles[title] > 1:
-            title += f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}"
-        tables.append(_accuracy_table(title, protocol, [one for one in results if one.protocol == protocol]))
-    return tables
+    titles = Counter(protocol.title for protocol in {result.protocol for result in results})
+    return [
+        _accuracy_table(protocol, [one for one in results if one.protocol == protocol], titles[protocol.title] > 1)
+        for protocol in sorted({result.protocol for result in results})
+    ]
 
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
@@ -195,10 +189,12 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _accuracy_table(title: str, protocol: Protocol, results: Sequence[Result]) -> Table:
-    networks = (one.row(ACCURACY) for one in sorted(results, key=_place))
-    rows = [*_baseline_rows(results), *_outside_teacher_rows(results), *networks]
-    return Table("accuracy", title, [*ACCURACY], rows, [*_notes(protocol, results)], protocol._asdict())
+def _accuracy_table(protocol: Protocol, results: Sequence[Result], is_ambiguous: bool) -> Table:
+    rows = [*_baseline_rows(results), *_outside_teacher_rows(results)]
+    rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
+    details = f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}" if is_ambiguous else ""
+    notes = [*_notes(protocol, results), *_disagreements(results)]
+    return Table("accuracy", protocol.title + details, [*ACCURACY], rows, notes, protocol._asdict())
 
 
 def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
@@ -210,11 +206,11 @@ def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
 
 def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
     """Teachers that none of the runs trained; they were evaluated together with their students."""
-    found: dict[str, tuple[str, MetricRow]] = {}
-    for one in results:
-        teacher, measured = one.record.teacher, one.evaluation.row("teacher")
-        if teacher and measured:
-            found.setdefault(teacher.sha256, (teacher.variant, measured))
+    found = {
+        teacher.sha256: (teacher.variant, measured)
+        for one in reversed(results)
+        if (teacher := one.record.teacher) and (measured := one.evaluation.row("teacher"))
+    }
     for sha256, (variant, measured) in sorted(found.items()):
         yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
 
@@ -244,7 +240,6 @@ def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
     for note, names in ((ON_TEST, on_test), (REDUCED, reduced), (CHANGED, changed)):
         if names:
             yield note.format(", ".join(sorted(names)))
-    yield from _disagreements(results)
 
 
 def _disagreements(results: Sequence[Result]) -> Iterator[str]:

@@ -37,9 +37,9 @@ class Network:
     @property
     def train_minutes(self) -> str | None:
         """Shortest and longest training of the finished runs."""
-        finished = [run.record.train_seconds for run in self.runs if run.complete]
-        minutes = [f"{seconds / 60:.1f}" for seconds in sorted(one for one in finished if one is not None)]
-        return " to ".join(dict.fromkeys([minutes[0], minutes[-1]])) if minutes else None
+        seconds = sorted(s for run in self.runs if run.complete and (s := run.record.train_seconds) is not None)
+        minutes = [f"{one / 60:.1f}" for one in seconds[:1] + seconds[-1:]]
+        return " to ".join(dict.fromkeys(minutes)) or None
 
 
 # For rows about a `Network`.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tabulate import tabulate
 
 from bpfn_cli.errors import printable
 from bpfn_cli.files import write_atomic
-from bpfn_cli.reporting.tables import Report, Table, Value, lay_out
+from bpfn_cli.reporting.tables import Report, Table, Value
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 MARKDOWN_ESCAPES = str.maketrans(
@@ -72,15 +73,15 @@ def to_markdown(report: Report) -> str:
 
 
 def _table_to_json(table: Table) -> dict[str, Any]:
-    keys = [column.key for column in table.columns]
-    rows = [dict(zip(keys, map(_json_value, row.cells), strict=True)) for row in table.rows]
+    keys = ["mark", *(column.key for column in table.columns)]
+    rows = [(mark, *row.cells) for mark, row in zip(table.marks, table.rows, strict=True)]
     return {
         "kind": table.kind,
         "title": table.title,
         "context": table.context,
         "notes": list(table.notes),
         "columns": [{"key": column.key, "title": column.title} for column in table.columns],
-        "rows": [{"mark": mark, **row} for mark, row in zip(table.marks, rows, strict=True)],
+        "rows": [dict(zip(keys, map(_json_value, row), strict=True)) for row in rows],
     }
 
 
@@ -90,27 +91,24 @@ def _json_value(value: Value) -> str | int | float | None:
 
 def _csv_cell(value: Value) -> str:
     text = "" if value is None else printable(value)
-    if not text.lstrip().startswith(FORMULA_STARTS):
-        return text
-    try:
+    with suppress(ValueError):
         float(text)
-    except ValueError:
-        return f"'{text}"
-    return text
+        return text
+    return f"'{text}" if text.lstrip().startswith(FORMULA_STARTS) else text
 
 
 def _table_to_markdown(table: Table) -> list[str]:
-    layout = lay_out(table)
+    columns, shared = table.layout()
+    cells = [table.texts(column, best="**{}**", other="{}", escape=_escape) for column in columns]
     grid = tabulate(
-        list(zip(*layout.texts(best="**{}**", other="{}", escape=_escape), strict=True)),
-        headers=[column.title for column in layout.drawn],
+        list(zip(*cells, strict=True)),
+        headers=[column.title for column in columns],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["left" if column.digits is None else "right" for column in layout.drawn],
+        colalign=["left" if column.digits is None else "right" for column in columns],
     )
-    notes = [layout.shared, *table.notes] if layout.shared else table.notes
-    blocks = [f"## {_escape(table.title)}", grid]
-    return [*blocks, _list(notes)] if notes else blocks
+    notes = [shared, *table.notes] if shared else table.notes
+    return [f"## {_escape(table.title)}", grid, *([_list(notes)] if notes else [])]
 
 
 def _list(lines: Iterable[str]) -> str:

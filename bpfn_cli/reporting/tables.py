@@ -96,6 +96,33 @@ class Table:
         best = self.best_rows(first) if first else set()
         return ["best" if number in best else row.mark for number, row in enumerate(self.rows)]
 
+    def layout(self) -> tuple[list[Column], str]:
+        """The columns to draw: those in which networks differ or that must not miss; and in words, what all share."""
+        drawn, shared = [], []
+        networks = replace(self, rows=[row for row in self.rows if row.mark != "reference"])
+        for column in self.columns:
+            values = networks.values(column)
+            if set(values) <= {None, column.usual} and (column.detail or column.usual):
+                continue
+            if column.detail and len(set(values)) == 1 and len(values) > 1:
+                shared.append(column.phrase(values[0]))
+            else:
+                drawn.append(column)
+        return drawn, f"All networks: {'; '.join(shared)}." if shared else ""
+
+    def texts(self, column: Column, best: str, other: str, escape: Callable[[str], str] = str) -> list[str]:
+        """The cells of a column as drawn; `best` and `other` are formats for a column that has a best value."""
+        marked = self.best_rows(column)
+        cells = [escape(column.text(value)) for value in self.values(column)]
+        return [(best if row in marked else other).format(cell) for row, cell in enumerate(cells)] if marked else cells
+
+    def phrases(self, columns: Sequence[Column]) -> Iterator[tuple[int, str]]:
+        """Number of a row, from 1, and its values in `columns`, in words."""
+        for number, cells in enumerate(zip(*map(self.values, columns), strict=True), start=1):
+            known = [column.phrase(value) for column, value in zip(columns, cells, strict=True) if value is not None]
+            if known:
+                yield number, "; ".join(known)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -107,77 +134,18 @@ class Report:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A table ready to be drawn: the columns that are drawn, those listed below it, and what all networks share."""
-
-    table: Table
-    drawn: tuple[Column, ...]
-    below: tuple[Column, ...] = ()
-    shared: str = ""
-
-    @property
-    def detail(self) -> int:
-        """The highest detail that is drawn."""
-        return max((column.detail for column in self.drawn), default=0)
-
-    def narrower(self) -> Layout:
-        """The same table with its most dispensable column listed below."""
-        leaving = max(self.drawn, key=lambda column: column.detail)
-        below = tuple(column for column in self.table.columns if column is leaving or column in self.below)
-        return replace(self, drawn=tuple(column for column in self.drawn if column is not leaving), below=below)
-
-    def texts(self, best: str, other: str, escape: Callable[[str], str] = str) -> list[list[str]]:
-        """The drawn cells, column by column; `best` and `other` format the cells of a column that has a best one."""
-        texts = []
-        for column in self.drawn:
-            marked = self.table.best_rows(column)
-            cells = [escape(column.text(value)) for value in self.table.values(column)]
-            if marked:
-                cells = [(best if number in marked else other).format(cell) for number, cell in enumerate(cells)]
-            texts.append(cells)
-        return texts
-
-    def lines_below(self) -> Iterator[tuple[int, str]]:
-        """Number of a row, and what is listed about it below the table."""
-        for number, cells in enumerate(zip(*map(self.table.values, self.below), strict=True), start=1):
-            known = zip(self.below, cells, strict=True)
-            if phrases := [column.phrase(value) for column, value in known if value is not None]:
-                yield number, "; ".join(phrases)
-
-
-def lay_out(table: Table) -> Layout:
-    """Draw the columns in which networks differ, and those that a reader looks for in any case."""
-    drawn, shared = [], []
-    networks = replace(table, rows=[row for row in table.rows if row.mark != "reference"])
-    for column in table.columns:
-        values = networks.values(column)
-        if set(values) <= {None, column.usual} and (column.detail or column.usual):
-            continue
-        if column.detail and len(set(values)) == 1 and len(values) > 1:
-            shared.append(column.phrase(values[0]))
-        else:
-            drawn.append(column)
-    return Layout(table, tuple(drawn), shared=f"All networks: {'; '.join(shared)}." if shared else "")
-
-
-def _metric(key: str, heading: str, digits: str, unit: str = "", **options: Any) -> Column:
-    return Column(key, heading, lambda row: row.metric(key), digits, unit, **options)
-
-
 # For rows with a method `metric(key)`.
 METRICS = (
-    _metric("epe3d", "EPE3D", ".4f", "m", better="lowest"),
-    _metric("acc3d_strict", "Acc3DS", ".4f"),
-    _metric("acc3d_relax", "Acc3DR", ".4f"),
-    _metric("outliers3d", "Outliers3D", ".4f"),
-    _metric("epe2d", "EPE2D", ".3f", "px"),
-    _metric("acc2d", "Acc2D", ".4f"),
+    Column("epe3d", "EPE3D", lambda row: row.metric("epe3d"), ".4f", "m", better="lowest"),
+    Column("acc3d_strict", "Acc3DS", lambda row: row.metric("acc3d_strict"), ".4f"),
+    Column("acc3d_relax", "Acc3DR", lambda row: row.metric("acc3d_relax"), ".4f"),
+    Column("outliers3d", "Outliers3D", lambda row: row.metric("outliers3d"), ".4f"),
+    Column("epe2d", "EPE2D", lambda row: row.metric("epe2d"), ".3f", "px"),
+    Column("acc2d", "Acc2D", lambda row: row.metric("acc2d"), ".4f"),
 )
 
 
 def row_of(columns: Iterable[Column], subject: object, mark: Mark = "", ranked: bool = False) -> Row:
-    """The row about `subject`."""
     return Row(tuple(column.value(subject) for column in columns), mark, ranked)
 
 

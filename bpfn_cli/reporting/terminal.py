@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bpfn_cli.errors import printable
-from bpfn_cli.reporting.tables import Layout, Report, Table, lay_out
+from bpfn_cli.reporting.tables import Column, Report, Table
 
 WIDER_THAN_ANY = 1_000_000
 STYLES = {"best": "bold", "incomplete": "dim"}
@@ -34,42 +34,44 @@ def print_console(report: Report, console: Console) -> None:
 def print_table(table: Table, console: Console) -> None:
     """Print one table with its title and notes."""
     _print(console, table.title, style="bold")
-    layouts = list(_layouts(lay_out(table)))
-    layout, drawn = next((one for one in layouts if _width(one[1], console) <= console.width), layouts[-1])
+    columns, shared = table.layout()
+    drawings = list(_drawings(table, columns, []))
+    drawn, below = next((one for one in drawings if _width(one[0], console) <= console.width), drawings[-1])
     console.print(drawn)
-    if layout.shared:
-        _print(console, layout.shared)
-    for number, line in layout.lines_below():
+    if shared:
+        _print(console, shared)
+    for number, line in table.phrases(below):
         _print(console, line, f"{number:>2} ")
     for note in table.notes:
         _print(console, note, "- ", "dim")
 
 
-def _layouts(layout: Layout) -> Iterator[tuple[Layout, RichTable]]:
-    """From the widest to the narrowest: details go first, the last of them only after the padding."""
-    while True:
-        yield layout, _draw(layout)
-        if layout.detail <= 1:
-            yield layout, _draw(layout, tight=True)
-        if not layout.detail:
-            return
-        layout = layout.narrower()
+def _drawings(table: Table, drawn: list[Column], below: list[Column]) -> Iterator[tuple[RichTable, list[Column]]]:
+    """From the widest to the narrowest: details go below first, the last of them only after the padding."""
+    yield _draw(table, drawn, bool(below)), below
+    leaving = max(drawn, key=lambda column: column.detail)
+    if leaving.detail <= 1:
+        yield _draw(table, drawn, bool(below), tight=True), below
+    if leaving.detail:
+        below = [column for column in table.columns if column is leaving or column in below]
+        yield from _drawings(table, [column for column in drawn if column is not leaving], below)
 
 
-def _draw(layout: Layout, *, tight: bool = False) -> RichTable:
+def _draw(table: Table, columns: list[Column], has_numbers: bool, *, tight: bool = False) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0), show_edge=False)
-    marks, cells = layout.table.marks, layout.texts(best="{}*", other="{} ")
-    if layout.below:
+    cells = []
+    if has_numbers:
         drawn.add_column("#", justify="right")
-        cells.insert(0, [str(number) for number in range(1, len(marks) + 1)])
-    for column, texts in zip(layout.drawn, cells[-len(layout.drawn) :], strict=True):
-        is_text = column.digits is None
+        cells.append([str(number) for number, _ in enumerate(table.rows, start=1)])
+    for column in columns:
+        is_text, texts = column.digits is None, table.texts(column, best="{}*", other="{} ")
         heading = column.title if is_text else column.title.replace(" ", "\n")
         drawn.add_column(Text(heading), justify="left" if is_text else "right", overflow="fold")
         if is_text and tight:  # as narrow as the longest word
             width = max((len(word) for text in texts for word in text.split()), default=1)
-            texts[:] = [fill(text, width, break_on_hyphens=False) for text in texts]
-    for mark, row in zip(marks, zip(*cells, strict=True), strict=True):
+            texts = [fill(text, width, break_on_hyphens=False) for text in texts]
+        cells.append(texts)
+    for mark, row in zip(table.marks, zip(*cells, strict=True), strict=True):
         drawn.add_row(*map(Text, row), style=STYLES.get(mark))
     return drawn
 
@@ -80,7 +82,6 @@ def _width(drawn: RichTable, console: Console) -> int:
 
 def _print(console: Console, line: str, start: str = "", style: str = "") -> None:
     """Print a line after `start`, wrapped and indented."""
-    width = max(console.width, len(start) + 1)
-    indent = " " * len(start)
+    width, indent = max(console.width, len(start) + 1), " " * len(start)
     text = fill(printable(line), width, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False)
     console.print(Text(text, style=style))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -54,10 +54,13 @@ def predict(
     if path.suffix != ".npy":
         raise UsageError(f"--out {path}: flow is written as .npy; use that extension")
     claim_output(path, force=force, inputs=[pc1, pc2, checkpoint])
+    import numpy as np
+
     from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.data.files.clouds import read_cloud, read_cloud_pair
     from bpfn_cli.data.files.points import write_points
     from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.metrics import scene_flow_metrics
     from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import predict_flow
 
@@ -72,21 +75,14 @@ def predict(
             model, first, second, points=points, frame=frame, seed=seed, device=where, precision=precision, progress=bar
         )
     write_points(path, flow)
-    summary = {"out": str(path), "points": len(flow), **_statistics(flow, truth, first)}
+    lengths = np.linalg.norm(flow, axis=1)
+    mean, median = float(lengths.mean()), float(np.median(lengths))
+    metrics = None if truth is None else dict(scene_flow_metrics(flow, truth, first))
     if json:
-        print_json(summary)
+        lengths_m = {"mean_flow_m": mean, "median_flow_m": median}
+        print_json({"out": str(path), "points": len(flow), **lengths_m, "metrics": metrics})
     else:
-        print(f"mean flow {summary['mean_flow_m']:.3f} m, median flow {summary['median_flow_m']:.3f} m")
-        if metrics := summary["metrics"]:
+        print(f"mean flow {mean:.3f} m, median flow {median:.3f} m")
+        if metrics:
             print(f"against the flow in {pc1}: EPE3D {metrics['epe3d']:.4f} m, Acc3DR {metrics['acc3d_relax']:.3f}")
     finish(path, "bpfn report")
-
-
-def _statistics(flow: Any, truth: Any, cloud: Any) -> dict[str, Any]:
-    import numpy as np
-
-    from bpfn_cli.metrics import scene_flow_metrics
-
-    lengths = np.linalg.norm(flow, axis=1)
-    metrics = None if truth is None else dict(scene_flow_metrics(flow, truth, cloud))
-    return {"mean_flow_m": float(lengths.mean()), "median_flow_m": float(np.median(lengths)), "metrics": metrics}
