@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -46,16 +46,20 @@ class Group:
 
     @property
     def train_minutes(self) -> float | None:
-        seconds = _mean(one.record.train_seconds for one in self.members)
+        seconds = self.mean(lambda one: one.record.train_seconds)
         return None if seconds is None else seconds / 60
 
+    def mean(self, value: Callable[[Result], float | None]) -> float | None:
+        """Mean over the seeds that have a value."""
+        known = [found for one in self.members if (found := value(one)) is not None]
+        return float(np.mean(known)) if known else None
+
     def metric(self, name: str) -> float | None:
-        """Mean of a metric over seeds."""
-        return _mean(one.metric(name) for one in self.members)
+        return self.mean(lambda one: one.metric(name))
 
     def motion(self, name: str) -> float | None:
-        """Mean over seeds of the EPE3D of moving or of static points."""
-        return _mean(getattr(one.evaluation.motion, name, None) for one in self.members)
+        """Mean EPE3D of moving or of static points."""
+        return self.mean(lambda one: getattr(one.evaluation.motion, name, None))
 
     def size(self, name: str) -> int | None:
         return getattr(self.record.complexity, name, None)
@@ -230,8 +234,3 @@ def _gap_closed(to_scratch: Paired, scratch: Group, teacher: float | None) -> fl
         return None
     gap = float(np.mean(scratch.epe3d)) - teacher
     return -100 * to_scratch.mean / gap if gap > 2 * scratch.deviation else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
