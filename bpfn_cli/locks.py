@@ -19,12 +19,7 @@ _descriptors: set[int] = set()  # of the locks held by this process
 
 @contextlib.contextmanager
 def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Lock an existing folder.
-
-    Args: shared: together with others that share the lock.
-
-    Raises: BusyError: another process holds it.
-    """
+    """Lock an existing folder; if `shared`, together with others. Raises: BusyError: another process holds it."""
     with disk_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     with _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder):
@@ -93,9 +88,8 @@ def _locked(descriptor: int, operation: int, path: Path, holder: str = "") -> It
             _lock(descriptor, operation)
         except BlockingIOError as error:
             other = printable(os.pread(descriptor, 200, 0).decode(errors="replace").strip()) if holder else ""
-            raise BusyError(
-                f"{printable(path)}: in use by {other or 'another process'}; wait for it to end, then repeat"
-            ) from error
+            fault = f"in use by {other or 'another process'}"
+            raise BusyError(f"{printable(path)}: {fault}; wait for it to end, then repeat") from error
         except OSError:
             pass  # a file system without locks; every file is written atomically, so nothing is damaged
         if holder:

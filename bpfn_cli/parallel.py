@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.process
 import os
 import re
 import signal
@@ -50,25 +49,20 @@ def usable_cores() -> int:
 
 
 def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:
-    """Apply `function` to every item; the results keep the order of the items. The first error ends the work.
+    """Apply `function`, which other processes can import, to every item. The first error ends the work.
 
-    Args:
-        function: defined at the top level of a module, so that other processes can import it.
-
-    Raises: OutOfMemoryError: a worker process was killed.
+    The results keep the order of the items. Raises: OutOfMemoryError: a worker process was killed.
     """
-    if min(processes, len(items)) <= 1:
+    processes = min(processes, len(items))
+    if processes <= 1:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(items)), context, _ignore_interrupts)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_interrupts)
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool as error:
-        raise OutOfMemoryError(
-            "a worker process was killed, probably because memory ran out; repeat with fewer processes "
-            "(finished work is kept)"
-        ) from error
+        fault = "a worker process was killed, probably because memory ran out"
+        raise OutOfMemoryError(f"{fault}; repeat with fewer processes (finished work is kept)") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -79,10 +73,7 @@ def map_in_threads(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[Result, None, None]:
-    """Apply `function` to every item in threads; the results keep the order of the items, few of them in memory.
-
-    The first error ends the work: nothing new is started. threads: None: one per core, at most 8.
-    """
+    """As `map_in_processes`, but in threads, and with few results in memory. threads: None: one per core, at most 8."""
     threads = threads or min(8, usable_cores())
     pool, waiting, done = ThreadPoolExecutor(threads), deque[Future[Result]](), 0
     try:
@@ -100,7 +91,7 @@ def map_in_threads(
 
 
 def _ignore_interrupts() -> None:
-    """In a worker: the parent handles interrupts; end when it ends, even when it is killed."""
+    """In a worker: the parent handles interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
@@ -108,10 +99,10 @@ def _ignore_interrupts() -> None:
 def end_with_parent() -> None:
     """In a child process: exit as soon as the parent ends, even when it is killed."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
+    def exit_after_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
-def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    threading.Thread(target=exit_after_parent, daemon=True).start()

@@ -11,20 +11,15 @@ from typing import Protocol
 
 SECONDS_BETWEEN_NOTES = 60.0
 
-ProgressCallback = Callable[[int, int], None]
-"""Called with the numbers of steps done and steps in total."""
+ProgressCallback = Callable[[int, int], None]  # called with the numbers of steps done and steps in total
 
 
 class Bar(Protocol):
-    """Progress of one stage of work."""
-
     def __call__(self, done: int, total: int, figures: str = "") -> None:
-        """Report that `done` of `total` steps are finished; `figures` are shown beside."""
+        """Report that `done` of `total` steps of a stage are finished; `figures` are shown beside."""
 
 
 class Progress(Protocol):
-    """Lines and progress bars."""
-
     def line(self, text: str) -> None:
         """Print a line."""
 
@@ -33,10 +28,7 @@ class Progress(Protocol):
 
 
 class LoggedProgress:
-    """Progress that is also logged; bars at most once a minute.
-
-    Args: note: writes a line to the log.
-    """
+    """Progress that is also logged by `note`, which writes a line; bars at most once a minute."""
 
     def __init__(self, progress: Progress, note: Callable[[str], None]):
         self.progress, self.note = progress, note
@@ -47,7 +39,6 @@ class LoggedProgress:
 
     @contextlib.contextmanager
     def bar(self, what: str, samples: int | None = None) -> Iterator[Bar]:
-        """See `Progress`."""
         logged = time.monotonic()
         with self.progress.bar(what, samples) as shown:
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Random generators that are a function of their key alone."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,10 +34,9 @@ class Damage:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """Check of one split.
+    """Check of one split: numbers of scenes, in all and damaged, and figures of those that can be read.
 
     Attributes:
-        scenes: number of scenes. damaged: number of those that cannot be read.
         points1, points2: points in each cloud after the cuts, at QUANTILES of the scenes.
         depth_m, flow_length_m: at QUANTILES of the points with known flow, equally many from each scene.
         valid_share: share of the points with known flow.
@@ -65,8 +64,7 @@ class DatasetCheck:
     damage: tuple[Damage, ...]
 
 
-@dataclass(frozen=True)
-class _SceneCheck:
+class _SceneCheck(NamedTuple):
     points1: int
     points2: int
     valid_share: float
@@ -87,8 +85,9 @@ def check_dataset(path: Path, *, processes: int = 1, progress: ProgressCallback 
     checks, damage = [], []
     for split in splits:
         found: list[_SceneCheck | str] = []
-        starts = range(0, len(split), _SCENES_PER_TASK)
-        parts = [range(start, min(start + _SCENES_PER_TASK, len(split))) for start in starts]
+        parts = [
+            range(len(split))[start : start + _SCENES_PER_TASK] for start in range(0, len(split), _SCENES_PER_TASK)
+        ]
         for scenes in map_in_processes(partial(_check_scenes, split), parts, processes):
             found += scenes
             done += len(scenes)
@@ -152,29 +151,18 @@ def _check_scene(dataset: SceneDataset, index: int) -> _SceneCheck | str:
         return str(error)
     known = np.arange(len(scene.pc1)) if scene.valid is None else np.flatnonzero(scene.valid)
     rows = known[even_rows(len(known), _POINTS_PER_SCENE)]
-    return _SceneCheck(
-        len(scene.pc1),
-        len(scene.pc2),
-        len(known) / len(scene.pc1),
-        scene.pc1[rows, 2],
-        np.linalg.norm(scene.flow[rows], axis=1),
-    )
+    counts, lengths = (len(scene.pc1), len(scene.pc2)), np.linalg.norm(scene.flow[rows], axis=1)
+    return _SceneCheck(*counts, len(known) / len(scene.pc1), scene.pc1[rows, 2], lengths)
 
 
 def _summary(dataset: SceneDataset, scenes: list[_SceneCheck]) -> SplitCheck:
-    def quantiles(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-        return tuple(_rounded(np.quantile(values, QUANTILES))) if len(values) else ()
-
-    return SplitCheck(
-        dataset.split,
-        len(dataset),
-        len(dataset) - len(scenes),
-        quantiles([scene.points1 for scene in scenes]),
-        quantiles([scene.points2 for scene in scenes]),
-        quantiles(np.concatenate([scene.depths for scene in scenes]) if scenes else []),
-        quantiles(np.concatenate([scene.lengths for scene in scenes]) if scenes else []),
-        round(float(np.mean([scene.valid_share for scene in scenes])), 4) if scenes else 0.0,
-    )
+    count, damaged = len(dataset), len(dataset) - len(scenes)
+    if not scenes:
+        return SplitCheck(dataset.split, count, damaged, (), (), (), (), 0.0)
+    points1, points2, shares, depths, lengths = zip(*scenes, strict=True)
+    values = (points1, points2, np.concatenate(depths), np.concatenate(lengths))
+    figures = (tuple(_rounded(np.quantile(each, QUANTILES))) for each in values)
+    return SplitCheck(dataset.split, count, damaged, *figures, round(float(np.mean(shares)), 4))
 
 
 def _find_scene(path: Path) -> tuple[SceneDataset, int]:

@@ -14,17 +14,10 @@ CLOUDS = ("pc1.npy", "pc2.npy")
 
 def check_scene_name(name: str, path: Path) -> str:
     """`name`, checked to be the name of a visible folder directly inside another. Raises: DataError: blames `path`."""
-    unsafe = (
-        not name
-        or name.startswith(".")
-        or "/" in name
-        or "\\" in name
-        or any(unicodedata.category(character).startswith("C") for character in name)
-        or len(name.encode(errors="replace")) > 255
-    )
-    if unsafe:
-        raise DataError(
-            f"{printable(path)}: {printable(name)[:80]!r} cannot be a scene name "
-            "(one visible folder name without separators or control characters); rename it"
-        )
+    hidden_or_path = name.startswith(".") or "/" in name or "\\" in name
+    control = any(unicodedata.category(character).startswith("C") for character in name)
+    if not name or hidden_or_path or control or len(name.encode(errors="replace")) > 255:
+        fault = f"{printable(name)[:80]!r} cannot be a scene name"
+        advice = "one visible folder name without separators or control characters"
+        raise DataError(f"{printable(path)}: {fault} ({advice}); rename it")
     return name

@@ -19,19 +19,17 @@ from bpfn_cli.files import disk_errors, read_file, write_json
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """The record `name` of an output folder."""
+    """The record `name` of an output folder, and the paths where it lies."""
 
     folder: Path
     name: str
 
     @property
     def finished(self) -> Path:
-        """Path of the record of a finished folder."""
         return self.folder / self.name
 
     @property
     def partial(self) -> Path:
-        """Path of the record of an unfinished folder."""
         return self.folder / f"{self.name}.partial"
 
     @property
@@ -67,11 +65,8 @@ def read_record(path: Path, fix: str) -> dict[str, Any]:
 
 def differences(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
     """How `settings` differ from the recorded ones, such as "seed 4, not 3"."""
-    return [
-        f"{key} {printable(value)}, not {printable(recorded.get(key))[:200]}"
-        for key, value in settings.items()
-        if recorded.get(key) != value
-    ]
+    different = {key: value for key, value in settings.items() if recorded.get(key) != value}
+    return [f"{key} {printable(value)}, not {printable(recorded.get(key))[:200]}" for key, value in different.items()]
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,7 @@ app = command_group("Look at datasets and scenes.")
 def check(
     path: Annotated[Path, typer.Argument(help="Dataset, subset, or the folder above it.", metavar="PATH")],
     fix_list: Annotated[
-        Path | None,
-        typer.Option("--fix-list", help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE"),
+        Path | None, typer.Option(help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE")
     ] = None,
     force: options.Force = False,
     processes: options.Processes = None,
@@ -79,13 +78,8 @@ def show(
         print_json(found)
         return
     for name, value in found.items():
-        print(f"{name + ':':<16}{_format(value)}")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, list):
-        return "  ".join(f"{one:g}" for one in value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        text = "  ".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value)
+        print(f"{name + ':':<16}{f'{value:,}' if isinstance(value, int) else text}")
 
 
 def _print(found: DatasetCheck) -> None:
