@@ -34,22 +34,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """Check of one split: numbers of scenes, in all and damaged, and figures of those that can be read.
-
-    Attributes:
-        points1, points2: points in each cloud after the cuts, at QUANTILES of the scenes.
-        depth_m, flow_length_m: at QUANTILES of the points with known flow, equally many from each scene.
-        valid_share: share of the points with known flow.
-    """
+    """Check of one split; every tuple is at QUANTILES."""
 
     split: str
     scenes: int
     damaged: int
-    points1: tuple[float, ...]
+    points1: tuple[float, ...]  # in the first cloud of each scene, after the cuts
     points2: tuple[float, ...]
-    depth_m: tuple[float, ...]
+    depth_m: tuple[float, ...]  # of the points with known flow, equally many from each scene
     flow_length_m: tuple[float, ...]
-    valid_share: float
+    valid_share: float  # of the points, with known flow
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,8 @@ def check_dataset(path: Path, *, processes: int = 1, progress: ProgressCallback 
     checks, damage = [], []
     for split in splits:
         found: list[_SceneCheck | str] = []
-        parts = [
-            range(len(split))[start : start + _SCENES_PER_TASK] for start in range(0, len(split), _SCENES_PER_TASK)
-        ]
+        starts = range(0, len(split), _SCENES_PER_TASK)
+        parts = [range(len(split))[start : start + _SCENES_PER_TASK] for start in starts]
         for scenes in map_in_processes(partial(_check_scenes, split), parts, processes):
             found += scenes
             done += len(scenes)
@@ -156,13 +149,16 @@ def _check_scene(dataset: SceneDataset, index: int) -> _SceneCheck | str:
 
 
 def _summary(dataset: SceneDataset, scenes: list[_SceneCheck]) -> SplitCheck:
-    count, damaged = len(dataset), len(dataset) - len(scenes)
-    if not scenes:
-        return SplitCheck(dataset.split, count, damaged, (), (), (), (), 0.0)
-    points1, points2, shares, depths, lengths = zip(*scenes, strict=True)
-    values = (points1, points2, np.concatenate(depths), np.concatenate(lengths))
-    figures = (tuple(_rounded(np.quantile(each, QUANTILES))) for each in values)
-    return SplitCheck(dataset.split, count, damaged, *figures, round(float(np.mean(shares)), 4))
+    points1, points2, shares, depths, lengths = zip(*scenes, strict=True) if scenes else [()] * 5
+    counts = _quantiles(np.array(points1)), _quantiles(np.array(points2))
+    share = round(float(np.mean(shares)), 4) if scenes else 0.0
+    damaged = len(dataset) - len(scenes)
+    return SplitCheck(dataset.split, len(dataset), damaged, *counts, _quantiles(*depths), _quantiles(*lengths), share)
+
+
+def _quantiles(*values: np.ndarray) -> tuple[float, ...]:
+    joined = np.concatenate(values) if values else np.empty(0)
+    return tuple(_rounded(np.quantile(joined, QUANTILES))) if len(joined) else ()
 
 
 def _find_scene(path: Path) -> tuple[SceneDataset, int]:

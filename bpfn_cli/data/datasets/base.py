@@ -26,24 +26,15 @@ _NAMED_IN_ERRORS = 10
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A dataset format. Has no state: `root` is the folder of the dataset in every call.
+    """A dataset format. Has no state: `root` is the folder of the dataset in every call."""
 
-    Attributes:
-        name: in recipes, JSON and file records. title: in reports.
-        layout: what a folder of this format contains; shown when no dataset is found.
-        folders: usual names of the folder, looked for in the folder given by the user.
-        raw_folders: any of these folders marks a raw download, which `bpfn prepare NAME` converts.
-        splits: that can be requested; `test` may be stored as `val`, `all` is every stored split.
-        is_synthetic: results must not be compared with published ones.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    layout: ClassVar[str]
-    folders: ClassVar[tuple[str, ...]] = ()
-    raw_folders: ClassVar[tuple[str, ...]] = ()
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
-    is_synthetic: ClassVar[bool] = False
+    name: ClassVar[str]  # in recipes, JSON and file records
+    title: ClassVar[str]  # in reports
+    layout: ClassVar[str]  # what a folder of this format contains; shown when no dataset is found
+    folders: ClassVar[tuple[str, ...]] = ()  # usual names, looked for in the folder given by the user
+    raw_folders: ClassVar[tuple[str, ...]] = ()  # any of them marks a raw download, for `bpfn prepare NAME`
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")  # `test` may be stored as `val`; `all`: every one
+    is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
 
     @abstractmethod
     def recognizes(self, root: Path) -> bool:
@@ -80,19 +71,13 @@ class Format(ABC):
 
 @dataclass(frozen=True)
 class SceneDataset:
-    """The scenes of one split of a dataset.
+    """The scenes of one split of a dataset."""
 
-    Attributes:
-        format: for a subset, that of its source. root: folder that holds the scenes or their splits.
-        split: as requested: train, val, test or all. names: of the scenes, unique and sorted.
-        label: number and choice of the scenes, such as "10 training scenes".
-    """
-
-    format: Format
-    root: Path
-    split: str
-    names: tuple[str, ...]
-    label: str = field(default="", kw_only=True)
+    format: Format  # for a subset, that of its source
+    root: Path  # holds the scenes or their splits
+    split: str  # as requested: train, val, test or all
+    names: tuple[str, ...]  # unique and sorted
+    label: str = field(default="", kw_only=True)  # number and choice of the scenes, such as "10 training scenes"
 
     @property
     def kind(self) -> str:
@@ -117,34 +102,25 @@ class SceneDataset:
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """What a run records about its data.
+    """What a run records about its data."""
 
-    Attributes:
-        kind: "subset" or the format. source_kind: the format. path: as given by the user.
-        fraction, method, seed: how a subset was chosen, else None.
-        sha256: of `subset.json`, or of all file names and sizes.
-    """
-
-    kind: str
-    source_kind: str
-    path: str
+    kind: str  # "subset" or the format
+    source_kind: str  # the format
+    path: str  # as given by the user
     train_scenes: int
     val_scenes: int
-    fraction: float | None
+    fraction: float | None  # this, method and seed: how a subset was chosen
     method: str | None
     seed: int | None
-    sha256: str
+    sha256: str  # of `subset.json`, or of all file names and sizes
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that was recognized. Its scenes are listed once, when they are first needed.
+    """A dataset that was recognized. Its scenes are listed once, when they are first needed."""
 
-    Attributes: path: as given by the user. root: the folder of the dataset: `path`, or one of the usual names in it.
-    """
-
-    path: Path
-    root: Path
+    path: Path  # as given by the user
+    root: Path  # `path`, or one of the usual names in it
     format: Format
 
     @functools.cached_property
@@ -175,10 +151,7 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> DataIdentity:
-        """What a run records about its data; reads names and sizes only, once.
-
-        Raises: DataError: missing files. DiskError: no permission.
-        """
+        """What a run records about its data; reads names and sizes. Raises: DataError: missing files. DiskError."""
         with disk_errors(self.root):
             sizes = self.format.file_sizes(self.root, self.scenes)
         return self._identified(self.format.name, fingerprint(sizes))

@@ -45,20 +45,16 @@ class RawFiles:
 
     def has_folder(self, folder: str) -> bool:
         """Whether a subfolder exists. Raises: as `names`."""
-        if self.is_archive:
-            prefix = f"{self.inside}{folder}/"
-            return any(name.startswith(prefix) for name in _members(self.root))
-        return (self.root / folder).is_dir()
+        if not self.is_archive:
+            return (self.root / folder).is_dir()
+        return any(name.startswith(f"{self.inside}{folder}/") for name in _members(self.root))
 
     def has(self, name: str) -> bool:
         """Whether a file exists. Raises: as `names`."""
         return f"{self.inside}{name}" in _members(self.root) if self.is_archive else (self.root / name).exists()
 
     def names(self) -> list[str]:
-        """Sorted names of the files, without those in subfolders.
-
-        Raises: DataError: no such folder, or not a readable archive. DiskError: no permission.
-        """
+        """Sorted names of the files here. Raises: DataError: no such folder, or not a readable archive. DiskError."""
         if self.is_archive:
             inside = [name[len(self.inside) :] for name in _members(self.root) if name.startswith(self.inside)]
             if not inside:
@@ -91,10 +87,8 @@ class RawFiles:
 def is_archive(path: Path) -> bool:
     """Whether a path names an archive with random access. Raises: DataError: a compressed tar, which has none."""
     if path.name.endswith(_COMPRESSED_TARS):
-        raise DataError(
-            f"{printable(path)}: a compressed tar has no random access; unpack it (tar xf), or, to save disk space, "
-            "only decompress it (bunzip2, gunzip, unxz) and give the .tar"
-        )
+        other = "or, to save disk space, only decompress it (bunzip2, gunzip, unxz) and give the .tar"
+        raise DataError(f"{printable(path)}: a compressed tar has no random access; unpack it (tar xf), {other}")
     return path.suffix in {_ZIP, _TAR} and not path.is_dir()
 
 

@@ -22,15 +22,13 @@ MAX_IMAGE_BYTES = 64 << 20  # of a decompressed PNG
 
 _PFM_HEADER = re.compile(rb"Pf\s+(\d{1,6})\s+(\d{1,6})\s+([-+]?[0-9.]{1,20}(?:[eE][-+]?\d{1,2})?)[ \t]*\r?\n")
 _FLO_MAGIC = struct.pack("<f", 202021.25)
-_INDEXED = 3
-_PNG_PLANES = {0: 1, 2: 3, _INDEXED: 1, 4: 2, 6: 4}  # by color type
+_PNG_PLANES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type, of which 3 has a palette
 _PNG_FAULTS = (*DAMAGE, png.Error, TypeError)
 
 
 def parse_pfm(content: bytearray, name: str) -> np.ndarray:
     """(H, W) float32 from a PFM with one channel; rows bottom-up, byte order given by the sign of the scale."""
-    header = _PFM_HEADER.match(content)
-    if header is None:
+    if not (header := _PFM_HEADER.match(content)):
         raise DataError(f"{name}: not a PFM file with one channel (Pf, width, height, scale expected)")
     width, height = int(header[1]), int(header[2])
     byte_order = "<" if header[3].startswith(b"-") else ">"
@@ -108,6 +106,6 @@ def _checked_picture(content: bytes, name: str) -> bytes:
         raise DataError(f"{name}: interlaced, empty or too large PNG ({width} x {height} pixels)")
     _check_size(len(zlib.decompressobj().decompress(packed, expected + 1)), expected, name)
     picture = io.BytesIO()
-    colors = [(b"PLTE", palette)] if color == _INDEXED else []
+    colors = [(b"PLTE", palette)] if color == 3 else []
     png.write_chunks(picture, [(b"IHDR", header), *colors, (b"IDAT", packed), (b"IEND", b"")])
     return picture.getvalue()

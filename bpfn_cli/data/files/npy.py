@@ -109,15 +109,13 @@ def _parse_header(content: bytes | bytearray, name: str) -> _Header:
 
 
 def _guess_content(content: bytes | bytearray) -> str:
-    if not content:
-        return "an empty file"
     if content.startswith(b"PK"):
         return "a zip archive (perhaps an .npz with the wrong ending)"
-    if content[0] == 0x80 or content.startswith((b"(", b"c")):
+    if content.startswith((b"\x80", b"(", b"c")):
         return "a Python pickle, which could run code and is never loaded"
     if content.lstrip().startswith(b"<"):
         return "a web page or XML text"
-    return "something else"
+    return "something else" if content else "an empty file"
 
 
 def _header_fields(text: bytes, name: str) -> dict[str, object]:
