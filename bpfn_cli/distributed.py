@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Several processes that train one network together, each on its part of every batch. Alone, all of this does nothing.
 
-All processes run the same code; what differs is which samples they see, and that one of them, the main one, writes.
-Gradients are summed by hand, in one piece, after the backward pass: with 8 M parameters that is 32 MB, a millisecond
-between GPUs, and it fits training steps of any form (two students, wider networks, gradients of single terms), which
-`DistributedDataParallel`, made for one forward and one backward of one module, does not.
+All run the same code, and all must call each function here; only the main one writes. Gradients are summed by hand, in
+one piece, after the backward pass: with 8 M parameters that is 32 MB, a millisecond between GPUs, and it fits steps of
+any form (two students, gradients of single terms), unlike `DistributedDataParallel`, made for one forward and backward.
 """
 
 from __future__ import annotations
@@ -52,12 +51,11 @@ def joined(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_joined():
         yield
         return
-    on_cuda = device.type == "cuda"
-    if on_cuda:
+    backend = "gloo"
+    if device.type == "cuda":  # numbers and objects of the host go through gloo, gradients on GPUs through NCCL
         torch.cuda.set_device(device)
-    # Numbers and objects of the host go through gloo, gradients on GPUs through NCCL.
+        backend = "cpu:gloo,cuda:nccl"
     store, rank, size = _meet()
-    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     yield
     dist.barrier()  # not reached after an error, when others may be waiting elsewhere
@@ -69,18 +67,16 @@ def _meet() -> tuple[dist.Store, int, int]:
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=LONGEST_SEARCH))
     except (dist.DistError, ValueError) as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = printable(str(error).splitlines()[0])
-        raise UsageError(
-            f"MASTER_ADDR:MASTER_PORT {printable(place)}: the processes of this training do not meet there ({reason}); "
-            "give the first machine and a free port of it, and start all of them"
-        ) from None
+        place = printable(f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}")
+        problem = f"the processes of this training do not meet there ({printable(str(error).splitlines()[0])})"
+        advice = "give the first machine and a free port of it, and start all of them"
+        raise UsageError(f"MASTER_ADDR:MASTER_PORT {place}: {problem}; {advice}") from None
     store.set_timeout(LONGEST_WAIT)
     return store, rank, size
 
 
 def any_of(flag: bool) -> bool:
-    """Whether any of the processes says so. All must ask."""
+    """Whether any of the processes says so."""
     if not _is_joined():
         return flag
     found = torch.tensor(int(flag))
@@ -89,7 +85,7 @@ def any_of(flag: bool) -> bool:
 
 
 def gather(value: Value) -> list[Value]:
-    """The values of all processes, in order. All must ask."""
+    """The values of all processes, in order."""
     if not _is_joined():
         return [value]
     found: list[Any] = [None] * size()
@@ -98,40 +94,34 @@ def gather(value: Value) -> list[Value]:
 
 
 def agreed(error: BpfnError | None) -> BpfnError | None:
-    """The error of the first process that has one. All must ask."""
-    if not _is_joined():
+    """The error of the first process that has one."""
+    if not _is_joined() or not any_of(error is not None):
         return error
-    if not any_of(error is not None):
-        return None
     found = next(one for one in gather(error) if one is not None)
     found.is_shared = True
     return found
 
 
 def raise_any(error: BpfnError | None) -> None:
-    """Raises: the error of the first process that has one. All must ask."""
-    found = agreed(error)
-    if found is not None:
+    """Raises: the error of the first process that has one."""
+    if (found := agreed(error)) is not None:
         raise found
 
 
 def from_main(function: Callable[[], Value]) -> Value:
-    """What a function gives in the main process, which alone calls it; all get it, or its error. All must ask."""
+    """What a function gives in the main process, which alone calls it; all get it, or its error."""
     if not _is_joined():
         return function()
     answer: list[Any] = [None, None]
-    failed: BaseException | None = None
-    if is_main():
-        try:
+    try:
+        if is_main():
             answer[0] = function()
-        except BpfnError as error:
-            error.is_shared = True
-            answer[1], failed = error, error
-        except BaseException as error:
-            answer[1], failed = BpfnError(f"the main process failed: {type(error).__name__}"), error
+    except BaseException as error:
+        told = error if isinstance(error, BpfnError) else BpfnError(f"the main process failed: {type(error).__name__}")
+        told.is_shared = isinstance(error, BpfnError)
+        dist.broadcast_object_list([None, told], src=0)
+        raise
     dist.broadcast_object_list(answer, src=0)
-    if failed is not None:
-        raise failed
     if answer[1] is not None:
         raise answer[1]
     return cast(Value, answer[0])
@@ -151,18 +141,20 @@ def sharing(share: float) -> Iterator[None]:
 def share() -> float:
     """The part of the batch's samples that counts in this process: 1 where it is alone.
 
-    A loss that is a mean over this process's samples is to be multiplied by it before any gradient is taken; the
-    gradients then sum over the processes to those of the mean over the whole batch.
+    A mean loss over this process's samples is multiplied by it, so that the gradients sum to those of the whole batch.
     """
     return _share
 
 
 def summed_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Sums over the processes; None, where it is, is so in all of them."""
-    if not _is_joined():
+    """Sums over the processes, sent in one piece; None, where it is, is so in all of them."""
+    known = [gradient for gradient in gradients if gradient is not None]
+    if not _is_joined() or not known:
         return list(gradients)
-    summed = iter(_summed([gradient for gradient in gradients if gradient is not None]))
-    return [None if gradient is None else next(summed) for gradient in gradients]
+    whole = torch.cat([gradient.reshape(-1) for gradient in known])
+    dist.all_reduce(whole)
+    pieces = iter(whole.split([gradient.numel() for gradient in known]))
+    return [None if gradient is None else next(pieces).view_as(gradient) for gradient in gradients]
 
 
 def differentiable_sum(value: Tensor) -> Tensor:
@@ -175,25 +167,13 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        found = value.clone()
+        found = value.contiguous().clone()
         dist.all_reduce(found)
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        found = gradient.contiguous().clone()
-        dist.all_reduce(found)
-        return found
-
-
-def _summed(tensors: list[Tensor]) -> list[Tensor]:
-    """Sums over the processes, sent in one piece."""
-    if not tensors:
-        return []
-    whole = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(whole)
-    pieces = whole.split([tensor.numel() for tensor in tensors])
-    return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+        return _Sum.forward(None, gradient)
 
 
 def _is_joined() -> bool:

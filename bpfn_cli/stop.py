@@ -29,8 +29,7 @@ class Interruption:
     """
 
     def __init__(self, max_seconds: float | None = None):
-        now = time.monotonic()
-        self.deadline = None if max_seconds is None else now + max_seconds
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.signal: int | None = None
         self._received = 0.0
         # A launcher forwards signals that the whole process group has already received.
@@ -57,11 +56,9 @@ class Interruption:
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """In the block, a signal takes effect only at the next `check`."""
-        outside, self._is_deferred, self._checked = self._is_deferred, True, None
-        try:
+        self._checked = None
+        with self._deferring(True):
             yield
-        finally:
-            self._is_deferred = outside
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
@@ -69,18 +66,23 @@ class Interruption:
 
         Raises: Interrupted: also for a signal that has already arrived.
         """
-        outside, self._is_deferred = self._is_deferred, False
-        try:
-            if outside and self.signal is not None:
+        was_deferred = self._is_deferred
+        with self._deferring(False):
+            if was_deferred and self.signal is not None:
                 raise _by_signal(self.signal)
+            yield
+
+    @contextlib.contextmanager
+    def _deferring(self, is_deferred: bool) -> Iterator[None]:
+        outside, self._is_deferred = self._is_deferred, is_deferred
+        try:
             yield
         finally:
             self._is_deferred = outside
 
     def check(self) -> None:
         """Raises: Interrupted: it is time to save and stop."""
-        found = self.wanted()
-        if found is not None:
+        if (found := self.wanted()) is not None:
             raise found
 
     def wanted(self) -> Interrupted | None:
@@ -124,11 +126,7 @@ def parse_duration(text: str) -> float:
         raise UsageError(f"--max-time {printable(text)}: write 90m, 36h, 2d, hh:mm:ss or d-hh:mm:ss")
     days, *parts = match.groups()
     numbers = [int(part) for part in parts if part is not None]
-    if days is not None:  # d-hh, d-hh:mm, d-hh:mm:ss
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-        return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
-    if len(numbers) == 1:
-        return numbers[0] * 60
-    if len(numbers) == 2:
-        return numbers[0] * 60 + numbers[1]
-    return numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
+    if days is None and len(numbers) < 3:  # mm, mm:ss
+        numbers.insert(0, 0)
+    hours, minutes, seconds = [*numbers, 0, 0][:3]  # with days: hh, hh:mm, hh:mm:ss
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds

@@ -160,22 +160,17 @@ class Recipe:
 
     def method(self) -> str:
         """Short name of the training method: `scratch`, `bihint`, `basic+online`, ..."""
-        parts = self.distillation_losses()
-        parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
-        has_teacher = bool(self.distillation_losses())
-        parts += [f"early-stop-{self.early_stop.kind}"] if has_teacher and self.early_stop.kind != "never" else []
-        parts += [f"{self.control}-teacher"] if has_teacher and self.control != "none" else []
+        losses, stop, control = self.distillation_losses(), self.early_stop.kind, self.control
+        parts = [*losses, *([self.strategy.kind] if self.strategy.kind != "plain" else [])]
+        parts += [f"early-stop-{stop}"] if losses and stop != "never" else []
+        parts += [f"{control}-teacher"] if losses and control != "none" else []
         return "+".join(parts) or SCRATCH
 
     def for_teacher(self) -> Recipe:
         """The recipe that trains the teacher: its variant, with the supervised loss alone."""
+        data, train = replace(self.data, views=None), replace(self.train, teacher_cache=None)
         return Recipe(
-            variant=self.teacher,
-            teacher=self.teacher,
-            loss=("none",),
-            seed=self.seed,
-            data=replace(self.data, views=None),
-            train=replace(self.train, teacher_cache=None),
+            variant=self.teacher, teacher=self.teacher, loss=("none",), seed=self.seed, data=data, train=train
         )
 
 
@@ -204,9 +199,8 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
 
 def teacher_key(recipe: Recipe, dataset_sha256: str) -> str:
     """Identifies the teacher that `recipe` would train on a dataset: equal keys, equal teachers."""
-    tree = decisive_tree(recipe)
-    decisive = {key: tree[key] for key in ("teacher", "seed", "data", "train")}
-    decisive["train"].pop("teacher_precision")
-    for key in ("meta_val", "views"):  # do not affect a network that is trained alone
-        decisive["data"].pop(key)
+    decisive = {key: part for key, part in decisive_tree(recipe).items() if key in ("teacher", "seed", "data", "train")}
+    # Keys that do not affect a network that is trained alone.
+    for part, key in (("train", "teacher_precision"), ("data", "meta_val"), ("data", "views")):
+        decisive[part].pop(key)
     return json_hash({**decisive, "dataset": dataset_sha256, "bpfn": bpfn_cli.__version__})

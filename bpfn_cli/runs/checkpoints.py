@@ -63,34 +63,28 @@ class Checkpoints:
         return sum(self.path(number).stat().st_size for number in replaced if self.path(number).is_file())
 
     def save(
-        self,
-        number: int,
-        model: BiPointFlowNet,
-        state: Mapping[str, Any],
-        *,
-        best: int | None = None,
-        **metadata: Any,
+        self, number: int, model: BiPointFlowNet, state: Mapping[str, Any], *, best: int | None = None, **metadata: Any
     ) -> Path:
         """Write a checkpoint, then remove those that are no longer kept.
 
-        Args:
-            state: what the training needs besides the weights: tensors and plain values, nested.
+        Args: state: what the training needs besides the weights: tensors and plain values, nested.
             best: number of the best checkpoint, possibly this one.
         Raises: DiskError: it cannot be written; earlier checkpoints are untouched.
         """
-        tree, tensors = to_plain(state)
-        path = self.path(number)
+        (tree, tensors), path = to_plain(state), self.path(number)
         write_atomic(path, checkpoint_bytes(model, {**metadata, _TRAINING: tree}, tensors))
         replace_link(self.folder / LAST, path.name)
         if best is not None:
             replace_link(self.folder / BEST, self.path(best).name)
-        self._remove_old({number} | ({best} if best is not None else set()))
+        with contextlib.suppress(OSError, DiskError):  # files that cannot be removed are no reason to end a training
+            for old in self.numbers()[NEWEST_KEPT:]:
+                if old not in (number, best) and not self.is_kept(old):
+                    self.path(old).unlink(missing_ok=True)
         return path
 
     def newest(self, say: Callable[[str], None]) -> Found | None:
-        """Read the newest undamaged checkpoint; None: there are no checkpoints.
+        """Read the newest undamaged checkpoint, with a warning for each damaged one; None: there are no checkpoints.
 
-        Args: say: called with a warning for each damaged one.
         Raises: CheckpointError: all are damaged.
         """
         remove_temporaries(make_folder(self.folder))
@@ -106,27 +100,22 @@ class Checkpoints:
                     self.path(damaged).rename(self.path(damaged).with_suffix(".damaged"))
             return found
         if numbers:
-            raise CheckpointError(
-                f"{printable(self.folder)}: all {len(numbers)} checkpoints are damaged; restore one, or start again "
-                "under another --name"
-            )
+            problem = f"all {len(numbers)} checkpoints are damaged"
+            advice = "restore one, or start again under another --name"
+            raise CheckpointError(f"{printable(self.folder)}: {problem}; {advice}")
         return None
 
     def read(self, number: int) -> Found:
         """Read one checkpoint. Raises: CheckpointError: damaged, or weights without a training state."""
         read = read_checkpoint(self.path(number))
         metadata = dict(read.metadata)
-        tree = metadata.pop(_TRAINING, None)
-        if tree is None:
+        if (tree := metadata.pop(_TRAINING, None)) is None:
             raise CheckpointError(f"{printable(self.path(number))}: holds only weights, not a training state")
-        return Found(number, from_plain(tree, read.beside), metadata, read)
-
-    def _remove_old(self, needed: set[int]) -> None:
-        """Files that cannot be removed stay: that is no reason to end a training."""
-        with contextlib.suppress(OSError, DiskError):
-            for number in self.numbers()[NEWEST_KEPT:]:
-                if number not in needed and not self.is_kept(number):
-                    self.path(number).unlink(missing_ok=True)
+        try:
+            return Found(number, from_plain(tree, read.beside), metadata, read)
+        except (KeyError, TypeError, ValueError) as error:
+            where = printable(self.path(number))
+            raise CheckpointError(f"{where}: not a training state: {printable(error)}") from None
 
 
 def to_plain(value: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -155,22 +144,15 @@ def to_plain(value: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def from_plain(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Undo `to_plain`. Raises: CheckpointError: a tensor is missing, or the tree is malformed."""
-    try:
-        return _nested(tree, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"not a training state: {printable(error)}") from None
-
-
-def _nested(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `to_plain`. Raises: KeyError, TypeError, ValueError: a tensor is missing, or the tree is malformed."""
     if not isinstance(tree, dict):
         return tree
     ((kind, below),) = tree.items()
     if kind == "tensor":
         return tensors[below]
     if kind == "dict":
-        return {key: _nested(value, tensors) for key, value in below}
-    items = (_nested(value, tensors) for value in below)
+        return {key: from_plain(value, tensors) for key, value in below}
+    items = (from_plain(value, tensors) for value in below)
     return list(items) if kind == "list" else tuple(items)
 
 

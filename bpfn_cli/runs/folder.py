@@ -49,7 +49,7 @@ class RunFolder:
     `train.log`, `checkpoints/` (`Checkpoints`), `student.safetensors` (the weights to deploy), `evaluations/*.json`,
     `summary.json`, `tb/`; `runs/latest` links to the newest run.
 
-    Attributes: result: of the last evaluation. loggers: told of each epoch.
+    Attributes: result: of the last evaluation. loggers: receive the metrics of each epoch.
     """
 
     def __init__(self, path: Path, record: RunRecord):
@@ -88,10 +88,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the folder, so that one process works on it at a time; may be nested.
-
-        Raises: BusyError: another process holds it; says which.
-        """
+        """Hold the lock of the folder, so that one process works on it at a time; may be nested. Raises: BusyError."""
         if self._is_locked:
             yield
             return
@@ -99,16 +96,17 @@ class RunFolder:
             from_main(lambda: held.enter_context(only_holder(self.path / LOCK)))
             self._is_locked = True
             try:
-                self.record = from_main(lambda: read_record(self.path))  # another process may have changed it
-                from_main(self._sweep)
+                self.record = from_main(self._swept)
                 yield
             finally:
                 self._is_locked = False
 
-    def _sweep(self) -> None:
+    def _swept(self) -> RunRecord:
+        """Remove what killed processes left, and read the record, which another process may have changed."""
         remove_temporaries(self.path)
         if (self.path / "evaluations").is_dir():
             remove_temporaries(self.path / "evaluations", seconds=60)  # `bpfn eval` may be writing there
+        return read_record(self.path)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -142,40 +140,40 @@ class RunFolder:
 
     def log_metrics(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and pass it to the loggers."""
-        from_main(lambda: self._append(values))
-
-    def _append(self, values: dict[str, Any]) -> None:
         path, line = self.path / METRICS, json.dumps(values, allow_nan=False)
-        with disk_errors(path), path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        for logger in self.loggers:
-            logger.epoch(values)
+
+        def append() -> None:
+            with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            for logger in self.loggers:
+                logger.epoch(values)
+
+        from_main(append)
 
     def trim_metrics(self, epochs: int) -> None:
         """Keep the lines of the first `epochs` epochs in metrics.jsonl.
 
         Lines that a killed process wrote after its last checkpoint, perhaps only in part, will be written again.
         """
-        from_main(lambda: self._trim(epochs))
-
-    def _trim(self, epochs: int) -> None:
         path = self.path / METRICS
-        if not path.exists():
-            return
-        with disk_errors(path):
-            lines = path.read_bytes().decode(errors="replace").splitlines()
-        kept = [line for line in lines if 0 < _epoch_of(line) <= epochs]
-        if kept != lines:
-            write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+
+        def trim() -> None:
+            with disk_errors(path):
+                lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+            kept = [line for line in lines if 0 < _epoch_of(line) <= epochs]
+            if kept != lines:
+                write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+
+        from_main(trim)
 
     def log(self, text: str) -> None:
         """Append a line with the time to train.log. A full disk does not end the training here."""
-        if not is_main():
-            return
-        with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
-            stream.write(f"{_now().isoformat()} {printable(text)}\n")
+        with contextlib.suppress(OSError):
+            if is_main():
+                with (self.path / "train.log").open("a", encoding="utf-8") as stream:
+                    stream.write(f"{_now().isoformat()} {printable(text)}\n")
 
     def deploy(self, number: int) -> Path:
         """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError."""
@@ -225,10 +223,7 @@ def _epoch_of(line: str) -> int:
 
 
 def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None], most: int) -> Path:
-    """Create a folder that appears with everything `write` puts into it, or not at all.
-
-    Args: most: how many folders of this name there may be.
-    """
+    """Create a folder, one of at most `most` of this name, that appears with what `write` puts there, or not at all."""
     _sweep_unfinished(runs)
     temporary = runs / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     with disk_errors(runs / name):
@@ -262,12 +257,10 @@ def _rename_new(folder: Path, path: Path) -> bool:
 def _sweep_unfinished(runs: Path) -> None:
     """Remove what killed processes left beside the runs an hour ago or earlier; creating a folder takes moments."""
     with contextlib.suppress(OSError):
-        for entry in list(os.scandir(runs)):
-            if _UNFINISHED.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > 3600:
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    Path(entry.path).unlink()
+        for path in list(runs.iterdir()):
+            if _UNFINISHED.fullmatch(path.name) and time.time() - path.lstat().st_mtime > 3600:
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path, ignore_errors=True) if is_folder else path.unlink()
 
 
 def _now() -> datetime:

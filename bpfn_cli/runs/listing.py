@@ -34,10 +34,7 @@ class FoundRun:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """The runs of a folder, oldest first.
-
-    Attributes: damaged: folders whose `run.json` cannot be read. problems: one line for everything unreadable.
-    """
+    """The runs of a folder, oldest first; folders whose `run.json` is damaged; a line for everything unreadable."""
 
     runs: tuple[FoundRun, ...]
     damaged: tuple[Path, ...] = ()
@@ -82,9 +79,7 @@ def latest_checkpoint(runs: Path) -> Path | None:
 class RunStatus:
     """How far a run is.
 
-    Attributes:
-        state: running, finished, interrupted, failed; killed: marked as running, but no process works on it; damaged:
-            its run.json cannot be read.
+    Attributes: state: of the record; or killed: marked as running, but no process works on it; or damaged: run.json is.
         seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
@@ -105,12 +100,8 @@ class RunStatus:
 
 def run_statuses(folder: Path) -> list[RunStatus]:
     """The status of all runs of a folder, oldest first, then damaged ones."""
-    found = find_runs(folder)
-    damaged = [
-        RunStatus(path.name, str(path), "damaged", "run.json is damaged or from another version of bpfn")
-        for path in found.damaged
-    ]
-    return [_status(run) for run in found.runs] + damaged
+    found, why = find_runs(folder), "run.json is damaged or from another version of bpfn"
+    return [*map(_status, found.runs), *(RunStatus(path.name, str(path), "damaged", why) for path in found.damaged)]
 
 
 def _status(run: FoundRun) -> RunStatus:
@@ -118,20 +109,15 @@ def _status(run: FoundRun) -> RunStatus:
     if record.state == "running" and not is_busy(run.path):
         record = read_record(run.path)  # it may have ended since the first look
         killed = record.state == "running"
+    same = ("reason", "method", "variant", "role", "epochs_done", "epochs", "epe3d")
     return RunStatus(
         name=run.path.name,
         folder=str(run.path),
         state="killed" if killed else record.state,
-        reason=record.reason,
-        method=record.method,
-        variant=record.variant,
-        role=record.role,
-        epochs_done=record.epochs_done,
-        epochs=record.epochs,
         seconds_left=None if record.is_finished else _seconds_left(record),
-        epe3d=record.epe3d,
         validation_epe3d=record.best_validation_epe3d,
         started=record.started.isoformat(),
+        **{key: getattr(record, key) for key in same},
     )
 
 

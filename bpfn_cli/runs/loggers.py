@@ -18,11 +18,8 @@ Say = Callable[[str], None]
 class MetricsLogger(Protocol):
     """Receives the metrics of each epoch, as in metrics.jsonl."""
 
-    def epoch(self, values: Mapping[str, Any]) -> None:
-        """Log one epoch."""
-
-    def close(self) -> None:
-        """Flush and close."""
+    def epoch(self, values: Mapping[str, Any]) -> None: ...
+    def close(self) -> None: ...
 
 
 class TensorBoard:
@@ -50,9 +47,8 @@ class WeightsAndBiases:
         import wandb
 
         run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]  # the same at every start of this run
-        self.run = wandb.init(
-            project=project, name=run.name, dir=str(run), config=dict(config), id=run_id, resume="allow", reinit=True
-        )
+        names = {"project": project, "name": run.name, "dir": str(run), "id": run_id}
+        self.run = wandb.init(**names, config=dict(config), resume="allow", reinit=True)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         self.run.log({_grouped(name): value for name, value in _numbers(values).items()}, step=values["epoch"])
@@ -65,14 +61,12 @@ class FaultTolerant:
     """Wraps a logger: its first failure (full disk, no network) is reported once and does not end the training."""
 
     def __init__(self, logger: MetricsLogger, say: Say):
-        self.logger, self.say = logger, say
-        self.has_failed = False
+        self.logger, self.say, self.has_failed = logger, say, False
 
     def epoch(self, values: Mapping[str, Any]) -> None:
-        if self.has_failed:
-            return
         try:
-            self.logger.epoch(values)
+            if not self.has_failed:
+                self.logger.epoch(values)
         except Exception as error:
             self.has_failed = True
             self.say(f"warning: {type(self.logger).__name__} has failed and is switched off: {error}")
@@ -100,9 +94,8 @@ def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: 
     try:
         return [FaultTolerant(WeightsAndBiases(project, run, config), say)]
     except ImportError:
-        raise UsageError(
-            "train.wandb: Weights & Biases is not installed: `pip install wandb`, or set train.wandb to null"
-        ) from None
+        advice = "`pip install wandb`, or set train.wandb to null"
+        raise UsageError(f"train.wandb: Weights & Biases is not installed: {advice}") from None
     except Exception as error:  # for example no network or no login
         say(f"warning: no logging to Weights & Biases: {error}")
         return []

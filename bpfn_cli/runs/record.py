@@ -22,10 +22,7 @@ State = Literal["running", "finished", "interrupted", "failed"]
 
 
 class TrainingData(Schema):
-    """The dataset of a run; see `bpfn_cli.data.datasets.DataIdentity`.
-
-    Attributes: held_out_scenes: training scenes that nothing is learned from.
-    """
+    """The dataset of a run, see `DataIdentity`, and how many training scenes nothing is learned from."""
 
     kind: str = ""
     source_kind: Name
@@ -51,11 +48,7 @@ class TeacherTest(Schema):
 
 
 class Teacher(Schema):
-    """The teacher of a student.
-
-    Attributes: run: name of its run folder; None: a checkpoint from elsewhere. held_out_epe3d: on the student's
-        held-out scenes, metres. test: its metrics on the test split.
-    """
+    """The teacher of a student. run: name of its run folder; None: a checkpoint from elsewhere. EPE3D in metres."""
 
     run: Name | None
     variant: Name
@@ -128,7 +121,7 @@ class RunRecord(Schema):
             as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
-        cell, control, cell_key, times_as_long, slowest_of: where the run is part of a study.
+        cell, control, cell_key, times_as_long, slowest_of: for a run of a study.
     """
 
     format: Literal[1] = 1
@@ -179,6 +172,11 @@ class RunRecord(Schema):
         return self.state == "finished"
 
     @property
+    def can_resume(self) -> bool:
+        """Whether it was stopped, by something other than its own numbers."""
+        return not self.is_finished and not self.failed_by_numbers
+
+    @property
     def failed_by_numbers(self) -> bool:
         """Whether NaN or infinity ended the run, so that resuming it cannot help."""
         return self.state == "failed" and self.failed_by == "NonFiniteError"
@@ -201,9 +199,8 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a run folder. Raises: UsageError: not a run folder. DataError: `run.json` is damaged."""
     path = folder / RECORD_FILE
     with disk_errors(path):
-        is_there = path.exists()
-    if not is_there:
-        raise UsageError(f"{printable(folder)}: not a run folder (it has no run.json); `bpfn runs` lists all runs")
+        if not path.exists():
+            raise UsageError(f"{printable(folder)}: not a run folder (it has no run.json); `bpfn runs` lists all runs")
     return read_schema(path, RunRecord, "restore it, repeat the run or delete its folder")
 
 
@@ -215,18 +212,15 @@ def read_schema(path: Path, schema: type[S], advice: str) -> S:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{printable(path)}: not a regular file; {advice}")
-        if status.st_size > LARGEST_FILE:
-            raise DataError(f"{printable(path)}: too large for a results file ({status.st_size} bytes); {advice}")
-        return schema.model_validate_json(path.read_bytes())
+            problem = "not a regular file"
+        elif status.st_size > LARGEST_FILE:
+            problem = f"too large for a results file ({status.st_size} bytes)"
+        else:
+            return schema.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be read ({error.strerror}); {advice}") from error
+        problem = f"cannot be read ({error.strerror})"
     except ValidationError as error:
-        raise DataError(f"{printable(path)}: damaged: {_explain(error)}; {advice}") from error
-
-
-def _explain(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(others)} more)" if others else ""
-    return printable(f"{key}: {first['msg']}{more}" if key else f"{first['msg']}{more}")
+        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+        key = "".join(f"{part}." for part in first["loc"])[:-1]
+        problem = f"damaged: {key}{': ' * bool(key)}{first['msg']}" + f" (and {len(others)} more)" * bool(others)
+    raise DataError(f"{printable(path)}: {printable(problem)}; {advice}")

@@ -28,32 +28,24 @@ POLL_SECONDS = 5.0
 
 
 class Trainer(Protocol):
-    """Trains recipes on one dataset into one folder of runs."""
+    """Trains recipes on one dataset into one folder of runs.
+
+    Raises: UsageError: `check`: the recipe cannot be trained; `resume`: something that decides the numbers has changed.
+        BusyError: `train_teacher`: another process does. Interrupted: `check_stop`.
+    """
 
     @property
-    def data_sha256(self) -> str:
-        """Identifies the dataset."""
-
-    def check(self, recipe: Recipe) -> None:
-        """Raises: UsageError: the recipe cannot be trained."""
-
-    def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None:
-        """Start a run."""
-
-    def resume(self, run: Path, teacher: Path | None) -> None:
-        """Resume a run. Raises: UsageError: something that decides its numbers has changed."""
-
-    def find_teacher(self, recipe: Recipe) -> Path | None:
-        """The weights of a teacher trained earlier with this recipe."""
-
-    def train_teacher(self, recipe: Recipe) -> Path:
-        """Train the recipe's teacher. Raises: BusyError: another process does."""
-
-    def check_stop(self) -> None:
-        """Raises: Interrupted: it is time to stop."""
+    def data_sha256(self) -> str: ...
+    def check(self, recipe: Recipe) -> None: ...
+    def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None: ...
+    def resume(self, run: Path, teacher: Path | None) -> None: ...
+    def find_teacher(self, recipe: Recipe) -> Path | None: ...
+    def train_teacher(self, recipe: Recipe) -> Path: ...
+    def check_stop(self) -> None: ...
 
 
 State = Literal["finished", "failed", "to do", "waiting"]
+Ended = Mapping[str, RunRecord]
 
 
 @dataclass(frozen=True)
@@ -64,15 +56,9 @@ class CellState:
     state: State
 
 
-Ended = Mapping[str, RunRecord]
-
-
 @dataclass(frozen=True)
 class StudyRunner:
-    """Carries out a study.
-
-    Attributes: folder: holds its run folders. shard: the cells that this process trains.
-    """
+    """Carries out a study in a folder of runs. shard: the cells that this process trains."""
 
     study: Study
     folder: Path
@@ -85,24 +71,21 @@ class StudyRunner:
 
     def planned(self) -> list[CellState]:
         """The cells of this shard with their states. Raises: UsageError: as `run`."""
-        found = self._check_all()
-        return list(self.shard.of(found))
+        return list(self.shard.of(self._check_all()))
 
     def states(self) -> list[CellState]:
         """Every cell of the study, whatever its shard. Raises: UsageError: the study has changed."""
-        ended, found = self._ended(), []
+        ended = self._ended()
         for cell in self.cells:
-            known = ended.get(cell.name)
-            if known is not None:
-                self._check_unchanged(cell, known)
-            found.append(CellState(cell, self._state(cell, known, ended)))
-        return found
+            if cell.name in ended and ended[cell.name].cell_key != self._key(cell):
+                trained = f"{printable(self.folder)}: {cell.name} was trained with another recipe, teacher, dataset"
+                raise UsageError(f"{trained} or version of bpfn; give the study another --name, or delete that folder")
+        return [CellState(cell, self._state(cell, ended)) for cell in self.cells]
 
     def run(self, progress: Progress, retry: bool = False) -> list[CellState]:
         """Train the unfinished cells of this shard one after another; returns the states of all cells.
 
-        Cells that another process works on are left to it. A training that fails by NaN is reported and skipped,
-        unless `retry`.
+        Cells of another process are left to it. A training that fails by NaN is skipped, and repeated if `retry`.
         Raises: as a training; UsageError: the study has changed since one of its trainings, or is invalid.
         """
         locks = make_folder(self.folder / LOCKS)
@@ -123,10 +106,8 @@ class StudyRunner:
                 progress.line(f"{cell.name}: failed: {error}")
         return self.states()
 
-    def _state(
-        self, cell: Cell, known: RunRecord | None, ended: Ended
-    ) -> Literal["finished", "failed", "to do", "waiting"]:
-        is_timed = cell.control == "equal_time"
+    def _state(self, cell: Cell, ended: Ended) -> State:
+        is_timed, known = cell.control == "equal_time", ended.get(cell.name)
         if known is None:
             return "waiting" if is_timed and self._times_as_long(cell, ended) is None else "to do"
         is_stale = is_timed and list(known.slowest_of or ()) != self._methods(cell)
@@ -139,9 +120,8 @@ class StudyRunner:
         return state == "to do" or (retry and state == "failed")
 
     def _train(self, cell: Cell, progress: Progress) -> None:
-        recipe, teacher = cell.recipe, None
-        if recipe.distillation_losses() and recipe.control != "random":
-            teacher = self._teacher(cell, progress)
+        recipe = cell.recipe
+        teacher = self._teacher(cell, progress) if _needs_teacher(cell) else None
         labels: dict[str, Any] = {"cell": cell.name, "control": cell.control, "cell_key": self._key(cell)}
         if cell.control == "equal_time":
             longer = self._times_as_long(cell, self._ended())
@@ -162,9 +142,8 @@ class StudyRunner:
     def _started(self, labels: Mapping[str, Any]) -> Path | None:
         """The newest run of a cell that was stopped by something other than its own numbers."""
         for run in reversed(find_runs(self.folder).runs):
-            record = run.record
-            is_same = all(getattr(record, key) == value for key, value in labels.items())
-            if is_same and not record.is_finished and not record.failed_by_numbers and record.paths is not None:
+            is_same = all(getattr(run.record, key) == value for key, value in labels.items())
+            if is_same and run.record.can_resume and run.record.paths is not None:
                 return run.path
         return None
 
@@ -216,31 +195,12 @@ class StudyRunner:
 
     def _key(self, cell: Cell) -> str:
         """Identifies what the results of a cell depend on: equal keys, equal trainings."""
-        return json_hash(
-            {
-                "recipe": decisive_tree(cell.recipe),
-                "control": cell.control,
-                "teacher": self._teacher_key(cell),
-                "data": self.trainer.data_sha256,
-                "bpfn": bpfn_cli.__version__,
-            }
-        )
-
-    def _teacher_key(self, cell: Cell) -> str | None:
-        given = self._teacher_sha256
-        if not cell.recipe.distillation_losses() or cell.recipe.control == "random":
-            return None
-        if given is not None and cell.control != "same_width_teacher":
-            return given
-        return teacher_key(teacher_recipe(self.study, cell), self.trainer.data_sha256)
-
-    def _check_unchanged(self, cell: Cell, record: RunRecord) -> None:
-        """Raises: UsageError: the cell was trained differently."""
-        if record.cell_key != self._key(cell):
-            raise UsageError(
-                f"{printable(self.folder)}: {cell.name} was trained with another recipe, teacher, dataset or version "
-                "of bpfn; give the study another --name, or delete that folder"
-            )
+        given, data, teacher = self._teacher_sha256, self.trainer.data_sha256, None
+        if _needs_teacher(cell):
+            is_given = given is not None and cell.control != "same_width_teacher"
+            teacher = given if is_given else teacher_key(teacher_recipe(self.study, cell), data)
+        decisive = {"recipe": decisive_tree(cell.recipe), "control": cell.control, "teacher": teacher, "data": data}
+        return json_hash({**decisive, "bpfn": bpfn_cli.__version__})
 
     def _times_as_long(self, cell: Cell, ended: Ended) -> float | None:
         """How much longer than from scratch the slowest method of this variant learns; None: not all have ended.
@@ -249,17 +209,15 @@ class StudyRunner:
         Failed methods do not count.
         """
         same = [other for other in self.cells if other.recipe.variant == cell.recipe.variant]
-        for other in same:
-            known = ended.get(other.name)
-            if known and known.times_as_long is not None and list(known.slowest_of or ()) == self._methods(cell):
+        for known in (ended[other.name] for other in same if other.name in ended):
+            if known.times_as_long is not None and list(known.slowest_of or ()) == self._methods(cell):
                 return known.times_as_long
         times: dict[str, list[RunRecord]] = {}
-        for other in same:
-            if other.control is None:
-                if other.name not in ended:
-                    return None
-                if ended[other.name].is_finished:
-                    times.setdefault(other.recipe.method(), []).append(ended[other.name])
+        for other in (other for other in same if other.control is None):
+            if other.name not in ended:
+                return None
+            if ended[other.name].is_finished:
+                times.setdefault(other.recipe.method(), []).append(ended[other.name])
         scratch = times.pop(SCRATCH, None)
         if not scratch or not times:
             return None
@@ -271,7 +229,9 @@ class StudyRunner:
         return sorted({one.recipe.method() for one in same})
 
 
+def _needs_teacher(cell: Cell) -> bool:
+    return bool(cell.recipe.distillation_losses()) and cell.recipe.control != "random"
+
+
 def _seconds(records: Sequence[RunRecord]) -> float:
-    return learning_seconds(
-        [record.epoch_seconds for record in records], [record.prepare_seconds or 0 for record in records]
-    )
+    return learning_seconds([one.epoch_seconds for one in records], [one.prepare_seconds or 0 for one in records])

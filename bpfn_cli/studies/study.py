@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,10 +65,7 @@ def read_study(path: Path) -> Study:
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """All trainings, seed by seed, so that an unfinished study has complete seeds to compare.
-
-    Raises: UsageError: an invalid recipe; no baseline from scratch.
-    """
+    """All trainings, seed by seed, so that an unfinished study has complete seeds to compare. Raises: UsageError."""
     strategy = study.recipe.get("strategy", {})
     if not isinstance(strategy, dict):
         raise UsageError("recipe.strategy: give a mapping of strategy options, such as {online: {target: naive}}")
@@ -77,26 +75,24 @@ def cells_of(study: Study) -> list[Cell]:
         raise UsageError(f"recipe.{reserved[0]}: the study sets this key; remove it from the recipe")
     if NO_DISTILLATION not in study.losses:
         raise UsageError("losses: add none, the baseline from scratch that the others are compared with")
-    if study.control_loss is not None and study.control_loss not in _taught(study):
+    taught = [loss for loss in study.losses if loss != NO_DISTILLATION]
+    if study.control_loss is not None and study.control_loss not in taught:
         raise UsageError(f"control_loss {printable(study.control_loss)}: not one of the study's losses with a teacher")
     if len(set(study.seeds)) < len(study.seeds):
         raise UsageError("seeds: duplicate seed")
     found: dict[str, Cell] = {}
-    for seed in study.seeds:
-        for variant in study.variants:
-            for cell in _cells_of_seed(study, variant, seed):
-                found.setdefault(cell.name, cell)
+    for seed, variant in product(study.seeds, study.variants):
+        for cell in _cells_of_seed(study, variant, seed, taught):
+            found.setdefault(cell.name, cell)
     return list(found.values())
 
 
-def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
+def _cells_of_seed(study: Study, variant: str, seed: int, taught: list[str]) -> Iterator[Cell]:
     yield _cell(_recipe(study, variant, NO_DISTILLATION, seed))
-    for strategy in study.strategies:
-        for loss in study.losses:
-            recipe = _recipe(study, variant, loss, seed, strategy=strategy)
-            if recipe.distillation_losses() or not STRATEGIES[strategy].needs_teacher:
-                yield _cell(recipe)
-    taught = _taught(study)
+    for strategy, loss in product(study.strategies, study.losses):
+        recipe = _recipe(study, variant, loss, seed, strategy)
+        if recipe.distillation_losses() or not STRATEGIES[strategy].needs_teacher:
+            yield _cell(recipe)
     if not taught:
         return
     loss = study.control_loss or ("bihint" if "bihint" in taught else taught[0])
@@ -108,11 +104,6 @@ def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
             yield _cell(replace(controlled, teacher=variant), control)
         else:
             yield _cell(replace(controlled, control="random" if control == "random_teacher" else "shuffled"), control)
-
-
-def _taught(study: Study) -> list[str]:
-    """The losses that need a teacher."""
-    return [loss for loss in study.losses if loss != NO_DISTILLATION]
 
 
 def _recipe(study: Study, variant: str, loss: str, seed: int, strategy: str = "plain") -> Recipe:

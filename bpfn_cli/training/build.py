@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from bpfn_cli.recipes.schedule import validation_epochs
 from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher, TeacherCache
 from bpfn_cli.strategies.teacher import shuffle_points
 from bpfn_cli.strategies.teacher_cache import TOLERANCE, cache_key
-from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches
 from bpfn_cli.training.teacher import TeacherNetwork, teacher_checkpoint
@@ -29,10 +29,7 @@ from bpfn_cli.training.teacher import TeacherNetwork, teacher_checkpoint
 
 @dataclass
 class Parts:
-    """What a job trains, on its device.
-
-    Attributes: teacher: None: no loss needs one. awaits_teacher: it is an untrained stand-in, to be trained first.
-    """
+    """What a job trains, on its device. awaits_teacher: the teacher is an untrained stand-in, to be trained first."""
 
     student: BiPointFlowNet
     strategy: Strategy
@@ -45,8 +42,7 @@ class Parts:
         network = self.strategy.teacher.network
         network.load_state_dict(trained.network.state_dict())
         self.strategy.teacher.forget()
-        if self.strategy.teacher.cache is not None:
-            self.strategy.teacher.cache = _teacher_cache(job, trained.sha256, self.strategy.objective)
+        self.strategy.teacher.cache = _teacher_cache(job, trained.sha256, self.strategy.objective)
         self.teacher = TeacherNetwork(network, trained.sha256, trained.path, trained.run)
         self.awaits_teacher = False
 
@@ -60,7 +56,9 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
     torch.manual_seed(job.recipe.seed)
     student = build_model(job.recipe.variant, job.recipe.data.points)
     if job.initial is not None and use_initial:
-        _initialize(student, job.initial, progress)
+        done = initialize_from(student, load_checkpoint(job.initial))
+        counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
+        progress.line(f"initial weights: {printable(job.initial)} ({counts})")
     if not job.recipe.distillation_losses():
         return Parts(student, _build_strategy(job, student, None))
     found = None if job.recipe.control == "random" else teacher_checkpoint(job)
@@ -80,10 +78,7 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
     recipe, options, device = job.recipe, job.recipe.train, job.device
     network = None if teacher is None else teacher.network.to(device)
     objective = build_losses(recipe.loss, student.variant, network.variant if network else None, recipe.objective)
-
-    def meta_val(number: int) -> Iterator[FlowBatch]:
-        return epoch_batches(job, job.split.meta_val, number, in_process=True)
-
+    meta_val = partial(epoch_batches, job, job.split.meta_val, in_process=True)
     return STRATEGIES[recipe.strategy.kind](
         student.to(device),
         None if teacher is None else _build_teacher(job, teacher, objective),
@@ -100,59 +95,42 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
 
 
 def _build_teacher(job: Job, teacher: TeacherNetwork, objective: Objective) -> Teacher:
-    has_cache = job.recipe.train.teacher_cache is not None
-    return Teacher(
-        teacher.network,
-        job.recipe.train.teacher_precision,
-        shuffle_points if job.recipe.control == "shuffled" else None,
-        _teacher_cache(job, teacher.sha256, objective) if has_cache else None,
-    )
+    control = shuffle_points if job.recipe.control == "shuffled" else None
+    cache = _teacher_cache(job, teacher.sha256, objective)
+    return Teacher(teacher.network, job.recipe.train.teacher_precision, control, cache)
 
 
-def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> TeacherCache:
-    """The cache of a teacher's outputs. Raises: UsageError: its folder is a file."""
-    recipe = job.recipe
-    folder, precision = Path(str(recipe.train.teacher_cache)), recipe.train.teacher_precision
+def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> TeacherCache | None:
+    """The cache of a teacher's outputs, where the recipe asks for one. Raises: UsageError: its folder is a file."""
+    data, options, reads = job.recipe.data, job.recipe.train, objective.reads()
+    if options.teacher_cache is None:
+        return None
+    folder, precision = Path(options.teacher_cache), options.teacher_precision
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"train.teacher_cache {printable(folder)}: is a file; name a folder")
-    drawn = {
-        "dataset": job.data.identity.sha256,
-        "points": recipe.data.points,
-        "augment": to_tree(recipe.data.augment),
-        "precision": precision.value,
-    }
-    return TeacherCache(
-        folder / cache_key(teacher_sha256, drawn, objective.reads()), objective.reads(), TOLERANCE[precision]
-    )
-
-
-def _initialize(student: BiPointFlowNet, weights: Path, progress: Progress) -> None:
-    done = initialize_from(student, load_checkpoint(weights))
-    counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
-    progress.line(f"initial weights: {printable(weights)} ({counts})")
+    drawn = {"dataset": job.data.identity.sha256, "points": data.points, "augment": to_tree(data.augment)}
+    key = cache_key(teacher_sha256, {**drawn, "precision": precision.value}, reads)
+    return TeacherCache(folder / key, reads, TOLERANCE[precision])
 
 
 def check_job(job: Job) -> None:
-    """Refuse a training that could not do what its recipe says.
-
-    Raises: UsageError: an unknown loss or option; the hints, or the truth, would never get a weight.
-    """
+    """Raises: UsageError: an unknown loss or option; the hints, or the truth, would never get a weight."""
     build_objective(job.recipe).check_length(job.steps, job.recipe.train.epochs)
 
 
 def job_notes(job: Job) -> Iterator[str]:
     """Lines about keys of the recipe that have no effect, or not the expected one."""
-    recipe = job.recipe
+    recipe, why = job.recipe, "since no --loss needs a teacher"
     yield from _unused_options(recipe)
     if recipe.distillation_losses():
         yield from _early_stop_notes(job)
         return
     if job.teacher is not None:
-        yield f"teacher: {printable(job.teacher)}: not used, since no --loss needs a teacher"
+        yield f"teacher: {printable(job.teacher)}: not used, {why}"
     if recipe.early_stop.kind != "never":
-        yield f"early_stop.kind {recipe.early_stop.kind}: no effect, since no --loss needs a teacher"
+        yield f"early_stop.kind {recipe.early_stop.kind}: no effect, {why}"
     if recipe.control != "none":
-        yield f"control {recipe.control}: no effect, since no --loss needs a teacher"
+        yield f"control {recipe.control}: no effect, {why}"
 
 
 def _unused_options(recipe: Recipe) -> Iterator[str]:
@@ -172,16 +150,12 @@ def _early_stop_notes(job: Job) -> Iterator[str]:
         if not job.split.held_out:
             yield "early stop: auto has no effect without held-out scenes; raise data.holdout"
         elif before_end < stop.checks:
-            yield (
-                f"early stop: auto has no effect here: there are {before_end} validations before the last epoch, and "
-                f"{stop.checks} good ones are needed; lower train.validate_every or early_stop.checks"
-            )
+            need = f"{before_end} validations before the last epoch, and {stop.checks} good ones are needed"
+            advice = "lower train.validate_every or early_stop.checks"
+            yield f"early stop: auto has no effect here: there are {need}; {advice}"
     elif stop.kind != "never":
-        schedule = EarlyStop(stop)
-        taught = sum(schedule.share(epoch, options.epochs) > 0 for epoch in range(options.epochs))
-        steps = taught * job.steps_per_epoch
-        if steps <= objective.calibration_step and not build_objective(job.recipe).calibrated:
-            yield (
-                f"early stop: the teacher stops after {steps} steps, before hints get their weight at step "
-                f"{objective.calibration_step}, so they have no effect; lower objective.calibration_step"
-            )
+        taught = sum(EarlyStop(stop).share(epoch, options.epochs) > 0 for epoch in range(options.epochs))
+        steps, first = taught * job.steps_per_epoch, objective.calibration_step
+        if steps <= first and not build_objective(job.recipe).calibrated:
+            when = f"after {steps} steps, before hints get their weight at step {first}"
+            yield f"early stop: the teacher stops {when}, so they have no effect; lower objective.calibration_step"

@@ -56,22 +56,15 @@ def split_scenes(dataset: SceneDataset, held_out: float, seed: int, meta_val: fl
     ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
     first = min(len(ranked) - 1, max(1, round(held_out * len(ranked)))) if held_out > 0 else 0
     second = min(len(ranked) - 1 - first, max(1, round(meta_val * len(ranked)))) if meta_val > 0 else 0
-    groups = ranked[first + second :], ranked[:first], ranked[first : first + second]
-
-    def scenes_of(group: list[int | str]) -> list[int]:
-        chosen = set(group)
-        return [index for index, sequence in enumerate(sequences) if sequence in chosen]
-
-    return Split(*map(scenes_of, groups))
+    groups = map(set, (ranked[first + second :], ranked[:first], ranked[first : first + second]))
+    return Split(*([index for index, one in enumerate(sequences) if one in group] for group in groups))
 
 
 @dataclass(frozen=True)
 class Job:
     """One training, resolved: the recipe, its data and where everything is.
 
-    Attributes:
-        runs: the folder of run folders.
-        command: what the user typed, for the record.
+    Attributes: runs: the folder of run folders. command: what the user typed, for the record.
         must_be_new: an existing run of this name is an error; otherwise a number is appended to the name.
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
         initial: a checkpoint to start the student from, copied or sliced; None: fresh weights.
@@ -95,7 +88,7 @@ class Job:
     def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
         """Open the data, unless it is open already, and split it.
 
-        Raises: as `open_dataset`; UsageError: another format than the recipe requires, or `runs` lies inside the data.
+        Raises: as `OpenedDataset.open`; UsageError: not the format that the recipe requires, or `runs` is inside it.
         """
         opened = OpenedDataset.open(data) if isinstance(data, Path) else data
         wanted, root = recipe.data.kind, opened.train.root

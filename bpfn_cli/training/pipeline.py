@@ -25,9 +25,7 @@ from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.listing import find_runs, is_busy
 from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
-from bpfn_cli.strategies import TeacherCache
 from bpfn_cli.training.build import Parts, build, check_job, job_notes
-from bpfn_cli.training.changes import differences, use_recorded_threads
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches, first_batch
 from bpfn_cli.training.loop.checkpointer import Checkpointer, check_space
@@ -37,7 +35,7 @@ from bpfn_cli.training.loop.state import Training
 from bpfn_cli.training.loop.validate import Validator
 from bpfn_cli.training.plan import Plan, plan_training
 from bpfn_cli.training.preparation import prepare_losses
-from bpfn_cli.training.start import create_run
+from bpfn_cli.training.start import create_run, differences, use_recorded_threads
 from bpfn_cli.training.teacher import TeacherNetwork, known_test_metrics
 
 COMPLEXITY_POINTS = 8192  # at which the published tables count MACs
@@ -54,8 +52,7 @@ class Outcome:
 def run(job: Job, progress: Progress) -> Outcome:
     """Train what the recipe says in a new run folder, with a teacher if a loss needs one.
 
-    Raises: UsageError, DataError, CheckpointError, DiskError, NonFiniteError, OutOfMemoryError, Interrupted; once there
-        is a run folder, it records the reason.
+    Raises: any BpfnError; once there is a run folder, it records the reason.
     """
     if job.name is not None:
         check_run_name(job.name)
@@ -65,8 +62,9 @@ def run(job: Job, progress: Progress) -> Outcome:
         progress.line(note)
     with job.stop.listening():
         parts = build(job, progress)
-        if parts.awaits_teacher:
-            _try_step(job, parts)
+        if parts.awaits_teacher:  # find what cannot work before the hours that its training takes
+            with contextlib.suppress(NonFiniteError):  # such a step is skipped in training
+                parts.strategy.trial_step(first_batch(job), job.recipe.train.lr, job.recipe.train.epochs)
         folder = create_run(job, "student")
         is_renamed = job.name not in (None, folder.path.name)
         progress.line(f"run: {printable(folder.path)}" + f" ({printable(job.name)} is taken; --resume)" * is_renamed)
@@ -97,52 +95,33 @@ def plan_job(job: Job, progress: Progress) -> Plan:
 
 
 def train_teacher(job: Job, progress: Progress) -> Path:
-    """Train the recipe's teacher, or resume its training; returns its weights.
-
-    Raises: BusyError: another process trains it.
-    """
-    alone = job.for_teacher()
+    """Train the recipe's teacher, or resume its training; returns its weights. Raises: BusyError: another does."""
+    alone, folder, name = job.for_teacher(), None, job.recipe.teacher
     started = from_main(lambda: _started_teacher(job))
-    if started is not None:
-        folder = RunFolder.open(started)
-        use_recorded_threads(folder)
-        changed = differences(folder, alone)
-        if not changed:
-            progress.line(f"teacher: resuming {printable(started)}")
-            return _train_alone(alone, folder, progress)
-        progress.line(
-            f"teacher: restarting: {printable(started)} was started with different settings: {'; '.join(changed)}"
-        )
-    else:
-        name = job.recipe.teacher
+    if started is None:
         progress.line(f"teacher: no {name} trained with this recipe yet; training it first (it is reused next time)")
-    return _train_alone(alone, create_run(alone, "teacher"), progress)
-
-
-def _train_alone(job: Job, folder: RunFolder, progress: Progress) -> Path:
-    return carry_out(job, build(job, progress), folder, progress).folder / record.STUDENT
+    else:
+        folder, where = RunFolder.open(started), printable(started)
+        use_recorded_threads(folder)
+        if changed := "; ".join(differences(folder, alone)):
+            progress.line(f"teacher: restarting: {where} was started with different settings: {changed}")
+            folder = None
+        else:
+            progress.line(f"teacher: resuming {where}")
+    folder = folder or create_run(alone, "teacher")
+    return carry_out(alone, build(alone, progress), folder, progress).folder / record.STUDENT
 
 
 def _started_teacher(job: Job) -> Path | None:
     """The newest teacher of this job that was stopped by something other than its own numbers."""
     for found in reversed(find_runs(job.runs).runs):
         known = found.record
-        if known.teacher_key == job.teacher_key and known.role == "teacher" and not known.is_finished:
-            if known.failed_by_numbers:
-                continue
+        if known.teacher_key == job.teacher_key and known.role == "teacher" and known.can_resume:
             if is_busy(found.path):
-                raise BusyError(
-                    f"{printable(found.path)}: another process is training this teacher; repeat the command when it is "
-                    "done"
-                )
+                problem = "another process is training this teacher; repeat the command when it is done"
+                raise BusyError(f"{printable(found.path)}: {problem}")
             return found.path
     return None
-
-
-def _try_step(job: Job, parts: Parts) -> None:
-    """Find what cannot work before the hours that the training of a teacher takes."""
-    with contextlib.suppress(NonFiniteError):  # such a step is skipped in training
-        parts.strategy.trial_step(first_batch(job), job.recipe.train.lr, job.recipe.train.epochs)
 
 
 def obtain_teacher(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> None:
@@ -188,10 +167,8 @@ def restore(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> Tr
 
     Raises: CheckpointError: all checkpoints are damaged, or gone. DiskError: too little space for those to come.
     """
-    training = Training(
-        parts.strategy, job.recipe, EarlyStop(job.recipe.early_stop), job.steps_per_epoch, progress.line
-    )
-    keep_every = job.recipe.train.keep_every
+    early_stop, keep_every = EarlyStop(job.recipe.early_stop), job.recipe.train.keep_every
+    training = Training(parts.strategy, job.recipe, early_stop, job.steps_per_epoch, progress.line)
     if keep_every is not None:
         folder.checkpoints.is_kept = lambda number: number % (keep_every * training.steps) == 0
     found = from_main(lambda: folder.checkpoints.newest(progress.line))
@@ -199,10 +176,8 @@ def restore(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> Tr
         training.load_state_dict(found.state, found.weights.state)
         progress.line(training.where())
     elif folder.record.has_checkpoints:
-        raise CheckpointError(
-            f"{printable(folder.checkpoints.folder)}: the checkpoints are gone; restore them, or start again under "
-            "another --name"
-        )
+        where = printable(folder.checkpoints.folder)
+        raise CheckpointError(f"{where}: the checkpoints are gone; restore them, or start again under another --name")
     elif folder.record.epochs_done:
         progress.line("resuming from the start: the run was stopped before its first checkpoint")
     folder.trim_metrics(training.epoch)
@@ -221,7 +196,7 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
         progress.bar(title, samples=job.recipe.train.batch_size) as bar,
         memory_advice(parts.strategy, partial(first_batch, job), job.recipe),
     ):
-        batches_of = lambda epoch, start: epoch_batches(job, job.split.learn, epoch, start=start, shared=True)  # noqa: E731
+        batches_of = partial(epoch_batches, job, job.split.learn, shared=True)
         fit(training, batches_of, validator, Checkpointer(training, folder, job.stop), bar)
     cache = parts.strategy.teacher.cache if parts.strategy.teacher else None
     if cache is not None and cache.full:
@@ -231,15 +206,12 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
 def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     """Write the best weights (without validation: the last) as the file to deploy, and record their size."""
     path = folder.deploy(training.number if training.best is None else training.best)
-    teacher = parts.strategy.teacher
-    cache = None if teacher is None else teacher.cache
-    folder.update(
-        weights_sha256=from_main(lambda: sha256_of(path)),
-        complexity=from_main(lambda: _complexity(parts.student, path)),
-        teacher_forwards=None if teacher is None else teacher.forwards,
-        teacher_cache=cache
-        and record.TeacherCacheCounts(found=cache.found, missed=cache.missed, problem=cache.full or None),
-    )
+    if teacher := parts.strategy.teacher:
+        counts, cache = record.TeacherCacheCounts, teacher.cache
+        found = cache and counts(found=cache.found, missed=cache.missed, problem=cache.full or None)
+        folder.record = folder.record.changed(teacher_forwards=teacher.forwards, teacher_cache=found)
+    sha256, complexity = from_main(lambda: (sha256_of(path), _complexity(parts.student, path)))
+    folder.update(weights_sha256=sha256, complexity=complexity)
     return path
 
 
@@ -303,10 +275,6 @@ def _logging(job: Job, training: Training, folder: RunFolder, progress: Progress
         for logger in folder.loggers:
             logger.close()
         folder.loggers = []
-
-
-def _cache_counts(cache: TeacherCache) -> record.TeacherCacheCounts:
-    return record.TeacherCacheCounts(found=cache.found, missed=cache.missed, problem=cache.full or None)
 
 
 def _complexity(network: BiPointFlowNet, weights: Path) -> record.Complexity:

@@ -18,7 +18,6 @@ from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.recipes.schedule import validation_epochs
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.strategies.teacher_cache import bytes_per_sample
-from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import first_batch
 
@@ -40,9 +39,8 @@ class HintPlan:
 
 @dataclass(frozen=True)
 class TermPlan:
-    """A loss term, its weight, and what it needs only in training.
-
-    Attributes: parameters: of adapters, heads and critics. prepares: it first runs the teacher on all training scenes.
+    """A loss term, its weight, and what it needs only in training: the parameters of adapters, heads and critics, and
+    whether it first runs the teacher on all training scenes.
     """
 
     name: str
@@ -54,11 +52,9 @@ class TermPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training will do.
+    """What a training will do. Times and memory are those of a trial step, which was undone.
 
-    Attributes:
-        seconds_per_step: of a trial step, which was undone. memory_mb: peak of this process (on CUDA: of the
-            allocator), 10^6 bytes. cache_bytes: upper bound for the teacher cache; None: no cache.
+    Attributes: memory_mb: peak of this process (on CUDA: of the allocator), 10^6 bytes. cache_bytes: upper bound.
     """
 
     strategy: str
@@ -75,7 +71,6 @@ class Plan:
         return self.seconds_per_step * self.steps / self.epochs
 
     def as_tree(self) -> dict[str, Any]:
-        """For JSON."""
         return {**asdict(self), "seconds_per_epoch": self.seconds_per_epoch}
 
     def lines(self) -> Iterator[str]:
@@ -88,11 +83,9 @@ class Plan:
                 shapes = ", ".join(str(hint) for hint in term.hints if hint.feature == feature)
                 yield f"plan:   {feature}, level by level: {shapes}"
         how = "" if self.strategy == "plain" else f", strategy {self.strategy}"
-        yield (
-            f"plan: {self.steps} steps in {self.epochs} epochs{how}, {self.validations} validations; "
-            f"{self.seconds_per_step:.3g} s per step, {duration(self.seconds_per_epoch)} per epoch, "
-            f"{duration(self.seconds_per_step * self.steps)} in all; peak memory {self.memory_mb:,.0f} MB"
-        )
+        times = f"{self.seconds_per_step:.3g} s per step, {duration(self.seconds_per_epoch)} per epoch"
+        times += f", {duration(self.seconds_per_step * self.steps)} in all; peak memory {self.memory_mb:,.0f} MB"
+        yield f"plan: {self.steps} steps in {self.epochs} epochs{how}, {self.validations} validations; {times}"
         if self.cache_bytes is not None:
             yield f"plan: the teacher cache may grow to {self.cache_bytes / 1e9:.3g} GB"
 
@@ -102,34 +95,22 @@ def plan_training(job: Job, strategy: Strategy) -> Plan:
 
     Raises: ShapeError, UsageError: a term does not fit these networks. NonFiniteError: the trial step failed.
     """
-    recipe, options = job.recipe, job.recipe.train
-    seconds, peak_bytes = _trial_step(strategy, first_batch(job), recipe)
-    return Plan(
-        strategy=recipe.strategy.kind,
-        terms=tuple(_terms(strategy, recipe)),
-        epochs=options.epochs,
-        steps=job.steps,
-        validations=validation_epochs(options.epochs, options.validation_calendar, options.validate_every),
-        seconds_per_step=seconds,
-        memory_mb=peak_bytes / 1e6,
-        cache_bytes=_cache_bytes(strategy, recipe, len(job.split.learn)),
-    )
-
-
-def _trial_step(strategy: Strategy, batch: FlowBatch, recipe: Recipe) -> tuple[float, float]:
-    """Take a few steps and undo them. Returns: seconds of a step, peak memory in bytes."""
+    kind, options, batch = job.recipe.strategy.kind, job.recipe.train, first_batch(job)
     on_cuda = batch.pc1.device.type == "cuda"
     torch.cuda.reset_peak_memory_stats() if on_cuda else forget_peak()
-    seconds = strategy.trial_step(batch, recipe.train.lr, recipe.train.epochs)
-    return seconds, torch.cuda.max_memory_allocated() if on_cuda else resident_bytes(peak=True)
+    seconds = strategy.trial_step(batch, options.lr, options.epochs)
+    peak = torch.cuda.max_memory_allocated() if on_cuda else resident_bytes(peak=True)
+    terms = tuple(_terms(strategy, job.recipe))
+    validations = validation_epochs(options.epochs, options.validation_calendar, options.validate_every)
+    return Plan(kind, terms, options.epochs, job.steps, validations, seconds, peak / 1e6, _cache_bytes(job, strategy))
 
 
-def _cache_bytes(strategy: Strategy, recipe: Recipe, scenes: int) -> int | None:
-    teacher = strategy.teacher
+def _cache_bytes(job: Job, strategy: Strategy) -> int | None:
+    teacher, data, epochs = strategy.teacher, job.recipe.data, job.recipe.train.epochs
     if teacher is None or teacher.cache is None:
         return None
-    views = min(recipe.data.views or recipe.train.epochs, recipe.train.epochs)
-    return scenes * views * bytes_per_sample(teacher.network.variant, recipe.data.points, teacher.cache.reads)
+    drawn = len(job.split.learn) * min(data.views or epochs, epochs)
+    return drawn * bytes_per_sample(teacher.network.variant, data.points, teacher.cache.reads)
 
 
 def _terms(strategy: Strategy, recipe: Recipe) -> Iterator[TermPlan]:
@@ -137,12 +118,11 @@ def _terms(strategy: Strategy, recipe: Recipe) -> Iterator[TermPlan]:
     sizes = level_sizes(recipe.data.points, strategy.student.variant.reductions)
     yield TermPlan(SUPERVISED, f"weight {objective.weight(SUPERVISED):g}")
     for name, term in objective.items():
-        hints = tuple(
-            HintPlan(feature, level, (batch, sizes[level], own), (batch, sizes[level], other))
-            for feature, level, own, other in term.hints()
-        )
+        hints = []
+        for feature, level, *widths in term.hints():
+            hints.append(HintPlan(feature, level, *((batch, sizes[level], width) for width in widths)))
         parameters = sum(parameter.numel() for parameter in term.parameters())
-        yield TermPlan(name, _weight(objective, name), hints, parameters, term.needs_preparation())
+        yield TermPlan(name, _weight(objective, name), tuple(hints), parameters, term.needs_preparation())
     for name, weight in strategy.extra_terms:
         yield TermPlan(name, weight)
 
@@ -153,8 +133,5 @@ def _weight(objective: Objective, name: str) -> str:
         return f"weight {objective.weight(name):g}"
     if objective.calibrated:
         return f"weight gamma {options.gamma:g} x kappa {objective.scales()[f'kappa_{name}']:.4g}"
-    share = options.rho / len(objective.hints)
-    return (
-        f"weight gamma {options.gamma:g} x kappa, set at step {options.calibration_step} so that its gradient is "
-        f"{share:.3g} of the supervised one"
-    )
+    wanted = f"so that its gradient is {options.rho / len(objective.hints):.3g} of the supervised one"
+    return f"weight gamma {options.gamma:g} x kappa, set at step {options.calibration_step} {wanted}"

@@ -43,8 +43,7 @@ def prepare_losses(job: Job, strategy: Strategy, teacher: TeacherNetwork | None,
             continue
         before = {key: tensor.clone() for key, tensor in term.state_dict().items() if isinstance(tensor, Tensor)}
         with progress.bar(f"preparing {name}") as bar:
-            passes = strategy.teacher.passes(partial(_counted, job, bar))
-            strategy.objective.prepare(passes, only=name)
+            strategy.objective.prepare(strategy.teacher.passes(partial(_counted, job, bar)), only=name)
         if is_main():
             _keep(path, term, before)
     strategy.after_preparation()
@@ -60,26 +59,12 @@ def _counted(job: Job, bar: Bar) -> Iterator[FlowBatch]:
 
 def _key(job: Job, teacher: TeacherNetwork, name: str, term: DistillationLoss) -> str:
     """Identifies everything that a loss learns before the first step."""
-    recipe, names = to_tree(job.recipe), job.data.train.names
-    return json_hash(
-        {
-            "teacher": teacher.sha256,
-            "control": job.recipe.control,
-            "dataset": job.data.identity.sha256,
-            "names": [names[index] for index in job.split.learn],
-            "recipe": [
-                recipe["seed"],
-                recipe["data"]["points"],
-                recipe["data"]["augment"],
-                recipe["train"]["batch_size"],
-            ],
-            "precision": job.recipe.train.teacher_precision.value,
-            "loss": name,
-            "options": to_tree(term.options),
-            "code": _code_of(term),
-            "bpfn": bpfn_cli.__version__,
-        }
-    )
+    recipe, names = job.recipe, job.data.train.names
+    decisive: dict[str, Any] = {"teacher": teacher.sha256, "control": recipe.control}
+    decisive |= {"dataset": job.data.identity.sha256, "names": [names[index] for index in job.split.learn]}
+    decisive["recipe"] = [recipe.seed, recipe.data.points, to_tree(recipe.data.augment), recipe.train.batch_size]
+    decisive |= {"precision": recipe.train.teacher_precision.value, "loss": name, "options": to_tree(term.options)}
+    return json_hash({**decisive, "code": _code_of(term), "bpfn": bpfn_cli.__version__})
 
 
 def _code_of(term: DistillationLoss) -> str:

@@ -21,18 +21,14 @@ from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.record import RECORD_FILE, STUDENT, Resumption
 from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build
-from bpfn_cli.training.changes import differences, present_entries, recipe_differences, use_recorded_threads
 from bpfn_cli.training.job import Job, OpenedDataset
 from bpfn_cli.training.pipeline import Outcome, carry_out, run
-from bpfn_cli.training.start import paths_of
+from bpfn_cli.training.start import differences, paths_of, present_entries, recipe_differences, use_recorded_threads
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a user changes when resuming; None: as it was.
-
-    Attributes: allow: resume although the numbers will differ.
-    """
+    """What a user changes when resuming (None: as it was). allow: resume although the numbers will differ."""
 
     data: Path | OpenedDataset | None = None
     teacher: Path | None = None
@@ -40,15 +36,13 @@ class Changes:
     allow: bool = False
 
 
-def resume(
-    folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes | None = None
-) -> Outcome:
+def resume(folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes = Changes()) -> Outcome:
     """Continue a run where it stopped, whatever stopped it; for a finished run, return its outcome.
 
     Raises: as `run`; UsageError: not a run folder, or something that decides its numbers has changed; BusyError:
         another process works on it.
     """
-    found, changes = RunFolder.open(folder), changes or Changes()
+    found = RunFolder.open(folder)
     if found.record.is_finished:
         progress.line(f"{printable(folder)}: already finished")
         return Outcome(found.path, from_main(lambda: _result_of(found)))
@@ -57,8 +51,8 @@ def resume(
         use_recorded_threads(found)
         changed = differences(found, job)
         if not changes.allow:
-            advice = "restore them, or continue with --allow"
-            _refuse(f"{printable(folder)}: settings differ from the original run", changed, advice)
+            problem = f"{printable(folder)}: settings differ from the original run"
+            _refuse(problem, changed, "restore them, or continue with --allow")
         for line in changed:
             found.log(f"changed since the run started: {line}")
             progress.line(f"warning: changed since the run started: {line}")
@@ -74,9 +68,8 @@ def run_or_resume(job: Job, progress: Progress) -> Outcome:
 
     Raises: as `resume`; UsageError: that run has another recipe or other data, or the job has no name.
     """
-    name = job.name or ""
-    check_run_name(name)
-    folder = job.runs / name
+    check_run_name(job.name or "")
+    folder = job.runs / str(job.name)
     if not from_main((folder / RECORD_FILE).is_file):
         if from_main(partial(os.path.lexists, folder)):
             raise UsageError(f"--resume: {printable(folder)} exists, but is not a run; choose another --name")
@@ -99,21 +92,21 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
     if paths is None:
         raise_any(DataError(f"{printable(folder.path / RECORD_FILE)}: damaged: paths: missing; restore it"))
         raise AssertionError
-    recipe = checked_recipe(read_yaml(folder.path / "config.yaml"))
+    recipe, data = checked_recipe(read_yaml(folder.path / "config.yaml")), changes.data or Path(paths.data)
     if changes.data is None and not from_main(Path(paths.data).exists):
-        raise_any(DataError(f"{printable(paths.data)}: the data of this run are gone; give their new path with --data"))
+        raise_any(DataError(f"{printable(data)}: the data of this run are gone; give their new path with --data"))
     command = ""
     with contextlib.suppress(OSError):
         command = folder.path.joinpath("command.txt").read_text(encoding="utf-8").strip()
     return Job.resolve(
         recipe,
-        changes.data or Path(paths.data),
+        data,
         folder.path.parent,
         resolve_device(changes.device or paths.device),
         command=command,
         name=folder.path.name,
         teacher=changes.teacher or teacher_of(folder),
-        initial=None if paths.initial is None else Path(paths.initial),
+        initial=paths.initial and Path(paths.initial),
         stop=stop,
     )
 
@@ -125,18 +118,18 @@ def teacher_of(folder: RunFolder) -> Path | None:
     """
     teacher, paths = folder.record.teacher, folder.record.paths
     places = [folder.path.parent / teacher.run / STUDENT] if teacher and teacher.run else []
-    known = (teacher.path if teacher else "", (paths.teacher if paths else None) or "")
-    places += [Path(path) for path in known if Path(path).is_absolute()]
+    known = (teacher and teacher.path, paths and paths.teacher)
+    places += [Path(path) for path in known if path and Path(path).is_absolute()]
     if not places:
         return None
-    found = from_main(lambda: [place for place in places if place.is_file()])
-    gone = CheckpointError(f"{printable(places[0])}: the teacher of this run is gone; give its new path with --teacher")
-    raise_any(None if found else gone)
-    return found[0]
+    found = from_main(lambda: next(filter(Path.is_file, places), None))
+    if found is None:
+        gone = f"{printable(places[0])}: the teacher of this run is gone; give its new path with --teacher"
+        raise_any(CheckpointError(gone))
+    return found
 
 
 def _refuse(what: str, changed: list[str], advice: str) -> None:
-    """Raises: UsageError: something has changed."""
     raise_any(UsageError(f"{what}: {'; '.join(changed)}; {advice}") if changed else None)
 
 
@@ -145,6 +138,5 @@ def _result_of(folder: RunFolder) -> EvaluationResult:
         summary = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
         return EvaluationResult.model_validate_json(json.dumps(summary["result"]))
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(
-            f"{printable(folder.path)}: finished, but its summary.json is damaged or gone; restore it"
-        ) from None
+        where = printable(folder.path)
+        raise DataError(f"{where}: finished, but its summary.json is damaged or gone; restore it") from None

@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""Start a run: its folder, and what run.json says before the training."""
+"""Start a run: its folder, what run.json says before the training, and what of it has changed when it is resumed."""
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import subprocess
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+import bpfn_cli
 from bpfn_cli.config import to_yaml
+from bpfn_cli.distributed import from_main, size
+from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.recipes.recipe import SCRATCH, decisive_tree, recipe_tree
+from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, recipe_tree
 from bpfn_cli.runs import record
-from bpfn_cli.runs.environment import code_state, current_versions
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.training.job import Job
+
+DECISIVE_VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device", "processes")
 
 
 def create_run(job: Job, role: str) -> RunFolder:
@@ -22,14 +35,11 @@ def create_run(job: Job, role: str) -> RunFolder:
     first = _first_record(job, role)
     method = re.sub(r"[^\w+.-]", "_", first.method)
     name = job.name or f"{role}-{job.recipe.variant}-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    config = to_yaml(recipe_tree(job.recipe))
-    return RunFolder.create(
-        job.runs, name, config=config, command=job.command, record=first, must_be_new=job.must_be_new
-    )
+    config, is_new = to_yaml(recipe_tree(job.recipe)), job.must_be_new
+    return RunFolder.create(job.runs, name, config=config, command=job.command, record=first, must_be_new=is_new)
 
 
 def _first_record(job: Job, role: str) -> record.RunRecord:
-    """What run.json says before the training starts."""
     recipe, initial = job.recipe, job.initial
     method, is_distilled = recipe.method(), bool(recipe.distillation_losses())
     is_plain_supervised = method == SCRATCH and initial is None and recipe.objective.w_gt is None
@@ -52,7 +62,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         recipe=decisive_tree(recipe),
         paths=paths_of(job),
         versions=current_versions(job.device),
-        code=code_state(),
+        code=_code_state(),
         started=datetime.now(timezone.utc).replace(microsecond=0),
         **job.labels,
     )
@@ -60,9 +70,96 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
 
 def paths_of(job: Job) -> record.Paths:
     """What the recipe does not say and resuming needs."""
-    return record.Paths(
-        data=str(job.data.path.resolve()),
-        device=str(job.device),
-        teacher=None if job.teacher is None else str(job.teacher.resolve()),
-        initial=None if job.initial is None else str(job.initial.resolve()),
+    given = {"data": job.data.path, "teacher": job.teacher, "initial": job.initial}
+    paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
+    return record.Paths(device=str(job.device), **paths)
+
+
+def use_recorded_threads(folder: RunFolder) -> None:
+    """Use as many threads as when the run started, unless OMP_NUM_THREADS is set: sums depend on their number."""
+    threads = folder.record.versions.threads
+    if threads and threads > 0 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+
+
+def differences(folder: RunFolder, job: Job) -> list[str]:
+    """A phrase for each thing that decides the numbers of a run and has changed since it started."""
+    known = folder.record
+    found = _changed(dict(known.versions), dict(current_versions(job.device)), DECISIVE_VERSIONS)
+    if known.data.sha256 != job.data.identity.sha256:
+        found.append(f"data sha256 {printable(known.data.sha256)[:8]}, now {job.data.identity.sha256[:8]}")
+    if known.recipe:
+        found += recipe_differences(folder, job.recipe)
+    found += _changed_file("teacher", known.teacher, job.teacher)
+    if not from_main(folder.checkpoints.numbers):  # otherwise the checkpoint holds the weights
+        found += _changed_file("initial weights", known.initial, job.initial)
+    return found
+
+
+def recipe_differences(folder: RunFolder, recipe: Recipe) -> list[str]:
+    """A phrase for each decisive recipe key that differs from that of the run."""
+    before, now = _flat(folder.record.recipe), _flat(decisive_tree(recipe))
+    return _changed(before, now, sorted(before.keys() | now.keys()))
+
+
+def present_entries(folder: RunFolder, job: Job) -> dict[str, Any]:
+    """Entries of the record for what a run depends on, as it is now."""
+    recipe, data = job.recipe, folder.record.data.model_copy(update=vars(job.data.identity))
+    decisive, versions = decisive_tree(recipe), current_versions(job.device)
+    return {"recipe": decisive, "epochs": recipe.train.epochs, "seed": recipe.seed, "versions": versions, "data": data}
+
+
+def _changed_file(what: str, known: record.Teacher | record.File | None, path: Path | None) -> list[str]:
+    """A phrase if a file has changed; a missing one is reported where it is read."""
+    if known is None or path is None or not from_main(path.is_file):
+        return []
+    now = from_main(lambda: sha256_of(path))
+    return [] if known.sha256 == now else [f"{what} sha256 {printable(known.sha256)[:8]}, now {now[:8]}"]
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    pairs = ((key, before.get(key), now.get(key)) for key in keys)
+    return [f"{key} {printable(old)}, now {printable(new)}" for key, old, new in pairs if old != new]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested dicts by their dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix[1:]: tree}
+    return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}.{name}").items()}
+
+
+def current_versions(device: torch.device) -> record.Versions:
+    """Versions, device type, threads and processes of this process."""
+    return record.Versions(
+        device=device.type,
+        bpfn=bpfn_cli.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+        processes=size(),
     )
+
+
+def _code_state() -> dict[str, Any]:
+    """Git state of bpfn, if it runs from a clone, and of the current folder."""
+    package = Path(bpfn_cli.__file__).parent
+    own = _git_state(package) if _git(package, "ls-files", "__init__.py") else None
+    return {"bpfn": own, "here": _git_state(Path())}
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of a folder, and whether tracked files differ from it; None: not in a repository."""
+    lines = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "changed": any(not line.startswith("#") for line in lines)} if commit else None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""

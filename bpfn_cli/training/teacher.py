@@ -26,10 +26,7 @@ UNTRAINED_SEED = 987_654_321  # of the weights of a teacher that was never train
 
 @dataclass(frozen=True)
 class TeacherNetwork:
-    """A teacher's network, its file, and the run that trained it.
-
-    Attributes: path: None: untrained weights. run: name of its run folder; None: a checkpoint from elsewhere.
-    """
+    """A teacher's network, its file (None: untrained), and the name of the run that trained it (None: unknown)."""
 
     network: BiPointFlowNet
     sha256: str
@@ -66,9 +63,8 @@ class TeacherNetwork:
     def check_fits(self, student: BiPointFlowNet) -> None:
         """Raises: CheckpointError: the two networks cannot share a point pyramid."""
         if self.network.pyramid_shape != student.pyramid_shape:
-            raise CheckpointError(
-                "teacher and student sample different points: they need equal reductions and numbers of neighbors"
-            )
+            sizes = "reductions and numbers of neighbors"
+            raise CheckpointError(f"teacher and student sample different points: they need equal {sizes}")
 
 
 def teacher_checkpoint(job: Job) -> Path | None:

@@ -19,13 +19,11 @@ Batches = Generator[FlowBatch, None, None]
 
 
 def epoch_batches(
-    job: Job, indices: Sequence[int], epoch: int, *, start: int = 0, shared: bool = False, in_process: bool = False
+    job: Job, indices: Sequence[int], epoch: int, start: int = 0, *, shared: bool = False, in_process: bool = False
 ) -> Batches:
     """The batches of the scenes `indices` in an epoch, from batch `start` on.
 
-    Args:
-        shared: only this process's part of each batch, where several processes train together.
-        in_process: load without worker processes, for a single batch.
+    Args: shared: only this process's part of each batch. in_process: load without worker processes, for a single batch.
     """
     data = job.recipe.data
     batches = training_batches(

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from bpfn_cli import distributed
@@ -24,9 +25,7 @@ FROM_OUTSIDE = (Interrupted, DataError, DiskError, OutOfMemoryError)
 
 
 class Checkpointer:
-    """Saves the training state: every few minutes, after the best validation, at the end, and before an interruption
-    or an error from outside ends the work.
-    """
+    """Saves the training state: every few minutes, after the best validation, at the end, and before it is stopped."""
 
     def __init__(self, training: Training, run: RunFolder, stop: Interruption):
         self.training, self.run, self.stop = training, run, stop
@@ -35,16 +34,12 @@ class Checkpointer:
 
     def save(self) -> None:
         """Write a checkpoint. Raises: DiskError: earlier checkpoints are kept."""
-        training = self.training
-        state = training.state_dict()
-        metadata: dict[str, Any] = {"run": self.run.path.name, "epoch": training.epoch}
+        training, save = self.training, self.run.checkpoints.save
+        metadata: dict[str, Any] = {"run": self.run.path.name, "epoch": training.epoch, "best": training.best}
         if training.best == training.number:
             metadata["validation_epe3d"] = training.best_epe3d
-        distributed.from_main(
-            lambda: self.run.checkpoints.save(
-                training.number, training.strategy.student, state, best=training.best, **metadata
-            )
-        )
+        state = training.state_dict()  # in all processes
+        from_main(lambda: save(training.number, training.strategy.student, state, **metadata))
         if not self.run.record.has_checkpoints:
             self.run.update(has_checkpoints=True)
         self.saved_at = time.monotonic()
@@ -63,22 +58,14 @@ class Checkpointer:
 
     def guarded(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items; an error while fetching one is raised after saving."""
-        while True:
-            fetched = self.saving_first(lambda: next(items, None), self.stop.immediate())
-            if fetched is None:
-                return
+        while (fetched := self.saving_first(lambda: next(items, None), self.stop.immediate())) is not None:
             yield fetched
 
-    def saving_first(
-        self, function: Callable[[], Item], context: contextlib.AbstractContextManager[None] | None = None
-    ) -> Item:
-        """Call a function that does not change the training; errors from outside are raised after saving.
-
-        Args: context: entered for the call.
-        """
+    def saving_first(self, function: Callable[[], Item], within: AbstractContextManager[None] | None = None) -> Item:
+        """Call a function that does not change the training; errors from outside are raised after saving."""
         error: BpfnError | None = None
         try:
-            with context or contextlib.nullcontext():
+            with within or contextlib.nullcontext():
                 found = function()
         except FROM_OUTSIDE as one:
             error = one
@@ -94,8 +81,8 @@ class Checkpointer:
         training = self.training
         self.run.log_metrics(training.end_epoch())
         is_first = training.epoch == 1  # so that a kill never costs the whole of a short training
-        is_best = training.best == training.number
-        if is_first or is_best or training.is_done or self.run.checkpoints.is_kept(training.number):
+        is_kept = training.best == training.number or self.run.checkpoints.is_kept(training.number)
+        if is_first or is_kept or training.is_done:
             self.save()
         else:
             self.save_in_time()
@@ -121,9 +108,8 @@ def check_space(folder: RunFolder, training: Training) -> None:
             return
         free, owned = found.f_bavail * found.f_frsize, folder.checkpoints.replaceable_bytes(training.best)
         if free + owned < needed:
-            raise DiskError(
-                f"{printable(folder.path)}: checkpoints need {(needed - owned) / 1e6:,.0f} MB, but only "
-                f"{free / 1e6:,.0f} MB are free; free some space, or choose another --runs"
-            )
+            problem = f"need {(needed - owned) / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
+            advice = "free some space, or choose another --runs"
+            raise DiskError(f"{printable(folder.path)}: checkpoints {problem}; {advice}")
 
     from_main(check)

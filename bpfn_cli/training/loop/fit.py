@@ -25,8 +25,7 @@ def fit(
 ) -> None:
     """Train and validate, from the present state of `training` to the end of its last epoch.
 
-    Args:
-        batches_of: gives the batches of an epoch from a batch on; both are counted from 0.
+    Args: batches_of: gives the batches of an epoch from a batch on; both are counted from 0.
         validator: chooses the best checkpoint; None: the last one is used.
     Raises: NonFiniteError, DataError, DiskError, OutOfMemoryError; Interrupted: after saving.
     """

@@ -21,10 +21,9 @@ from bpfn_cli.structures import FlowBatch
 def memory_advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
     """Turn memory errors in the block into one that says which batch size fits. Raises: OutOfMemoryError."""
     try:
-        yield
-        return
+        return (yield)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not means_out_of_memory(str(error)):
+        if not _is_about_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the failed step
         error.__traceback__ = None
@@ -32,6 +31,10 @@ def memory_advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], reci
     if strategy.teacher is not None:
         strategy.teacher.forget()
     raise OutOfMemoryError(_advice(strategy, first_batch, recipe))
+
+
+def _is_about_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or means_out_of_memory(str(error))
 
 
 def _advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> str:
@@ -42,11 +45,9 @@ def _advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Re
     fitting = _largest_fitting(strategy, first_batch, recipe)
     if fitting is None:
         return f"{problem}: not even one sample fits; lower data.points, or choose a smaller --variant or teacher"
-    parts = -(-size // fitting)
-    return (
-        f"{problem}: {fitting} fit; --set train.accumulate={parts} computes a batch of {size} in parts of {fitting}, "
-        f"with batch norm over each part (or --set train.batch_size={fitting}); the last checkpoint is kept"
-    )
+    how = f"computes a batch of {size} in parts of {fitting}, with batch norm over each part"
+    how += f" (or --set train.batch_size={fitting}); the last checkpoint is kept"
+    return f"{problem}: {fitting} fit; --set train.accumulate={-(-size // fitting)} {how}"
 
 
 def _largest_fitting(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> int | None:
@@ -61,9 +62,7 @@ def _largest_fitting(strategy: Strategy, first_batch: Callable[[], FlowBatch], r
         try:
             strategy.trial_step(first_batch().of_samples(0, size), recipe.train.lr, recipe.train.epochs)
             return size
-        except MemoryError:
-            continue
-        except RuntimeError as error:
-            if not means_out_of_memory(str(error)):
+        except (MemoryError, RuntimeError) as error:
+            if not _is_about_memory(error):
                 raise
     return None

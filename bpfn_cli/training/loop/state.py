@@ -79,12 +79,8 @@ class Training:
         return self.recipe.train.learning_rate(self.epoch * self.steps + batch, self.steps)
 
     def step(self, batch: FlowBatch) -> None:
-        """Learn from a batch; skip it if its loss or gradient is not finite.
-
-        Raises: NonFiniteError: too many have been skipped in this epoch.
-        """
-        started = time.monotonic()
-        options = self.recipe.train
+        """Learn from a batch; skip it if its loss or gradient is not finite. Raises: NonFiniteError: too many were."""
+        started, options = time.monotonic(), self.recipe.train
         every = options.gradient_every
         is_measured = self.batch == 0 and every > 0 and self.epoch % every == 0
         _seed_everything(self.recipe.seed, self.position)
@@ -94,9 +90,8 @@ class Training:
         except NonFiniteError as error:
             self.log.skipped += 1
             if self.log.skipped > options.most_skipped:
-                raise NonFiniteError(
-                    f"{error}; {self.log.skipped} steps of epoch {self.epoch + 1} were skipped (train.most_skipped)"
-                ) from error
+                many = f"{self.log.skipped} steps of epoch {self.epoch + 1} were skipped (train.most_skipped)"
+                raise NonFiniteError(f"{error}; {many}") from error
             self.say(f"skipped step {self.number + 1}, epoch {self.epoch + 1}: {error}")
         self.batch += 1
         self.number += 1
@@ -111,8 +106,7 @@ class Training:
 
     def end_epoch(self) -> dict[str, Any]:
         """Move on to the next epoch; returns the metrics of the one that ended."""
-        strategy = self.strategy
-        self.log = self.log.of_all_processes()
+        strategy, self.log = self.strategy, self.log.of_all_processes()
         seconds = round(self.log.seconds, 3)
         record = {"epoch": self.epoch + 1, "lr": self.rate(self.steps - 1), "seconds": seconds, **self.log.figures()}
         record |= {**strategy.objective.scales(), **strategy.figures()}
@@ -137,28 +131,22 @@ class Training:
 
     def glance(self) -> str:
         """A few numbers for the progress line."""
-        found = f"loss {self.log.total():.1f}"
-        epe3d = self.log.mean("figure_supervised_epe3d")
-        if epe3d is not None:
+        found, figures = f"loss {self.log.total():.1f}", self.log.figures()
+        if (epe3d := figures.get("figure_supervised_epe3d")) is not None:
             found += f", EPE3D {epe3d:.3f} m"
         return found if self.best is None else f"{found}, validation EPE3D {self.best_epe3d:.3f} m"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the student's weights, which a checkpoint stores separately."""
-        strategy = self.strategy.state_dict()
+        strategy, teacher = self.strategy.state_dict(), self.strategy.teacher
         strategy.pop("student")
-        teacher = self.strategy.teacher
-        counts = None if teacher is None else teacher.counts()
         return {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "number": self.number,
-            "strategy": strategy,
+            **{"epoch": self.epoch, "batch": self.batch, "number": self.number, "strategy": strategy},
             "early_stop": self.early_stop.state_dict(),
             "log": asdict(self.log.of_all_processes()),
             "best": [self.best_epe3d, self.best],
             "epoch_seconds": list(self.epoch_seconds),
-            "teacher_counts": counts,
+            "teacher_counts": None if teacher is None else teacher.counts(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], student: Mapping[str, torch.Tensor]) -> None:
@@ -176,11 +164,9 @@ class Training:
 
 @dataclass
 class EpochLog:
-    """Metrics of an epoch's loss terms: means over samples (sums and counts, divided once).
+    """Metrics of an epoch's loss terms: means over samples (sums and counts, divided once), and seconds of its steps.
 
     Gradient shares are those of the step at which they were measured; weights those of the last step.
-
-    Attributes: skipped: number of skipped steps. seconds: duration of all steps.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -192,13 +178,12 @@ class EpochLog:
     def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
         """Add the terms of a batch with `samples` samples."""
         for name, term in terms.items():
-            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
+            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw, f"active_{name}": term.active}
             means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
             means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
-            if term.active is not None:
-                means[f"active_{name}"] = term.active
             for key, value in means.items():
-                self._count(key, value * samples, samples)
+                if value is not None:
+                    self._count(key, value * samples, samples)
             self.latest[f"weight_{name}"] = term.weight
             if term.gradient_share is not None:
                 self.latest[f"gradient_share_{name}"] = term.gradient_share
@@ -208,7 +193,6 @@ class EpochLog:
         self.samples[key] = self.samples.get(key, 0) + samples
 
     def of_all_processes(self) -> EpochLog:
-        """The log of all processes together."""
         whole = EpochLog()
         for other in reversed(distributed.gather(self)):  # the latest values are those of the main process
             for key, value in other.sums.items():
@@ -216,10 +200,6 @@ class EpochLog:
             whole.latest.update(other.latest)
             whole.skipped, whole.seconds = max(whole.skipped, other.skipped), max(whole.seconds, other.seconds)
         return whole
-
-    def mean(self, key: str) -> float | None:
-        """One of the means; None: nothing was measured."""
-        return self.sums[key] / self.samples[key] if self.samples.get(key) else None
 
     def figures(self) -> dict[str, float]:
         """All metrics by name."""

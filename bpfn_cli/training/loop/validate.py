@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import partial
+from itertools import chain, zip_longest
 
 import torch
 
@@ -34,8 +35,7 @@ class Validator:
         """On the held-out training scenes, or on the test split if the recipe selects on it; None: there are none."""
         if job.recipe.train.select_on == "test":
             return cls(job.data.test, range(len(job.data.test)), job.recipe, job.device)
-        held_out = job.split.held_out
-        return cls(job.data.train, held_out, job.recipe, job.device) if held_out else None
+        return cls(job.data.train, job.split.held_out, job.recipe, job.device) if job.split.held_out else None
 
     def is_due(self, epoch: int) -> bool:
         """Whether the recipe validates after an epoch, counted from 0."""
@@ -43,12 +43,8 @@ class Validator:
         return is_validation_epoch(epoch, options.epochs, options.validation_calendar, options.validate_every)
 
     def epe3d(self, network: BiPointFlowNet, check: Callable[[], None] = lambda: None) -> float:
-        """EPE3D of a network in metres; several processes share the scenes.
-
-        Args: check: called after each scene; may raise to stop.
-        """
-        scenes: list[SceneResult] = []
-        error: BpfnError | None = None
+        """EPE3D of a network in metres; several processes share the scenes. check: called after each; may raise."""
+        scenes, error = list[SceneResult](), None  # type: tuple[list[SceneResult], BpfnError | None]
         try:
             scenes = self._measure(network, list(self.indices)[distributed.rank() :: distributed.size()], check)
         except BpfnError as one:
@@ -56,18 +52,13 @@ class Validator:
         distributed.raise_any(error)
         mean = MeanMetrics()
         # In the order of a single process, since the sum depends on it.
-        for row in zip_longest(*distributed.gather(scenes)):
-            for scene in row:
-                if scene is not None:
-                    mean.add(scene.metrics[MODEL])
+        for scene in filter(None, chain.from_iterable(zip_longest(*distributed.gather(scenes)))):
+            mean.add(scene.metrics[MODEL])
         return mean.result().epe3d
 
     def _measure(self, network: BiPointFlowNet, indices: list[int], check: Callable[[], None]) -> list[SceneResult]:
         if not indices:
             return []
         predictors = {MODEL: network_flow(network, self.device)}
-        points, seed = self.recipe.data.points, self.recipe.seed
-        found = evaluate(
-            predictors, self.dataset, points=points, seed=seed, indices=indices, progress=lambda *_: check()
-        )
-        return list(found.scenes)
+        measure = partial(evaluate, points=self.recipe.data.points, seed=self.recipe.seed, indices=indices)
+        return list(measure(predictors, self.dataset, progress=lambda *_: check()).scenes)
