@@ -44,10 +44,7 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Be one of the processes that the environment tells of (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`).
-
-    Raises: UsageError: they do not find each other.
-    """
+    """Be one of the processes that the environment names (`WORLD_SIZE`, ...). Raises: UsageError: they do not meet."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_joined():
         yield
         return

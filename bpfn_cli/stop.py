@@ -23,15 +23,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Interruption:
-    """A request to stop. The first signal asks for it; the second ends the process at once.
-
-    Args: max_seconds: time limit, counted from now; None: no limit.
-    """
+    """A request to stop, by a signal (the second ends the process at once) or after `max_seconds` from now."""
 
     def __init__(self, max_seconds: float | None = None):
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
-        self.signal: int | None = None
-        self._received = 0.0
+        self.signal, self._received = None, 0.0  # type: tuple[int | None, float]
         # A launcher forwards signals that the whole process group has already received.
         self._grace = ECHO_SECONDS if is_started() else 0.0
         self._is_deferred = False
@@ -62,10 +58,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Inside `deferred`, let signals take effect at once again, for work that may hang.
-
-        Raises: Interrupted: also for a signal that has already arrived.
-        """
+        """Inside `deferred`, let signals (also one that has arrived) take effect at once, for work that may hang."""
         was_deferred = self._is_deferred
         with self._deferring(False):
             if was_deferred and self.signal is not None:
@@ -115,10 +108,7 @@ def _by_signal(number: int) -> Interrupted:
 
 
 def parse_duration(text: str) -> float:
-    """Parse a duration to seconds: `90m`, `36h`, `2d`, `7200s`, or SLURM's minutes, `mm:ss`, `hh:mm:ss`, `d-hh:mm:ss`.
-
-    Raises: UsageError.
-    """
+    """Seconds of `90m`, `36h`, `2d`, `9s` or SLURM's minutes, `mm:ss`, `hh:mm:ss`, `d-hh:mm:ss`. Raises: UsageError."""
     if text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdecimal():
         return float(text[:-1]) * _UNITS[text[-1]]
     match = _DURATION.fullmatch(text)

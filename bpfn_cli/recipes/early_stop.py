@@ -29,14 +29,10 @@ class EarlyStopSettings:
 
 
 class EarlyStop:
-    """The factor on gamma in each epoch.
-
-    Attributes: good: consecutive validations in which the student matched its teacher.
-    """
+    """The factor on gamma in each epoch. good: consecutive validations in which the student matched its teacher."""
 
     def __init__(self, options: EarlyStopSettings, teacher_epe3d: float | None = None):
-        self.options, self.teacher_epe3d = options, teacher_epe3d
-        self.good = 0
+        self.options, self.teacher_epe3d, self.good = options, teacher_epe3d, 0
 
     def share(self, epoch: int, epochs: int) -> float:
         """The factor on gamma in an epoch, counted from 0."""
@@ -45,15 +41,12 @@ class EarlyStop:
             return 1.0 if epoch < stop else 0.0
         if kind == "linear":
             return max(0.0, 1 - epoch / stop) if stop else 0.0
-        if kind == "auto":
-            return 0.0 if self.good >= self.options.checks else 1.0
-        return 1.0
+        return 0.0 if kind == "auto" and self.good >= self.options.checks else 1.0
 
     def observe(self, student_epe3d: float) -> None:
         """Record a validation. Once `auto` has stopped, it stays stopped."""
-        if self.teacher_epe3d is None or self.good >= self.options.checks:
-            return
-        self.good = self.good + 1 if student_epe3d <= self.teacher_epe3d else 0
+        if self.teacher_epe3d is not None and self.good < self.options.checks:
+            self.good = self.good + 1 if student_epe3d <= self.teacher_epe3d else 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"good": self.good}

@@ -17,11 +17,9 @@ from bpfn_cli.recipes.recipe import Recipe
 def load_recipe(
     path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """Read a recipe file (without one: the defaults) and apply assignments and flags.
+    """Read a recipe file (without one: the defaults) and apply assignments (`dotted.key=value`) and flags.
 
-    Args:
-        base: top-level defaults that differ from those of `Recipe`.
-        assignments: `dotted.key=value`. flags: dotted key -> value.
+    Args: base: top-level defaults that differ from those of `Recipe`. flags: dotted key -> value.
     Raises: UsageError: all mistakes in one line; an unknown variant or loss.
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")

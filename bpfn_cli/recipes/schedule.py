@@ -9,18 +9,16 @@ FAST_EVERY = 5  # epochs in between
 
 
 def is_validation_epoch(epoch: int, epochs: int, calendar: str, every: int) -> bool:
-    """Whether to validate after an epoch, counted from 0. The last epoch is always validated.
+    """Whether to validate after an epoch, counted from 0: the last, and each `every`-th.
 
-    Args: calendar: `every`: each `every`-th epoch; `fast`, as in report 6: each epoch of the first 1/28 and of the last
-        quarter, every fifth in between (240 of 560).
+    The calendar `fast`, as in report 6: each of the first 1/28 and the last quarter, every fifth between (240 of 560).
     """
     number = epoch + 1
-    if number == epochs:
-        return True
     if calendar == "fast":
-        in_full = number <= round(FAST_BEGINNING * epochs) or number > FAST_END * epochs
-        return in_full or number % FAST_EVERY == 0
-    return number % every == 0
+        every = FAST_EVERY
+        if number <= round(FAST_BEGINNING * epochs) or number > FAST_END * epochs:
+            return True
+    return number == epochs or number % every == 0
 
 
 def validation_epochs(epochs: int, calendar: str, every: int) -> int:

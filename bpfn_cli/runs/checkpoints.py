@@ -36,17 +36,15 @@ class Found:
 
 
 class Checkpoints:
-    """`checkpoints/step-NUMBER.safetensors`; NUMBER counts batches, so the highest is the newest.
+    """`checkpoints/step-NUMBER.safetensors`, each written atomically. NUMBER counts batches: the highest is the newest.
 
     The newest two, the best and those chosen by `is_kept` are kept. `last` and `best` are links for people.
-    Each file is written atomically and made durable.
     """
 
     def __init__(self, folder: Path, is_kept: Callable[[int], bool] = lambda number: False):
         self.folder, self.is_kept = folder, is_kept
 
     def path(self, number: int) -> Path:
-        """The file of a checkpoint."""
         return self.folder / f"step-{number:08d}.safetensors"
 
     def numbers(self) -> list[int]:
@@ -67,8 +65,7 @@ class Checkpoints:
     ) -> Path:
         """Write a checkpoint, then remove those that are no longer kept.
 
-        Args: state: what the training needs besides the weights: tensors and plain values, nested.
-            best: number of the best checkpoint, possibly this one.
+        Args: state: tensors and plain values, nested. best: number of the best checkpoint, possibly this one.
         Raises: DiskError: it cannot be written; earlier checkpoints are untouched.
         """
         (tree, tensors), path = to_plain(state), self.path(number)
@@ -83,10 +80,7 @@ class Checkpoints:
         return path
 
     def newest(self, say: Callable[[str], None]) -> Found | None:
-        """Read the newest undamaged checkpoint, with a warning for each damaged one; None: there are no checkpoints.
-
-        Raises: CheckpointError: all are damaged.
-        """
+        """Read the newest undamaged checkpoint, if any; warns of damaged ones. Raises: CheckpointError: all are."""
         remove_temporaries(make_folder(self.folder))
         numbers = self.numbers()
         for index, number in enumerate(numbers):
@@ -119,10 +113,7 @@ class Checkpoints:
 
 
 def to_plain(value: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Split a nested state into plain JSON values and named tensors.
-
-    Dicts and tuples are tagged, since JSON has neither integer keys nor tuples.
-    """
+    """Split a nested state into JSON values (dicts and tuples tagged: JSON lacks integer keys) and named tensors."""
     tensors: dict[str, Tensor] = {}
 
     def plain(value: Any, name: str) -> Any:

@@ -28,7 +28,6 @@ class FoundRun:
 
     @property
     def student(self) -> Path:
-        """Where its deployed weights are."""
         return self.path / STUDENT
 
 
@@ -42,10 +41,7 @@ class FoundRuns:
 
 
 def find_runs(folder: Path) -> FoundRuns:
-    """Every run inside `folder`, or `folder` itself if it is a run. A missing folder has no runs.
-
-    Raises: DataError: `folder` is a file. DiskError: it cannot be listed.
-    """
+    """Every run inside `folder`, or `folder` itself if it is a run; none if missing. Raises: DataError, DiskError."""
     problems: list[str] = []
     runs, damaged = [], []
     for path in _run_folders(folder, problems):

@@ -36,10 +36,7 @@ class RunResults:
 
 
 def read_runs(folder: Path) -> RunResults:
-    """Read every run inside `folder`, or `folder` itself if it is a run. A missing folder has no runs.
-
-    Raises: DataError: `folder` is a file. DiskError: it cannot be listed.
-    """
+    """Read the runs of a folder. Raises: as `find_runs`."""
     found = find_runs(folder)
     problems = list(found.problems)
     runs = [Run(run.path.absolute().name, run.record, _evaluations(run.path, problems)) for run in found.runs]
@@ -63,10 +60,10 @@ def _evaluations(run: Path, problems: list[str]) -> tuple[EvaluationResult, ...]
     except OSError as error:
         problems.append(f"{printable(folder)}: cannot be read ({error.strerror}); its results are left out")
         return ()
-    found = []
+    found, advice = [], "this evaluation is left out: repeat it with `bpfn eval`"
     for path in paths:
         try:
-            found.append(read_schema(path, EvaluationResult, "this evaluation is left out: repeat it with `bpfn eval`"))
+            found.append(read_schema(path, EvaluationResult, advice))
         except DataError as error:
             problems.append(str(error))
     return tuple(found)

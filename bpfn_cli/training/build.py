@@ -48,9 +48,8 @@ class Parts:
 
 
 def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
-    """Build everything a job trains. A teacher that has yet to be trained is represented by an untrained one.
+    """Build everything a job trains. use_initial: start from its initial weights; not where a checkpoint is restored.
 
-    Args: use_initial: start from the job's initial weights; not where a checkpoint is restored.
     Raises: UsageError, CheckpointError, ShapeError: the parts do not fit together.
     """
     torch.manual_seed(job.recipe.seed)
@@ -61,11 +60,11 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         progress.line(f"initial weights: {printable(job.initial)} ({counts})")
     if not job.recipe.distillation_losses():
         return Parts(student, _build_strategy(job, student, None))
-    found = None if job.recipe.control == "random" else teacher_checkpoint(job)
-    teacher = TeacherNetwork.untrained(job.recipe) if found is None else TeacherNetwork.read(found, job.runs)
+    is_random = job.recipe.control == "random"
+    found = None if is_random else teacher_checkpoint(job)
+    teacher = TeacherNetwork.read(found, job.runs) if found else TeacherNetwork.untrained(job.recipe)
     teacher.check_fits(student)
-    awaits_teacher = found is None and job.recipe.control != "random"
-    return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)
+    return Parts(student, _build_strategy(job, student, teacher), teacher, found is None and not is_random)
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -135,8 +134,9 @@ def job_notes(job: Job) -> Iterator[str]:
 
 def _unused_options(recipe: Recipe) -> Iterator[str]:
     for name, kind in LOSSES.items():
-        if name not in recipe.loss and getattr(recipe.objective, option_key(name)) != kind.settings():
-            yield f"objective.{option_key(name)}: no effect, since --loss {name} is not used"
+        key = option_key(name)
+        if name not in recipe.loss and getattr(recipe.objective, key) != kind.settings():
+            yield f"objective.{key}: no effect, since --loss {name} is not used"
     for name, strategy in STRATEGIES.items():
         own = getattr(recipe.strategy, name, None)
         if own is not None and name != recipe.strategy.kind and own != strategy.settings():

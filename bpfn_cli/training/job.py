@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,7 @@ class Job:
 
     @classmethod
     def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
-        """Open the data, unless it is open already, and split it.
-
-        Raises: as `OpenedDataset.open`; UsageError: not the format that the recipe requires, or `runs` is inside it.
-        """
+        """Open and split the data. Raises: as `OpenedDataset.open`; UsageError: another format; `runs` inside."""
         opened = OpenedDataset.open(data) if isinstance(data, Path) else data
         wanted, root = recipe.data.kind, opened.train.root
         if wanted not in ("auto", opened.train.kind):
@@ -101,9 +98,8 @@ class Job:
     def for_teacher(self) -> Job:
         """The job that trains the recipe's teacher, on the same data."""
         recipe = self.recipe.for_teacher()
-        split = split_for(recipe, self.data.train)
-        alone: dict[str, Any] = {"name": None, "must_be_new": False, "teacher": None, "initial": None, "labels": {}}
-        return replace(self, recipe=recipe, split=split, **alone)
+        split, stop = split_for(recipe, self.data.train), self.stop
+        return Job(recipe, self.data, split, self.runs, self.device, command=self.command, stop=stop)
 
     @property
     def steps_per_epoch(self) -> int:

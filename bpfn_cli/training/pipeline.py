@@ -50,10 +50,7 @@ class Outcome:
 
 
 def run(job: Job, progress: Progress) -> Outcome:
-    """Train what the recipe says in a new run folder, with a teacher if a loss needs one.
-
-    Raises: any BpfnError; once there is a run folder, it records the reason.
-    """
+    """Train what the recipe says in a new run folder, which records any BpfnError that ends the work."""
     if job.name is not None:
         check_run_name(job.name)
     progress.line(f"data: {describe(job.data.train)}")
@@ -163,10 +160,7 @@ def plan(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> None:
 
 
 def restore(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> Training:
-    """The training at its newest checkpoint, or at its start.
-
-    Raises: CheckpointError: all checkpoints are damaged, or gone. DiskError: too little space for those to come.
-    """
+    """The training at its newest checkpoint, or at its start. Raises: CheckpointError: all are damaged. DiskError."""
     early_stop, keep_every = EarlyStop(job.recipe.early_stop), job.recipe.train.keep_every
     training = Training(parts.strategy, job.recipe, early_stop, job.steps_per_epoch, progress.line)
     if keep_every is not None:

@@ -39,9 +39,7 @@ class HintPlan:
 
 @dataclass(frozen=True)
 class TermPlan:
-    """A loss term, its weight, and what it needs only in training: the parameters of adapters, heads and critics, and
-    whether it first runs the teacher on all training scenes.
-    """
+    """A loss term. parameters: of adapters, heads and critics. prepares: runs the teacher on all scenes first."""
 
     name: str
     weight: str
@@ -74,7 +72,6 @@ class Plan:
         return {**asdict(self), "seconds_per_epoch": self.seconds_per_epoch}
 
     def lines(self) -> Iterator[str]:
-        """For people."""
         for term in self.terms:
             needs = f"; {term.parameters:,} parameters used only in training" if term.parameters else ""
             first = "; first runs the teacher on all training scenes" if term.prepares else ""
@@ -91,10 +88,7 @@ class Plan:
 
 
 def plan_training(job: Job, strategy: Strategy) -> Plan:
-    """The plan of a job; its time and memory are those of a trial step.
-
-    Raises: ShapeError, UsageError: a term does not fit these networks. NonFiniteError: the trial step failed.
-    """
+    """The plan of a job. Raises: ShapeError, UsageError: a term does not fit; NonFiniteError: the trial step failed."""
     kind, options, batch = job.recipe.strategy.kind, job.recipe.train, first_batch(job)
     on_cuda = batch.pc1.device.type == "cuda"
     torch.cuda.reset_peak_memory_stats() if on_cuda else forget_peak()

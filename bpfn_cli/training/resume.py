@@ -39,8 +39,7 @@ class Changes:
 def resume(folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes = Changes()) -> Outcome:
     """Continue a run where it stopped, whatever stopped it; for a finished run, return its outcome.
 
-    Raises: as `run`; UsageError: not a run folder, or something that decides its numbers has changed; BusyError:
-        another process works on it.
+    Raises: as `run`; UsageError: not a run folder, or something that decides its numbers has changed; BusyError.
     """
     found = RunFolder.open(folder)
     if found.record.is_finished:
@@ -84,10 +83,7 @@ def run_or_resume(job: Job, progress: Progress) -> Outcome:
 
 
 def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
-    """The job of a run folder.
-
-    Raises: UsageError: config.yaml is damaged. DataError: run.json is, or the data are gone.
-    """
+    """The job of a run folder. Raises: UsageError, DataError: config.yaml or run.json is damaged; the data are gone."""
     paths = folder.record.paths
     if paths is None:
         raise_any(DataError(f"{printable(folder.path / RECORD_FILE)}: damaged: paths: missing; restore it"))
@@ -112,10 +108,7 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
 
 
 def teacher_of(folder: RunFolder) -> Path | None:
-    """The teacher's weights: beside the run, or where they were at its start; None: not known yet, or no teacher.
-
-    Raises: CheckpointError: they are in neither place.
-    """
+    """The teacher's weights, beside the run or where they were; None: not known yet. Raises: CheckpointError: gone."""
     teacher, paths = folder.record.teacher, folder.record.paths
     places = [folder.path.parent / teacher.run / STUDENT] if teacher and teacher.run else []
     known = (teacher and teacher.path, paths and paths.teacher)

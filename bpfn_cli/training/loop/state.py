@@ -22,40 +22,82 @@ from bpfn_cli.strategies import Strategy, TermRecord
 from bpfn_cli.structures import FlowBatch
 
 
+@dataclass
+class EpochLog:
+    """Metrics of an epoch's loss terms: means over samples (sums and counts, divided once), and seconds of its steps.
+
+    Gradient shares are those of the step at which they were measured; weights those of the last step.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
+        for name, term in terms.items():
+            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw, f"active_{name}": term.active}
+            means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
+            means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
+            for key, value in means.items():
+                if value is not None:
+                    self._count(key, value * samples, samples)
+            self.latest[f"weight_{name}"] = term.weight
+            if term.gradient_share is not None:
+                self.latest[f"gradient_share_{name}"] = term.gradient_share
+
+    def _count(self, key: str, value: float, samples: int) -> None:
+        self.sums[key] = self.sums.get(key, 0.0) + value
+        self.samples[key] = self.samples.get(key, 0) + samples
+
+    def of_all_processes(self) -> EpochLog:
+        whole = EpochLog()
+        for other in reversed(distributed.gather(self)):  # the latest values are those of the main process
+            for key, value in other.sums.items():
+                whole._count(key, value, other.samples[key])
+            whole.latest.update(other.latest)
+            whole.skipped, whole.seconds = max(whole.skipped, other.skipped), max(whole.seconds, other.seconds)
+        return whole
+
+    def figures(self) -> dict[str, float]:
+        means = {key: value / self.samples[key] for key, value in self.sums.items() if self.samples[key]}
+        return {**means, **self.latest}
+
+    def total(self) -> float:
+        return sum(value for key, value in self.figures().items() if key.startswith("loss_"))
+
+
+@dataclass(eq=False)
 class Training:
     """The state of a training. Random draws are functions of seed, epoch, step and scene, so they need no state.
 
-    Attributes:
-        epoch, batch: the next ones, from 0. steps: batches of an epoch.
-        number: batches since the start of the training; names a checkpoint.
-        best_epe3d: lowest validation EPE3D so far, metres. best: number of its checkpoint; None: not validated yet.
-        epoch_seconds: of each epoch, without validation.
+    Attributes: epoch, batch: the next ones, from 0. number: batches since the start of the training.
+        best_epe3d: lowest validation EPE3D so far, metres. best: its `number`, and that of its checkpoint.
+        steps: batches of an epoch. validated: EPE3D of this epoch. epoch_seconds: of each, without validation.
     """
 
-    def __init__(
-        self,
-        strategy: Strategy,
-        recipe: Recipe,
-        early_stop: EarlyStop,
-        steps: int,
-        say: Callable[[str], None] = lambda text: None,
-    ):
-        self.strategy, self.recipe, self.early_stop, self.steps, self.say = strategy, recipe, early_stop, steps, say
-        self.epoch, self.batch, self.number = 0, 0, 0
-        self.log = EpochLog()
-        self.best_epe3d, self.best = float("inf"), None  # type: tuple[float, int | None]
-        self.validated: float | None = None
-        self.validation_seconds = 0.0
-        self.epoch_seconds: list[float] = []
+    strategy: Strategy
+    recipe: Recipe
+    early_stop: EarlyStop
+    steps: int
+    say: Callable[[str], None] = lambda text: None
+    epoch: int = 0
+    batch: int = 0
+    number: int = 0
+    log: EpochLog = field(default_factory=EpochLog)
+    best_epe3d: float = float("inf")
+    best: int | None = None
+    validated: float | None = None
+    validation_seconds: float = 0.0
+    epoch_seconds: list[float] = field(default_factory=list)
 
     @property
     def position(self) -> int:
-        """Batches done, of `total`."""
         return self.epoch * self.steps + self.batch
 
     @property
     def total(self) -> int:
-        """Batches of the whole training."""
         return self.recipe.train.epochs * self.steps
 
     @property
@@ -75,7 +117,6 @@ class Training:
             self.log, self.validated = EpochLog(), None
 
     def rate(self, batch: int) -> float:
-        """The learning rate of a batch of this epoch."""
         return self.recipe.train.learning_rate(self.epoch * self.steps + batch, self.steps)
 
     def step(self, batch: FlowBatch) -> None:
@@ -160,55 +201,6 @@ class Training:
         self.epoch_seconds = list(state["epoch_seconds"])
         if self.strategy.teacher is not None and state["teacher_counts"] is not None:
             self.strategy.teacher.set_counts(state["teacher_counts"])
-
-
-@dataclass
-class EpochLog:
-    """Metrics of an epoch's loss terms: means over samples (sums and counts, divided once), and seconds of its steps.
-
-    Gradient shares are those of the step at which they were measured; weights those of the last step.
-    """
-
-    sums: dict[str, float] = field(default_factory=dict)
-    samples: dict[str, int] = field(default_factory=dict)
-    latest: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0
-    seconds: float = 0.0
-
-    def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
-        """Add the terms of a batch with `samples` samples."""
-        for name, term in terms.items():
-            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw, f"active_{name}": term.active}
-            means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
-            means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
-            for key, value in means.items():
-                if value is not None:
-                    self._count(key, value * samples, samples)
-            self.latest[f"weight_{name}"] = term.weight
-            if term.gradient_share is not None:
-                self.latest[f"gradient_share_{name}"] = term.gradient_share
-
-    def _count(self, key: str, value: float, samples: int) -> None:
-        self.sums[key] = self.sums.get(key, 0.0) + value
-        self.samples[key] = self.samples.get(key, 0) + samples
-
-    def of_all_processes(self) -> EpochLog:
-        whole = EpochLog()
-        for other in reversed(distributed.gather(self)):  # the latest values are those of the main process
-            for key, value in other.sums.items():
-                whole._count(key, value, other.samples[key])
-            whole.latest.update(other.latest)
-            whole.skipped, whole.seconds = max(whole.skipped, other.skipped), max(whole.seconds, other.seconds)
-        return whole
-
-    def figures(self) -> dict[str, float]:
-        """All metrics by name."""
-        means = {key: value / self.samples[key] for key, value in self.sums.items() if self.samples[key]}
-        return {**means, **self.latest}
-
-    def total(self) -> float:
-        """The mean of the whole loss."""
-        return sum(value for key, value in self.figures().items() if key.startswith("loss_"))
 
 
 def _seed_everything(seed: int, step: int) -> None:
