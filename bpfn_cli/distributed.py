@@ -52,15 +52,6 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":  # numbers and objects of the host go through gloo, gradients on GPUs through NCCL
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    store, rank, size = _meet()
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
-    yield
-    dist.barrier()  # not reached after an error, when others may be waiting elsewhere
-    dist.destroy_process_group()
-
-
-def _meet() -> tuple[dist.Store, int, int]:
-    """Where the processes find each other, the number of this one, and how many there are."""
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=LONGEST_SEARCH))
     except (dist.DistError, ValueError) as error:
@@ -69,7 +60,10 @@ def _meet() -> tuple[dist.Store, int, int]:
         advice = "give the first machine and a free port of it, and start all of them"
         raise UsageError(f"MASTER_ADDR:MASTER_PORT {place}: {problem}; {advice}") from None
     store.set_timeout(LONGEST_WAIT)
-    return store, rank, size
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    yield
+    dist.barrier()  # not reached after an error, when others may be waiting elsewhere
+    dist.destroy_process_group()
 
 
 def any_of(flag: bool) -> bool:

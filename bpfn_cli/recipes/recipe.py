@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""A recipe: everything that decides what is trained. The defaults suit the synthetic scenes."""
+"""A recipe: everything that decides what is trained, from a file, `--set` assignments and flags."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 import bpfn_cli
 from bpfn_cli import choices
-from bpfn_cli.config import json_hash, settings, to_tree
+from bpfn_cli.config import Tree, build, json_hash, merge, override, read_yaml, settings, to_tree
 from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import FORMATS
-from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings
+from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, loss_named
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.losses.term import NoOptions
+from bpfn_cli.models.variants import variant_named
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.strategies import STRATEGIES
@@ -172,6 +176,34 @@ class Recipe:
         return Recipe(
             variant=self.teacher, teacher=self.teacher, loss=("none",), seed=self.seed, data=data, train=train
         )
+
+
+def load_recipe(
+    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe file (without one: the defaults) and apply assignments (`dotted.key=value`) and flags.
+
+    Args: base: top-level defaults that differ from those of `Recipe`. flags: dotted key -> value.
+    Raises: UsageError: all mistakes in one line; an unknown variant or loss.
+    """
+    tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
+    unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
+    return checked_recipe(merge(override(merge(tree, unset), assignments), flags))
+
+
+def checked_recipe(tree: Tree) -> Recipe:
+    """Build the recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
+    recipe = build(Recipe, tree)
+    variant_named(recipe.variant)
+    variant_named(recipe.teacher)
+    if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
+        raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
+    for name in recipe.distillation_losses():
+        loss_named(name)
+    unused = sorted(set(recipe.objective.own) - set(recipe.loss))
+    if unused:
+        raise UsageError(f"objective.own.{printable(unused[0])}: this recipe has no such --loss")
+    return recipe
 
 
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:

@@ -17,19 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from bpfn_cli import files
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BpfnError, BusyError, DiskError, Interrupted, UsageError, printable
-from bpfn_cli.files import (
-    TEMPORARY_PREFIX,
-    disk_errors,
-    explain,
-    make_folder,
-    remove_temporaries,
-    replace_link,
-    sync_folder,
-    write_atomic,
-    write_json,
-)
 from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
@@ -39,7 +29,7 @@ from bpfn_cli.runs.record import LOCK, STUDENT, RunRecord, read_record
 
 METRICS, LATEST = "metrics.jsonl", "latest"
 MOST_RUNS_OF_A_NAME = 999
-_UNFINISHED = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{16}")
+_UNFINISHED = re.compile(re.escape(files.TEMPORARY_PREFIX) + "[0-9a-f]{16}")
 
 
 class RunFolder:
@@ -71,13 +61,13 @@ class RunFolder:
 
         def write(folder: Path, name: str) -> None:
             for below in ("checkpoints", "evaluations"):
-                make_folder(folder / below)
-            write_atomic(folder / "config.yaml", config.encode())
-            write_atomic(folder / "command.txt", f"{printable(command)}\n".encode())
+                files.make_folder(folder / below)
+            files.write_atomic(folder / "config.yaml", config.encode())
+            files.write_atomic(folder / "command.txt", f"{printable(command)}\n".encode())
             record.changed(name=name).write(folder)
 
         most = 1 if must_be_new else MOST_RUNS_OF_A_NAME
-        path = from_main(lambda: _new_folder(make_folder(runs), name, write, most))
+        path = from_main(lambda: _new_folder(files.make_folder(runs), name, write, most))
         return cls(path, record.changed(name=path.name))
 
     @classmethod
@@ -103,9 +93,9 @@ class RunFolder:
 
     def _swept(self) -> RunRecord:
         """Remove what killed processes left, and read the record, which another process may have changed."""
-        remove_temporaries(self.path)
+        files.remove_temporaries(self.path)
         if (self.path / "evaluations").is_dir():
-            remove_temporaries(self.path / "evaluations", seconds=60)  # `bpfn eval` may be writing there
+            files.remove_temporaries(self.path / "evaluations", seconds=60)  # `bpfn eval` may be writing there
         return read_record(self.path)
 
     @contextlib.contextmanager
@@ -129,7 +119,7 @@ class RunFolder:
         # The summary comes first, so that a run marked as finished always has it.
         result = None if self.result is None else self.result.as_dict()
         summary = {**self.record.model_dump(mode="json"), "result": result}
-        from_main(lambda: write_json(self.path / "summary.json", summary))
+        from_main(lambda: files.write_json(self.path / "summary.json", summary))
         self.update()
         self.log("finished")
 
@@ -143,7 +133,7 @@ class RunFolder:
         path, line = self.path / METRICS, json.dumps(values, allow_nan=False)
 
         def append() -> None:
-            with disk_errors(path), path.open("a", encoding="utf-8") as stream:
+            with files.disk_errors(path), path.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -160,11 +150,11 @@ class RunFolder:
         path = self.path / METRICS
 
         def trim() -> None:
-            with disk_errors(path):
+            with files.disk_errors(path):
                 lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
             kept = [line for line in lines if 0 < _epoch_of(line) <= epochs]
             if kept != lines:
-                write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+                files.write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
 
         from_main(trim)
 
@@ -181,7 +171,7 @@ class RunFolder:
 
         def write() -> None:
             found = self.checkpoints.read(number)
-            write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
+            files.write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
 
         from_main(write)
         return path
@@ -189,13 +179,13 @@ class RunFolder:
     def write_evaluation(self, result: EvaluationResult) -> None:
         """Write a file to `evaluations/`."""
         self.result = result
-        from_main(lambda: write_json(self.path / "evaluations" / result.file_name, result.as_dict()))
+        from_main(lambda: files.write_json(self.path / "evaluations" / result.file_name, result.as_dict()))
 
     def link_latest(self) -> None:
         """Point `runs/latest` here, where the file system has links."""
         runs, name = self.path.parent, self.path.name
         if is_main() and ((runs / LATEST).is_symlink() or not (runs / LATEST).exists()):
-            replace_link(runs / LATEST, name)
+            files.replace_link(runs / LATEST, name)
 
     def _end(self, state: str, reason: str | None, **more: str) -> None:
         # Not through `update`: the other processes may have ended already, and the first error is the one to show.
@@ -225,8 +215,8 @@ def _epoch_of(line: str) -> int:
 def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None], most: int) -> Path:
     """Create a folder, one of at most `most` of this name, that appears with what `write` puts there, or not at all."""
     _sweep_unfinished(runs)
-    temporary = runs / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    with disk_errors(runs / name):
+    temporary = runs / f"{files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    with files.disk_errors(runs / name):
         temporary.mkdir()
     try:
         for number in range(1, most + 1):
@@ -234,7 +224,7 @@ def _new_folder(runs: Path, name: str, write: Callable[[Path, str], None], most:
             if not os.path.lexists(path):
                 write(temporary, path.name)
                 if _rename_new(temporary, path):
-                    sync_folder(runs)
+                    files.sync_folder(runs)
                     return path
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -250,7 +240,7 @@ def _rename_new(folder: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             return False
-        raise DiskError(f"{printable(path)}: {explain(error)}") from None
+        raise DiskError(f"{printable(path)}: {files.explain(error)}") from None
     return True
 
 

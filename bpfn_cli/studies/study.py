@@ -15,8 +15,7 @@ from pydantic import Field
 from bpfn_cli.config import Tree, build, read_yaml, settings
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION
-from bpfn_cli.recipes.load import checked_recipe
-from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.recipes.recipe import Recipe, checked_recipe
 from bpfn_cli.strategies import STRATEGIES
 
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"]

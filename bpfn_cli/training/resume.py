@@ -16,7 +16,7 @@ from bpfn_cli.distributed import from_main, raise_any
 from bpfn_cli.errors import CheckpointError, DataError, UsageError, printable
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
-from bpfn_cli.recipes.load import checked_recipe
+from bpfn_cli.recipes.recipe import checked_recipe
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.record import RECORD_FILE, STUDENT, Resumption
 from bpfn_cli.stop import Interruption

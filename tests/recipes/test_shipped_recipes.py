@@ -12,8 +12,7 @@ from tiny_world import write_things
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.models import build_model, save_checkpoint
-from bpfn_cli.recipes.load import load_recipe
-from bpfn_cli.recipes.recipe import Recipe
+from bpfn_cli.recipes.recipe import Recipe, load_recipe
 from bpfn_cli.reporting.published import read_published
 from bpfn_cli.studies.study import cells_of, read_study
 

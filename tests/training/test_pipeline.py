@@ -32,7 +32,8 @@ from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.strategies import Strategy
-from bpfn_cli.training import Job, Outcome, pipeline, teacher_checkpoint, train_teacher
+from bpfn_cli.training import Job, pipeline, teacher_checkpoint
+from bpfn_cli.training.pipeline import Outcome, train_teacher
 
 CPU = torch.device("cpu")
 

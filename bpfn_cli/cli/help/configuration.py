@@ -49,8 +49,7 @@ def show(config: options.RecipeFile = None, changes: options.Set = None, json: o
       $ bpfn config show -c recipe.yaml --set train.lr=5e-4     # your recipe with a change
     """
     from bpfn_cli.config import to_yaml
-    from bpfn_cli.recipes.load import load_recipe
-    from bpfn_cli.recipes.recipe import recipe_tree
+    from bpfn_cli.recipes.recipe import load_recipe, recipe_tree
 
     tree = recipe_tree(load_recipe(config, changes or [], {}))
     if json:
@@ -71,7 +70,7 @@ def validate(
       $ bpfn config validate recipe.yaml            # exit code 0 if it is valid, else 2
       $ bpfn config validate recipe.yaml --json     # for a script
     """
-    from bpfn_cli.recipes.load import load_recipe
+    from bpfn_cli.recipes.recipe import load_recipe
 
     load_recipe(config, [], {})
     if json:

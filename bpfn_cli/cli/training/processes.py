@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from bpfn_cli.progress import Bar, Progress
-    from bpfn_cli.training import Outcome
+    from bpfn_cli.training.pipeline import Outcome
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class TrainFlags:
 
     def recipe(self, base: dict[str, Any]) -> Recipe:
         """The recipe file with the changes that the flags make. base: as of `load_recipe`."""
-        from bpfn_cli.recipes.load import load_recipe
+        from bpfn_cli.recipes.recipe import load_recipe
 
         given = {key: getattr(self, flag, None) for flag, key in RECIPE_KEYS.items()}
         changes = {key: value for key, value in given.items() if value is not None and value != []}
