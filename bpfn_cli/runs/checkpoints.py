@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,3 @@ def from_plain(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: from_plain(value, tensors) for key, value in below}
     items = (from_plain(value, tensors) for value in below)
     return list(items) if kind == "list" else tuple(items)
-
-
-def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nested state, sorted by name."""
-    yield from sorted(to_plain(value)[1].items())

@@ -143,10 +143,7 @@ class RunFolder:
         from_main(append)
 
     def trim_metrics(self, epochs: int) -> None:
-        """Keep the lines of the first `epochs` epochs in metrics.jsonl.
-
-        Lines that a killed process wrote after its last checkpoint, perhaps only in part, will be written again.
-        """
+        """Keep the lines of `epochs` epochs in metrics.jsonl; later ones, perhaps incomplete, will be written again."""
         path = self.path / METRICS
 
         def trim() -> None:
@@ -160,10 +157,9 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append a line with the time to train.log. A full disk does not end the training here."""
-        with contextlib.suppress(OSError):
-            if is_main():
-                with (self.path / "train.log").open("a", encoding="utf-8") as stream:
-                    stream.write(f"{_now().isoformat()} {printable(text)}\n")
+        if is_main():
+            with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
+                stream.write(f"{_now().isoformat()} {printable(text)}\n")
 
     def deploy(self, number: int) -> Path:
         """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError."""
@@ -177,7 +173,6 @@ class RunFolder:
         return path
 
     def write_evaluation(self, result: EvaluationResult) -> None:
-        """Write a file to `evaluations/`."""
         self.result = result
         from_main(lambda: files.write_json(self.path / "evaluations" / result.file_name, result.as_dict()))
 

@@ -33,7 +33,7 @@ class TensorBoard:
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         for name, value in _numbers(values).items():
-            self.writer.add_scalar(_grouped(name), value, values["epoch"])
+            self.writer.add_scalar(name, value, values["epoch"])
         self.writer.flush()
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class WeightsAndBiases:
         self.run = wandb.init(**names, config=dict(config), resume="allow", reinit=True)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
-        self.run.log({_grouped(name): value for name, value in _numbers(values).items()}, step=values["epoch"])
+        self.run.log(_numbers(values), step=values["epoch"])
 
     def close(self) -> None:
         self.run.finish()
@@ -102,10 +102,6 @@ def weights_and_biases(project: str, run: Path, config: Mapping[str, Any], say: 
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float) and name != "epoch"}
-
-
-def _grouped(name: str) -> str:
-    """`loss/supervised` for `loss_supervised`, so that related metrics are shown together."""
-    head, _, rest = name.partition("_")
-    return f"{head}/{rest}" if rest else name
+    """The metrics, `loss_supervised` as `loss/supervised` and so on, so that related ones are shown together."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "epoch"}
+    return {name.replace("_", "/", 1): float(value) for name, value in numbers.items()}

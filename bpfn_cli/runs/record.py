@@ -115,8 +115,7 @@ class Versions(Schema):
 class RunRecord(Schema):
     """Everything `run.json` says about a run.
 
-    Attributes:
-        reason: why the run stopped. failed_by: class of the error that ended it.
+    Attributes: reason: why the run stopped. failed_by: class of the error that ended it.
         method: `scratch`, `bihint`, ... as `Recipe.method` names it. teacher_key: identifies a network that can serve
             as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.

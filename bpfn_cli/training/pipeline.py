@@ -214,18 +214,10 @@ def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress:
     teacher = parts.teacher
     known = None if teacher is None else from_main(lambda: known_test_metrics(job, teacher))
     path = None if teacher is None or known else teacher.path
-    result = from_main(
-        lambda: evaluate_checkpoint(
-            weights,
-            job.data.test,
-            points=job.recipe.data.points,
-            seed=EVALUATION_SEED,
-            device=job.device,
-            progress=progress,
-            teacher=None if path is None else load_checkpoint(path),  # a strategy may have changed the one in memory
-            check=job.stop.check,
-        )
-    )
+    measure = partial(evaluate_checkpoint, weights, job.data.test, points=job.recipe.data.points, seed=EVALUATION_SEED)
+    measure = partial(measure, device=job.device, progress=progress, check=job.stop.check)
+    # Read again, since a strategy may have changed the one in memory.
+    result = from_main(lambda: measure(teacher=None if path is None else load_checkpoint(path)))
     folder.write_evaluation(result)
     entry, row = folder.record.teacher, known or result.row(TEACHER)
     test = None if row is None else record.TeacherTest(**row.model_dump(exclude={"name"}))

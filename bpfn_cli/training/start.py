@@ -131,16 +131,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def current_versions(device: torch.device) -> record.Versions:
     """Versions, device type, threads and processes of this process."""
-    return record.Versions(
-        device=device.type,
-        bpfn=bpfn_cli.__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        numpy=np.__version__,
-        platform=platform.platform(),
-        threads=torch.get_num_threads(),
-        processes=size(),
-    )
+    packages = {"bpfn": bpfn_cli.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    here = {"device": device.type, "python": platform.python_version(), "platform": platform.platform()}
+    return record.Versions(**packages, **here, threads=torch.get_num_threads(), processes=size())
 
 
 def _code_state() -> dict[str, Any]:

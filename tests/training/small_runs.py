@@ -16,7 +16,7 @@ from bpfn_cli.config import Tree, build
 from bpfn_cli.errors import Interrupted
 from bpfn_cli.models import VARIANTS
 from bpfn_cli.recipes.recipe import Recipe
-from bpfn_cli.runs.checkpoints import tensors_of
+from bpfn_cli.runs.checkpoints import to_plain
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.runs.record import RECORD_FILE
 from bpfn_cli.stop import Interruption
@@ -124,7 +124,7 @@ def digest(runs: Path) -> str:
     assert all(np.isfinite(seconds[0]))
     state.pop("teacher_counts")
     result = hashlib.sha256(json.dumps(metrics_of(runs), sort_keys=True).encode())
-    for name, tensor in [*tensors_of(state), *sorted(found.weights.state.items())]:
+    for name, tensor in [*sorted(to_plain(state)[1].items()), *sorted(found.weights.state.items())]:
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         result.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return result.hexdigest()

@@ -37,9 +37,10 @@ class EpochLog:
 
     def add(self, terms: Mapping[str, TermRecord], samples: int) -> None:
         for name, term in terms.items():
-            means = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw, f"active_{name}": term.active}
+            means: dict[str, float | None] = {f"loss_{name}": term.weighted, f"raw_{name}": term.raw}
             means |= {f"raw_{name}_level{level}": value for level, value in term.levels.items()}
             means |= {f"figure_{name}_{figure}": value for figure, value in term.figures.items()}
+            means[f"active_{name}"] = term.active
             for key, value in means.items():
                 if value is not None:
                     self._count(key, value * samples, samples)
@@ -73,7 +74,7 @@ class Training:
     """The state of a training. Random draws are functions of seed, epoch, step and scene, so they need no state.
 
     Attributes: epoch, batch: the next ones, from 0. number: batches since the start of the training.
-        best_epe3d: lowest validation EPE3D so far, metres. best: its `number`, and that of its checkpoint.
+        best_epe3d: lowest validation EPE3D so far, metres. best: the number of its checkpoint.
         steps: batches of an epoch. validated: EPE3D of this epoch. epoch_seconds: of each, without validation.
     """
 
@@ -181,8 +182,10 @@ class Training:
         """Everything but the student's weights, which a checkpoint stores separately."""
         strategy, teacher = self.strategy.state_dict(), self.strategy.teacher
         strategy.pop("student")
+        position = {"epoch": self.epoch, "batch": self.batch, "number": self.number}
         return {
-            **{"epoch": self.epoch, "batch": self.batch, "number": self.number, "strategy": strategy},
+            **position,
+            "strategy": strategy,
             "early_stop": self.early_stop.state_dict(),
             "log": asdict(self.log.of_all_processes()),
             "best": [self.best_epe3d, self.best],
