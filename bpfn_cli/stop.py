@@ -27,7 +27,8 @@ class Interruption:
 
     def __init__(self, max_seconds: float | None = None):
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
-        self.signal, self._received = None, 0.0  # type: tuple[int | None, float]
+        self.signal: int | None = None
+        self._received = 0.0
         # A launcher forwards signals that the whole process group has already received.
         self._grace = ECHO_SECONDS if is_started() else 0.0
         self._is_deferred = False

@@ -220,6 +220,7 @@ def read_schema(path: Path, schema: type[S], advice: str) -> S:
         problem = f"cannot be read ({error.strerror})"
     except ValidationError as error:
         first, *others = error.errors(include_url=False, include_context=False, include_input=False)
-        key = "".join(f"{part}." for part in first["loc"])[:-1]
-        problem = f"damaged: {key}{': ' * bool(key)}{first['msg']}" + f" (and {len(others)} more)" * bool(others)
+        key = "".join(f"{part}." for part in first["loc"])
+        problem = f"damaged: {key[:-1]}: {first['msg']}" if key else f"damaged: {first['msg']}"
+        problem += f" (and {len(others)} more)" if others else ""
     raise DataError(f"{printable(path)}: {printable(problem)}; {advice}")

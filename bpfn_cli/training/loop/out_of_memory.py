@@ -21,7 +21,8 @@ from bpfn_cli.structures import FlowBatch
 def memory_advice(strategy: Strategy, first_batch: Callable[[], FlowBatch], recipe: Recipe) -> Iterator[None]:
     """Turn memory errors in the block into one that says which batch size fits. Raises: OutOfMemoryError."""
     try:
-        return (yield)
+        yield
+        return
     except (MemoryError, RuntimeError) as error:
         if not _is_about_memory(error):
             raise

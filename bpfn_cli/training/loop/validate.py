@@ -44,7 +44,8 @@ class Validator:
 
     def epe3d(self, network: BiPointFlowNet, check: Callable[[], None] = lambda: None) -> float:
         """EPE3D of a network in metres; several processes share the scenes. check: called after each; may raise."""
-        scenes, error = list[SceneResult](), None  # type: tuple[list[SceneResult], BpfnError | None]
+        scenes: list[SceneResult] = []
+        error: BpfnError | None = None
         try:
             scenes = self._measure(network, list(self.indices)[distributed.rank() :: distributed.size()], check)
         except BpfnError as one:
