@@ -13,10 +13,10 @@ from records import record_with
 from run_folders import evaluation
 from tiny_world import LEAST, tiny_network
 
+from bpfn_cli import files
 from bpfn_cli.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models import read_checkpoint
-from bpfn_cli.runs import folder as run_folder
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.record import RunRecord
 
@@ -118,7 +118,7 @@ def test_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch: 
     def full(self: Path, *_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "x")
 
-    monkeypatch.setattr(run_folder, "make_folder", lambda path: path)
+    monkeypatch.setattr(files, "make_folder", lambda path: path)
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(DiskError, match="runs/a: no space left"):
         create(tmp_path / "runs")
@@ -185,7 +185,7 @@ def test_finished_work_is_recorded_with_a_summary(tmp_path: Path) -> None:
 
 def test_run_is_marked_finished_after_its_summary_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, written = create(tmp_path), []
-    write_json, write = run_folder.write_json, RunRecord.write
+    write_json, write = files.write_json, RunRecord.write
 
     def spy_on_json(path: Path, value: Any) -> None:
         written.append((path.name, value["state"]))
@@ -195,7 +195,7 @@ def test_run_is_marked_finished_after_its_summary_is_written(tmp_path: Path, mon
         written.append(("run.json", self.state))
         write(self, folder)
 
-    monkeypatch.setattr(run_folder, "write_json", spy_on_json)
+    monkeypatch.setattr(files, "write_json", spy_on_json)
     monkeypatch.setattr(RunRecord, "write", spy_on_record)
     with run.working():
         pass
