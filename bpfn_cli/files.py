@@ -38,8 +38,7 @@ _ADVICE = {
 def read_file(path: Path) -> bytearray:
     """The bytes of a regular file of at most `MAX_FILE_BYTES`.
 
-    Raises: DataError: missing, not a regular file, too large, or shrinking while it is read. DiskError: no permission,
-        or an input/output error.
+    Raises: DataError: missing, not a regular file, too large, or shrinking. DiskError: any other fault of the system.
     """
     with open_regular(path) as (stream, size):
         content = bytearray(size)
@@ -112,10 +111,7 @@ def is_temporary(entry: os.DirEntry[str]) -> bool:
 
 
 def remove_temporaries(folder: Path, seconds: float = 0) -> None:
-    """Remove the files that killed writers left in an existing folder, without its subfolders.
-
-    seconds: minimum age; 0 only if no process is writing there.
-    """
+    """Remove the files that killed writers left in `folder`, if older than `seconds`; 0 only if nobody writes there."""
     with disk_errors(folder):
         for entry in filter(is_temporary, list(os.scandir(folder))):
             with contextlib.suppress(FileNotFoundError):  # its writer has just finished

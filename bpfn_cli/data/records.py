@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The JSON record of an output folder: `NAME.partial` while the folder is being written, `NAME` once it is finished.
+"""The JSON record of an output folder: `NAME.partial` while the folder is being written, then `NAME`, written last.
 
-Both hold the settings of the run, so a killed run is completed with the same settings only. The finished record is
-written last.
+Both hold the settings of the run, so a killed run is completed with the same settings only.
 """
 
 from __future__ import annotations

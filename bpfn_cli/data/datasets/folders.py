@@ -64,7 +64,7 @@ def _is_scene(entry: os.DirEntry[str], here: str) -> bool:
 
 
 def file_sizes(root: Path, scenes: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Bytes of every "split/scene/cloud" file; split "" means that the scenes are directly in `root`.
+    """Bytes of every "split/scene/cloud" file; split "": the scenes are directly in `root`.
 
     Raises: DataError: files that are missing or not regular, up to ten by name. DiskError: no permission.
     """

@@ -129,10 +129,7 @@ def write_packed(
 
 
 def read_index(path: Path) -> tuple[tuple[str, ...], int, np.ndarray]:
-    """Scene names of a packed split, first byte of its rows, offsets (scenes + 1,).
-
-    Raises: DataError: not a packed split, or damaged. DiskError: no permission.
-    """
+    """Scene names of a packed split, first byte of its rows, offsets (scenes + 1,). Raises: DataError: damaged."""
     with open_regular(path, MAX_PACKED_BYTES) as (stream, size), disk_errors(path):
         prefix = stream.read(16)
         if len(prefix) < 16 or not prefix.startswith(_MAGIC):

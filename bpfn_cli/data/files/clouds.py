@@ -123,11 +123,9 @@ def _parse_pcd_header(text: str, name: str) -> tuple[np.dtype, int]:
 
 @dataclass
 class _Element:
-    """An element of a PLY file. properties: name, NumPy type."""
-
     name: str
     count: int
-    properties: list[tuple[str, str]] = field(default_factory=list)
+    properties: list[tuple[str, str]] = field(default_factory=list)  # name, NumPy type
     has_lists: bool = False
 
     @property
