@@ -216,7 +216,9 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
     where = f"line {line}: " if line else ""
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         prefix = "".join(f"{key}." for key in keys[:-1])
-        return f"{where}unknown key {dotted}{did_you_mean(keys[-1], _field_names(kind, keys[:-1]), prefix)}"
+        known = _field_names(kind, keys[:-1])
+        hint = did_you_mean(keys[-1], known, prefix) or (known and f"; known: {', '.join(known)}") or ""
+        return f"{where}unknown key {dotted}{hint}"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
     return f"{where}{dotted}: {message}, got {printable(repr(mistake['input']))[:60]}"
 

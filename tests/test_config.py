@@ -58,6 +58,12 @@ def test_unknown_key_suggests_the_nearest() -> None:
     assert "did you mean train?" in refused("trian: {}\n")
 
 
+def test_unknown_key_without_a_near_one_lists_the_known_ones() -> None:
+    assert refused("train:\n  learning_rate: 1\n").startswith(
+        "r.yaml: line 2: unknown key train.learning_rate; known: "
+    )
+
+
 def test_wrong_type_names_key_and_line() -> None:
     message = refused("name: a\ntrain:\n  epochs: many\n")
     assert "line 3: train.epochs" in message
