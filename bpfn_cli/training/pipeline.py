@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run(job: Job, progress: Progress) -> Outcome:
-    """Train what the recipe says in a new run folder, which records any BpfnError that ends the work."""
+    """Carry out a job in a new run folder, which records any BpfnError that ends the work."""
     if job.name is not None:
         check_run_name(job.name)
     progress.line(f"data: {describe(job.data.train)}")
@@ -110,7 +110,7 @@ def train_teacher(job: Job, progress: Progress) -> Path:
 
 
 def _started_teacher(job: Job) -> Path | None:
-    """The newest teacher of this job that was stopped by something other than its own numbers."""
+    """The newest unfinished teacher of this job, leaving out those that failed with NaN or infinity."""
     for found in reversed(find_runs(job.runs).runs):
         known = found.record
         if known.teacher_key == job.teacher_key and known.role == "teacher" and known.can_resume:
@@ -137,7 +137,7 @@ def obtain_teacher(job: Job, parts: Parts, folder: RunFolder, progress: Progress
 
 
 def prepare(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> None:
-    """Let losses look at the teacher, and record how long it took the first time."""
+    """Let losses measure the teacher, and record how long that took the first time."""
     started = time.monotonic()
     prepare_losses(job, parts.strategy, parts.teacher, progress)
     if folder.record.prepare_seconds is None:
