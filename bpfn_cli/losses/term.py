@@ -135,7 +135,7 @@ class DistillationLoss(nn.Module):
         return list(self.parameters())
 
     def prepare(self, passes: TeacherPasses) -> None:
-        """Before the first step: measure the teacher on the training scenes."""
+        """Measure the teacher on the training scenes, before the first step."""
 
     def needs_preparation(self) -> bool:
         """Whether `prepare` does anything."""

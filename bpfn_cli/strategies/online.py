@@ -65,7 +65,7 @@ class OnlineStrategy(Strategy):
 
     card = StrategyCard(
         "two students from scratch learn from the truth and from a mix of both",
-        "KDCL, Guo et al., CVPR 2020, online distillation [second-hand]",
+        "KDCL, Guo et al., CVPR 2020, online distillation [from secondary sources]",
         (
             "flows instead of logits: L = sum_i R(e_i) + lambda R(||s_i - target||), lambda 1",
             "MinLogit has no equivalent for flow; pointbest takes the closer peer at each point instead",

@@ -35,7 +35,7 @@ class AhtLoss(AttentiveLoss):
         compares="features of the source points, where the teacher is accurate",
         formula="D = mean over levels of mean_{b,n} [Phi mean_c |A F_s - F_t|], Phi as in ail; "
         "total: L_gt + gamma kappa D",
-        source="Saputra et al., ICCV 2019, eq. 12 [second-hand]",
+        source="Saputra et al., ICCV 2019, eq. 12 [from secondary sources]",
         deviations=(
             "L1 as in hint, not squared (norm: l2 for that); Phi as in ail",
             "the paper trains hints first, freezes, then trains the output: objective.stage1_epochs starts with hints "

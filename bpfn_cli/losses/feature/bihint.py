@@ -44,10 +44,10 @@ class BihintLoss(DistillationLoss):
         formula="D = 1/2 [D(A1 u1_s, u1_t) + D(A2 u2_s, u2_t)], D as in hint, u1 the features of the source points "
         "with neighbors in cloud 2, u2 those of the target points with neighbors in cloud 1; "
         "total: L_gt + gamma kappa D",
-        source="our own definition of a loss that the reports name without defining it",
+        source="our own definition; the reports name this loss but do not define it",
         deviations=(
             "each branch has its own adapters, since the two branches end in different projections",
-            "a hint on u1 alone gives exactly no gradient to the target projection of cross0",
+            "u2 is needed: a hint on u1 alone gives the target projection of cross0 no gradient",
         ),
         adapters="where widths differ",
         meaning="ground truth and the teacher's features of both clouds",

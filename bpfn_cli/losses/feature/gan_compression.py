@@ -42,12 +42,12 @@ class GanCompressionLoss(DistillationLoss):
         source="Li et al., GAN Compression, CVPR 2020; scripts: lambda_distill 0.01, lambda_recon 10 [read in the "
         "authors' code]",
         deviations=(
-            "adapters at every level even between equal widths, where they start as the identity",
+            "there are adapters at every level; between equal widths they start as the identity",
             "the critic is that of adversarial; its weight relative to the hints is ours, since the paper's task loss "
             "was that of a GAN",
             "the paper's weight of hints is 0.001 of the reconstruction; here kappa determines it",
         ),
-        adapters="one per level, a critic",
+        adapters="one per level, and a critic",
         never_zero="the critic scores the student by itself (lambda_critic: 0 removes it)",
         meaning="squared hints and a critic",
     )

@@ -35,7 +35,7 @@ class HintLoss(DistillationLoss):
         compares="features of the source points",
         formula="D = mean over levels of mean_{b,n,c} |A F_s - F_t|; total: L_gt + gamma kappa D",
         source="FitNets, Romero et al., ICLR 2015, eq. 3 [from memory]; L1 form and 1x1 adapters of Chen et al., "
-        "NIPS 2017, section 3.4 [second-hand]",
+        "NIPS 2017, section 3.4 [from secondary sources]",
         deviations=(
             "one stage, trained jointly with the supervised loss; use objective.stage1_epochs for two stages",
             "L1 instead of half the squared distance; an adapter only where widths differ",

@@ -56,7 +56,7 @@ class RkdLoss(DistillationLoss):
         "||x_i - x_j|| / mean, psi_A = cosine at the vertex; total: L_gt + gamma kappa L",
         source="Park, Kim, Lu & Cho, CVPR 2019 [read in the authors' code]",
         deviations=(
-            "relates points of a cloud, not samples of a batch: the first farthest point samples, none at random",
+            "relates points of a cloud, not samples of a batch; uses the first farthest point samples, none at random",
             "means over all M^2 and M^3 entries, as in the official code; lambda 1:2, kappa for the rest",
             "does not change if the flow is scaled, rotated or shifted: never use it alone",
         ),

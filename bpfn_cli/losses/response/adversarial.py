@@ -31,7 +31,7 @@ class AdversarialSettings:
     )
     lr: Annotated[float, Field(gt=0, le=1)] = option(4e-4, "learning rate of the critic (Adam, betas 0 and 0.9)")
     gradient_penalty: Annotated[float, Field(ge=0)] = option(10.0, "lambda_gp, weight of the critic's gradient penalty")
-    seed: Annotated[int, Field(ge=0)] = option(0, "of the random mixtures for the penalty")
+    seed: Annotated[int, Field(ge=0)] = option(0, "seed of the random mixtures for the gradient penalty")
 
 
 class Critic(nn.Module):

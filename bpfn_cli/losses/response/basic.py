@@ -28,7 +28,8 @@ class BasicLoss(DistillationLoss):
     card = Card(
         compares="flows",
         formula="L_kd = R(||s - t||), R(x) = sum_l a_l mean_b sum_n x_l; total: (1 - gamma) L_gt + gamma L_kd",
-        source="Hinton, Vinyals & Dean, NIPS-W 2014; regression form of Saputra et al., ICCV 2019, eq. 3 [second-hand]",
+        source="Hinton, Vinyals & Dean, NIPS-W 2014; regression form of Saputra et al., ICCV 2019, eq. 3 "
+        "[from secondary sources]",
         deviations=(
             "unsquared by default and summed like the supervised loss, so that gamma weights equal units; regression "
             "has no temperature",

@@ -31,7 +31,7 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 class BoundedSettings:
     gate: Literal["squared", "epe"] = option("squared", "squared: e_s^2 + m > e_t^2 (m in m^2); epe: e_s + m > e_t (m)")
     m: Annotated[float, Field(ge=0)] = option(0.0, "margin by which to beat the teacher, m^2 or m depending on gate")
-    mode: Literal["gt", "imitate"] = option("gt", "loss where the gate is open: gt, squared error; imitate, ||s - t||")
+    mode: Literal["gt", "imitate"] = option("gt", "loss where the gate is open; gt: squared error; imitate: ||s - t||")
     levels: Levels = levels_option()
 
 
@@ -48,8 +48,8 @@ class BoundedLoss(DistillationLoss):
     card = Card(
         compares="errors of student and teacher to the truth",
         formula="L_b = R(gate e_s^2), gate = 1 where e_s^2 + m > e_t^2; total: L_gt + gamma kappa L_b",
-        source="Chen, Choi, Yu, Han & Chandraker, NIPS 2017, section 3.3, eq. 4 [second-hand]; mode imitate: "
-        "Saputra et al., ICCV 2019, eq. 4-5 [second-hand]",
+        source="Chen, Choi, Yu, Han & Chandraker, NIPS 2017, section 3.3, eq. 4 [from secondary sources]; "
+        "mode imitate: Saputra et al., ICCV 2019, eq. 4-5 [from secondary sources]",
         deviations=(
             "kappa, which gives every added loss the same gradient norm, replaces the paper's nu = 0.5",
             "m is unpublished; 0 by default (with m > 0 the value is not 0 for a student that equals its teacher)",

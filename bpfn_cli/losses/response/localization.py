@@ -114,7 +114,7 @@ class LocalizationLoss(DistillationLoss):
         source="Zheng et al., Localization Distillation, CVPR 2022; distribution focal loss of Li et al., NeurIPS 2020 "
         "[read in the authors' code]",
         deviations=(
-            "the network has no distribution head: a linear one on the estimator's 64 features is added in training; "
+            "the network has no distribution head; training adds a linear one on the estimator's 64 features; "
             "the exported flow is still that of `fc`",
             "the teacher's body is frozen; its heads are fitted by DFL on the training scenes before the training",
             "the bins reach to the 99.5 % quantile of the teacher's residual; each network's residual is relative to "
