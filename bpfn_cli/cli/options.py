@@ -57,7 +57,7 @@ def switch(name: str, help: str) -> Any:
 
 
 OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several."
-TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops before."
+TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in time."
 PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
 
 Source = Annotated[Path | None, path("--source", help="Folder to read.", metavar="DIR")]
@@ -75,7 +75,9 @@ TeacherFile = Annotated[
 Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]
-Devices = Annotated[int | None, _number("--devices", "Processes here, one per GPU; they share each batch.", 1024)]
+Devices = Annotated[
+    int | None, _number("--devices", "Processes on this machine, one per GPU; they share each batch.", 1024)
+]
 Nodes = Annotated[int, _number("--nodes", "Machines that run this command together.", 1024)]
 Processes = Annotated[int | None, _number("--processes", "Worker processes; default: one per core.", 1024)]
 Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
@@ -93,7 +95,8 @@ Set = Annotated[
 StrategyName = Annotated[choices.Strategy | None, typer.Option(help="What else is trained besides the student.")]
 EarlyStopName = Annotated[choices.EarlyStop | None, typer.Option(help="When to stop learning from the teacher.")]
 CalendarName = Annotated[
-    choices.ValidationCalendar | None, typer.Option(help="Epochs that validate; fast: every fifth in mid-training.")
+    choices.ValidationCalendar | None,
+    typer.Option(help="Epochs that are validated; fast: every fifth in mid-training."),
 ]
 SelectOn = Annotated[choices.Selection | None, typer.Option(help="Scenes that select the best checkpoint.")]
 PrecisionName = Annotated[Precision, PRECISION]

@@ -48,8 +48,8 @@ class BiPointFlowNet(nn.Module):
 
     Attributes:
         variant: its sizes.
-        num_points: points per cloud it is meant for (what it was trained with); it accepts any number from
-            `variant.least_points` on.
+        num_points: points per cloud that it was trained with; it accepts any number from
+            `variant.least_points` up.
     """
 
     def __init__(self, variant: Variant, num_points: int = 8192):
@@ -126,7 +126,7 @@ class BiPointFlowNet(nn.Module):
         return self._decode(pyramid, encoded)
 
     def encoder_stages(self) -> tuple[tuple[nn.Module, PointConv, nn.Module | None], ...]:
-        """For levels 1 .. 4 the blocks that make its features: to more channels, to fewer points, and refinement."""
+        """The encoder blocks of levels 1 to 4: to more channels, to fewer points, and refinement (none at level 4)."""
         return (
             (self.level0_2, self.level1, self.level1_0),
             (self.level1_1, self.level2, self.level2_0),
@@ -135,7 +135,7 @@ class BiPointFlowNet(nn.Module):
         )
 
     def context_blocks(self) -> tuple[PointwiseBlock, ...]:
-        """For levels 0 .. 3 the block that makes its context from the features of the next coarser level."""
+        """The blocks that make the context of levels 0 to 3 from the features of the next coarser level."""
         return self.deconv1_0, self.deconv2_1, self.deconv3_2, self.deconv4_3
 
     def estimate_level(

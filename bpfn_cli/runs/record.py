@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`run.json`: one typed record of a run, the only reader and writer of that file."""
+"""`run.json`: the typed record of a run. Only this module reads and writes that file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = Literal["running", "finished", "interrupted", "failed"]
 
 
 class TrainingData(Schema):
-    """The dataset of a run, see `DataIdentity`, and how many training scenes nothing is learned from."""
+    """The dataset of a run, see `DataIdentity`, and the number of training scenes that are held out."""
 
     kind: str = ""
     source_kind: Name
@@ -120,7 +120,7 @@ class RunRecord(Schema):
             as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
-        cell, control, cell_key, times_as_long, slowest_of: for a run of a study.
+        cell, control, cell_key, times_as_long, slowest_of: set for a run of a study.
     """
 
     format: Literal[1] = 1

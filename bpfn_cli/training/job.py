@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A job: a recipe with everything it needs, found once and frozen."""
+"""A job: a recipe and everything it needs, looked up once and frozen."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OpenedDataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the training scenes: to learn from, to choose the best checkpoint, for strategies that validate."""
+    """Indices of training scenes: to learn from, to select the best checkpoint, and for strategies that validate."""
 
     learn: list[int]
     held_out: list[int]

@@ -37,7 +37,7 @@ class Changes:
 
 
 def resume(folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes = Changes()) -> Outcome:
-    """Continue a run where it stopped, whatever stopped it; for a finished run, return its outcome.
+    """Continue a run where it stopped; for a finished run, return its outcome.
 
     Raises: as `run`; UsageError: not a run folder, or something that decides its numbers has changed; BusyError.
     """

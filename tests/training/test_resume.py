@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A resumed training gives the weights of one that was never stopped, whatever stopped it."""
+"""A resumed training gives the weights of one that was never stopped, whatever the reason for stopping."""
 
 from __future__ import annotations
 

@@ -26,10 +26,12 @@ ShardText = Annotated[
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        "--calibration", help="Folder or .zip of calib_cam_to_cam; default: look near the source.", metavar="PATH"
+        "--calibration",
+        help="Folder or .zip with calib_cam_to_cam; default: searched next to the source.",
+        metavar="PATH",
     ),
 ]
-Near = Annotated[float, typer.Option("--near", min=0, help="Depth cut in metres; 0: none.")]
+Near = Annotated[float, typer.Option("--near", min=0, help="Largest depth in metres; 0: no limit.")]
 Occluded = Annotated[
     bool, typer.Option("--occluded", help="Include hidden points, as FlowNet3D prepared it.", metavar="")
 ]
@@ -57,7 +59,7 @@ def kitti(
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """Turn disparity, flow and calibration of KITTI Scene Flow 2015 into pairs of clouds.
+    """Turn KITTI Scene Flow 2015 into pairs of clouds.
 
     \b
     Examples:
@@ -83,7 +85,7 @@ def flyingthings3d(
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """Turn disparity, flow and occlusions of the FlyingThings3D subset into pairs of clouds.
+    """Turn the FlyingThings3D subset into pairs of clouds.
 
     \b
     Examples:

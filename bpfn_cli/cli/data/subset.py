@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")]
 Method = Annotated[
     SubsetMethod,
-    typer.Option("--method", help="hash: nested, the same everywhere; stratified: flow and depth as in the whole."),
+    typer.Option("--method", help="hash: by name; stride: every n-th; stratified: same flow and depth as all."),
 ]
 Offset = Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")]
 LinkKind = Annotated[Link, typer.Option("--link", help="auto: hard link if possible, else copy.")]
@@ -55,7 +55,7 @@ def subset(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Keep a share of a dataset, and record which scenes and why.
+    """Keep a share of a dataset, and record how it was chosen.
 
     The default dataset is FlyingThings3D or, if there is none, the synthetic scenes.
 

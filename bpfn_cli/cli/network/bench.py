@@ -46,7 +46,7 @@ def bench(
     default_allocator: Annotated[
         bool,
         typer.Option(
-            "--default-allocator", help="Return freed memory to the system, unlike our other commands.", metavar=""
+            "--default-allocator", help="Return freed memory to the system, unlike other commands.", metavar=""
         ),
     ] = False,
     out: options.Out = None,
@@ -56,8 +56,8 @@ def bench(
     """Measure time and memory of networks, by stage.
 
     By default, they are compared with the plain path in the same process. Passes of the fast path, the plain path and
-    matrix products take turns, so other load on the machine slows all of them alike. Only the sizes of a checkpoint
-    matter.
+    matrix products take turns, so other load on the machine slows all of them alike. Of a checkpoint, only the
+    layer sizes are used.
 
     \b
     Examples:

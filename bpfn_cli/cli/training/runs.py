@@ -28,8 +28,8 @@ def runs(
 ) -> None:
     """List runs: their state, progress and time left.
 
-    EPE3D is given in metres, for the best validation and for the test split. The state `killed` means that run.json
-    says running, but no process is; `bpfn resume` resumes it.
+    EPE3D is given in metres, for the best validation and for the test split. A run is `killed` if run.json
+    says running but no process works on it; `bpfn resume` continues it.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ class ResumeFlags:
 
 @options.takes(ResumeFlags)
 def resume(flags: ResumeFlags) -> None:
-    """Resume a training, whatever stopped it.
+    """Resume a stopped training.
 
     On the same machine, with the same versions and number of threads, the weights are bit for bit those of a training
     that was never stopped. A finished run is left as it is, with exit code 0.

@@ -110,9 +110,9 @@ def distill(flags: DistillFlags) -> None:
     Examples:
       $ bpfn distill --loss bihint                                    # the default student and teacher
       $ bpfn distill --loss basic --loss hint --teacher t.pth         # the sum of two losses, a given teacher
-      $ bpfn distill --loss ail --early-stop auto                     # without the teacher once it is matched
+      $ bpfn distill --loss ail --early-stop auto                     # drop the teacher once the student matches it
       $ bpfn distill --loss none --strategy online                    # two students that teach each other
-      $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/losses.md
+      $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/extending.md
     """
     _run(flags, flags.recipe(base={}), flags.teacher)
 

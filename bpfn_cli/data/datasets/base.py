@@ -26,7 +26,7 @@ _NAMED_IN_ERRORS = 10
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A dataset format. Has no state: `root` is the folder of the dataset in every call."""
+    """A dataset format. It has no state: every call gets `root`, the folder of the dataset."""
 
     name: ClassVar[str]  # in recipes, JSON and file records
     title: ClassVar[str]  # in reports
