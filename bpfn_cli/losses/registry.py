@@ -54,7 +54,7 @@ def loss_named(name: str) -> type[DistillationLoss]:
         return LOSSES[name]
     if ":" in name:
         return _own_loss(name)
-    hint = "; repeat --loss to sum losses." if "+" in name else did_you_mean(name, LOSSES) or ":"
+    hint = "; repeat --loss to sum losses." if "+" in name else did_you_mean(name, LOSSES) or "."
     known = ", ".join([NO_DISTILLATION, *LOSSES])
     raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:attribute")
 

@@ -163,6 +163,6 @@ VARIANTS: dict[str, Variant] = {
 def variant_named(name: str) -> Variant:
     """Look up a variant. Raises: UsageError with the nearest name."""
     if name not in VARIANTS:
-        hint = did_you_mean(name, VARIANTS) or ":"
+        hint = did_you_mean(name, VARIANTS) or "."
         raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(VARIANTS)}")
     return VARIANTS[name]
