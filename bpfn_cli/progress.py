@@ -12,6 +12,7 @@ from typing import Protocol
 SECONDS_BETWEEN_NOTES = 60.0
 
 ProgressCallback = Callable[[int, int], None]  # called with the numbers of steps done and steps in total
+OnProgress = ProgressCallback | None
 
 
 class Bar(Protocol):

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import png
 
-from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
+from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d, plan_occluded_flyingthings3d
 from bpfn_cli.data.prepare.kitti import plan_kitti
-from bpfn_cli.data.prepare.occluded import plan_occluded_flyingthings3d
 from bpfn_cli.data.prepare.runner import WHOLE, PrepareSummary, prepare
 from bpfn_cli.parallel import Shard
 from bpfn_cli.structures import Camera

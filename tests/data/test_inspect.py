@@ -14,8 +14,7 @@ from bpfn_cli.cli.main import run
 from bpfn_cli.data.inspect import QUANTILES, check_dataset, describe_scene, disk_bytes
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.select import read_leave_out
+from bpfn_cli.data.subset.plan import plan_subset, read_leave_out
 from bpfn_cli.errors import DataError, UsageError
 
 

@@ -15,42 +15,27 @@ from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
-    from bpfn_cli.data.subset.make import SubsetSummary
     from bpfn_cli.data.subset.manifest import Extent, SubsetOptions
 
-Fraction = Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")]
-Method = Annotated[
-    SubsetMethod,
-    typer.Option("--method", help="hash: by name; stride: every n-th; stratified: same flow and depth as all."),
-]
-Offset = Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")]
-LinkKind = Annotated[Link, typer.Option("--link", help="auto: hard link if possible, else copy.")]
-ValFraction = Annotated[
-    float | None, typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
-]
-Packed = Annotated[bool, typer.Option("--packed", help="One file per split, fast to train from.", metavar="")]
-MaxPoints = Annotated[
-    int | None, typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
-]
-LeaveOut = Annotated[
-    Path | None, typer.Option("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
-]
-Verify = Annotated[bool, typer.Option("--verify", help="Check the files of a finished subset, --out.", metavar="")]
+METHOD = typer.Option("--method", help="hash: by name; stride: every n-th; stratified: same flow and depth as all.")
+VAL_FRACTION = typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
+MAX_POINTS = typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
+LEAVE_OUT = typer.Option("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
 
 
 def subset(
     source: options.Source = None,
     out: options.Out = None,
-    fraction: Fraction = 0.2,
-    method: Method = "hash",
-    offset: Offset = 0,
-    link: LinkKind = "auto",
-    val_fraction: ValFraction = None,
-    packed: Packed = False,
-    max_points: MaxPoints = None,
-    leave_out: LeaveOut = None,
+    fraction: Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")] = 0.2,
+    method: Annotated[SubsetMethod, METHOD] = "hash",
+    offset: Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")] = 0,
+    link: Annotated[Link, typer.Option("--link", help="auto: hard link if possible, else copy.")] = "auto",
+    val_fraction: Annotated[float | None, VAL_FRACTION] = None,
+    packed: Annotated[bool, options.switch("--packed", "One file per split, fast to train from.")] = False,
+    max_points: Annotated[int | None, MAX_POINTS] = None,
+    leave_out: Annotated[Path | None, LEAVE_OUT] = None,
     seed: options.Seed = None,
-    verify: Verify = False,
+    verify: Annotated[bool, options.switch("--verify", "Check the files of a finished subset, --out.")] = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -68,7 +53,7 @@ def subset(
     """
     from bpfn_cli.cli.places import full_dataset, subset_place, synthetic_first
     from bpfn_cli.data.subset.manifest import SubsetOptions
-    from bpfn_cli.data.subset.select import read_leave_out
+    from bpfn_cli.data.subset.plan import read_leave_out
 
     if verify:
         return _verify(source, out, json)
@@ -85,7 +70,7 @@ def subset(
 
 def _verify(source: Path | None, out: Path | None, json: bool) -> None:
     from bpfn_cli.cli.places import full_dataset, subset_place
-    from bpfn_cli.data.subset.verify import verify_subset
+    from bpfn_cli.data.subset.make import verify_subset
     from bpfn_cli.errors import DataError
 
     whole = source or full_dataset(make=False)
@@ -116,21 +101,15 @@ def _make(source: Path, folder: Path, chosen: SubsetOptions, force: bool, json: 
         summary = make_subset(source, folder, chosen, progress=bar, force=force, processes=usable_cores())
     for skipped in summary.skipped:
         say(f"left out: {skipped}")
+    similarity, complete = summary.similarity, ", already complete" * summary.already_complete
     if json:
         print_json(summary)
     else:
-        _print(summary, source)
+        print(f"before: {_size(summary.before)} ({source})")
+        print(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
+        distances = f"{similarity.flow_length:.3f} (flow length), {similarity.depth:.3f} (depth)"
+        print(f"Kolmogorov-Smirnov distance to the source: {distances}; 0: the same, 1: nothing in common")
     finish(folder, "bpfn profile --variant weightnet48")
-
-
-def _print(summary: SubsetSummary, source: Path) -> None:
-    similarity, complete = summary.similarity, ", already complete" * summary.already_complete
-    print(f"before: {_size(summary.before)} ({source})")
-    print(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
-    print(
-        f"Kolmogorov-Smirnov distance to the source: {similarity.flow_length:.3f} (flow length), "
-        f"{similarity.depth:.3f} (depth); 0: the same, 1: nothing in common"
-    )
 
 
 def _size(extent: Extent) -> str:

@@ -11,24 +11,16 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
 from bpfn_cli.parallel import usable_cores
 
-Train = Annotated[int, typer.Option("--train", min=0, help="Number of training scenes.")]
-Val = Annotated[int, typer.Option("--val", min=0, help="Number of test scenes.")]
-Height = Annotated[
-    int | None,
-    typer.Option("--height", min=27, max=1080, help="Image rows, 16:9; default: 135, or 540 with --raw."),
-]
-Raw = Annotated[
-    bool,
-    typer.Option("--raw", help="Write maps like a raw download, to try `bpfn prepare`; 10 MB a scene.", metavar=""),
-]
+HEIGHT = typer.Option("--height", min=27, max=1080, help="Image rows, 16:9; default: 135, or 540 with --raw.")
+RAW = "Write maps like a raw download, to try `bpfn prepare`; 10 MB a scene."
 
 
 def synth(
     out: options.Out = None,
-    train: Train = 400,
-    val: Val = 40,
-    height: Height = None,
-    raw: Raw = False,
+    train: Annotated[int, typer.Option("--train", min=0, help="Number of training scenes.")] = 400,
+    val: Annotated[int, typer.Option("--val", min=0, help="Number of test scenes.")] = 40,
+    height: Annotated[int | None, HEIGHT] = None,
+    raw: Annotated[bool, options.switch("--raw", RAW)] = False,
     seed: options.Seed = 0,
     processes: options.Processes = None,
     force: options.Force = False,

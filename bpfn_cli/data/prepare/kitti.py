@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -16,44 +14,39 @@ from bpfn_cli.data.datasets.kitti import baseline_m, kitti_camera, parse_calibra
 from bpfn_cli.data.files.archives import RawFiles, find_folder, is_archive
 from bpfn_cli.data.files.images import parse_kitti_disparity, parse_kitti_flow
 from bpfn_cli.data.prepare.projection import back_project_pair, check_same_size
-from bpfn_cli.data.prepare.scene import FolderScene, Preparation, ScenePair, numbered_files
+from bpfn_cli.data.prepare.runner import Preparation, RawScene, ScenePair, numbered_files, read_map
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.structures import Camera
 
 _CALIBRATION = "calib_cam_to_cam"
 
-Map = TypeVar("Map")
-
 
 @dataclass(frozen=True)
-class KittiScene(FolderScene):
+class KittiScene(RawScene):
     """A scene of KITTI. calibration: None: use the table of the development kit."""
 
     training: RawFiles
     calibration: RawFiles | None
 
     def read(self) -> ScenePair:
-        """See `RawScene`. Keeps the pixels known in all three maps; x left, y up, z forward."""
-        image = f"{self.folder.name}_10.png"
-        disparity1 = self._map("disp_occ_0", image, parse_kitti_disparity)
-        disparity2 = self._map("disp_occ_1", image, parse_kitti_disparity)  # in the pixel grid of frame 1
-        flow, flow_known = self._map("flow_occ", image, parse_kitti_flow)
+        """See base. Keeps the pixels known in all three maps; x left, y up, z forward."""
+        image = f"{self.target.name}_10.png"
+        disparity1 = read_map(self.training, f"disp_occ_0/{image}", parse_kitti_disparity)
+        disparity2 = read_map(self.training, f"disp_occ_1/{image}", parse_kitti_disparity)  # in the grid of frame 1
+        flow, flow_known = read_map(self.training, f"flow_occ/{image}", parse_kitti_flow)
         label = self.training.label(f"flow_occ/{image}")
         check_same_size(label, [disparity1, disparity2, flow_known])
         camera = self._camera()
         known = (disparity1 > 0) & (disparity2 > 0) & flow_known
-        depths = _depth(disparity1, camera), _depth(disparity2, camera)
+        scale = -camera.focal * baseline_m()
+        depths = [scale / (disparity.astype(np.float64) + 1e-5) for disparity in (disparity1, disparity2)]
         return ScenePair(*back_project_pair(camera, known, flow, *depths)).checked(label)
-
-    def _map(self, folder: str, image: str, parse: Callable[[bytearray, str], Map]) -> Map:
-        return parse(self.training.read(f"{folder}/{image}"), self.training.label(f"{folder}/{image}"))
 
     def _camera(self) -> Camera:
         if self.calibration is None:
-            return kitti_camera(int(self.folder.name))
-        file = f"{self.folder.name}.txt"
-        return parse_calibration(self.calibration.read(file), self.calibration.label(file))
+            return kitti_camera(int(self.target.name))
+        return read_map(self.calibration, f"{self.target.name}.txt", parse_calibration)
 
 
 def plan_kitti(source: Path, out: Path, *, calibration: Path | None = None) -> Preparation:
@@ -64,7 +57,6 @@ def plan_kitti(source: Path, out: Path, *, calibration: Path | None = None) -> P
         calibration: the calibration archive or its folder (or the `calib_cam_to_cam` in it). None: look in `source`,
             then beside it for `<source>_calib` and `data_scene_flow_calib`. Scenes without a file use the development
             kit's table, and a note says so.
-
     Raises: DataError: source or calibration missing, empty or unreadable. DiskError: not permitted.
     """
     with disk_errors(source):
@@ -73,21 +65,11 @@ def plan_kitti(source: Path, out: Path, *, calibration: Path | None = None) -> P
         files = _calibration_files(training, calibration)
         without = [name for name in names if files is None or not files.has(f"{name}.txt")]
     scenes = [KittiScene(out / name, training, None if name in set(without) else files) for name in names]
-    settings = {
-        "kind": "kitti",
-        "frame": "x left, y up, z forward",
-        "source": _real_name(training),
-        "calibration": _real_name(files) if files else None,
-    }
-    note = (
-        f"{len(without)} of {len(names)} scenes have no calibration file; "
-        f"the development kit's P_rect_02 was used: {in_one_line(without)}"
-    )
+    places = {"source": _real_name(training), "calibration": _real_name(files) if files else None}
+    settings = {"kind": "kitti", "frame": "x left, y up, z forward", **places}
+    used = f"the development kit's P_rect_02 was used: {in_one_line(without)}"
+    note = f"{len(without)} of {len(names)} scenes have no calibration file; {used}"
     return Preparation(source, out, scenes, settings, (note,) if without else ())
-
-
-def _depth(disparity: np.ndarray, camera: Camera) -> np.ndarray:
-    return -camera.focal * baseline_m() / (disparity.astype(np.float64) + 1e-5)
 
 
 def _training(source: Path) -> RawFiles:
@@ -108,9 +90,8 @@ def _calibration_files(training: RawFiles, given: Path | None) -> RawFiles | Non
             if found and found.has_folder(folder):
                 return found.below(folder)
     if given:
-        raise DataError(
-            f"{printable(given)}: no training/{_CALIBRATION} in it; give the calibration archive or its folder"
-        )
+        advice = "give the calibration archive or its folder"
+        raise DataError(f"{printable(given)}: no training/{_CALIBRATION} in it; {advice}")
     return None
 
 

@@ -16,8 +16,7 @@ def back_project(u: np.ndarray, v: np.ndarray, depth: np.ndarray, camera: Camera
 
     The depth is z, not z + tz: only then do KITTI's point counts after the cuts equal the published ones.
 
-    Args:
-        u, v, depth: (N,), pixels and metres.
+    Args: u, v, depth: (N,), pixels and metres.
     Returns: (N, 3) float32 metres, x left, y up, z forward.
     """
     x = (u * (depth + camera.tz) - camera.cx * depth - camera.tx) / camera.focal
@@ -28,11 +27,9 @@ def back_project(u: np.ndarray, v: np.ndarray, depth: np.ndarray, camera: Camera
 def back_project_pair(
     camera: Camera, kept: np.ndarray, flow: np.ndarray, depth1: np.ndarray, depth2: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the kept pixels of frame 1, in frame 1 and in frame 2.
+    """Points of the kept pixels of frame 1, in frame 1 and in frame 2: as `back_project`; rows correspond.
 
-    Args:
-        kept: (H, W) bool. flow: (H, W, 2) pixels. depth1, depth2: (H, W) metres, both in the pixel grid of frame 1.
-    Returns: pc1, pc2: as `back_project`; rows correspond.
+    kept: (H, W) bool. flow: (H, W, 2) pixels. depth1, depth2: (H, W) metres, both in the pixel grid of frame 1.
     """
     v, u = (index.astype(np.float64) for index in np.nonzero(kept))
     with np.errstate(over="ignore", invalid="ignore"):  # points of damaged maps are rejected later

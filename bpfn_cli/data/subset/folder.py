@@ -22,11 +22,6 @@ _MANIFEST_BYTES_PER_FILE = 256
 _REPLACE = "choose another --out, or replace it with --force"
 
 
-def record_of(out: Path) -> OutputRecord:
-    """`subset.json` of a folder."""
-    return OutputRecord(out, MANIFEST)
-
-
 def refuse_overlap(source: Path, out: Path) -> None:
     """Raises: UsageError: one lies inside the other."""
     real_source, real_out = os.path.realpath(source), os.path.realpath(out)
@@ -36,21 +31,18 @@ def refuse_overlap(source: Path, out: Path) -> None:
 
 def sweep(out: Path) -> None:
     """Remove the temporary files of killed runs; links are not followed."""
-    remove_temporaries(out)
-    for split in (out / split for split in SPLITS):
-        if split.is_dir() and not split.is_symlink():
-            remove_temporaries(split)
-            for entry in os.scandir(split):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_temporaries(Path(entry.path))
+    splits = [out / split for split in SPLITS if _is_folder(out / split)]
+    for folder in (out, *splits, *(path for split in splits for path in split.iterdir() if _is_folder(path))):
+        remove_temporaries(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
-    """The finished subset of `plan` in `out`; None: an empty folder, or an unfinished subset.
-
-    Raises: DataError: anything else.
-    """
-    record = record_of(out)
+    """The finished subset of `plan` in `out`; None: empty, or unfinished. Raises: DataError: anything else."""
+    record = OutputRecord(out, MANIFEST)
     finished = read_manifest(record.finished) if os.path.lexists(record.finished) else None
     unfinished = read_task(record.partial) if os.path.lexists(record.partial) else None
     found = finished.task if finished else unfinished
@@ -66,7 +58,7 @@ def own_work(out: Path, plan: SubsetPlan) -> SubsetManifest | None:
 def foreign_entries(out: Path, names: SceneNames, options: SubsetOptions) -> list[str]:
     """Sorted entries of `out` that do not belong to a subset of scenes `names`."""
     foreign: list[str] = []
-    own = {record_of(out).finished.name, record_of(out).partial.name}
+    own = {MANIFEST, OutputRecord(out, MANIFEST).partial.name}
     own |= set(map(packed_name, names)) if options.packed else set()
     for entry in os.scandir(out):
         if not options.packed and entry.name in names and entry.is_dir(follow_symlinks=False):
@@ -93,7 +85,7 @@ def remove_foreign(out: Path, names: SceneNames, options: SubsetOptions) -> None
     for path in foreign_entries(out, names, options):
         if path.split("/")[0] not in of_subsets:
             continue
-        if (out / path).is_dir() and not (out / path).is_symlink():
+        if _is_folder(out / path):
             shutil.rmtree(out / path)
         else:
             (out / path).unlink()
@@ -119,8 +111,9 @@ def refuse_full_disk(plan: SubsetPlan, out: Path) -> None:
     disk, link = os.statvfs(out), plan.options.link
     block, free = disk.f_frsize, disk.f_bavail * disk.f_frsize
     if plan.options.packed:
-        _refuse(out, _packed_bytes(plan), free, "bytes", "--max-points")
-        return
+        points = [plan.sizes[key] // 12 for key in plan.files() if key.endswith(CLOUDS[0])]  # an upper bound
+        most = plan.options.max_points or max(points, default=0)
+        return _refuse(out, sum(min(count, most) * ROW_BYTES for count in points), free, "bytes", "--max-points")
     same_disk = plan.source.stat().st_dev == out.stat().st_dev
     if link == "hard" and not same_disk:
         raise DiskError(f"{printable(out)}: {NO_HARD_LINKS}")
@@ -129,21 +122,12 @@ def refuse_full_disk(plan: SubsetPlan, out: Path) -> None:
     folders = len(SPLITS) + sum(not (out / split / name).exists() for split, name in scene_list(plan.chosen))
     blocks = sum(-(-plan.sizes[key] // block) for key in missing) if copies else 0
     _refuse(out, (blocks + folders) * block + len(missing) * _MANIFEST_BYTES_PER_FILE, free, "bytes", "--link symlink")
+    inodes = folders + 2 + (len(missing) if copies or link == "symlink" else 0)
     if disk.f_files:  # 0: the file system has no fixed number of inodes
-        inodes = folders + 2 + (len(missing) if copies or link == "symlink" else 0)
         _refuse(out, inodes, disk.f_favail, "inodes", "--link symlink")
 
 
 def _refuse(out: Path, need: int, free: int, unit: str, option: str) -> None:
     if need > free:
-        raise DiskError(
-            f"{printable(out)}: needs {need:,} {unit} and {free:,} are free; "
-            f"free some, or choose another --out, a smaller --fraction or {option}"
-        )
-
-
-def _packed_bytes(plan: SubsetPlan) -> int:
-    """An upper bound: one row for each point that the source files can hold."""
-    points = [plan.sizes[key] // 12 for key in plan.files() if key.endswith(CLOUDS[0])]
-    most = plan.options.max_points or max(points, default=0)
-    return sum(min(count, most) * ROW_BYTES for count in points)
+        lack = f"{printable(out)}: needs {need:,} {unit} and {free:,} are free"
+        raise DiskError(f"{lack}; free some, or choose another --out, a smaller --fraction or {option}")

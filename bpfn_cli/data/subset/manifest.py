@@ -39,48 +39,38 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class SubsetOptions:
-    """Which share of the scenes to keep, and how.
+    """Which share of the scenes to keep, and how. Raises: UsageError: a value out of range, or without effect."""
 
-    Attributes:
-        fraction: share of the training scenes, above 0 and at most 1.
-        method: hash: the smallest sha256("seed:name"), identical everywhere and nested;
-            stride: every k-th in sorted order, k = 1/fraction rounded; stratified: training scenes with the flow
-            lengths and depths of the whole, validation scenes as for hash.
-        seed: for hash and stratified. offset: for stride, the first scene kept, below k.
-        link: auto: hard link where the file system allows it, else copy. A hard-linked file is the
-            source's file: editing one edits both. A symlinked subset always needs its source.
-        val_fraction: share of the validation scenes; None: all.
-        packed: write one file per split (see `datasets.packed`) instead of a folder per scene.
-        max_points: points kept of each packed scene; None: all within the depth cut.
-        leave_out: sorted "split/scene" names that are never chosen.
-
-    Raises: UsageError: a value out of range, or without effect.
-    """
-
-    fraction: Number = 0.2
+    fraction: Number = 0.2  # share of the training scenes, above 0 and at most 1
+    # hash: the smallest sha256("seed:name"), identical everywhere and nested; stride: every k-th in sorted order,
+    # k = 1/fraction rounded; stratified: training scenes with the flow lengths and depths of the whole, others as hash.
     method: SubsetMethod = "hash"
-    seed: Whole = 0
-    offset: Whole = 0
+    seed: Whole = 0  # for hash and stratified
+    offset: Whole = 0  # for stride, the first scene kept, below k
+    # auto: hard link where the file system allows it, else copy. A hard-linked file is the source's file: editing one
+    # edits both. A symlinked subset always needs its source.
     link: Link = "auto"
-    val_fraction: Number | None = None
-    packed: Annotated[bool, Strict()] = False
-    max_points: Whole | None = None
-    leave_out: tuple[str, ...] = ()
+    val_fraction: Number | None = None  # share of the validation scenes; None: all
+    packed: Annotated[bool, Strict()] = False  # one file per split (see `datasets.packed`), not a folder per scene
+    max_points: Whole | None = None  # points kept of each packed scene; None: all within the depth cut
+    leave_out: tuple[str, ...] = ()  # sorted "split/scene" names that are never chosen
 
     def __post_init__(self) -> None:
         for key, choices in (("method", SubsetMethod), ("link", Link)):
             if getattr(self, key) not in get_args(choices):
                 raise UsageError(f"{key} {printable(getattr(self, key))}: use one of {', '.join(get_args(choices))}")
-        if self.max_points is not None and not self.packed:
-            raise UsageError("max_points: only packed scenes are cut; add --packed, or leave it out")
-        if self.max_points is not None and self.max_points < 1:
-            raise UsageError(f"max_points {self.max_points}: use 1 or more, such as 32768")
-        if self.packed and self.link not in {"auto", "copy"}:
-            raise UsageError(f"link {self.link}: packed scenes are always copied; leave it out")
-        if self.method == "stride" and self.seed:
-            raise UsageError("seed: method stride draws nothing; leave seed out, or use method hash")
-        if self.method != "stride" and self.offset:
-            raise UsageError("offset: only for method stride; leave offset out, or use method stride")
+        most, by_stride = self.max_points, self.method == "stride"
+        is_cut, is_linked = most is not None, self.link not in {"auto", "copy"}
+        faults = {
+            "max_points: only packed scenes are cut; add --packed, or leave it out": is_cut and not self.packed,
+            f"max_points {most}: use 1 or more, such as 32768": most is not None and most < 1,
+            f"link {self.link}: packed scenes are always copied; leave it out": self.packed and is_linked,
+            "seed: method stride draws nothing; leave seed out, or use method hash": by_stride and self.seed,
+            "offset: only for method stride; leave offset out, or use method stride": not by_stride and self.offset,
+        }
+        for message, is_fault in faults.items():
+            if is_fault:
+                raise UsageError(message)
         for key, fraction in (("fraction", self.fraction), ("val_fraction", self.val_fraction)):
             if fraction is not None:
                 self._check_fraction(key, fraction)
@@ -88,12 +78,15 @@ class SubsetOptions:
     def _check_fraction(self, key: str, fraction: float) -> None:
         if not _SMALLEST_FRACTION <= fraction <= 1:  # false for NaN, too
             raise UsageError(f"{key} {fraction:g}: use a number from {_SMALLEST_FRACTION:g} to 1, such as 0.2")
-        if self.method != "stride":
-            return
-        if stride(fraction) == 1 and fraction < 1:
+        if self.method == "stride" and self.stride(fraction) == 1 and fraction < 1:
             raise UsageError(f"{key} {fraction:g}: stride would keep every scene; use method hash, or 1/2 or less")
-        if not 0 <= self.offset < stride(fraction):
-            raise UsageError(f"offset {self.offset}: use 0 to {stride(fraction) - 1} for {key} {fraction:g}")
+        if self.method == "stride" and not 0 <= self.offset < self.stride(fraction):
+            raise UsageError(f"offset {self.offset}: use 0 to {self.stride(fraction) - 1} for {key} {fraction:g}")
+
+    @staticmethod
+    def stride(fraction: float) -> int:
+        """Distance between two kept scenes."""
+        return round(1 / fraction)
 
     def share(self, split: str) -> float | None:
         """Share of the scenes of a split to keep; None: all, whatever the method."""
@@ -102,16 +95,11 @@ class SubsetOptions:
     def label(self, split: str = "train") -> str:
         """A description such as "1/5 subset, hash, seed 0"."""
         fraction = self.share(split) or 1.0
-        whole = self.method == "stride" or math.isclose(1 / fraction, stride(fraction), rel_tol=1e-9)
-        share = f"1/{stride(fraction)}" if whole else f"{fraction:g}"
+        whole = self.method == "stride" or math.isclose(1 / fraction, self.stride(fraction), rel_tol=1e-9)
+        share = f"1/{self.stride(fraction)}" if whole else f"{fraction:g}"
         chosen = f"offset {self.offset}" if self.method == "stride" else f"seed {self.seed}"
         most = f", at most {self.max_points} points per scene" if self.max_points else ""
         return f"{share} subset, {self.method}, {chosen}{', packed' * self.packed}{most}"
-
-
-def stride(fraction: float) -> int:
-    """Distance between two kept scenes."""
-    return round(1 / fraction)
 
 
 def packed_name(split: str) -> str:
@@ -128,26 +116,19 @@ class FileRecord:
 
 
 def _scene_name(name: str, info: ValidationInfo) -> str:
-    assert info.context, "the path of the manifest"
-    return check_scene_name(name, info.context["path"])
+    return check_scene_name(name, (info.context or {})["path"])
 
 
-PackedName = Annotated[str, Field(pattern=f"^({'|'.join(map(packed_name, SPLITS))})$")]
+PackedFiles = dict[Annotated[str, Field(pattern=f"^({'|'.join(map(packed_name, SPLITS))})$")], FileRecord]
 SceneName = Annotated[str, PlainValidator(_scene_name)]
-SceneFiles = dict[str, dict[SceneName, dict[str, FileRecord]]]
-"""Split -> scene -> cloud -> record; packed scenes have no clouds."""
+SceneFiles = dict[str, dict[SceneName, dict[str, FileRecord]]]  # split -> scene -> cloud; packed scenes have none
 
 
 @dataclass(frozen=True)
 class SubsetTask:
-    """What makes two runs the same work.
+    """What makes two runs the same work. source_sha256: hash of the names and sizes of all source files."""
 
-    Attributes:
-        source: path of the source as given; not compared, because a folder may move.
-        source_sha256: hash of the names and sizes of all source files.
-    """
-
-    source: str
+    source: str  # path as given; not compared, because a folder may move
     source_kind: SourceKind
     source_sha256: Sha256
     options: SubsetOptions
@@ -161,14 +142,8 @@ class SubsetTask:
 
     def document(self) -> dict[str, Any]:
         """The task as JSON values."""
-        return {
-            "format": _FORMAT,
-            "kind": "subset",
-            "source_kind": self.source_kind,
-            "source": self.source,
-            "source_sha256": self.source_sha256,
-            **asdict(self.options),
-        }
+        source = {key: getattr(self, key) for key in ("source_kind", "source", "source_sha256")}
+        return {"format": _FORMAT, "kind": "subset", **source, **asdict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -182,18 +157,13 @@ class Extent:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How representative a subset is of its source.
-
-    Attributes:
-        flow_length, depth: Kolmogorov-Smirnov distances of the training scenes, 0 (the same) to 1.
-        source_scenes, subset_scenes: how many scenes were measured. points_per_scene: at most.
-    """
+    """How representative a subset is: Kolmogorov-Smirnov distances of the training scenes, 0 (the same) to 1."""
 
     flow_length: Distance
     depth: Distance
-    source_scenes: Count
+    source_scenes: Count  # how many were measured
     subset_scenes: Count
-    points_per_scene: Count
+    points_per_scene: Count  # at most
 
 
 @dataclass(frozen=True)
@@ -205,9 +175,7 @@ class SubsetManifest:
     after: Extent
     similarity: Annotated[Similarity, Field(validation_alias="kolmogorov_smirnov")]
     files: SceneFiles
-    packed: Annotated[dict[PackedName, FileRecord], Field(validation_alias="packed_files")] = field(
-        default_factory=dict
-    )
+    packed: Annotated[PackedFiles, Field(validation_alias="packed_files")] = field(default_factory=dict)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Split -> sorted scene names."""
@@ -216,22 +184,14 @@ class SubsetManifest:
     def document(self) -> dict[str, Any]:
         """The manifest as JSON values."""
         values = asdict(self)
-        return {
-            **self.task.document(),
-            "before": values["before"],
-            "after": values["after"],
-            "kolmogorov_smirnov": values["similarity"],
-            "files": values["files"],
-            **({"packed_files": values["packed"]} if self.packed else {}),
-        }
-
-
-_MANIFEST, _TASK = TypeAdapter(SubsetManifest), TypeAdapter(SubsetTask)
+        sizes = {"before": values["before"], "after": values["after"], "kolmogorov_smirnov": values["similarity"]}
+        packed = {"packed_files": values["packed"]} if self.packed else {}
+        return {**self.task.document(), **sizes, "files": values["files"], **packed}
 
 
 def read_manifest(path: Path) -> SubsetManifest:
     """Read `subset.json`. Raises: DataError: damaged, or a scene name that is none."""
-    manifest = _read(path, _MANIFEST)
+    manifest = _read(path, TypeAdapter(SubsetManifest))
     counts = {split: len(scenes) for split, scenes in manifest.files.items()}
     if counts != {"train": manifest.after.train_scenes, "val": manifest.after.val_scenes}:
         raise DataError(f"{printable(path)}: after: does not match the scenes in files; {_AGAIN}")
@@ -245,7 +205,7 @@ def read_manifest(path: Path) -> SubsetManifest:
 
 def read_task(path: Path) -> SubsetTask:
     """Read `subset.json.partial`. Raises: DataError: damaged."""
-    return _read(path, _TASK)
+    return _read(path, TypeAdapter(SubsetTask))
 
 
 def _read(path: Path, adapter: TypeAdapter[Read]) -> Read:

@@ -1,21 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""Objects of synthetic scenes, composed of convex solids that stand on y = 0. Lengths are in metres."""
+"""Objects of synthetic scenes, drawn at random: convex solids that stand on y = 0. Lengths are in metres."""
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from bpfn_cli.data.synthetic.dice import Dice
-from bpfn_cli.data.synthetic.raycast import Solid
-from bpfn_cli.data.synthetic.rotations import IDENTITY, Z_AXIS, Triple, rotation
+from bpfn_cli.data.synthetic.raycast import IDENTITY, Z_AXIS, Solid, Triple, rotation
+
+Item = TypeVar("Item")
+
+
+class Dice(random.Random):
+    """Draws that are functions of `random()` alone, whose sequence Python promises to keep."""
+
+    def between(self, low: float, high: float) -> float:
+        """Uniform."""
+        return low + (high - low) * self.random()
+
+    def log_between(self, low: float, high: float) -> float:
+        """Uniform in the logarithm."""
+        return low * math.exp(self.random() * math.log(high / low))
+
+    def whole(self, low: int, high: int) -> int:
+        """Uniform whole number, both ends included."""
+        return low + int((high - low + 1) * self.random())
+
+    def pick(self, options: Sequence[Item]) -> Item:
+        """One of `options`."""
+        return options[self.whole(0, len(options) - 1)]
+
+    def heading(self) -> Triple:
+        """Uniform direction, unit length."""
+        y, angle = self.between(-1.0, 1.0), self.between(0.0, 2.0 * math.pi)
+        level = math.sqrt(1.0 - y * y)
+        return level * math.cos(angle), y, level * math.sin(angle)
 
 
 def solid(kind: str, size: Triple, base: Triple, turn: np.ndarray = IDENTITY) -> Solid:
     """A solid of `size` (full extents) whose lowest point, before `turn`, is the middle of its base."""
-    half = (size[0] / 2, size[1] / 2, size[2] / 2)
+    half = size[0] / 2, size[1] / 2, size[2] / 2
     return Solid(kind, half, (base[0], base[1] + half[1], base[2]), turn)
 
 
@@ -32,7 +61,7 @@ def gadget(dice: Dice) -> list[Solid]:
     solids = []
     for _ in range(dice.whole(2, 4)):
         x, y, z = dice.heading()
-        place = (0.4 * scale * x, 0.4 * scale * y, 0.4 * scale * z)
+        place = 0.4 * scale * x, 0.4 * scale * y, 0.4 * scale * z
         turn = rotation(dice.heading(), dice.between(0.0, math.pi))
         kind = dice.pick(("box", "ellipsoid", "cylinder"))
         solids.append(solid(kind, _draw_size(dice, 0.5 * scale, 1.2 * scale), place, turn))
@@ -45,6 +74,15 @@ def _draw_size(dice: Dice, low: float, high: float) -> Triple:
     return size * dice.between(0.6, 1.0), size * dice.between(0.6, 1.0), size * dice.between(0.6, 1.0)
 
 
+def _pair(kind: str, size: Triple, x: float) -> list[Solid]:
+    """Two solids on the ground, at x and at -x."""
+    return [solid(kind, size, (side, 0.0, 0.0)) for side in (x, -x)]
+
+
+def _legs(kind: str, thick: float, height: float, x: float, z: float) -> list[Solid]:
+    return [solid(kind, (thick, height, thick), (sx * x, 0.0, sz * z)) for sx in (-1, 1) for sz in (-1, 1)]
+
+
 def table(dice: Dice) -> list[Solid]:
     width, deep, height = dice.between(1.0, 2.6), dice.between(0.7, 1.4), dice.between(0.6, 1.1)
     kind, leg = dice.pick(("box", "cylinder")), dice.between(0.06, 0.14)
@@ -52,10 +90,6 @@ def table(dice: Dice) -> list[Solid]:
         solid(dice.pick(("box", "box", "cylinder")), (width, 0.1, deep), (0.0, height, 0.0)),
         *_legs(kind, leg, height, 0.4 * width, 0.4 * deep),
     ]
-
-
-def _legs(kind: str, thick: float, height: float, x: float, z: float) -> list[Solid]:
-    return [solid(kind, (thick, height, thick), (sx * x, 0.0, sz * z)) for sx in (-1, 1) for sz in (-1, 1)]
 
 
 def chair(dice: Dice) -> list[Solid]:
@@ -69,21 +103,19 @@ def chair(dice: Dice) -> list[Solid]:
 
 def sofa(dice: Dice) -> list[Solid]:
     width, deep, seat = dice.between(1.4, 3.0), dice.between(0.8, 1.2), dice.between(0.35, 0.55)
-    arm = solid("box", (0.25, seat + 0.3, deep), (0.5 * width, 0.0, 0.0))
     return [
         solid("box", (width, seat, deep), (0.0, 0.0, 0.0)),
         solid("box", (width, seat + dice.between(0.4, 0.7), 0.3), (0.0, 0.0, 0.5 * deep)),
-        arm,
-        arm._replace(center=(-arm.center[0], arm.center[1], arm.center[2])),
+        *_pair("box", (0.25, seat + 0.3, deep), 0.5 * width),
     ]
 
 
 def shelf(dice: Dice) -> list[Solid]:
     width, height, deep = dice.between(0.9, 2.4), dice.between(1.2, 2.8), dice.between(0.35, 0.6)
     boards = dice.whole(2, 4)
-    sides = [solid("box", (0.08, height, deep), (x * width / 2, 0.0, 0.0)) for x in (-1, 1)]
     gap = (height - 0.08) / (boards - 1)
-    return sides + [solid("box", (width, 0.08, deep), (0.0, i * gap, 0.0)) for i in range(boards)]
+    levels = [solid("box", (width, 0.08, deep), (0.0, i * gap, 0.0)) for i in range(boards)]
+    return _pair("box", (0.08, height, deep), -width / 2) + levels
 
 
 def lamp(dice: Dice) -> list[Solid]:
@@ -100,18 +132,15 @@ def bench(dice: Dice) -> list[Solid]:
     return [
         solid("box", (width, 0.12, 0.6), (0.0, 0.45, 0.0)),
         solid("box", (width, 0.6, 0.1), (0.0, 0.5, 0.3)),
-        solid("box", (0.12, 0.45, 0.5), (0.4 * width, 0.0, 0.0)),
-        solid("box", (0.12, 0.45, 0.5), (-0.4 * width, 0.0, 0.0)),
+        *_pair("box", (0.12, 0.45, 0.5), 0.4 * width),
     ]
 
 
 def figure(dice: Dice) -> list[Solid]:
     """A person: legs, trunk, head."""
     height = dice.between(1.4, 2.0)
-    leg = (0.1 * height, 0.5 * height, 0.1 * height)
     return [
-        solid("cylinder", leg, (0.07 * height, 0.0, 0.0)),
-        solid("cylinder", leg, (-0.07 * height, 0.0, 0.0)),
+        *_pair("cylinder", (0.1 * height, 0.5 * height, 0.1 * height), 0.07 * height),
         solid("ellipsoid", (0.3 * height, 0.42 * height, 0.2 * height), (0.0, 0.44 * height, 0.0)),
         solid("ellipsoid", (0.13 * height, 0.16 * height, 0.14 * height), (0.0, 0.84 * height, 0.0)),
     ]

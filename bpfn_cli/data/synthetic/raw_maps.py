@@ -11,25 +11,20 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import png
 
+from bpfn_cli.data.synthetic import render
 from bpfn_cli.data.synthetic.raycast import FAR, FULL_HEIGHT, RenderedPair, Stage, bodies_in_view, cast_image, pinhole
-from bpfn_cli.data.synthetic.render import (
-    FORMAT,
-    SceneKey,
-    SyntheticOptions,
-    holds_settings,
-    render_stage,
-    write_missing,
-)
+from bpfn_cli.data.synthetic.render import SceneKey, SyntheticOptions
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, write_atomic, write_json
 from bpfn_cli.locks import only_writer
-from bpfn_cli.progress import ProgressCallback
+from bpfn_cli.progress import OnProgress
 
 RAW_RECORD = "synthetic-raw.json"  # written first: a scene is complete once its flow, the last of its files, exists
 
@@ -38,32 +33,27 @@ CHANGE = "disparity_change/left/into_future"
 DISPARITY_OCCLUDED = "disparity_occlusions/left"
 FLOW = "flow/left/into_future"
 FLOW_OCCLUDED = "flow_occlusions/left/into_future"
-
 NEAREST_M = 0.01  # in frame 2; nearer points have no place in its image
 
 
-def write_raw(
-    folder: Path, options: SyntheticOptions, processes: int, progress: ProgressCallback | None = None
-) -> None:
+def write_raw(folder: Path, options: SyntheticOptions, processes: int, progress: OnProgress = None) -> None:
     """Write `folder/{train,val}/{disparity,...}`; repeating a killed call completes it, with the same bytes.
 
-    Raises:
-        UsageError: another height than the camera of `bpfn prepare` has, a folder with something else in it, or
-            `processes` below 1.
-        BusyError, DiskError, OutOfMemoryError: as `write_synthetic`.
+    Raises: as `write_synthetic`. UsageError: also for another height than the camera of `bpfn prepare` has.
     """
     if options.height != FULL_HEIGHT:
         raise UsageError(f"synthetic height {options.height}: raw maps have {FULL_HEIGHT} rows, as in FlyingThings3D")
     if processes < 1:
         raise UsageError(f"processes {processes}: use 1 or more")
     with only_writer(make_folder(folder)):
-        _claim(folder, {"format": FORMAT, "kind": "synthetic raw", "seed": options.seed})
+        _claim(folder, {"format": render.FORMAT, "kind": "synthetic raw", "seed": options.seed})
         for split in {split for split, _ in options.scenes()}:
-            for place in (DISPARITY, CHANGE, DISPARITY_OCCLUDED, FLOW, FLOW_OCCLUDED):
+            for place in ENCODERS:
                 remove_temporaries(make_folder(folder / split / place))
-        write_missing(
-            options, partial(_is_written, folder), partial(_write_scene, folder, options.seed), processes, progress
-        )
+        scenes = options.scenes()
+        missing = [(split, i) for split, i in scenes if not (folder / split / FLOW / f"{2 * i:07d}.flo").exists()]
+        write = partial(_write_scene, folder, options.seed)
+        render.write_scenes(write, missing, len(scenes) - len(missing), processes, progress)
 
 
 def raw_maps(pair: RenderedPair) -> dict[str, np.ndarray]:
@@ -86,7 +76,7 @@ def raw_maps(pair: RenderedPair) -> dict[str, np.ndarray]:
     flow[rows, columns, 1] = camera.cy - camera.focal * y2 / depth2 - rows
     hidden.flat[pair.pixels[pair.visible]] = False
     occluded = {DISPARITY_OCCLUDED: np.zeros(size, bool), FLOW_OCCLUDED: hidden}
-    return {DISPARITY: disparity, CHANGE: change, **occluded, FLOW: flow}
+    return {DISPARITY: disparity, CHANGE: change, FLOW: flow, **occluded}
 
 
 def next_disparity(stage: Stage) -> np.ndarray:
@@ -96,27 +86,22 @@ def next_disparity(stage: Stage) -> np.ndarray:
     return np.where(depth <= FAR, -camera.focal / depth, 0.0)
 
 
-def _is_written(folder: Path, scene: SceneKey) -> bool:
-    return (folder / scene[0] / FLOW / f"{2 * scene[1]:07d}.flo").exists()
-
-
 def _write_scene(folder: Path, seed: int, scene: SceneKey) -> None:
     split, index = scene
-    stage, pair = render_stage(seed, index, split, FULL_HEIGHT)
+    stage, pair = render.render_stage(seed, index, split, FULL_HEIGHT)
     write_atomic(folder / split / DISPARITY / f"{2 * index + 1:07d}.pfm", _pfm(next_disparity(stage)))
-    formats = {FLOW: (_flo, "flo"), DISPARITY: (_pfm, "pfm"), CHANGE: (_pfm, "pfm")}
-    for place, values in raw_maps(pair).items():  # the flow last
-        encode, ending = formats.get(place, (_mask, "png"))
-        write_atomic(folder / split / place / f"{2 * index:07d}.{ending}", encode(values))
+    maps = raw_maps(pair)
+    for place, (ending, encode) in ENCODERS.items():
+        write_atomic(folder / split / place / f"{2 * index:07d}.{ending}", encode(maps[place]))
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
     record = folder / RAW_RECORD
     with disk_errors(folder):
         if os.path.lexists(record):
-            if not holds_settings(record, settings):
-                raise UsageError(f"{printable(folder)}: holds raw scenes made with other options; choose another --out")
-            return
+            if render.holds_settings(record, settings):
+                return
+            raise UsageError(f"{printable(folder)}: holds raw scenes made with other options; choose another --out")
         remove_temporaries(folder)
         if any(folder.iterdir()):
             raise UsageError(f"{printable(folder)}: not empty; choose another --out")
@@ -138,3 +123,12 @@ def _mask(values: np.ndarray) -> bytes:
     height, width = values.shape
     png.Writer(width, height, greyscale=True, bitdepth=1).write_packed(buffer, np.packbits(values, axis=1))
     return buffer.getvalue()
+
+
+ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+    DISPARITY: ("pfm", _pfm),
+    CHANGE: ("pfm", _pfm),
+    DISPARITY_OCCLUDED: ("png", _mask),
+    FLOW_OCCLUDED: ("png", _mask),
+    FLOW: ("flo", _flo),  # written last
+}

@@ -6,20 +6,26 @@ Every solid (half-space, box, ellipsoid, elliptic cylinder) is an affine image o
 interval, so intersections are computed in unit coordinates and give the depth directly. Only the rays inside the
 bounds of its image are tested.
 
-Camera frames: x left, y up, z forward. All arithmetic is element-wise float64 (see `rotations`).
+Camera frames: x left, y up, z forward. All arithmetic is float64, element by element: BLAS and `einsum` round
+differently per machine.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpfn_cli.data.synthetic.rotations import CORNERS, Triple, apply, product
+Triple = tuple[float, float, float]
 
+IDENTITY = np.eye(3)
+CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))  # of the unit cube
+X_AXIS, Y_AXIS, Z_AXIS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 FULL_HEIGHT, FULL_FOCAL = 540, 1050.0  # FlyingThings3D, pixels
 FAR = 40.0  # metres; beyond it is sky
 SAME_SURFACE = 1e-6  # relative depth; a point is hidden by a hit that is nearer by more than this
@@ -43,19 +49,15 @@ def pinhole(height: int) -> Pinhole:
 
 
 class Solid(NamedTuple):
-    """A convex solid in the frame of its object.
+    """A convex solid in the frame of its object: an image of a unit shape.
 
-    Attributes:
-        kind: "box" (max |x_i| <= 1), "ellipsoid" (|x| <= 1), "cylinder" (x^2 + z^2 <= 1, |y| <= 1) or
-            "halfspace" (y <= 0), in unit coordinates.
-        half, center: half extents and center, metres.
-        turn: (3, 3) rotation from unit axes to the object's axes.
+    Shapes: "box" (max |x_i| <= 1), "ellipsoid" (|x| <= 1), "cylinder" (x^2 + z^2 <= 1, |y| <= 1), "halfspace" (y <= 0).
     """
 
     kind: str
-    half: Triple
+    half: Triple  # extents, metres
     center: Triple
-    turn: np.ndarray
+    turn: np.ndarray  # (3, 3) rotation from unit axes to the object's axes
 
 
 class Pose(NamedTuple):
@@ -67,53 +69,59 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """A scene before rendering. Object 0 is the background: it moves only with the camera.
-
-    Attributes:
-        solids: all solids; owners: the object of each.
-        poses1, poses2: object frame to camera frame, in frame 1 and 2; one per object.
-    """
+    """A scene before rendering. Object 0 is the background: it moves only with the camera."""
 
     solids: Sequence[Solid]
-    owners: Sequence[int]
-    poses1: Sequence[Pose]
-    poses2: Sequence[Pose]
+    owners: Sequence[int]  # the object of each solid
+    poses1: Sequence[Pose]  # of each object, to the camera in frame 1
+    poses2: Sequence[Pose]  # and in frame 2
 
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """Everything frame 1 sees, hidden in frame 2 or not: N pixels that hit something, in row-major order.
+    """Everything frame 1 sees, hidden in frame 2 or not: N pixels that hit something, in row-major order."""
 
-    Attributes:
-        pixels: (N,) flat index v * width + u of frame 1.
-        owners: (N,) object hit.
-        points1: (N, 3) float64 metres, camera frame 1.
-        points2: (N, 3) float64 metres, camera frame 2: the same point of the same object.
-        visible: (N,) bool: inside image 2, within FAR, and the first hit of its exact ray there.
-    """
-
-    pixels: np.ndarray
-    owners: np.ndarray
-    points1: np.ndarray
-    points2: np.ndarray
-    visible: np.ndarray
+    pixels: np.ndarray  # (N,) flat index v * width + u of frame 1
+    owners: np.ndarray  # (N,) object hit
+    points1: np.ndarray  # (N, 3) float64 metres, camera frame 1
+    points2: np.ndarray  # (N, 3) the same points of the same objects in camera frame 2
+    visible: np.ndarray  # (N,) bool: inside image 2, within FAR, and the first hit of its exact ray there
 
 
 class Body(NamedTuple):
-    """A solid as one camera sees it.
-
-    Attributes:
-        inverse: rows of the map from camera directions to unit coordinates. eye: the camera in unit coordinates.
-        slopes: bounds (sx low, sx high, sy low, sy high) of its image; None: it may fill the whole image.
-        nearest: smallest depth of its bounding box, metres.
-    """
+    """A solid as one camera sees it."""
 
     kind: str
     owner: int
-    inverse: list[list[float]]
-    eye: list[float]
-    slopes: tuple[float, float, float, float] | None
-    nearest: float
+    inverse: list[list[float]]  # rows of the map from camera directions to unit coordinates
+    eye: list[float]  # the camera in unit coordinates
+    slopes: tuple[float, float, float, float] | None  # sx low, high, sy low, high of its image; None: it may fill all
+    nearest: float  # smallest depth of its bounding box, metres
+
+
+def rotation(axis: Triple, angle: float) -> np.ndarray:
+    """(3, 3) rotation by `angle` radians about `axis`, any length but zero (Rodrigues)."""
+    length = math.sqrt(axis[0] * axis[0] + axis[1] * axis[1] + axis[2] * axis[2])
+    x, y, z = axis[0] / length, axis[1] / length, axis[2] / length
+    c, s = math.cos(angle), math.sin(angle)
+    k = 1.0 - c
+    return np.array(
+        [
+            [c + x * x * k, x * y * k - z * s, x * z * k + y * s],
+            [x * y * k + z * s, c + y * y * k, y * z * k - x * s],
+            [x * z * k - y * s, y * z * k + x * s, c + z * z * k],
+        ]
+    )
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Matrix product of (..., 3, 3) and (..., 3, 3)."""
+    return a[..., :, 0:1] * b[..., 0:1, :] + a[..., :, 1:2] * b[..., 1:2, :] + a[..., :, 2:3] * b[..., 2:3, :]
+
+
+def apply(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) matrices times (..., 3) vectors."""
+    return a[..., 0] * x[..., 0:1] + a[..., 1] * x[..., 1:2] + a[..., 2] * x[..., 2:3]
 
 
 def render_pair(stage: Stage, camera: Pinhole) -> RenderedPair:
@@ -174,8 +182,8 @@ def bodies_in_view(stage: Stage, poses: Sequence[Pose]) -> list[Body]:
         if farthest[i] > 0.0 or endless:
             bounds = float(low[i, 0]), float(high[i, 0]), float(low[i, 1]), float(high[i, 1])
             image = bounds if nearest[i] > 0.0 and not endless else None
-            owner, depth = int(owners[i]), float(nearest[i])
-            bodies.append(Body(solid.kind, owner, inverse[i].tolist(), eyes[i].tolist(), image, depth))
+            unit = inverse[i].tolist(), eyes[i].tolist()
+            bodies.append(Body(solid.kind, int(owners[i]), *unit, image, float(nearest[i])))
     return bodies
 
 
@@ -197,12 +205,7 @@ def _move(points: np.ndarray, owners: np.ndarray, stage: Stage) -> np.ndarray:
     (rotations1, shifts1), (rotations2, shifts2) = _stacked(stage.poses1), _stacked(stage.poses2)
     turns = product(rotations2, rotations1.transpose(0, 2, 1))
     shifts = shifts2 - apply(turns, shifts1)
-    x, y, z = points.T
-    moved = np.empty_like(points)
-    for axis in range(3):
-        row = turns[:, axis]
-        moved[:, axis] = row[owners, 0] * x + row[owners, 1] * y + row[owners, 2] * z + shifts[owners, axis]
-    return moved
+    return apply(turns[owners], points) + shifts[owners]
 
 
 def _stacked(poses: Sequence[Pose]) -> tuple[np.ndarray, np.ndarray]:
@@ -212,13 +215,9 @@ def _stacked(poses: Sequence[Pose]) -> tuple[np.ndarray, np.ndarray]:
 
 def _window(body: Body, camera: Pinhole) -> tuple[slice, slice]:
     """Rows and columns of the pixels that may see `body`."""
-    if body.slopes is None:
-        return slice(0, camera.height), slice(0, camera.width)
-    low_x, high_x, low_y, high_y = body.slopes
-    return (
-        _pixels_between(camera.cy - camera.focal * high_y, camera.cy - camera.focal * low_y, camera.height),
-        _pixels_between(camera.cx - camera.focal * high_x, camera.cx - camera.focal * low_x, camera.width),
-    )
+    low_x, high_x, low_y, high_y = body.slopes or (-math.inf, math.inf, -math.inf, math.inf)
+    rows = _pixels_between(camera.cy - camera.focal * high_y, camera.cy - camera.focal * low_y, camera.height)
+    return rows, _pixels_between(camera.cx - camera.focal * high_x, camera.cx - camera.focal * low_x, camera.width)
 
 
 def _pixels_between(low: float, high: float, size: int) -> slice:
@@ -229,19 +228,14 @@ def _pixels_between(low: float, high: float, size: int) -> slice:
 def _hits(body: Body, sx: np.ndarray, sy: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth where each ray enters `body`; whether that is in front of the camera and before `limit`."""
     near, far = INTERVALS[body.kind](body, sx, sy)
-    hit = near < limit
-    hit &= near > 0.0
-    if far is not None:
-        hit &= near <= far
-    return near, hit
+    hit = (near > 0.0) & (near < limit)
+    return near, hit if far is None else hit & (near <= far)
 
 
 def _direction(body: Body, axis: int, sx: np.ndarray, sy: np.ndarray) -> np.ndarray:
     """One unit coordinate of direction (sx, sy, 1), never zero."""
     a, b, c = body.inverse[axis]
-    direction = a * sx + (b * sy + c)
-    direction += TINY
-    return direction
+    return a * sx + (b * sy + c) + TINY
 
 
 def _halfspace(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, None]:
@@ -251,9 +245,8 @@ def _halfspace(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, 
 def _slab(body: Body, axis: int, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depths where the rays enter and leave |coordinate| <= 1."""
     inverse = 1.0 / _direction(body, axis, sx, sy)
-    middle = inverse * -body.eye[axis]
-    np.abs(inverse, out=inverse)
-    return middle - inverse, middle + inverse
+    middle, half = inverse * -body.eye[axis], np.abs(inverse)
+    return middle - half, middle + half
 
 
 def _box(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +258,7 @@ def _box(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.nda
     return near, far
 
 
-def _round(body: Body, axes: tuple[int, ...], sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _round(axes: tuple[int, ...], body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depths where the rays enter and leave: sum over `axes` of coordinate^2 <= 1. NaN where they miss."""
     eye = [body.eye[axis] for axis in axes]
     directions = [_direction(body, axis, sx, sy) for axis in axes]
@@ -283,12 +276,8 @@ def _dot(a: Sequence[Any], b: Sequence[Any]) -> Any:
     return total
 
 
-def _ellipsoid(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _round(body, (0, 1, 2), sx, sy)
-
-
 def _cylinder(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    near, far = _round(body, (0, 2), sx, sy)
+    near, far = _round((0, 2), body, sx, sy)
     low, high = _slab(body, 1, sx, sy)
     return np.maximum(near, low), np.minimum(far, high)
 
@@ -296,6 +285,6 @@ def _cylinder(body: Body, sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, n
 INTERVALS: dict[str, Callable[[Body, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]] = {
     "halfspace": _halfspace,
     "box": _box,
-    "ellipsoid": _ellipsoid,
+    "ellipsoid": partial(_round, (0, 1, 2)),
     "cylinder": _cylinder,
 }

@@ -25,30 +25,26 @@ from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 from bpfn_cli.files import disk_errors, is_temporary, make_folder
 from bpfn_cli.locks import only_writer
 from bpfn_cli.parallel import map_in_processes
-from bpfn_cli.progress import ProgressCallback
+from bpfn_cli.progress import OnProgress
 from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 
 FORMAT = 1  # increase it with every change of the scenes: equal records promise equal bytes
 ENOUGH = 0.28  # share of the pixels that must be within the depth cut: 9,072 points at height 135
 
 _MOST_SCENES = 9_999_999
-_SCENE_NAME = re.compile(r"[0-9]{7}")
+_REPLACE = "choose another --out, or replace"
 
-SceneKey = tuple[str, int]
-"""Split and index of a scene."""
+SceneKey = tuple[str, int]  # split and index
 
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What to render. train, val: number of scenes. height: image rows, 16:9; the camera is scaled with it.
+    """What to render. Raises: UsageError: a value out of range."""
 
-    Raises: UsageError: a value out of range.
-    """
-
-    train: int = 400
+    train: int = 400  # number of scenes
     val: int = 40
     seed: int = 0
-    height: int = 135
+    height: int = 135  # image rows, 16:9; the camera is scaled with it
 
     def __post_init__(self) -> None:
         ranges = {"train": (0, _MOST_SCENES), "val": (0, _MOST_SCENES), "seed": (0, 2**32 - 1), "height": (27, 1080)}
@@ -71,7 +67,7 @@ def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.nda
         frames. At least `ENOUGH` of the pixels are within 35 m in both.
     Raises: UsageError: no such split, or a value out of range.
     """
-    _, pair = render_stage(seed, index, split, height)
+    pair = render_stage(seed, index, split, height)[1]
     return pair.points1[pair.visible].astype(np.float32), pair.points2[pair.visible].astype(np.float32)
 
 
@@ -91,12 +87,7 @@ def render_stage(seed: int, index: int, split: str, height: int) -> tuple[Stage,
 
 
 def write_synthetic(
-    folder: Path,
-    options: SyntheticOptions,
-    processes: int,
-    progress: ProgressCallback | None = None,
-    *,
-    force: bool = False,
+    folder: Path, options: SyntheticOptions, processes: int, progress: OnProgress = None, *, force: bool = False
 ) -> None:
     """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, then the record.
 
@@ -105,8 +96,7 @@ def write_synthetic(
     Args: force: first remove synthetic scenes made with other options, finished or not.
     Raises:
         UsageError: the folder holds other options or other files, or `processes` is below 1.
-        BusyError: another process writes there. DiskError: it cannot be written.
-        OutOfMemoryError: a worker process was killed.
+        BusyError: another process writes there. DiskError. OutOfMemoryError: a worker process was killed.
     """
     if processes < 1:
         raise UsageError(f"processes {processes}: use 1 or more")
@@ -120,28 +110,23 @@ def write_synthetic(
             _remove_scenes(record)
         _check_leftovers(record, options, settings)
         record.start(settings)
-        write_missing(
-            options, partial(_is_written, folder), partial(_write_scene, folder, options), processes, progress
-        )
+        scenes = options.scenes()
+        missing = [scene for scene in scenes if not _is_written(folder, scene)]
+        write = partial(_write_scene, folder, options)
+        write_scenes(write, missing, len(scenes) - len(missing), processes, progress)
         record.finish(settings)
 
 
-def write_missing(
-    options: SyntheticOptions,
-    is_written: Callable[[SceneKey], bool],
-    write: Callable[[SceneKey], None],
-    processes: int,
-    progress: ProgressCallback | None,
+def write_scenes(
+    write: Callable[[SceneKey], None], missing: list[SceneKey], written: int, processes: int, progress: OnProgress
 ) -> None:
-    """Write the scenes that an earlier run has not written."""
-    scenes = options.scenes()
-    missing = [scene for scene in scenes if not is_written(scene)]
-    written = len(scenes) - len(missing)
+    """Write the scenes that are missing. written: number of scenes that an earlier run has written."""
+    total = written + len(missing)
     if progress and written:
-        progress(written, len(scenes))
+        progress(written, total)
     for done, _ in enumerate(map_in_processes(write, missing, processes), start=written + 1):
         if progress:
-            progress(done, len(scenes))
+            progress(done, total)
 
 
 def _settings(options: SyntheticOptions) -> dict[str, Any]:
@@ -168,27 +153,20 @@ def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool)
         return True
     if force:
         return False
-    raise UsageError(
-        f"{printable(record.finished)}: the folder holds scenes made with other options; "
-        "choose another --out, or replace them with --force"
-    )
+    others = f"{printable(record.finished)}: the folder holds scenes made with other options"
+    raise UsageError(f"{others}; {_REPLACE} them with --force")
 
 
 def _check_leftovers(record: OutputRecord, options: SyntheticOptions, settings: Mapping[str, Any]) -> None:
-    """Accept an empty folder, or what a killed run with the same options left; remove its temporary files.
-
-    Raises: UsageError: anything else.
-    """
+    """Sweep an empty folder, or what a killed run with these options left. Raises: UsageError: anything else."""
     counts: dict[str, int] = {}
     if os.path.lexists(record.partial):
         if not holds_settings(record.partial, settings):
-            raise UsageError(
-                f"{printable(record.partial)}: an unfinished run with other options; "
-                "choose another --out, or replace it with --force"
-            )
+            other = f"{printable(record.partial)}: an unfinished run with other options"
+            raise UsageError(f"{other}; {_REPLACE} it with --force")
         counts = {split: getattr(options, split) for split in SPLITS}
     with disk_errors(record.folder):
-        for entry in filter(is_temporary, _own_entries(record, counts)):
+        for entry in filter(is_temporary, list(_own_entries(record, counts))):
             Path(entry.path).unlink(missing_ok=True)
 
 
@@ -197,7 +175,7 @@ def _remove_scenes(record: OutputRecord) -> None:
     if not any(os.path.lexists(path) for path in (record.finished, record.partial)):
         return
     with disk_errors(record.folder):
-        entries = _own_entries(record, dict.fromkeys(SPLITS, _MOST_SCENES + 1))
+        entries = list(_own_entries(record, dict.fromkeys(SPLITS, _MOST_SCENES + 1)))
         if record.finished.exists():
             record.finished.replace(record.partial)  # from here on the folder is unfinished, whatever happens
         for entry in reversed(entries):  # a folder after its contents
@@ -208,28 +186,16 @@ def _remove_scenes(record: OutputRecord) -> None:
         record.partial.unlink()
 
 
-def _own_entries(record: OutputRecord, counts: Mapping[str, int]) -> list[os.DirEntry[str]]:
-    """Everything below the folder, a folder before its contents. counts: the scenes it may hold, per split.
-
-    Raises: UsageError: it holds something else.
-    """
-    entries = []
-    for entry in _walk(record.folder):
-        if not is_temporary(entry) and not _is_own(entry, record, counts):
-            raise UsageError(
-                f"{printable(entry.path)}: not part of these synthetic scenes; "
-                "choose another --out, or use --force to replace scenes made with other options"
-            )
-        entries.append(entry)
-    return entries
-
-
-def _walk(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
+def _own_entries(record: OutputRecord, counts: Mapping[str, int], folder: str = "") -> Iterator[os.DirEntry[str]]:
+    """Entries below, a folder before its contents. counts: of scenes, per split. Raises: UsageError: other entries."""
+    with os.scandir(folder or record.folder) as entries:
         for entry in entries:
+            if not is_temporary(entry) and not _is_own(entry, record, counts):
+                advice = "choose another --out, or use --force to replace scenes made with other options"
+                raise UsageError(f"{printable(entry.path)}: not part of these synthetic scenes; {advice}")
             yield entry
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
+                yield from _own_entries(record, counts, entry.path)
 
 
 def _is_own(entry: os.DirEntry[str], record: OutputRecord, counts: Mapping[str, int]) -> bool:
@@ -239,21 +205,18 @@ def _is_own(entry: os.DirEntry[str], record: OutputRecord, counts: Mapping[str, 
         return path in {record.finished, record.partial} or (len(scene) == 2 and scene[1] in CLOUDS)
     if not entry.is_dir(follow_symlinks=False) or split not in counts or len(scene) > 1:
         return False
-    return not scene or (_SCENE_NAME.fullmatch(scene[0]) is not None and int(scene[0]) < counts[split])
-
-
-def _scene_folder(folder: Path, scene: SceneKey) -> Path:
-    return folder / scene[0] / f"{scene[1]:07d}"
+    return not scene or (re.fullmatch("[0-9]{7}", scene[0]) is not None and int(scene[0]) < counts[split])
 
 
 def _is_written(folder: Path, scene: SceneKey) -> bool:
+    split, index = scene
     with disk_errors(folder):
-        return all((_scene_folder(folder, scene) / cloud).is_file() for cloud in CLOUDS)
+        return all((folder / split / f"{index:07d}" / cloud).is_file() for cloud in CLOUDS)
 
 
 def _write_scene(folder: Path, options: SyntheticOptions, scene: SceneKey) -> None:
     split, index = scene
     clouds = render_scene(options.seed, index, split, options.height)
-    target = make_folder(_scene_folder(folder, scene))
+    target = make_folder(folder / split / f"{index:07d}")
     for name, cloud in zip(CLOUDS, clouds, strict=True):
         write_points(target / name, cloud * FLYINGTHINGS3D_AXES)

@@ -14,9 +14,8 @@ from bpfn_cli.data.datasets import FORMATS, find_dataset, open_dataset
 from bpfn_cli.data.datasets.base import SceneDataset
 from bpfn_cli.data.datasets.packed import PackedScenes, open_packed, write_packed
 from bpfn_cli.data.loader import training_batches
-from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.make import make_subset, verify_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import BpfnError, DataError, UsageError
 
 ALL = SubsetOptions(fraction=1.0, packed=True)

@@ -20,7 +20,7 @@ from raw_downloads import (
 )
 
 from bpfn_cli import files
-from bpfn_cli.data.prepare import scene as scenes_module
+from bpfn_cli.data.prepare import runner as scenes_module
 from bpfn_cli.data.prepare.runner import PrepareSummary
 from bpfn_cli.errors import BusyError, DataError, DiskError, UsageError
 from bpfn_cli.locks import only_writer

@@ -16,10 +16,9 @@ from subset_runs import COPY, HALF, chosen, edit, refused
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.subset import transfer
-from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.make import make_subset, verify_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import DataError, DiskError
 
 
@@ -283,4 +282,4 @@ def test_manifest_of_the_same_task_with_other_scenes_is_refused(source, out):
     scenes = document["files"]["train"]
     scenes["9999999"] = scenes.pop(next(iter(scenes)))
     (out / "subset.json").write_text(json.dumps(document))
-    assert "names other scenes" in refused(DataError, source, out, HALF)
+    assert "its scenes do not match" in refused(DataError, source, out, HALF)

@@ -13,8 +13,7 @@ from subset_runs import HALF, begin, chosen
 
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.select import choose
+from bpfn_cli.data.subset.plan import choose, plan_subset
 from bpfn_cli.errors import DataError
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scene_folders import write_scene
 from scipy.stats import ks_2samp
 
-from bpfn_cli.data.subset import similarity
+from bpfn_cli.data.subset import plan
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.similarity import ks_distance
+from bpfn_cli.data.subset.plan import ks_distance
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scipy's, of the p-value
@@ -55,7 +55,7 @@ def test_similarity_of_the_whole_is_perfect(source, out):
 
 
 def test_similarity_samples_scenes_by_another_order_than_the_choice(source, out, monkeypatch):
-    monkeypatch.setattr(similarity, "SAMPLED_SCENES", 2)
+    monkeypatch.setattr(plan, "SAMPLED_SCENES", 2)
     found = make_subset(source, out, SubsetOptions()).similarity  # keeps 2 of 10
     assert found.flow_length > 0
     assert (found.source_scenes, found.subset_scenes) == (2, 2)

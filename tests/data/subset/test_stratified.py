@@ -13,8 +13,7 @@ from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.subset import plan
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
-from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.select import choose_stratified, distributions
+from bpfn_cli.data.subset.plan import choose_stratified, distributions, plan_subset
 from bpfn_cli.errors import DataError, UsageError
 from bpfn_cli.structures import Scene
 

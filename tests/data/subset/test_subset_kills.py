@@ -18,10 +18,9 @@ from scene_folders import contents, write_flyingthings3d
 from subset_runs import COPY, HALF, begin, refused
 
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.make import make_subset, verify_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import BusyError, DataError
 from bpfn_cli.locks import only_writer
 

@@ -18,10 +18,9 @@ from scene_folders import write_flyingthings3d, write_scene
 from subset_runs import COPY, HALF, chosen, edit, refused
 
 from bpfn_cli.data.subset import make, transfer
-from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.make import make_subset, verify_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.subset.plan import plan_subset
-from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import DataError, DiskError, UsageError
 
 

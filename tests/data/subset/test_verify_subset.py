@@ -11,9 +11,8 @@ from scene_folders import contents
 from subset_runs import COPY, HALF, chosen, edit
 
 from bpfn_cli.data.datasets import open_dataset
-from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.make import make_subset, verify_subset
 from bpfn_cli.data.subset.manifest import read_manifest
-from bpfn_cli.data.subset.verify import verify_subset
 from bpfn_cli.errors import DataError
 
 

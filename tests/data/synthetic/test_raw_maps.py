@@ -14,7 +14,7 @@ from scene_folders import contents
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.datasets.occluded import BAD_SCENES
 from bpfn_cli.data.files.images import parse_flo, parse_mask_png, parse_pfm
-from bpfn_cli.data.prepare.occluded import occluded_name
+from bpfn_cli.data.prepare.flyingthings3d import occluded_name
 from bpfn_cli.data.synthetic.raw_maps import FLOW, FLOW_OCCLUDED, next_disparity, raw_maps, write_raw
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole
 from bpfn_cli.data.synthetic.render import SyntheticOptions, render_stage

@@ -5,17 +5,23 @@ import numpy as np
 import pytest
 
 from bpfn_cli.data.synthetic.raycast import (
+    IDENTITY,
+    X_AXIS,
+    Y_AXIS,
+    Z_AXIS,
     Pinhole,
     Pose,
     Solid,
     Stage,
+    apply,
     bodies_in_view,
     cast_image,
     hidden,
     pinhole,
+    product,
     render_pair,
+    rotation,
 )
-from bpfn_cli.data.synthetic.rotations import IDENTITY, X_AXIS, Y_AXIS, Z_AXIS, apply, product, rotation
 from bpfn_cli.data.synthetic.scenery import draw_stage
 
 HERE = Pose(IDENTITY, np.zeros(3))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bpfn_cli.data.synthetic import scenery
-from bpfn_cli.data.synthetic.dice import Dice
-from bpfn_cli.data.synthetic.rotations import CORNERS, apply, product
+from bpfn_cli.data.synthetic.objects import Dice
+from bpfn_cli.data.synthetic.raycast import CORNERS, apply, product
 from bpfn_cli.data.synthetic.scenery import draw_stage
 
 KEYS = [f"scenery {i}" for i in range(16)]
