@@ -27,7 +27,6 @@ def every_command(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 COMMANDS = list(every_command(typer.main.get_command(app)))
-PENDING = "slim|profile|bench"
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -52,8 +51,6 @@ def test_help_answers_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_of_every_command_has_examples(command: tuple[str, ...], tmp_path: Path) -> None:
-    if " ".join(command) in PENDING.split("|"):
-        pytest.skip("not rewritten yet")
     shown = succeeded(bpfn(*command, "--help", cwd=tmp_path, COLUMNS="80")).stdout.splitlines()
     assert not any("<bool>" in line for line in shown)
     examples = [line.strip() for line in itertools.takewhile(str.strip, shown[shown.index("  Examples:") + 1 :])]
