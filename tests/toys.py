@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,9 @@ from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BASELINE, BiPointFlowNet, Variant, build_model, slim
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
-TINY = slim(BASELINE, "tiny", width=0.1, c_mid=2)
-SMALLER = slim(BASELINE, "smaller", width=0.05, c_mid=1)
-POINTS = 1024
+TINY = replace(slim(BASELINE, "tiny", width=0.1, c_mid=2), embedding_neighbors=16)
+SMALLER = replace(slim(BASELINE, "smaller", width=0.05, c_mid=1), embedding_neighbors=16)
+POINTS = TINY.least_points  # 512: half of what 32 neighbors need
 
 
 def batch_of(size: int = 1, seed: int = 0) -> FlowBatch:

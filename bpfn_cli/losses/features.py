@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bpfn_cli.losses.term import HintModule, check_same_points, check_shapes, level_of, option
+from bpfn_cli.losses.term import HandValue, HintModule, Levels, check_same_points, check_shapes, level_of, option, total
 from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
 from bpfn_cli.structures import FlowPyramid
 
@@ -17,6 +17,7 @@ Feature = Literal["source", "target", "embedding", "estimator"]
 SourceFeature = Literal["source", "embedding", "estimator"]
 Norm = Literal["l1", "l2", "fvu"]
 
+UNIT = "unit of the features"
 FIELDS: dict[str, str] = {
     "source": "bfe_source",
     "target": "bfe_target",
@@ -48,7 +49,7 @@ def feature_width(variant: Variant, feature: Feature, level: int) -> int:
 class FeatureDistance(HintModule):
     """Distance between a named feature of student and teacher: the mean over levels, batch, channels and points.
 
-    If the widths differ (or with `always_adapt`), the student's features first pass an adapter: a linear map that is
+    If the widths differ (or with `adapt`), the student's features first pass an adapter: a linear map that is
     trained with the student, and neither exported nor counted. Between equal widths it starts as the identity.
 
     Args (of the call): two outputs on the same points; weights: level -> (B, N_l) weights of the points instead of 1;
@@ -61,63 +62,55 @@ class FeatureDistance(HintModule):
     def __init__(
         self,
         feature: Feature,
-        levels: tuple[int, ...],
+        levels: Levels,
         norm: Norm,
         student: Variant,
         teacher: Variant,
-        always_adapt: bool = False,
+        adapt: bool = False,
     ):
         super().__init__()
-        self.feature, self.levels, self.norm = feature, levels, norm
+        self.feature: Feature = feature
+        self.field, self.levels, self.norm = FIELDS[feature], levels, norm
         self.widths = {i: (feature_width(student, feature, i), feature_width(teacher, feature, i)) for i in levels}
         self.adapters = nn.ModuleDict(
-            {str(i): _adapter(*widths) for i, widths in self.widths.items() if always_adapt or widths[0] != widths[1]}
+            {str(i): _adapter(*widths) for i, widths in self.widths.items() if adapt or widths[0] != widths[1]}
         )
 
     def forward(
         self,
         student: FlowPyramid,
         teacher: FlowPyramid,
-        weights: dict[int, Tensor] | None = None,
-        levels: tuple[int, ...] | None = None,
+        weights: Mapping[int, Tensor] | None = None,
+        levels: Levels | None = None,
     ) -> dict[int, Tensor]:
         check_same_points(student, teacher)
         chosen = self.levels if levels is None else levels
-        return {
-            level: self._at_level(level, student, teacher, None if weights is None else weights[level]) / len(chosen)
-            for level in chosen
-        }
+        return {level: self._at_level(level, student, teacher, weights) / len(chosen) for level in chosen}
 
-    def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        for level, (own, other) in self.widths.items():
-            yield self.feature, level, own, other
-
-    def _at_level(self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Tensor | None) -> Tensor:
+    def _at_level(
+        self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Mapping[int, Tensor] | None
+    ) -> Tensor:
         own, target = (feature_of(output, self.feature, level) for output in (student, teacher))
         adapted = self.adapters[str(level)](own) if str(level) in self.adapters else own
         check_shapes(f"hint {self.feature}", level, adapted, target)
         difference = adapted - target
         distance = difference.abs() if self.norm == "l1" else difference.square()
         if weights is not None:
-            distance = distance * weights[..., None]
+            distance = distance * weights[level][..., None]
         if self.norm == "fvu":
             variance = (target - target.mean(dim=(0, 1))).square().sum()
             return distance.sum() / variance.clamp_min(torch.finfo(variance.dtype).tiny)
         return distance.mean()
 
 
-def total(levels: dict[int, Tensor]) -> Tensor:
-    """The sum of the parts of all levels."""
-    return torch.stack(list(levels.values())).sum()
-
-
-def distance_of_one_channel(norm: Norm) -> float:
-    """For hand values: the distance between features that differ by 0.6 in one of four channels."""
+def hand_value(norm: Norm, expected: float) -> HandValue:
+    """The distance between features that differ by 0.6 in one of four channels."""
     target = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
     own = target.clone()
     own[:, :, 2] += 0.6
     outputs = (FlowPyramid([x], {}, {}, [x], [x], [x], [x], pyramid=None) for x in (own, target))
-    return float(total(FeatureDistance("estimator", (0,), norm, BASELINE, BASELINE)(*outputs)))
+    distance = total(FeatureDistance("estimator", (0,), norm, BASELINE, BASELINE)(*outputs))
+    return HandValue(f"0.6 in one of four channels, {norm}", float(distance), expected)
 
 
 def _adapter(inputs: int, outputs: int) -> nn.Linear:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,12 +110,6 @@ class Imitability(nn.Module):
                 weights[level] = torch.where(known[level], weights[level], 0.0)
         return weights
 
-    def figures(self, weights: dict[int, Tensor]) -> dict[str, Tensor]:
-        """Quantiles of the weights of the finest level, for the log."""
-        finest = weights[min(weights)].flatten()[: 2**20].float()
-        found = torch.quantile(finest, torch.tensor([0.05, 0.5, 0.95], device=finest.device))
-        return {f"phi_q{name}": value for name, value in zip(("05", "50", "95"), found, strict=True)}
-
     def _spread_of(self, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
         spread = torch.zeros(LEVELS, 3)
         for level, errors in self._errors(teacher, batch):
@@ -146,6 +140,14 @@ class AttentiveLoss(DistillationLoss):
 
     def needs_preparation(self) -> bool:
         return self.imitability.needs_preparation
+
+
+def weight_details(weights: dict[int, Tensor]) -> dict[str, Any]:
+    """For `Measured`: the share of positive weights and quantiles of the weights at the finest level."""
+    finest = weights[0].flatten()[: 2**20].float()
+    found = torch.quantile(finest, torch.tensor([0.05, 0.5, 0.95], device=finest.device))
+    figures = {f"phi_q{name}": value for name, value in zip(("05", "50", "95"), found, strict=True)}
+    return {"active": (weights[0] > 0).float().mean(), "figures": figures}
 
 
 def _sample_errors(teacher: FlowPyramid, batch: FlowBatch) -> Tensor:

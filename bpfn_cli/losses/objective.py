@@ -25,16 +25,16 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 SUPERVISED = "supervised"
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+TermCheck = Callable[[str, Tensor], None]
 
 
 @settings
 class WeightSettings:
     """The weights of the terms.
 
-    gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd (several share gamma equally), hint
-        terms L_gt + gamma kappa L_hint.
-    rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|, then kept; several hint terms
-        share rho equally.
+    gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms L_gt + gamma kappa L_hint;
+        several output terms share gamma equally.
+    rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
     calibration_step: the step at which kappa is set; before it hint terms have weight 0.
     stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
     w_gt, w_kd, w_hint: explicit weights instead of those from gamma (w_hint is then not scaled by kappa).
@@ -62,11 +62,7 @@ if TYPE_CHECKING:
         """The weights, and the options of every loss in `LOSSES` under its name."""
 else:
     _SETTINGS = {option_key(name): kind.settings for name, kind in LOSSES.items()}
-    _body = {
-        "__annotations__": _SETTINGS,
-        "__module__": __name__,
-        "__doc__": "The weights, and the options of every loss.",
-    }
+    _body = {"__annotations__": _SETTINGS, "__module__": __name__, "__doc__": "The weights and all losses' options."}
     _body |= {key: field(default_factory=kind) for key, kind in _SETTINGS.items()}
     ObjectiveSettings = settings(type("ObjectiveSettings", (WeightSettings,), _body))
 
@@ -77,9 +73,8 @@ class Objective(nn.Module):
     The teacher's output gets no gradient.
 
     Attributes:
-        terms: distillation terms, in the order of `names`. Empty for training without a teacher.
-        kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set.
-        calibrated: whether the kappas are set; a buffer.
+        terms: distillation terms, in the order of `names`; empty for training without a teacher.
+        kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set. calibrated: whether they are.
         teacher_share: factor on gamma by which a schedule fades the teacher out; at 0 no teacher is needed.
         hints_alone: whether this is an epoch of the first stage.
     """
@@ -95,9 +90,9 @@ class Objective(nn.Module):
         for name in self.names:
             if teacher is None:
                 raise UsageError(f"--loss {name} needs a teacher")
-            kind, own = loss_named(name), _options_of(name, options)
+            own = _options_of(name, options)
             with _named_in_errors(name):
-                self.terms.append(kind(own, student, teacher))
+                self.terms.append(loss_named(name)(own, student, teacher))
         self.hints = [name for name, term in self.items() if term.kind == "hint"]
         self.teacher_share = 1.0
         self.hints_alone = False
@@ -107,11 +102,10 @@ class Objective(nn.Module):
         self.register_buffer("calibration", torch.tensor(not needs_kappa))
 
     def _check_hints(self) -> None:
-        options = self.options
-        if self.hints and options.w_hint is None and self.weight(SUPERVISED) == 0:
-            cause = "gamma 1" if options.w_gt is None else "w_gt 0"
+        if self.hints and self.options.w_hint is None and self.weight(SUPERVISED) == 0:
+            cause = "gamma 1" if self.options.w_gt is None else "w_gt 0"
             raise UsageError(f"objective.{cause} leaves nothing to scale hints by; set objective.w_hint too")
-        if options.stage1_epochs and self.names and not self.hints:
+        if self.options.stage1_epochs and self.names and not self.hints:
             raise UsageError("objective.stage1_epochs: none of the losses is a hint; set it to 0")
 
     @property
@@ -171,7 +165,7 @@ class Objective(nn.Module):
         batch: FlowBatch,
         *,
         through_teacher: bool = False,
-        check: Callable[[str, Tensor], None] | None = None,
+        check: TermCheck = lambda name, value: None,
     ) -> dict[str, Measured]:
         """The terms before weighting; only the supervised one if the teacher's share is 0.
 
@@ -180,8 +174,7 @@ class Objective(nn.Module):
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
         found = {SUPERVISED: measured_to_truth(student, batch)}
-        if check is not None:
-            check(SUPERVISED, found[SUPERVISED].value)
+        check(SUPERVISED, found[SUPERVISED].value)
         if not self.needs_teacher:
             return found
         if teacher is None:
@@ -191,8 +184,7 @@ class Objective(nn.Module):
             with _named_in_errors(name):
                 value = term(student, teacher, batch)
             found[name] = _checked_scalar(name, value)
-            if check is not None:
-                check(name, found[name].value)
+            check(name, found[name].value)
         return found
 
     def weigh(self, found: Mapping[str, Measured]) -> dict[str, Tensor]:
@@ -201,32 +193,27 @@ class Objective(nn.Module):
 
     def weight(self, name: str) -> float:
         """The current weight of a term."""
-        options = self.options
+        options, share = self.options, self.teacher_share
         if self.hints_alone and self.needs_teacher:
             return 1.0 / len(self.hints) if name in self.hints else 0.0
-        gamma = options.gamma * self.teacher_share
-        output_terms = len(self.names) - len(self.hints)
+        gamma, output_terms = options.gamma * share, len(self.names) - len(self.hints)
         if name == SUPERVISED:
-            if options.w_gt is not None:
-                return options.w_gt
-            return 1 - gamma if output_terms else 1.0
+            own = 1 - gamma if output_terms else 1.0
+            return own if options.w_gt is None else options.w_gt
         if name in self.hints:
             kappa = float(self.kappas[self.hints.index(name)])
-            return kappa * (gamma if options.w_hint is None else options.w_hint * self.teacher_share)
-        return gamma / output_terms if options.w_kd is None else options.w_kd * self.teacher_share
+            return kappa * (gamma if options.w_hint is None else options.w_hint * share)
+        return gamma / output_terms if options.w_kd is None else options.w_kd * share
 
     def check_length(self, steps: int, epochs: int | None = None) -> None:
         """Raises: UsageError: a training of this length would end before hints, or the truth, get a weight."""
-        if epochs is not None and self.names and self.options.stage1_epochs >= epochs:
-            raise UsageError(
-                f"objective.stage1_epochs {self.options.stage1_epochs}: all {epochs} epochs would train on hints only, "
-                "without the truth; lower it"
-            )
-        if not self.calibrated and steps <= self.options.calibration_step:
-            raise UsageError(
-                f"the training ends after {steps} steps, before hints get their weight at step "
-                f"{self.options.calibration_step}: lower objective.calibration_step, or train longer"
-            )
+        stage1, step = self.options.stage1_epochs, self.options.calibration_step
+        if epochs is not None and self.names and stage1 >= epochs:
+            problem = f"all {epochs} epochs would train on hints only, without the truth"
+            raise UsageError(f"objective.stage1_epochs {stage1}: {problem}; lower it")
+        if not self.calibrated and steps <= step:
+            problem = f"the training ends after {steps} steps, before hints get their weight at step {step}"
+            raise UsageError(f"{problem}: lower objective.calibration_step, or train longer")
 
     def scales(self) -> dict[str, float]:
         """kappa of each hint term, by name."""
@@ -252,21 +239,18 @@ class Objective(nn.Module):
         self,
         found: Mapping[str, Measured],
         parameters: Iterable[nn.Parameter],
-        check: Callable[[str, Tensor], None] | None = None,
+        check: TermCheck = lambda name, value: None,
     ) -> None:
         """Set kappa once, from the gradients of the raw terms with respect to the student's parameters.
 
-        Several hint terms share rho equally. A term without gradient (the student already equals its teacher)
-        gets kappa 0.
-
-        Args: check: called with a name for each gradient and its norm before anything is set.
+        A term without gradient (the student already equals its teacher) gets kappa 0. `check` is called with a name
+        for each gradient and its norm before anything is set.
         """
         used = [p for p in parameters if p.requires_grad]
         target = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
         norms = [gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints) for name in self.hints]
-        if check is not None:
-            for name, norm in zip((SUPERVISED, *self.hints), (target, *norms), strict=True):
-                check(f"{name}, its gradient,", torch.tensor(norm))
+        for name, norm in zip((SUPERVISED, *self.hints), (target, *norms), strict=True):
+            check(f"{name}, its gradient,", torch.tensor(norm))
         for index, norm in enumerate(norms):
             self.kappas[index] = target / norm if norm > 0 else 0.0
         self.calibrated = True
@@ -280,8 +264,7 @@ def build_losses(
 ) -> Objective:
     """Build an objective from names of `LOSSES` (`none` for the supervised loss alone) or module:attribute.
 
-    Args:
-        options: an `ObjectiveSettings` or its fields as plain values.
+    Args: options: an `ObjectiveSettings` or its fields as plain values.
     Raises: UsageError: an unknown name or option; a term without a teacher.
     """
     wanted = list(dict.fromkeys(name for name in names if name != NO_DISTILLATION))
@@ -303,8 +286,9 @@ def used_options(names: Iterable[str], options: ObjectiveSettings) -> dict[str, 
 
 def _checked_scalar(name: str, value: object) -> Measured:
     measured = value if isinstance(value, Measured) else Measured(value)  # type: ignore[arg-type]
-    if not isinstance(measured.value, Tensor) or measured.value.dim() != 0:
-        shape = tuple(measured.value.shape) if isinstance(measured.value, Tensor) else type(value).__name__
+    is_tensor = isinstance(measured.value, Tensor)
+    if not is_tensor or measured.value.dim() != 0:
+        shape = tuple(measured.value.shape) if is_tensor else type(value).__name__
         raise ShapeError(f"loss {name} returned {shape}, not a scalar tensor")
     return measured
 
@@ -330,8 +314,8 @@ def _named_in_errors(name: str) -> Iterator[None]:
         if name in LOSSES or means_out_of_memory(str(error)):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}, line {frame.lineno}"
-        raise UsageError(f"loss {name} failed: {type(error).__name__}: {error} ({where})") from error
+        where = f"({frame.filename}, line {frame.lineno})"
+        raise UsageError(f"loss {name} failed: {type(error).__name__}: {error} {where}") from error
 
 
 def _options_of(name: str, options: ObjectiveSettings) -> Any:

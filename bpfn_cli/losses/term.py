@@ -26,9 +26,8 @@ def _different(levels: tuple[int, ...]) -> tuple[int, ...]:
 Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 Levels = Annotated[tuple[Level, ...], Field(min_length=1, max_length=LEVELS), AfterValidator(_different)]
 ALL_LEVELS = tuple(range(LEVELS))
-ALL_FIELDS = frozenset(
-    ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", "bfe_neighbors")
-)  # of a `FlowPyramid`
+# The fields of a `FlowPyramid`.
+ALL_FIELDS = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", "bfe_neighbors")
 
 # Passes of the fixed teacher over the training scenes: its outputs with their batches. Each call is one pass.
 TeacherPasses = Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]
@@ -74,11 +73,8 @@ class NoOptions:
 class Measured:
     """The value of a loss, with details for the log.
 
-    Attributes:
-        value: scalar, before weighting. unit: its unit.
-        levels: level -> its part of the value, if the value is a sum over levels.
-        active: share of the points (or samples) that contribute; None: all.
-        figures: other numbers.
+    Attributes: value: scalar, before weighting. unit: its unit. levels: level -> its part, if the value is a sum over
+        levels. active: share of the points (or samples) that contribute; None: all. figures: other numbers.
     """
 
     value: Tensor
@@ -86,6 +82,16 @@ class Measured:
     levels: Mapping[int, Tensor] = field(default_factory=dict)
     active: Tensor | None = None
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def sum_of(cls, levels: Mapping[int, Tensor], unit: str, **details: Any) -> Measured:
+        """The value that is the sum of its parts by level."""
+        return cls(total(levels), unit, levels, **details)
+
+
+def total(levels: Mapping[int, Tensor]) -> Tensor:
+    """The sum of the parts of all levels."""
+    return torch.stack(list(levels.values())).sum()
 
 
 class HandValue(NamedTuple):
@@ -104,15 +110,16 @@ class DistillationLoss(nn.Module):
 
     Class attributes:
         card: its description. settings: dataclass of its options.
-        kind: "output" for a loss that replaces a share gamma of the supervised loss; "hint" for one that is added to
-            it, scaled.
+        kind: "output": replaces a share gamma of the supervised loss; "hint": is added to it, scaled.
         exact_gradient_options: options for which the gradient is that of the value; the gradient check uses them.
+        uses: the fields of the teacher's output that the loss uses, beside the features that its modules compare.
     """
 
     card: ClassVar[Card]
     settings: ClassVar[type] = NoOptions
     kind: ClassVar[Literal["output", "hint"]] = "hint"
     exact_gradient_options: ClassVar[Mapping[str, Any]] = {}
+    uses: ClassVar[tuple[str, ...]] = ALL_FIELDS
 
     def __init__(self, options: Any, student: Variant, teacher: Variant):
         super().__init__()
@@ -127,8 +134,8 @@ class DistillationLoss(nn.Module):
         return iter(())
 
     def reads(self) -> frozenset[str]:
-        """The fields of the teacher's output that the loss uses, for the teacher cache; by default all."""
-        return ALL_FIELDS
+        """The fields of the teacher's output that a teacher cache must store."""
+        return frozenset(self.uses).union(module.field for module in self.modules() if isinstance(module, HintModule))
 
     def adapters(self) -> list[nn.Parameter]:
         """The parameters that the student's optimizer trains too; they are never exported."""
@@ -151,31 +158,27 @@ class DistillationLoss(nn.Module):
         """(feature, level, student's channels, teacher's channels) of each feature compared, for the plan."""
         for module in self.modules():
             if isinstance(module, HintModule):
-                yield from module.hints()
+                for level, (own, other) in module.widths.items():
+                    yield module.feature, level, own, other
 
 
 class HintModule(nn.Module):
-    """A part of a loss that compares a named feature."""
+    """A part of a loss that compares a named feature, in a field of the output; channels of student and teacher."""
 
-    def hints(self) -> Iterator[tuple[str, int, int, int]]:
-        """See `DistillationLoss.hints`."""
-        raise NotImplementedError
+    feature: str
+    field: str
+    widths: Mapping[int, tuple[int, int]]
 
 
 def check_same_points(student: FlowPyramid, teacher: FlowPyramid) -> None:
     """Raises: ShapeError: the two networks did not sample the same points."""
     if student.pyramid is not None and student.pyramid is teacher.pyramid:
         return
-    pairs = (
-        (student.sample_indices1, teacher.sample_indices1),
-        (student.sample_indices2, teacher.sample_indices2),
-    )
-    for own, other in pairs:
-        for level, indices in own.items():
-            if not torch.equal(indices, other[level]):
-                raise ShapeError(
-                    f"student and teacher sampled different points at level {level}: give both the same clouds"
-                )
+    for name in ("sample_indices1", "sample_indices2"):
+        own, other = getattr(student, name), getattr(teacher, name)
+        if differ := [level for level, indices in own.items() if not torch.equal(indices, other[level])]:
+            where = f"different points at level {differ[0]}"
+            raise ShapeError(f"student and teacher sampled {where}: give both the same clouds")
 
 
 def check_flows(student: FlowPyramid, teacher: FlowPyramid, levels: tuple[int, ...]) -> None:

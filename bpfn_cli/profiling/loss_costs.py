@@ -19,7 +19,6 @@ from bpfn_cli.models import Variant, build_model
 from bpfn_cli.progress import ProgressCallback
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy, Strategy, Teacher
 from bpfn_cli.strategies.base import Terms
-from bpfn_cli.strategies.loss_checks import random_batch
 from bpfn_cli.structures import FlowBatch
 
 RECORD = "loss_costs.yaml"  # shown by `bpfn losses`
@@ -28,71 +27,47 @@ TEACHER_ALONE = "teacher"
 
 @dataclass(frozen=True)
 class LossCost:
-    """Medians over rounds.
-
-    Attributes: step_ms: a whole training step. over_teacher: extra time compared with a step in which the teacher is
-        run but not used, as a fraction of a step from scratch.
-    """
+    """Medians over rounds: of a whole training step, and of the extra time compared with a step in which the teacher is
+    run but not used, as a fraction of a step from scratch."""
 
     step_ms: float
     over_teacher: float
 
 
 def measure_costs(
-    names: Iterable[str],
-    student: Variant,
-    teacher: Variant,
-    *,
-    points: int,
-    batch_size: int,
-    rounds: int,
-    device: torch.device,
-    progress: ProgressCallback,
+    names: Iterable[str], student: Variant, teacher: Variant, batch: FlowBatch, rounds: int, progress: ProgressCallback
 ) -> dict[str, LossCost]:
     """Time a training step with each loss, from scratch (`none`), and with a teacher that is not used (`teacher`).
 
     The losses take turns, so that other work on the machine slows all of them equally.
     """
-    batch = random_batch(batch_size, points).to(device)
-    strategies = {
-        name: _strategy_for(name, student, teacher, batch) for name in (NO_DISTILLATION, TEACHER_ALONE, *names)
-    }
+    every = (NO_DISTILLATION, TEACHER_ALONE, *names)
+    strategies = {name: _strategy_for(name, student, teacher, batch) for name in every}
     times: dict[str, list[float]] = {name: [] for name in strategies}
-    for number in range(rounds + 1):  # the first round warms up
+    for number in range(rounds + 1):
         for name, strategy in strategies.items():
-            seconds = _time_step(strategy, batch)
-            if number:
-                times[name].append(seconds)
+            times[name].append(_time_step(strategy, batch))
         progress(number, rounds)
-    scratch, alone = times[NO_DISTILLATION], times[TEACHER_ALONE]
-    return {
-        name: LossCost(
-            step_ms=round(1e3 * median(own), 1),
-            over_teacher=round(median((a - b) / c for a, b, c in zip(own, alone, scratch, strict=True)), 3),
-        )
-        for name, own in times.items()
-    }
+    times = {name: own[1:] for name, own in times.items()}  # the first round warms up
+    found = {}
+    for name, own in times.items():
+        rows = zip(own, times[TEACHER_ALONE], times[NO_DISTILLATION], strict=True)
+        extra = median((mine - alone) / scratch for mine, alone, scratch in rows)
+        found[name] = LossCost(round(1e3 * median(own), 1), round(extra, 3))
+    return found
 
 
 def recorded_costs() -> dict[str, Any]:
     """The costs measured for this release: `measured` (on which machine) and `costs` by loss."""
-    text = resources.files(bpfn_cli.resources).joinpath(RECORD).read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    return dict(yaml.safe_load(resources.files(bpfn_cli.resources).joinpath(RECORD).read_text(encoding="utf-8")))
 
 
 def loss_list() -> dict[str, Any]:
     """All losses and strategies as plain values; `extra_cost` is null for a loss that was not measured."""
     record = recorded_costs()
     losses = [
-        {
-            "name": name,
-            "kind": kind.kind,
-            "compares": kind.card.compares,
-            "adapters": kind.card.adapters,
-            "extra_cost": record["costs"].get(name, {}).get("over_teacher"),
-            "source": kind.card.source,
-        }
+        {"name": name, "kind": kind.kind, "compares": kind.card.compares, "adapters": kind.card.adapters}
+        | {"extra_cost": record["costs"].get(name, {}).get("over_teacher"), "source": kind.card.source}
         for name, kind in LOSSES.items()
     ]
     strategies = [{"name": name, "does": kind.card.does} for name, kind in STRATEGIES.items()]

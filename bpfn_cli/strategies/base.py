@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bpfn_cli import distributed
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import Objective
+from bpfn_cli.losses.objective import TermCheck
 from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import matrix_precision
@@ -45,22 +46,21 @@ class StrategyCard:
 class Strategy:
     """Trains `student` and the adapters of `objective` with Adam, as in the published training.
 
-    Class attributes: card, settings: description and options. needs_teacher: whether it is useless without a
-        distillation loss.
+    Class attributes: card, settings: description and options. needs_teacher: whether it needs a distillation loss.
 
     Args:
-        teacher: None if the objective has no distillation term.
-        clip_norm: largest norm of the gradient; None: not clipped.
+        teacher: None if the objective has no distillation term. clip_norm: largest norm of the gradient; None: any.
         accumulate: number of parts that a batch is split into to save memory. The gradient is that of the mean over
             all samples, but batch norm sees one part at a time.
-        precision: of the large matrix products, forward and backward.
-        options: an instance of `settings`. meta_val: batches for strategies whose `needs_meta_val` is true.
-        largest: variant up to which the student may grow, for strategies that widen it. seed: of the strategy's draws.
+        precision: of the large matrix products, forward and backward. options: an instance of `settings`.
+        meta_val: batches for strategies whose `needs_meta_val` is true. seed: of the strategy's draws.
+        largest: variant up to which the student may grow, for strategies that widen it.
     """
 
     card: ClassVar[StrategyCard]
     settings: ClassVar[type] = NoOptions
     needs_teacher: ClassVar[bool] = False
+    steps_per_round = 1  # after which every kind of step has been taken once
 
     def __init__(
         self,
@@ -81,18 +81,17 @@ class Strategy:
         self.clip_norm, self.accumulate, self.precision = clip_norm, accumulate, precision
         self.options = self.settings() if options is None else options
         self.meta_val, self.largest, self.seed = meta_val, largest, seed
-        self.steps = 0
-        self.epoch, self.epochs = 0, 1
+        self.steps, self.epoch, self.epochs = 0, 0, 1
         self.device = next(student.parameters()).device
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, init_scale=LARGEST_SCALE, enabled=precision is Precision.float16
-        )
+        is_half = precision is Precision.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LARGEST_SCALE, enabled=is_half)
         objective.await_calibration()
         self.set_up()
-        trained = [parameter for group in self.parameter_groups() for parameter in group]
-        self.optimizer = torch.optim.Adam(trained, weight_decay=weight_decay, fused=True)
+        self.optimizer = torch.optim.Adam(self._trained(), weight_decay=weight_decay, fused=True)
 
     # --- hooks ---
+
+    stateful: tuple[str, ...] = ("student", "objective", "optimizer")  # attributes in `state_dict`
 
     @classmethod
     def needs_meta_val(cls, options: Any) -> bool:
@@ -106,6 +105,9 @@ class Strategy:
         """The parameters that the optimizer trains; the gradient of each group is clipped separately."""
         return [[*self.student.parameters(), *self.objective.adapters()]]
 
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.parameter_groups() for parameter in group]
+
     def networks(self) -> list[BiPointFlowNet]:
         """The networks that are trained."""
         return [self.student]
@@ -117,11 +119,6 @@ class Strategy:
     def terms(self, batch: FlowBatch) -> Terms:
         """The weighted terms of a batch; the training minimizes their sum."""
         return self.student_terms(batch)[1]
-
-    @property
-    def steps_per_round(self) -> int:
-        """Number of steps after which every kind of step has been taken once."""
-        return 1
 
     def busiest_epoch(self, epochs: int) -> int:
         """An epoch in which steps are most expensive."""
@@ -149,19 +146,13 @@ class Strategy:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume the training, except the position in the epoch."""
         scale = [self.scaler.get_scale(), self.scaler.state_dict().get("_growth_tracker", 0)]
-        return {
-            "steps": self.steps,
-            "student": self.student.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_scale": scale,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in self.stateful}
+        return {"steps": self.steps, **parts, "loss_scale": scale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
-        self.student.load_state_dict(state["student"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in self.stateful:
+            getattr(self, name).load_state_dict(state[name])
         scale, growth_tracker = state["loss_scale"]
         own = self.scaler.state_dict()  # empty if disabled
         self.scaler.load_state_dict(own and own | {"scale": scale, "_growth_tracker": growth_tracker})
@@ -177,8 +168,7 @@ class Strategy:
             statistics of the networks are unchanged then.
         """
         buffers = [buffer for module in self.modules() for buffer in module.buffers()]
-        before = [buffer.clone() for buffer in buffers]
-        is_applied = False
+        before, is_applied = [buffer.clone() for buffer in buffers], False
         try:
             with distributed.sharing(batch.share):
                 parts, shares = self._compute_gradients(batch, measure_gradients)
@@ -194,7 +184,7 @@ class Strategy:
     ) -> tuple[list[tuple[Terms, int]], dict[str, float]]:
         """Leave the scaled gradients in the parameters; return the terms of each part with its number of samples, and,
         if asked for, the terms' shares of the gradient of the first part."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         parts: list[tuple[Terms, int]] = []
         shares: dict[str, float] = {}
         for part in self._split(batch):
@@ -211,15 +201,12 @@ class Strategy:
         return parts, shares
 
     def _apply_gradients(self, batch: FlowBatch, learning_rate: float) -> bool:
-        """Unscale, clip and apply the gradients; False if they overflowed in float16 and the step was skipped.
-
-        At a scale of 1 an overflow is not due to the scale, and an error.
-        """
+        """Unscale, clip and apply the gradients; False if they overflowed in float16 and the step was skipped. At a
+        scale of 1 an overflow is not due to the scale, and an error."""
         is_scaled = self.scaler.get_scale() > SMALLEST_SCALE
         self.scaler.unscale_(self.optimizer)
         limit = torch.inf if self.clip_norm is None else self.clip_norm
-        norms = [nn.utils.clip_grad_norm_(group, limit) for group in self.parameter_groups()]
-        norm = torch.stack(norms).sum()
+        norm = torch.stack([nn.utils.clip_grad_norm_(group, limit) for group in self.parameter_groups()]).sum()
         try:
             if is_scaled and distributed.any_of(not bool(norm.isfinite())):
                 return False
@@ -242,7 +229,7 @@ class Strategy:
 
     def _sum_over_processes(self) -> None:
         """Sum the gradients over the processes that share the batch."""
-        trained = [parameter for group in self.parameter_groups() for parameter in group]
+        trained = self._trained()
         summed = distributed.summed_gradients([parameter.grad for parameter in trained])
         for parameter, gradient in zip(trained, summed, strict=True):
             parameter.grad = gradient
@@ -252,7 +239,7 @@ class Strategy:
     def trial_step(self, batch: FlowBatch, learning_rate: float, epochs: int = 1) -> float:
         """Take a few steps of the busiest epoch and undo them; return the seconds per step, without the first.
 
-        Finds mistakes before hours of training, and the time that it will take. The teacher cache is not used.
+        Finds mistakes before hours of training. The teacher cache is not used.
 
         Raises: UsageError: a term does not depend on the student. Others as `step`.
         """
@@ -282,7 +269,7 @@ class Strategy:
             yield
         finally:
             self.load_state_dict(before)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             if teacher is not None and cached is not None:
                 teacher.cache, teacher.forwards = cached
                 teacher.forget()
@@ -291,13 +278,12 @@ class Strategy:
         output = self.run(self.student, batch)
         teacher_output = self.teacher_output(batch, output)
         measured = self.objective.measure(output, teacher_output, batch, check=self.finite_check(batch))
-        parameters = list(self.student.parameters())
+        weights = list(self.student.parameters())
         for name, term in measured.items():
-            value = term.value
-            if not value.requires_grad or not any(
-                gradient is not None
-                for gradient in torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            ):
+            gradients: tuple[Tensor, ...] = ()
+            if term.value.requires_grad:
+                gradients = torch.autograd.grad(term.value, weights, retain_graph=True, allow_unused=True)
+            if all(gradient is None for gradient in gradients):
                 raise UsageError(f"loss {name} does not depend on the student: none of its weights has a gradient")
 
     def _synchronize(self) -> None:
@@ -314,9 +300,7 @@ class Strategy:
 
     def teacher_output(self, batch: FlowBatch, output: FlowPyramid) -> FlowPyramid | None:
         """The teacher's output; None if no term uses it."""
-        if self.teacher is None or not self.objective.needs_teacher:
-            return None
-        return self.teacher(batch, output)
+        return self.teacher(batch, output) if self.teacher and self.objective.needs_teacher else None
 
     def student_terms(self, batch: FlowBatch) -> tuple[FlowPyramid, Terms]:
         """The student's output on a batch, and the weighted terms of the objective."""
@@ -343,7 +327,7 @@ class Strategy:
             objective.calibrate(measured, (network or self.student).parameters(), check)
         return {name: WeightedTerm(term, objective.weight(name)) for name, term in measured.items()}
 
-    def finite_check(self, batch: FlowBatch, prefix: str = "") -> Callable[[str, Tensor], None]:
+    def finite_check(self, batch: FlowBatch, prefix: str = "") -> TermCheck:
         """A function that checks that the named term is finite; see `check_finite`."""
         return lambda name, value: check_finite(f"term {prefix}{name}", value, batch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -30,6 +31,9 @@ class MetaSettings:
     epsilon: Annotated[float, Field(gt=0)] = option(0.01, "length of the finite difference, divided by |v|")
 
 
+Loss = Callable[[], Tensor]
+
+
 @contextmanager
 def moved(parameters: Sequence[Tensor], along: Sequence[Tensor], by: float) -> Iterator[None]:
     """In the block, add `by` times `along` to the parameters; afterwards they are restored bit for bit."""
@@ -44,22 +48,15 @@ def moved(parameters: Sequence[Tensor], along: Sequence[Tensor], by: float) -> I
 
 
 def meta_gradient(
-    student: Sequence[Tensor],
-    teacher: Sequence[Tensor],
-    train_loss: Callable[[], Tensor],
-    val_loss: Callable[[], Tensor],
-    eta: float,
-    epsilon: float,
+    student: Sequence[Tensor], teacher: Sequence[Tensor], train_loss: Loss, val_loss: Loss, eta: float, epsilon: float
 ) -> list[Tensor] | None:
     """d val_loss(theta - eta d train_loss / d theta) / d phi, by a finite difference of first derivatives.
 
     v = d val_loss at theta'; the gradient is -eta [d train_loss(theta + eps v) - d train_loss(theta - eps v)] / (2 eps)
     in phi. No second derivative is taken: point operations that detach would silently make it wrong.
 
-    Args:
-        student, teacher: parameters theta, phi; both with gradients enabled.
-        train_loss: the student's loss, a function of both. val_loss: its loss on other scenes, of theta alone.
-        epsilon: divided by the norm of v.
+    Args: student, teacher: parameters theta, phi; both with gradients enabled. train_loss: the student's loss, a
+        function of both. val_loss: its loss on other scenes, of theta alone. epsilon: divided by the norm of v.
     Returns: one gradient per parameter of the teacher; None if an intermediate value is not finite.
     Source: MetaDistil, Zhou, Xu & McAuley, ACL 2022; the difference of DARTS, Liu et al., ICLR 2019, eq. 8.
     """
@@ -97,6 +94,7 @@ class MetaStrategy(Strategy):
     )
     settings = MetaSettings
     needs_teacher = True
+    stateful = (*Strategy.stateful, "teacher_optimizer")
 
     teacher: Teacher
     _val_losses: list[float]
@@ -118,10 +116,6 @@ class MetaStrategy(Strategy):
         super().begin_epoch(epoch, epochs)
         self._val_losses = []
 
-    @property
-    def steps_per_round(self) -> int:
-        return min(self.options.every, 8)
-
     def set_up(self) -> None:
         if self.teacher is None:
             raise UsageError("strategy meta updates a teacher: give a --loss that has one, such as basic")
@@ -132,8 +126,8 @@ class MetaStrategy(Strategy):
         if self.meta_val is None:
             raise UsageError("strategy meta needs held-out scenes: raise data.meta_val")
         self.teacher_optimizer = torch.optim.Adam(self.teacher.network.parameters(), lr=self.options.teacher_lr)
-        self._round = 0
-        self._val_losses = []
+        self.steps_per_round = min(self.options.every, 8)
+        self._round, self._val_losses = 0, []
 
     def step(self, batch: FlowBatch, learning_rate: float, measure_gradients: bool = False) -> dict[str, TermRecord]:
         is_due = self.steps % self.options.every == 0 and self.options.teacher_lr > 0
@@ -148,17 +142,12 @@ class MetaStrategy(Strategy):
         before = [buffer.clone() for buffer in buffers]
         held_out = self._next_meta_val()
         student = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        teacher = list(self.teacher.network.parameters())
+        losses = partial(self._train_loss, batch), partial(self._val_loss, held_out)
         eta = self.options.trial * learning_rate
         try:
             with self.teacher.trainable():
-                gradients = meta_gradient(
-                    student,
-                    list(self.teacher.network.parameters()),
-                    lambda: self._train_loss(batch),
-                    lambda: self._val_loss(held_out),
-                    eta,
-                    self.options.epsilon,
-                )
+                gradients = meta_gradient(student, teacher, *losses, eta, self.options.epsilon)
                 if gradients is not None:  # otherwise the student's own step reports the samples
                     self._apply_to_teacher(gradients)
         finally:
@@ -167,10 +156,9 @@ class MetaStrategy(Strategy):
     def _train_loss(self, batch: FlowBatch) -> Tensor:
         output = self.run(self.student, batch)
         with torch.enable_grad():
-            teacher_output = self.teacher.compute(batch, output)
-        measured = self.objective.measure(
-            output, teacher_output, batch, through_teacher=True, check=self.finite_check(batch)
-        )
+            target = self.teacher.compute(batch, output)
+        check = self.finite_check(batch)
+        measured = self.objective.measure(output, target, batch, through_teacher=True, check=check)
         return torch.stack(list(self.objective.weigh(measured).values())).sum()
 
     def _val_loss(self, batch: FlowBatch) -> Tensor:
@@ -180,29 +168,22 @@ class MetaStrategy(Strategy):
 
     def _apply_to_teacher(self, gradients: list[Tensor]) -> None:
         if self._round == 1 and not any(bool(gradient.any()) for gradient in gradients):
-            raise UsageError(
-                f"strategy meta: no term of --loss {', '.join(self.objective.names)} is differentiable in the teacher, "
-                "so it cannot be updated; choose one that compares flows or features, such as basic or hint"
-            )
+            problem = f"no term of --loss {', '.join(self.objective.names)} is differentiable in the teacher"
+            advice = "choose one that compares flows or features, such as basic or hint"
+            raise UsageError(f"strategy meta: {problem}, so it cannot be updated; {advice}")
         for parameter, gradient in zip(self.teacher.network.parameters(), gradients, strict=True):
             parameter.grad = gradient
         self.teacher_optimizer.step()
-        self.teacher_optimizer.zero_grad(set_to_none=True)
+        self.teacher_optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "teacher": self.teacher.network.state_dict(),
-            "teacher_optimizer": self.teacher_optimizer.state_dict(),
-            "meta_val_round": self._round,
-            "meta_val_losses": list(self._val_losses),
-        }
+        own = {"meta_val_round": self._round, "meta_val_losses": list(self._val_losses)}
+        return {**super().state_dict(), "teacher": self.teacher.network.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         with self.teacher.trainable():
             self.teacher.network.load_state_dict(state["teacher"])
-        self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
         self._round = state["meta_val_round"]
         self._val_losses = list(state["meta_val_losses"])
 
@@ -217,7 +198,7 @@ class MetaStrategy(Strategy):
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _gradients(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -36,14 +35,11 @@ class NetaugSettings:
 def widened(student: Variant, largest: Variant, share: float) -> Variant:
     """The student with its sizes increased by `share` towards those of `largest`; the other settings are its own."""
 
-    def between(own: int, other: int) -> int:
-        return own + round(share * max(0, other - own))
-
+    grown = ["width", "expanded", "embedding", *([] if student.separable else ["c_mid"])]
     levels = []
     for own, other in zip(student.levels, largest.levels, strict=True):
-        sizes = {name: between(getattr(own, name), getattr(other, name)) for name in ("width", "expanded", "embedding")}
-        c_mid = own.c_mid if student.separable else between(own.c_mid, other.c_mid)
-        levels.append(replace(own, **sizes, c_mid=c_mid))
+        gaps = {name: max(0, getattr(other, name) - getattr(own, name)) for name in grown}
+        levels.append(replace(own, **{name: getattr(own, name) + round(share * gap) for name, gap in gaps.items()}))
     first, second, third, fourth, fifth = levels
     return replace(student, name=f"{student.name}+{share:g}", levels=(first, second, third, fourth, fifth))
 
@@ -80,6 +76,7 @@ class NetaugStrategy(Strategy):
         "the student is also trained as part of wider networks",
     )
     settings = NetaugSettings
+    stateful = (*Strategy.stateful, "widest")
 
     def set_up(self) -> None:
         student, options = self.student, self.options
@@ -88,10 +85,8 @@ class NetaugStrategy(Strategy):
         shares = [(index + 1) / options.choices for index in range(options.choices)]
         variants = [widened(student.variant, self.largest, share) for share in shares]
         if variants[-1].levels == student.variant.levels:
-            raise UsageError(
-                f"strategy netaug: {self.largest.name} is nowhere wider than {student.variant.name}; choose another "
-                "--variant or recipe key teacher"
-            )
+            problem = f"{self.largest.name} is nowhere wider than {student.variant.name}"
+            raise UsageError(f"strategy netaug: {problem}; choose another --variant or recipe key teacher")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.own_seed("widest"))
             self.widest = build_model(variants[-1], student.num_points).to(self.device)
@@ -133,13 +128,6 @@ class NetaugStrategy(Strategy):
             fill = torch.ones if name.endswith("running_var") else torch.zeros
             found[name] = fill(buffer.shape, dtype=buffer.dtype, device=parameter.device)
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "widest": self.widest.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.widest.load_state_dict(state["widest"])
 
 
 def _rows_of(part: BiPointFlowNet, whole: BiPointFlowNet) -> dict[str, Tensor]:

@@ -75,6 +75,7 @@ class OnlineStrategy(Strategy):
         "two students learn from each other",
     )
     settings = OnlineSettings
+    stateful = (*Strategy.stateful, "peer", "peer_objective")
 
     peer: BiPointFlowNet
 
@@ -135,11 +136,11 @@ class OnlineStrategy(Strategy):
             return [float(self.mix[0]) * a + float(self.mix[1]) * b for a, b in pairs]
         if kind == "linear":
             truth, known = at_levels(own, batch.flow), known_points(own, batch)
-            shares = [
-                best_share(a, b, truth[level], None if known is None else known[level])[:, None, None]
-                for level, (a, b) in enumerate(pairs)
-            ]
-            return [share * a + (1 - share) * b for share, (a, b) in zip(shares, pairs, strict=True)]
+            mixed = []
+            for level, (a, b) in enumerate(pairs):
+                share = best_share(a, b, truth[level], None if known is None else known[level])[:, None, None]
+                mixed.append(share * a + (1 - share) * b)
+            return mixed
         first, second = errors_to_truth(own, batch), errors_to_truth(other, batch)
         if kind == "naive":
             is_better = (first[0].sum(1) <= second[0].sum(1))[:, None, None]
@@ -147,17 +148,10 @@ class OnlineStrategy(Strategy):
         return [torch.where((first[i] <= second[i])[..., None], a, b) for i, (a, b) in enumerate(pairs)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "peer": self.peer.state_dict(),
-            "peer_objective": self.peer_objective.state_dict(),
-            "mix": self.mix,
-        }
+        return {**super().state_dict(), "mix": self.mix}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.peer.load_state_dict(state["peer"])
-        self.peer_objective.load_state_dict(state["peer_objective"])
         self.mix = state["mix"]
 
     @torch.no_grad()
@@ -165,10 +159,9 @@ class OnlineStrategy(Strategy):
         """Mean inner products of the peers' errors at level 0 on the held-out scenes."""
         sums, points = torch.zeros(2, 2, dtype=torch.float64), 0
         for batch in self.meta_val(epoch) if self.meta_val else ():
-            errors = []
-            for network in self.networks():
-                error = (network.eval()(batch.pc1, batch.pc2).flows[0] - batch.flow).double()
-                errors.append(error if batch.valid is None else error * batch.valid[..., None])
+            counted = 1 if batch.valid is None else batch.valid[..., None]
+            flows = [network.eval()(batch.pc1, batch.pc2).flows[0] for network in self.networks()]
+            errors = [(flow - batch.flow).double() * counted for flow in flows]
             sums += torch.tensor([[float((a * b).sum()) for b in errors] for a in errors], dtype=torch.float64)
             points += batch.flow.shape[0] * batch.flow.shape[1]
         return sums / max(points, 1)

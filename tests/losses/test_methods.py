@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toys import SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, measure, network, objective, outputs, toy, value
+from toys import POINTS, SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, measure, network, objective, outputs, toy, value
 
 from bpfn_cli.losses import build_losses, supervised_loss
 from bpfn_cli.losses.feature.mobilebert import attention_distance, attention_logits
-from bpfn_cli.losses.features import FeatureDistance, Norm, total
+from bpfn_cli.losses.features import FeatureDistance, Norm
 from bpfn_cli.losses.imitability import phi
 from bpfn_cli.losses.relation.pairwise import similarities
 from bpfn_cli.losses.relation.rkd import angles, pair_distances
@@ -27,7 +27,8 @@ from bpfn_cli.losses.response.localization import (
     softened_divergence,
 )
 from bpfn_cli.losses.response.weighted import class_weights
-from bpfn_cli.losses.supervised import reduce_levels
+from bpfn_cli.losses.supervised import measured
+from bpfn_cli.losses.term import total
 from bpfn_cli.models import BASELINE, slim
 from bpfn_cli.ops import motion_residual, rigid_motion
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -223,7 +224,7 @@ def test_bounded_by_a_margin_without_end_is_the_squared_loss() -> None:
         level: torch.linalg.vector_norm(own.flows[level] - truth, dim=-1).square()
         for level, truth in enumerate(truths(own, batch))
     }
-    assert value("bounded", own, guide, batch, TINY, m=1e9) == pytest.approx(float(reduce_levels(squares)), rel=1e-5)
+    assert value("bounded", own, guide, batch, TINY, m=1e9) == pytest.approx(float(measured(squares).value), rel=1e-5)
 
 
 def truths(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
@@ -308,7 +309,7 @@ def test_weighted_is_basic_in_a_scene_that_only_the_camera_moves_through() -> No
     half[:, :100] += 1.0
     moving = replace(batch, flow=half)
     found = measure("weighted", own, guide, moving, TINY)
-    assert float(found.figures["moving_share"]) == pytest.approx(100 / 1024)
+    assert float(found.figures["moving_share"]) == pytest.approx(100 / POINTS)
     assert float(found.value) != pytest.approx(value("basic", own, guide, moving, TINY), rel=1e-3)
 
 

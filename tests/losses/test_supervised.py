@@ -10,7 +10,7 @@ import torch
 from toys import G, S, toy
 
 from bpfn_cli.losses import supervised_loss
-from bpfn_cli.losses.supervised import reduce_levels
+from bpfn_cli.losses.supervised import measured
 from bpfn_cli.structures import FlowBatch
 
 
@@ -42,6 +42,6 @@ def test_supervised_by_hand() -> None:
 
 def test_reduction_of_an_error_of_3_cm_everywhere() -> None:
     errors = {level: torch.full((2, count), 0.03) for level, count in enumerate((8192, 2048, 512, 256))}
-    parts = [float(reduce_levels({level: error})) for level, error in errors.items()]
-    assert float(reduce_levels(errors)) == pytest.approx(9.83, abs=0.005)
+    parts = [float(measured({level: error}).value) for level, error in errors.items()]
+    assert float(measured(errors).value) == pytest.approx(9.83, abs=0.005)
     assert [round(part / sum(parts), 3) for part in parts] == [0.5, 0.25, 0.125, 0.125]

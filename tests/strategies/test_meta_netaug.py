@@ -11,7 +11,7 @@ import torch
 from test_every_strategy import made, same
 from torch import Tensor
 from torch.func import functional_call
-from toys import SMALLER, TINY, batch_of, network
+from toys import POINTS, SMALLER, TINY, batch_of, network
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses
@@ -149,11 +149,11 @@ def test_wider_networks_hold_the_students_weights_where_slicing_finds_them() -> 
 
 def test_part_of_the_widest_is_the_student_by_itself() -> None:
     """All of a wider network that is not the student set to zero gives the student's output."""
-    student = slim(BASELINE, "s", width=0.05, c_mid=1)
-    wide = slim(BASELINE, "w", width=0.05, c_mid=3)
+    student = SMALLER
+    wide = slim(SMALLER, "w", c_mid=3)
     kind = STRATEGIES["netaug"]
     objective = build_losses(["none"], student)
-    network_ = build_model(student, 1024)
+    network_ = build_model(student, POINTS)
     strategy = kind(network_, None, objective, weight_decay=0, clip_norm=None, largest=wide)
     assert isinstance(strategy, NetaugStrategy)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from toys import SMALLER, TINY, batch_of, network
+from toys import POINTS, SMALLER, TINY, batch_of, network
 
 from bpfn_cli.errors import DataError, DiskError
 from bpfn_cli.models import BASELINE
@@ -156,7 +156,7 @@ def test_bytes_of_a_sample_are_those_of_the_file(tmp_path: Path) -> None:
     batch, student = given()
     Teacher(network(), cache=TeacherCache(tmp_path, READS))(batch, student)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
-    expected = bytes_per_sample(TINY, 1024, READS)
+    expected = bytes_per_sample(TINY, POINTS, READS)
     assert all(expected < size < expected + 2000 for size in sizes)
     # 8,192 points of the baseline: (8192 + 2048 + 512 + 256) points of 3 floats.
     assert bytes_per_sample(BASELINE, 8192, frozenset({"flows"})) == 132_096

@@ -68,7 +68,7 @@ def losses(
         _check(chosen, student, teacher, json)
     elif measure:
         sizes = {"points": points, "batch": batch, "rounds": rounds}
-        _measure(chosen, _variant(student), _variant(teacher), sizes, device, json)
+        _measure(chosen, student, teacher, sizes, device, json)
     elif names:
         cards = [card_of(name) for name in names]
         print_json(cards) if json else print("\n\n".join(map(card_text, cards)))
@@ -118,13 +118,6 @@ def _network(named: str) -> Variant | BiPointFlowNet:
     return load_checkpoint(Path(named)) if is_file else variant_named(named)
 
 
-def _variant(named: str) -> Variant:
-    from bpfn_cli.models import Variant
-
-    found = _network(named)
-    return found if isinstance(found, Variant) else found.variant
-
-
 def _check(names: list[str], student: str, teacher: str, json: bool) -> None:
     from bpfn_cli.strategies.loss_checks import Pair, check_losses
 
@@ -142,29 +135,22 @@ def _check(names: list[str], student: str, teacher: str, json: bool) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _measure(
-    names: list[str], student: Variant, teacher: Variant, sizes: dict[str, int], device: str, json: bool
-) -> None:
+def _measure(names: list[str], student: str, teacher: str, sizes: dict[str, int], device: str, json: bool) -> None:
     from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.models import Variant
     from bpfn_cli.profiling import describe_machine
     from bpfn_cli.profiling.loss_costs import measure_costs
+    from bpfn_cli.strategies.loss_checks import random_batch
 
     keep_freed_memory()
+    pair = _network(student), _network(teacher)
+    own, other = (found if isinstance(found, Variant) else found.variant for found in pair)
+    batch = random_batch(sizes["batch"], sizes["points"]).to(resolve_device(device))
     with ConsoleProgress().bar("timing training steps") as bar:
-        costs = measure_costs(
-            names,
-            student,
-            teacher,
-            points=sizes["points"],
-            batch_size=sizes["batch"],
-            rounds=sizes["rounds"],
-            device=resolve_device(device),
-            progress=bar,
-        )
+        costs = measure_costs(names, own, other, batch, sizes["rounds"], bar)
     if json:
-        measured = {name: asdict(cost) for name, cost in costs.items()}
-        about = {"machine": describe_machine(), "student": student.name, "teacher": teacher.name}
-        print_json({**about, **sizes, "costs": measured})
+        about = {"machine": describe_machine(), "student": own.name, "teacher": other.name}
+        print_json({**about, **sizes, "costs": {name: asdict(cost) for name, cost in costs.items()}})
         return
     for name, cost in costs.items():
         extra = "" if name in ("none", "teacher") else f", {100 * cost.over_teacher:+.0f} % beyond the teacher's"

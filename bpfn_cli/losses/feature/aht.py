@@ -6,29 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import (
-    FIELDS,
-    FeatureDistance,
-    Norm,
-    SourceFeature,
-    feature_option,
-    norm_option,
-    total,
-)
-from bpfn_cli.losses.imitability import AttentiveLoss, ImitabilitySettings, phi_by_hand
-from bpfn_cli.losses.term import Card, HandValue, Levels, Measured, levels_option
-from bpfn_cli.models.variants import Variant
+from bpfn_cli.losses import features
+from bpfn_cli.losses.feature.hint import HintLoss, HintSettings
+from bpfn_cli.losses.imitability import AttentiveLoss, ImitabilitySettings, phi_by_hand, weight_details
+from bpfn_cli.losses.term import Card, HandValue, Measured
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
-class AhtSettings(ImitabilitySettings):
-    feature: SourceFeature = feature_option()
-    norm: Norm = norm_option()
-    levels: Levels = levels_option()
+class AhtSettings(HintSettings, ImitabilitySettings):
+    """The options of both."""
 
 
-class AhtLoss(AttentiveLoss):
+class AhtLoss(AttentiveLoss, HintLoss):
     """`hint` with each point weighted by the teacher's accuracy there."""
 
     card = Card(
@@ -45,19 +35,11 @@ class AhtLoss(AttentiveLoss):
         meaning="hint, weighted towards points where the teacher is accurate",
     )
     settings = AhtSettings
-
-    def __init__(self, options: AhtSettings, student: Variant, teacher: Variant):
-        super().__init__(options, student, teacher)
-        self.distance = FeatureDistance(options.feature, options.levels, options.norm, student, teacher)
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows", FIELDS[self.options.feature]})
+    uses = ("flows",)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         weights = self.imitability(teacher, batch)
-        levels = self.distance(student, teacher, weights)
-        active = (weights[0] > 0).float().mean()
-        return Measured(total(levels), "unit of the features", levels, active, self.imitability.figures(weights))
+        return Measured.sum_of(self.distance(student, teacher, weights), features.UNIT, **weight_details(weights))
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

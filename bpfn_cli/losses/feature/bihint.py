@@ -4,21 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import (
-    FIELDS,
-    Feature,
-    FeatureDistance,
-    Norm,
-    distance_of_one_channel,
-    norm_option,
-    total,
-)
-from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
+from bpfn_cli.losses.features import UNIT, Feature, FeatureDistance, Norm, hand_value, norm_option
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option, total
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -53,6 +45,7 @@ class BihintLoss(DistillationLoss):
         meaning="ground truth and the teacher's features of both clouds",
     )
     settings = BihintSettings
+    uses: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: BihintSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
@@ -61,14 +54,11 @@ class BihintLoss(DistillationLoss):
             for feature in _BRANCHES[options.branches]
         )
 
-    def reads(self) -> frozenset[str]:
-        return frozenset(FIELDS[feature] for feature in _BRANCHES[self.options.branches])
-
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         found = [branch(student, teacher) for branch in self.branches]
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured(total(levels), "unit of the features", levels)
+        return Measured.sum_of(levels, UNIT)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
-        yield HandValue("0.6 in one of four channels, l1", distance_of_one_channel("l1"), 0.15)
+        yield hand_value("l1", 0.15)

@@ -4,20 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import (
-    FIELDS,
-    FeatureDistance,
-    SourceFeature,
-    distance_of_one_channel,
-    feature_option,
-    total,
-)
+from bpfn_cli.losses.features import FeatureDistance, SourceFeature, feature_option, hand_value
 from bpfn_cli.losses.response.adversarial import AdversarialSettings, Adversary
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.models.variants import Variant
@@ -52,10 +46,11 @@ class GanCompressionLoss(DistillationLoss):
         meaning="squared hints and a critic",
     )
     settings = GanCompressionSettings
+    uses = ("flows",)
 
     def __init__(self, options: GanCompressionSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.distance = FeatureDistance(options.feature, options.levels, "l2", student, teacher, always_adapt=True)
+        self.distance = FeatureDistance(options.feature, options.levels, "l2", student, teacher, adapt=True)
         self.adversary = Adversary(options) if options.lambda_critic else None
 
     def adapters(self) -> list[nn.Parameter]:
@@ -65,19 +60,16 @@ class GanCompressionLoss(DistillationLoss):
         if self.adversary is not None:
             self.adversary.learn(student, teacher, batch)
 
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows", FIELDS[self.options.feature]})
-
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        options = self.options
-        levels = {i: options.lambda_distill * part for i, part in self.distance(student, teacher).items()}
+        levels = {i: self.options.lambda_distill * part for i, part in self.distance(student, teacher).items()}
+        found = Measured.sum_of(levels, "1")
         if self.adversary is None:
-            return Measured(total(levels), "1", levels)
+            return found
         check_flows(student, teacher, (0,))
-        critic = -options.lambda_critic * self.adversary.score(student, batch).mean()
+        critic = -self.options.lambda_critic * self.adversary.score(student, batch).mean()
         figures = {"critic": critic.detach(), **self.adversary.last}  # the part that belongs to no level
-        return Measured(total(levels) + critic, "1", levels, figures=figures)
+        return replace(found, value=found.value + critic, figures=figures)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
-        yield HandValue("0.6 in one of four channels, l2", distance_of_one_channel("l2"), 0.09)
+        yield hand_value("l2", 0.09)

@@ -4,18 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import (
-    FIELDS,
-    FeatureDistance,
-    Norm,
-    SourceFeature,
-    distance_of_one_channel,
-    feature_option,
-    norm_option,
-    total,
-)
+from bpfn_cli.losses import features
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -23,8 +15,8 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 @settings
 class HintSettings:
-    feature: SourceFeature = feature_option()
-    norm: Norm = norm_option()
+    feature: features.SourceFeature = features.feature_option()
+    norm: features.Norm = features.norm_option()
     levels: Levels = levels_option()
 
 
@@ -45,19 +37,16 @@ class HintLoss(DistillationLoss):
         meaning="ground truth and the teacher's features of the first cloud",
     )
     settings = HintSettings
+    uses: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: HintSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.distance = FeatureDistance(options.feature, options.levels, options.norm, student, teacher)
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({FIELDS[self.options.feature]})
+        self.distance = features.FeatureDistance(options.feature, options.levels, options.norm, student, teacher)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        levels = self.distance(student, teacher)
-        return Measured(total(levels), "unit of the features", levels)
+        return Measured.sum_of(self.distance(student, teacher), features.UNIT)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
-        yield HandValue("0.6 in one of four channels, l1", distance_of_one_channel("l1"), 0.15)
-        yield HandValue("0.6 in one of four channels, l2", distance_of_one_channel("l2"), 0.09)
+        yield features.hand_value("l1", 0.15)
+        yield features.hand_value("l2", 0.09)

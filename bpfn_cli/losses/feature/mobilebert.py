@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses.features import FeatureDistance, feature_of, total
-from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
+from bpfn_cli.losses.features import FeatureDistance, feature_of
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option, total
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -54,6 +54,7 @@ class MobilebertLoss(DistillationLoss):
         meaning="ground truth and the teacher's features and attention",
     )
     settings = MobilebertSettings
+    uses = ("bfe_target", "bfe_neighbors")
 
     def __init__(self, options: MobilebertSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
@@ -61,13 +62,9 @@ class MobilebertLoss(DistillationLoss):
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Add levels, the coarsest first."""
         ranked = sorted(self.options.levels, reverse=True)
         count = len(ranked) if not self.options.progressive else 1 + epoch // self.options.progressive
         self.unlocked = tuple(ranked[:count])
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"bfe_source", "bfe_target", "bfe_neighbors"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.distance(student, teacher, levels=self.unlocked)
@@ -75,7 +72,7 @@ class MobilebertLoss(DistillationLoss):
         for level, features in levels.items():
             parts[level] = features + self.options.attention * self._attention(level, student, teacher) / len(levels)
         figures = {"features": total(levels).detach(), "unlocked_levels": torch.tensor(float(len(levels)))}
-        return Measured(total(parts), "1", parts, figures=figures)
+        return Measured.sum_of(parts, "1", figures=figures)
 
     @staticmethod
     def _attention(level: int, student: FlowPyramid, teacher: FlowPyramid) -> Tensor:

@@ -11,18 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from bpfn_cli.config import settings
+from bpfn_cli.losses import term
 from bpfn_cli.losses.features import FIELDS, Feature, feature_of
-from bpfn_cli.losses.term import (
-    Card,
-    DistillationLoss,
-    HandValue,
-    Level,
-    Measured,
-    check_same_points,
-    check_shapes,
-    option,
-    spread_rows,
-)
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Level, Measured, option
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -63,10 +54,10 @@ class PairwiseLoss(DistillationLoss):
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         options = self.options
-        check_same_points(student, teacher)
+        term.check_same_points(student, teacher)
         own, other = (feature_of(output, options.feature, options.level) for output in (student, teacher))
-        check_shapes(f"hint {options.feature}", options.level, own[..., 0], other[..., 0])
-        rows = spread_rows(student, options.level, options.points)
+        term.check_shapes(f"hint {options.feature}", options.level, own[..., 0], other[..., 0])
+        rows = term.spread_rows(student, options.level, options.points)
         first, second = (similarities(gather(feature, rows), options.detach_norms) for feature in (own, other))
         return Measured((first - second).square().mean(dim=(1, 2)).mean(), "1")
 

@@ -128,6 +128,7 @@ class AdversarialLoss(DistillationLoss):
         meaning="ground truth and a critic that tells student from teacher",
     )
     settings = AdversarialSettings
+    uses = ("flows",)
 
     def __init__(self, options: AdversarialSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
@@ -138,9 +139,6 @@ class AdversarialLoss(DistillationLoss):
 
     def before_step(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
         self.adversary.learn(student, teacher, batch)
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         check_flows(student, teacher, (0,))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.imitability import AttentiveLoss, ImitabilitySettings, phi_by_hand
+from bpfn_cli.losses.imitability import AttentiveLoss, ImitabilitySettings, phi_by_hand, weight_details
 from bpfn_cli.losses.supervised import flow_distance, measured
 from bpfn_cli.losses.term import Card, HandValue, Levels, Measured, check_flows, levels_option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -33,18 +33,15 @@ class AilLoss(AttentiveLoss):
         meaning="basic, weighted towards points where the teacher is accurate",
     )
     settings = AilSettings
+    uses = ("flows",)
     kind = "output"
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)
         weights = self.imitability(teacher, batch)
         errors = {level: weights[level] * flow_distance(student, teacher, level) for level in levels}
-        active = (weights[0] > 0).float().mean()
-        return measured(errors, active=active, figures=self.imitability.figures(weights))
+        return measured(errors, **weight_details(weights))
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

@@ -38,10 +38,8 @@ class BasicLoss(DistillationLoss):
         meaning="ground truth and the teacher's flow",
     )
     settings = BasicSettings
+    uses = ("flows",)
     kind = "output"
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels

@@ -11,19 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from bpfn_cli.config import settings
+from bpfn_cli.losses import term
 from bpfn_cli.losses.hand import G, S, T, norm
 from bpfn_cli.losses.supervised import UNIT, errors_to_truth, flow_distance, known_points, measured
-from bpfn_cli.losses.term import (
-    ALL_LEVELS,
-    Card,
-    DistillationLoss,
-    HandValue,
-    Levels,
-    Measured,
-    check_flows,
-    levels_option,
-    option,
-)
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
@@ -58,12 +49,10 @@ class BoundedLoss(DistillationLoss):
         meaning="ground truth, weighted towards points where the student is worse than the teacher",
     )
     settings = BoundedSettings
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows"})
+    uses = ("flows",)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        check_flows(student, teacher, ALL_LEVELS)
+        term.check_flows(student, teacher, term.ALL_LEVELS)
         options, known = self.options, known_points(student, batch)
         own, other = errors_to_truth(student, batch), errors_to_truth(teacher, batch)
         errors, open_points, points = {}, [], 0

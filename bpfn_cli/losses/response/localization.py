@@ -11,20 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.features import feature_of, total
+from bpfn_cli.losses import term
+from bpfn_cli.losses.features import feature_of
 from bpfn_cli.losses.supervised import at_levels, known_points
-from bpfn_cli.losses.term import (
-    Card,
-    DistillationLoss,
-    HandValue,
-    Levels,
-    Measured,
-    TeacherPasses,
-    check_flows,
-    levels_option,
-    option,
-    quantile,
-)
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, TeacherPasses, option, total
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import interpolate, upsample
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid, PointPyramid
@@ -43,7 +33,7 @@ class LocalizationSettings:
     )
     head_epochs: Annotated[int, Field(ge=1, le=100)] = option(5, "passes that fit the teacher's heads before training")
     head_lr: Annotated[float, Field(gt=0, le=1)] = option(1e-2, "learning rate of this fit (Adam)")
-    levels: Levels = levels_option()
+    levels: Levels = term.levels_option()
 
 
 def distribution_focal_loss(logits: Tensor, values: Tensor, reach: Tensor) -> Tensor:
@@ -125,6 +115,7 @@ class LocalizationLoss(DistillationLoss):
         meaning="ground truth and the teacher's flow distributions",
     )
     settings = LocalizationSettings
+    uses = ("flows", "estimator_features")
 
     def __init__(self, options: LocalizationSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
@@ -166,11 +157,8 @@ class LocalizationLoss(DistillationLoss):
                 optimizer.step()
         self.teacher_heads.requires_grad_(False)
 
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows", "estimator_features"})
-
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        check_flows(student, teacher, self.options.levels)
+        term.check_flows(student, teacher, self.options.levels)
         reaches = self.reaches if bool(self.fitted) else self._reaches_of(teacher, batch)
         focal = self._focal(self.own_heads, student, batch, reaches)
         divergence = {}
@@ -184,7 +172,7 @@ class LocalizationLoss(DistillationLoss):
             "divergence": total(divergence).detach(),
             "head_error_m": self._head_error(student, batch, reaches),
         }
-        return Measured(total(levels), "nats", levels, figures=figures)
+        return Measured.sum_of(levels, "nats", figures=figures)
 
     @torch.no_grad()
     def _head_error(self, student: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> Tensor:
@@ -222,4 +210,4 @@ class LocalizationLoss(DistillationLoss):
 
 
 def _reach(sizes: Tensor) -> Tensor:
-    return quantile(sizes, QUANTILE).clamp_min(SMALLEST_REACH_M) if len(sizes) else sizes.new_tensor(1.0)
+    return term.quantile(sizes, QUANTILE).clamp_min(SMALLEST_REACH_M) if len(sizes) else sizes.new_tensor(1.0)

@@ -60,10 +60,8 @@ class WeightedLoss(DistillationLoss):
         meaning="basic, with moving and static points balanced",
     )
     settings = WeightedSettings
+    uses = ("flows",)
     kind = "output"
-
-    def reads(self) -> frozenset[str]:
-        return frozenset({"flows"})
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
