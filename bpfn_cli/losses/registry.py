@@ -89,8 +89,7 @@ def _import(module_name: str, shown: str) -> ModuleType:
 
 def _problem_with(found: Any) -> str:
     """Why an object is not a loss class; empty if it is one."""
-    name = getattr(found, "__name__", "it")
-    problem = ""
+    name, problem = getattr(found, "__name__", "it"), ""
     if not isinstance(found, type):
         kind = "a function" if inspect.isfunction(found) else f"of type {type(found).__name__}"
         problem = f"it is {kind}, not a class"

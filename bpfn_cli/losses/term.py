@@ -48,9 +48,8 @@ class Card:
     """The description of a loss that `bpfn losses NAME` prints.
 
     Attributes:
-        compares: what is compared, in a few words. formula: the value before weighting.
-        source: paper and equation. deviations: differences from the paper, and why.
-        adapters: layers that are needed only in training, and when.
+        compares: what is compared, in a few words. formula: the value before weighting. source: paper and equation.
+        deviations: differences from the paper, and why. adapters: layers that are needed only in training, and when.
         never_zero: why the value is not zero for a student that equals its teacher; empty if it is.
         meaning: what the student learns from, as a phrase for the legend of reports; empty: `compares`.
     """

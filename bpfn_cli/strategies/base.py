@@ -336,6 +336,12 @@ class Strategy:
         return int(keyed_generator(purpose, self.seed).integers(2**32, 2**62))
 
 
+class PlainStrategy(Strategy):
+    """One student, a fixed teacher or none: the base strategy as it is."""
+
+    card = StrategyCard("one student, a fixed teacher or none", "the reports")
+
+
 def restore_tensors(tensors: list[Tensor], before: list[Tensor]) -> None:
     """Copy earlier values back, bit for bit."""
     with torch.no_grad():

@@ -17,7 +17,7 @@ from bpfn_cli.losses import DistillationLoss, Objective, build_losses, loss_name
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.losses.term import ALL_FIELDS
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
-from bpfn_cli.strategies.plain import PlainStrategy
+from bpfn_cli.strategies.base import PlainStrategy
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -98,13 +98,10 @@ def _check_hand_values(name: str) -> Iterator[Check]:
         yield Check(name, what, passed, f"{computed:.6g}, by hand {expected:.6g}")
 
 
-def _objective(name: str, student: Variant, teacher: Variant, **options: object) -> Objective:
+def _objective(name: str, pair: Pair, **options: object) -> Objective:
     """An objective of one loss, with kappa 1."""
-    return build_losses([name], student, teacher, {option_key(name): options} if options else {})
-
-
-def _objective_of(name: str, pair: Pair, **options: object) -> Objective:
-    return _objective(name, pair.student.variant, pair.teacher.variant, **options)
+    own = {option_key(name): options} if options else {}
+    return build_losses([name], pair.student.variant, pair.teacher.variant, own)
 
 
 def _term(objective: Objective) -> DistillationLoss:
@@ -125,14 +122,14 @@ def _zero_at_the_teacher(name: str, pair: Pair) -> Outcome:
     if card.never_zero:
         return None, card.never_zero
     variant = pair.teacher.variant
-    value = _number(_objective(name, variant, variant), pair.other, pair.other, pair.batch)
+    value = _number(build_losses([name], variant, variant), pair.other, pair.other, pair.batch)
     return value == 0, f"{value:.3g} if the student equals the teacher"
 
 
 def _teacher_unchanged(name: str, pair: Pair) -> Outcome:
     student, teacher = copy.deepcopy(pair.student), copy.deepcopy(pair.teacher)
     before = copy.deepcopy(teacher.state_dict())
-    objective, batch = _objective_of(name, pair), pair.batch
+    objective, batch = _objective(name, pair), pair.batch
     _value(objective, student(batch.pc1, batch.pc2), teacher(batch.pc1, batch.pc2), batch).backward()
     has_gradient = any(parameter.grad is not None for parameter in teacher.parameters())
     PlainStrategy(student, Teacher(teacher), objective, weight_decay=0, clip_norm=None).step(batch, 1e-3)
@@ -141,7 +138,7 @@ def _teacher_unchanged(name: str, pair: Pair) -> Outcome:
 
 
 def _order_and_split(name: str, pair: Pair) -> Outcome:
-    objective, batch = _objective_of(name, pair), pair.batch
+    objective, batch = _objective(name, pair), pair.batch
 
     def value(rows: list[int]) -> float:
         part = replace(batch, pc1=batch.pc1[rows], pc2=batch.pc2[rows], flow=batch.flow[rows])
@@ -158,22 +155,18 @@ def _order_and_split(name: str, pair: Pair) -> Outcome:
 
 def _samples(output: FlowPyramid, rows: list[int]) -> FlowPyramid:
     """Some samples of an output, without its pyramid."""
-    return replace(
-        output.mapped(lambda level, tensor: tensor[rows]),
-        pyramid=None,
-        bfe_neighbors=[tensor[rows] for tensor in output.bfe_neighbors],
-        sample_indices1={level: tensor[rows] for level, tensor in output.sample_indices1.items()},
-        sample_indices2={level: tensor[rows] for level, tensor in output.sample_indices2.items()},
-    )
+    names = "sample_indices1", "sample_indices2"
+    fields: dict[str, Any] = {name: {i: x[rows] for i, x in getattr(output, name).items()} for name in names}
+    fields["bfe_neighbors"] = [tensor[rows] for tensor in output.bfe_neighbors]
+    return replace(output.mapped(lambda level, tensor: tensor[rows]), pyramid=None, **fields)
 
 
 def _gradient(name: str, pair: Pair) -> Outcome:
     """Compare the derivative in a random direction with a central difference, in float64. The direction moves those
     outputs of the student that get a gradient."""
-    objective = _objective_of(name, pair, **loss_named(name).exact_gradient_options).double()
-    own, other = (
-        replace(output.mapped(lambda level, tensor: tensor.double()), pyramid=None) for output in (pair.own, pair.other)
-    )
+    objective = _objective(name, pair, **loss_named(name).exact_gradient_options).double()
+    exact = (output.mapped(lambda level, tensor: tensor.double()) for output in (pair.own, pair.other))
+    own, other = (replace(output, pyramid=None) for output in exact)
     batch = replace(pair.batch, pc1=pair.batch.pc1.double(), pc2=pair.batch.pc2.double(), flow=pair.batch.flow.double())
     leaves = [tensor.requires_grad_() for field in FEATURES for tensor in getattr(own, field)]
     gradients = torch.autograd.grad(_value(objective, own, other, batch), leaves, allow_unused=True)
@@ -216,11 +209,11 @@ def _after_a_step(pair: Pair, name: str, options: dict[str, float]) -> dict[str,
 
 def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
     """Remove each field that the loss reads in turn; if it does not say which, all at once."""
-    objective = _objective_of(name, pair)
+    objective = _objective(name, pair)
     _value(objective, pair.own, pair.other, pair.batch)  # a loss that fails on complete outputs proves nothing here
     reads = _term(objective).reads()
     fields = sorted(reads & set(FEATURES))
-    for missing in [fields] if reads == ALL_FIELDS else [[field] for field in fields]:
+    for missing in [fields] if reads == set(ALL_FIELDS) else [[field] for field in fields]:
         without: dict[str, Any] = {field: [] for field in missing}
         try:
             _value(objective, pair.own, replace(pair.other, **without), pair.batch)
@@ -233,7 +226,7 @@ def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
 
 
 def _uses_the_teacher(name: str, pair: Pair) -> Outcome:
-    objective = _objective_of(name, pair)
+    objective = _objective(name, pair)
     if type(_term(objective)).before_step is not DistillationLoss.before_step:
         return None, "through a part that it trains itself"
     value = _number(objective, pair.own, pair.other, pair.batch)

@@ -23,10 +23,8 @@ Control = Callable[[FlowPyramid], FlowPyramid]
 class Teacher:
     """A network in evaluation mode from whose outputs a student learns.
 
-    Attributes:
-        forwards: how often the network was run. precision: of its large matrix products.
-        control: applied to its outputs before a student sees them (see `shuffle_points`); None: nothing.
-        cache: outputs on disk; None: always computed.
+    Attributes: forwards: how often the network was run. precision: of its large matrix products. control: applied to
+        its outputs before a student sees them (see `shuffle_points`). cache: outputs on disk; None: always computed.
     """
 
     def __init__(
@@ -42,10 +40,7 @@ class Teacher:
         self._last: tuple[FlowBatch, FlowPyramid] | None = None
 
     def __call__(self, batch: FlowBatch, student: FlowPyramid | None = None) -> FlowPyramid:
-        """The outputs on a batch, computed once for the same batch object.
-
-        Args: student: an output on the same batch, whose point pyramid is used.
-        """
+        """The outputs on a batch, computed once for the same batch object, on the student's point pyramid if given."""
         if self._last is None or self._last[0] is not batch:
             self._last = None  # free the memory first
             self._last = batch, self._outputs(batch, student)
@@ -106,10 +101,8 @@ class Teacher:
 
 
 def shuffle_points(output: FlowPyramid) -> FlowPyramid:
-    """The outputs with the points of each level permuted, always in the same way.
-
-    A control: such a teacher knows nothing about single points, so learning from it must not help.
-    """
+    """The outputs with the points of each level permuted, always in the same way: a control. Such a teacher knows
+    nothing about single points, so learning from it must not help."""
 
     def permuted(level: int, tensor: Tensor) -> Tensor:
         order = torch.from_numpy(keyed_generator("shuffle", level).permutation(tensor.shape[1]))

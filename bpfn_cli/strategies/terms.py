@@ -36,10 +36,8 @@ class WeightedTerm:
 class TermRecord:
     """A term of a step as numbers.
 
-    Attributes:
-        weighted: raw * weight. active: share of the points that contribute; None: all.
-        gradient_share: its share of the sum of all terms' gradient norms; None: not measured at this step.
-        levels: raw value by level. figures: other numbers for the log.
+    Attributes: weighted: raw * weight. active: share of the points that contribute; None: all. levels: raw value by
+        level. gradient_share: of the sum of all terms' gradient norms; None: not measured. figures: for the log.
     """
 
     weighted: float
@@ -68,10 +66,8 @@ class TermRecord:
 
 
 def merge_records(parts: Sequence[tuple[Mapping[str, WeightedTerm], int]]) -> dict[str, TermRecord]:
-    """The records of a batch from the terms of its parts: means over samples; the weight is that of the last part.
-
-    Args: parts: the terms of each part with its number of samples.
-    """
+    """The records of a batch from the terms of its parts, each with its number of samples: means over samples; the
+    weight is that of the last part."""
     merged = {}
     for name in parts[0][0]:
         records = [(TermRecord.from_term(terms[name]), size) for terms, size in parts if name in terms]

@@ -87,7 +87,6 @@ class RkdLoss(DistillationLoss):
     def hand_values(cls) -> Iterator[HandValue]:
         x = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
         y = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]]])
-        yield HandValue(
-            "distances of two triangles", float(F.huber_loss(pair_distances(x), pair_distances(y))), 0.018484
-        )
+        by_distance = F.huber_loss(pair_distances(x), pair_distances(y))
+        yield HandValue("distances of two triangles", float(by_distance), 0.018484)
         yield HandValue("angles of two triangles", float(F.huber_loss(angles(x), angles(y))), 0.0038012)

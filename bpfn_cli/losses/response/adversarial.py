@@ -35,10 +35,8 @@ class AdversarialSettings:
 
 
 class Critic(nn.Module):
-    """A score for a cloud with its flow: an MLP on each point, the maximum over points, a linear map.
-
-    It has no norm layers, because the gradient penalty is defined for each sample.
-    """
+    """A score for a cloud with its flow: an MLP on each point, the maximum over points, a linear map. Without norm
+    layers, because the gradient penalty is defined for each sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,9 +149,8 @@ class AdversarialLoss(DistillationLoss):
         torch.manual_seed(0)
         critic, points, flow = Critic(), torch.rand(1, 8, 3), torch.rand(1, 8, 3)
         change = critic(points, flow) - critic(points.flip(1), flow.flip(1))
-        yield HandValue(
-            "change of the score in another order of points", round(float(change.detach().abs().max()), 6), 0.0
-        )
+        largest = round(float(change.detach().abs().max()), 6)
+        yield HandValue("change of the score in another order of points", largest, 0.0)
 
 
 class _UnitSlope(nn.Module):
