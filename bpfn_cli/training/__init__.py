@@ -2,7 +2,7 @@
 """Training: from a recipe to a finished run folder."""
 
 from bpfn_cli.training.job import Job, OpenedDataset
-from bpfn_cli.training.pipeline import plan_job, run
+from bpfn_cli.training.pipeline import Outcome, plan_job, run
 from bpfn_cli.training.resume import Changes, resume, run_or_resume
 from bpfn_cli.training.teacher import teacher_checkpoint
 

@@ -52,19 +52,21 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
 
     Raises: UsageError, CheckpointError, ShapeError: the parts do not fit together.
     """
-    torch.manual_seed(job.recipe.seed)
+    teacher, awaits_teacher = None, False
+    if job.recipe.distillation_losses():
+        is_random = job.recipe.control == "random"
+        found = None if is_random else teacher_checkpoint(job)
+        teacher = TeacherNetwork.read(found, job.runs) if found else TeacherNetwork.untrained(job.recipe)
+        awaits_teacher = found is None and not is_random
+    torch.manual_seed(job.recipe.seed)  # after the teacher: reading a network draws random numbers
     student = build_model(job.recipe.variant, job.recipe.data.points)
     if job.initial is not None and use_initial:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
         progress.line(f"initial weights: {printable(job.initial)} ({counts})")
-    if not job.recipe.distillation_losses():
-        return Parts(student, _build_strategy(job, student, None))
-    is_random = job.recipe.control == "random"
-    found = None if is_random else teacher_checkpoint(job)
-    teacher = TeacherNetwork.read(found, job.runs) if found else TeacherNetwork.untrained(job.recipe)
-    teacher.check_fits(student)
-    return Parts(student, _build_strategy(job, student, teacher), teacher, found is None and not is_random)
+    if teacher is not None:
+        teacher.check_fits(student)
+    return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)
 
 
 def build_objective(recipe: Recipe) -> Objective:

@@ -4,7 +4,7 @@
  *
  * Distances are those of the torch versions to the last bit: float32, ((dx dx + dy dy) + dz dz), no fused multiply-add
  * (compiled with -ffp-contract=off), and the lowest index wins a tie. Coordinates must be finite. Functions return 0,
- * or 1 where memory ran out.
+ * or 1 if memory runs out.
  */
 #include <float.h>
 #include <math.h>
@@ -16,9 +16,9 @@
 
 /* ---- Farthest point sampling ---- */
 
-enum { SAMPLE_BLOCK = 512 }; /* points whose largest distance is kept as one number */
+enum { SAMPLE_BLOCK = 512 }; /* points that share one largest distance */
 
-/* Lower `nearest` of one block to the distance from (px, py, pz); the largest of it. */
+/* Lower `nearest` of one block to the distance from (px, py, pz); returns the largest. */
 VECTORIZED static float approach(const float *restrict x, const float *restrict y, const float *restrict z, float px,
                                  float py, float pz, float *restrict nearest, int64_t count) {
     float farthest = 0;
@@ -89,7 +89,7 @@ typedef struct {
 } Box;
 
 /* A balanced k-d tree. Node i has the children 2i + 1 and 2i + 2; all leaves are on the last level, 8 to 16 points each,
- * filled up with points at infinity. */
+ * padded with points at infinity. */
 typedef struct {
     int64_t number;
     int levels;
@@ -248,7 +248,7 @@ static inline void search(const Tree *tree, Four q, Nearest *nearest, float boun
         /* The second condition matters where many points tie: all in this node come after the k-th found. */
         if (stack[depth].distance > bound) continue;
         if (to_key(stack[depth].distance, tree->least[node]) > nearest->keys[nearest->k - 1]) continue;
-        while (node < first_leaf) { /* down on the nearer side; the other one later */
+        while (node < first_leaf) { /* descend on the nearer side; the other one follows later */
             int64_t near = 2 * node + 1, far = near + 1;
             float near_distance = box_distance(tree->boxes + near, q), far_distance = box_distance(tree->boxes + far, q);
             if (far_distance < near_distance) {
@@ -282,7 +282,7 @@ static inline void search(const Tree *tree, Four q, Nearest *nearest, float boun
     }
 }
 
-/* Neighbors of queries that lie near each other, in rows of their indices. */
+/* Neighbors of queries that are close together, written to the rows of their indices. */
 VECTORIZED static void search_all(const Tree *tree, const Point *queries, int64_t count, int64_t k, int64_t *neighbors) {
     int64_t lists[2][1 + MOST_NEIGHBORS];
     lists[0][0] = lists[1][0] = INT64_MIN;

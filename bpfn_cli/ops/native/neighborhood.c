@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the network does with every neighbor of every point, besides the matrix products: rows are gathered, activated,
- * mixed, compared and added up while they are in the cache. Neighbors are row numbers. Sums over rows are taken in an
- * order that the number of threads does not change, except where said. Built twice, with REAL float and double.
+ * The work on every neighbor of every point besides the matrix products: rows are gathered, activated, mixed, compared
+ * and summed while they are in the cache. Neighbors are row numbers. The order of summation does not depend on the
+ * number of threads, except where noted. Built twice, with REAL float and double.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,10 +17,10 @@ static int omp_get_thread_num(void) { return 0; }
 
 #include "interface.h"
 
-enum { BLOCK = 64 };               /* channels looked at together */
+enum { BLOCK = 64 };               /* channels processed together */
 enum { MOST_ROWS = 256 };          /* of k and of middle */
 enum { COLUMNS = 4 };              /* combined at once */
-enum { CHUNK_ELEMENTS = 1 << 18 }; /* of the gradients of neighbors kept before they are added up */
+enum { CHUNK_ELEMENTS = 1 << 18 }; /* neighbor gradients buffered before they are summed */
 enum { LANES = 64 / sizeof(REAL), TILE = 2 * LANES };
 
 /* ---- max_j W LeakyReLU(own_i + other_j): what comes before and after the product with W ---- */
@@ -47,7 +47,7 @@ int bpfn_activate(const REAL *own, const REAL *other, const int64_t *neighbors, 
     return 0;
 }
 
-/* Whether `value` takes the place of `best`: it is larger, or not a number, which is then kept. */
+/* Whether `value` replaces `best`: it is larger, or NaN, which is then kept. */
 static inline int follows(REAL value, REAL best) { return (value > best) | (value != value); }
 
 VECTORIZED static void largest_of_row(const REAL *restrict values, int64_t k, int64_t channels, REAL *restrict largest) {
@@ -93,7 +93,7 @@ static inline void add_scaled(REAL scale, const REAL *restrict from, int64_t cou
     for (int64_t c = 0; c < count; c++) to[c] += scale * from[c];
 }
 
-/* Through the activation, which keeps the sign and so tells the slope; the result is added to `sum`. */
+/* Backward through the activation, whose sign gives the slope; the result is added to `sum`. */
 static inline void activate_backward(const REAL *restrict activated, int64_t channels, REAL slope,
                                      REAL *restrict gradient, REAL *restrict sum) {
     for (int64_t c = 0; c < channels; c++) {
@@ -111,8 +111,8 @@ typedef struct {
     REAL slope;
 } Propagation;
 
-/* Row i: its own gradient, that of its neighbors (k, channels), and what it adds to that of the weight. `inner`: (k,
- * channels) to work in. */
+/* Row i: its own gradient, those of its neighbors (k, channels), and its contribution to that of the weight. `inner`:
+ * scratch space (k, channels). */
 VECTORIZED static void propagate_row_backward(const Propagation *of, int64_t i, REAL *restrict inner,
                                               REAL *restrict own_gradient, REAL *restrict neighbor_gradient,
                                               REAL *restrict weight_gradient) {
@@ -140,7 +140,7 @@ VECTORIZED static void add_rows(const REAL *restrict from, const int64_t *restri
         add_scaled(1, from + i * channels + first, end - first, to + rows[i] * channels + first);
 }
 
-/* The same by all threads of a parallel region, each for some of the channels: no two write to one place. */
+/* The same, by all threads of a parallel region, each for some of the channels: no two write to the same place. */
 static void share_add_rows(const REAL *from, const int64_t *rows, int64_t count, int64_t channels, REAL *to) {
     int64_t vectors = (channels + 15) / 16, slices = omp_get_max_threads();
     if (slices > vectors) slices = vectors;
@@ -151,9 +151,9 @@ static void share_add_rows(const REAL *from, const int64_t *rows, int64_t count,
     }
 }
 
-/* Gradients of own (rows, channels), other (points, channels; to start from zeros) and weight (outputs, channels) from
- * `gradient` (rows, outputs) of the maximum. Only the neighbor of the maximum has one. That of the weight is added up
- * thread by thread. Returns 1 where memory ran out. */
+/* Gradients of own (rows, channels), other (points, channels; initially zero) and weight (outputs, channels) from
+ * `gradient` (rows, outputs) of the maximum. Only the neighbor of the maximum has one. That of the weight is summed
+ * thread by thread. Returns 1 if memory runs out. */
 int bpfn_propagate_backward(const REAL *gradient, const REAL *own, const REAL *other, const int64_t *neighbors,
                             const REAL *weight, const uint8_t *argmax, int64_t rows, int64_t k, int64_t channels,
                             int64_t outputs, double slope, REAL *own_gradient, REAL *other_gradient,
@@ -186,7 +186,7 @@ int bpfn_propagate_backward(const REAL *gradient, const REAL *own, const REAL *o
 
 /* ---- sum_j weights[i, j, m] [offsets[i, j], features[j]] ---- */
 
-/* 64 bytes anywhere in memory; a machine with shorter vectors takes several. */
+/* 64 bytes at any address; a machine with shorter vectors uses several. */
 typedef REAL Vector __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
 
 /* to[c] (count of them) = sum over rows of scale[row row_step + c column_step] rows[row], `width` floats. */
@@ -319,7 +319,7 @@ VECTORIZED static void mix_row_backward(const Mixing *of, int64_t i, const REAL 
 }
 
 /* Gradients of offsets (rows, k, 3), features (points, channels; added to) and weights (rows, k, middle) from that of
- * `mixed`. Returns 1 where memory ran out. */
+ * `mixed`. Returns 1 if memory runs out. */
 int bpfn_mix_backward(const REAL *mixed_gradient, const REAL *offsets, const REAL *features, const REAL *weights,
                       const int64_t *neighbors, int64_t rows, int64_t k, int64_t channels, int64_t middle,
                       REAL *offsets_gradient, REAL *features_gradient, REAL *weights_gradient) {
