@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.ops import backend, native
-from bpfn_cli.ops.products import LEAKY_SLOPE, multiply
+from bpfn_cli.ops.products import LEAKY_SLOPE, argmax_type, multiply
 
 CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, about a core's cache
 
@@ -118,11 +118,6 @@ def _inner(own: Tensor, other: Tensor, neighbors: Tensor) -> Tensor:
     """LeakyReLU(own_i + other_j), (r, k, C)."""
     inner = other.index_select(0, neighbors.flatten()).view(*neighbors.shape, -1)
     return F.leaky_relu_(inner.add_(own[:, None]), LEAKY_SLOPE)
-
-
-def argmax_type(k: int) -> torch.dtype:
-    """The type in which we number k neighbors."""
-    return torch.uint8 if k <= 256 else torch.int32
 
 
 @_propagate_max.register_fake

@@ -91,3 +91,8 @@ class _Linear(torch.autograd.Function):
             gradient.sum(0) if needs_bias else None,
             None,
         )
+
+
+def argmax_type(k: int) -> torch.dtype:
+    """The type in which we number k neighbors."""
+    return torch.uint8 if k <= 256 else torch.int32

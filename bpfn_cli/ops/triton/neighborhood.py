@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bpfn_cli.ops.neighborhood import LEAKY_SLOPE, argmax_type
+from bpfn_cli.ops.products import LEAKY_SLOPE, argmax_type
 
 BLOCK = 2048  # elements of the result per program: 16 per thread
 BACKWARD_ROWS = 16
