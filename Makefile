@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# Without compiled modules, `import torch` alone takes four seconds.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard bpfn_cli/ops/native/*.[ch])
 DEMO ?= demo
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn

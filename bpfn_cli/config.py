@@ -6,8 +6,6 @@ silently, and aliases can hide 10^10 nodes. The loader here reads YAML 1.2 scala
 mistakes of a recipe are reported at once.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The device to compute on, and how this process manages freed memory."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 

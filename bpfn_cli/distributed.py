@@ -6,8 +6,6 @@ one piece, after the backward pass: with 8 M parameters that is 32 MB, a millise
 any form (two students, gradients of single terms), unlike `DistributedDataParallel`, made for one forward and backward.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -2,8 +2,6 @@
 """Reading of regular files only (a FIFO, device or folder is refused, and never waited for), and atomic writes: a kill
 or a full disk leaves the old content or the new content, never part of it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

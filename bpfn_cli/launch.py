@@ -4,8 +4,6 @@
 Under `torchrun` they have been started already.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Locks on folders and files. The system releases them when the process ends, however it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Progress of long work. The command line decides how it is shown."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

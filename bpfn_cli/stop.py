@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Stop a training early, on a signal or at a time limit."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

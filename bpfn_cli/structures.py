@@ -48,9 +48,7 @@ class Scene:
     """One pair of clouds with its true flow.
 
     Attributes:
-        name: unique inside its dataset.
-        pc1, pc2: (N, 3), (M, 3) float32 metres.
-        flow: (N, 3) float32 metres, from pc1.
+        name: unique inside its dataset. pc1, pc2: (N, 3), (M, 3) float32 metres. flow: (N, 3) float32 metres, from pc1.
         camera: for the 2D metrics; None if the cloud does not come from an image.
         valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
     """
@@ -68,8 +66,7 @@ class FlowBatch:
     """A batch of sampled scenes.
 
     Attributes:
-        pc1, pc2, flow: (B, N, 3) metres.
-        names, cameras: one per sample.
+        pc1, pc2, flow: (B, N, 3) metres. names, cameras: one per sample.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
         view: identifies the draw of points and the augmentation; with a sample's name it determines the sample. None:
             unknown.
@@ -148,8 +145,7 @@ class PointPyramid:
     """Geometry of both clouds, computed once per batch and shared by teacher and student.
 
     Attributes:
-        stacked: both clouds in one batch of 2B, source clouds first.
-        source, target: the halves of `stacked` (views).
+        stacked: both clouds in one batch of 2B, source clouds first. source, target: the halves of `stacked` (views).
     """
 
     stacked: CloudPyramid

@@ -31,7 +31,13 @@ class ConsoleProgress:
 
     @contextlib.contextmanager
     def bar(self, what: str, samples: int | None = None) -> Iterator[Bar]:
-        with _rich_bar(what, samples) if sys.stderr.isatty() else _plain_bar(what, samples) as update:
+        pace = _Pace(samples)
+        with _rich_bar(what) if sys.stderr.isatty() else contextlib.nullcontext(_plain_bar(what, pace)) as show:
+
+            def update(done: int, total: int, figures: str = "") -> None:
+                pace.update(done)
+                show(done, total, f"{pace}{', ' if figures else ''}{figures}")
+
             yield update
 
 
@@ -61,44 +67,27 @@ def console() -> Console:
 
 
 @contextlib.contextmanager
-def _rich_bar(what: str, samples: int | None) -> Iterator[Bar]:
+def _rich_bar(what: str) -> Iterator[Bar]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[figures]}"
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None, figures="")
-        pace = _Pace(samples)
-
-        def update(done: int, total: int, figures: str = "") -> None:
-            pace.update(done)
-            progress.update(task, completed=done, total=total, figures=f"{pace}{', ' if figures else ''}{figures}")
-
-        yield update
+        yield lambda done, total, figures="": progress.update(task, completed=done, total=total, figures=figures)
 
 
-@contextlib.contextmanager
-def _plain_bar(what: str, samples: int | None) -> Iterator[Bar]:
+def _plain_bar(what: str, pace: _Pace) -> Bar:
     last = time.monotonic()
-    pace = _Pace(samples)
 
-    def update(done: int, total: int, figures: str = "") -> None:
+    def show(done: int, total: int, figures: str = "") -> None:
         nonlocal last
-        pace.update(done)
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
-            return
-        last = now
-        left = duration(pace.seconds_for(total - done))
-        say(f"{what}: {done}/{total}, {left} left, {pace}{', ' if figures else ''}{figures}")
+        if now - last >= SECONDS_BETWEEN_LINES or done >= total:
+            last = now
+            say(f"{what}: {done}/{total}, {duration(pace.seconds_for(total - done))} left, {figures}")
 
-    yield update
+    return show
 
 
 class _Pace:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Groups of commands, whose help is plain text: rich markup would triple the time that `bpfn --help` takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import typer

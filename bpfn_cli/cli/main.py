@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The `bpfn` command: its subcommands, and one line with an exit code for whatever goes wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Flags that several commands share, spelled once."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

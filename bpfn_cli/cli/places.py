@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Where data is when no --data is given: `data/`, or `$BPFN_DATA`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal, overload

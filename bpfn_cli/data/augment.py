@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Random sampling of points from a scene, and augmentation of a training sample."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 

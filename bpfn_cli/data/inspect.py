@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Inspection of datasets: number of scenes, damage, and the distributions of points, depth and flow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Batches from scenes. Every random draw is a function of (seed, epoch, scene name)."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import signal

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Names on disk: the splits, the clouds of a scene, and which folder names are safe."""
 
-from __future__ import annotations
-
 import unicodedata
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 Both hold the settings of the run, so a killed run is completed with the same settings only.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Distances between named features, and the adapters between different widths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

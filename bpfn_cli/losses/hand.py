@@ -4,8 +4,6 @@
 The errors of S are 0.1 and 0.1, those of T 0 and 0.1414, and the distances between S and T 0.1 and 0.1.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

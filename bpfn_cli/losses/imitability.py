@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Weights of points by the teacher's own error, for the attentive losses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The registry of losses, and the import of a user's own loss."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

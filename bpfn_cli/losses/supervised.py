@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The multi-scale supervised loss, and the reduction that all output losses use."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

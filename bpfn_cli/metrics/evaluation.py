@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Evaluation of a network and the two baselines on a dataset, on the same points and with reproducible figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The six scene-flow metrics: means over the points of a scene, then over scenes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 

@@ -4,8 +4,6 @@
 Pairs share seed, scenes and points. With k pairs, a two-sided sign-flip test gives no p below 2 / 2^k: 0.05 needs six.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

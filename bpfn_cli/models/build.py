@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """From a name or sizes to a network."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 
@@ -23,8 +21,7 @@ def build_model(
     """Build a freshly initialized network, in training mode.
 
     Args:
-        variant: a name in `VARIANTS`, or custom sizes.
-        num_points: points per cloud it is meant for.
+        variant: a name in `VARIANTS`, or custom sizes. num_points: points per cloud it is meant for.
         bn: batch norm; None: the variant's own (`half`: on, the others off).
         network: the class; None: `default_network()`.
     Raises: UsageError: unknown name, or fewer points than the coarsest level needs.

@@ -26,8 +26,7 @@ from bpfn_cli.errors import CheckpointError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
-from bpfn_cli.models.infer_variant import infer_variant
-from bpfn_cli.models.variants import Level, Variant
+from bpfn_cli.models.variants import Level, Variant, infer_variant
 from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
@@ -44,13 +43,10 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        variant: sizes of the network.
-        num_points: points per cloud it was trained with.
-        state: name -> tensor, names without `module.`.
-        metadata: written by `save_checkpoint`; empty for foreign files.
+        variant: sizes of the network. num_points: points per cloud it was trained with.
+        state: name -> tensor, names without `module.`. metadata: written by `save_checkpoint`; empty for foreign files.
         notes: remarks for the user on how it was read.
-        beside: other tensors that resuming a training needs (optimizer, adapters, ...), by name; empty in deployed
-            files.
+        beside: other tensors for resuming a training (optimizer, adapters, ...), by name; empty in deployed files.
     """
 
     variant: Variant
@@ -95,9 +91,7 @@ def checkpoint_bytes(
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
     """Build the network of a checkpoint file, in evaluation mode; its variant follows from the file.
 
-    Args:
-        path: a file written by `save_checkpoint`, or a published-style `.pth` state dict (also with the prefix
-            `module.`, or under a key such as `state_dict`).
+    A published-style `.pth` state dict may have the prefix `module.`, or be under a key such as `state_dict`.
     Raises: CheckpointError: missing, damaged, unsafe, of another architecture, or with NaN weights.
     """
     return build_from(read_checkpoint(path))
@@ -265,18 +259,12 @@ def _harmless_globals() -> list[Any]:
     import numpy as np
 
     scalar = np.float64().__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before NumPy 2, and since
-    return [
-        argparse.Namespace,
-        np.dtype,
-        *((scalar, name) for name in names),
-        *(type(np.dtype(kind)) for kind in "fdilqb?"),
-    ]
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # before NumPy 2, and since
+    return [argparse.Namespace, np.dtype, *scalars, *(type(np.dtype(kind)) for kind in "fdilqb?")]
 
 
 def _explain_refusal(error: Exception) -> str:
-    found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error))
-    if found:
+    if found := re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error)):
         return f"unsafe: it would run {printable(found[1])}, which weights do not need; save only model.state_dict()"
     return "unsafe or damaged: not a plain file of tensors; save only model.state_dict()"
 
@@ -302,11 +290,9 @@ def _check_names(checkpoint: Checkpoint, name: str) -> None:
     state = checkpoint.state
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
-        example = printable((missing or unexpected)[0])
-        raise CheckpointError(
-            f"{name}: not a Bi-PointFlowNet: {len(missing)} names missing and {len(unexpected)} unexpected, "
-            f"first {example}"
-        )
+        counts = f"{len(missing)} names missing and {len(unexpected)} unexpected"
+        first = printable((missing or unexpected)[0])
+        raise CheckpointError(f"{name}: not a Bi-PointFlowNet: {counts}, first {first}")
     for key, tensor in expected.items():
         found, needed = tuple(state[key].shape), tuple(tensor.shape)
         if found != needed:

@@ -5,8 +5,6 @@ They compute what the published blocks do, with the linear maps moved to where t
 `models/reference.py` has the published order of operations. All take and return (B, N, C).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -163,8 +161,7 @@ class PointConv(nn.Module):
     def forward(self, queries: Tensor, points: Tensor, features: Tensor, neighbors: Tensor) -> Tensor:
         """Convolve features (B, M, C) at `points` (B, M, 3) to `queries` (B, N, 3).
 
-        Args:
-            neighbors: (B, N, k) indices into `points`.
+        Args: neighbors: (B, N, k) indices into `points`.
         Returns: (B, N, outputs).
         """
         offsets = gather(points, neighbors) - queries[:, :, None]
@@ -227,8 +224,7 @@ class BidirectionalFlowEmbedding(nn.Module):
         """Compute the bidirectional features of both clouds, and the embedding at the source points.
 
         Args:
-            pc1, pc2: (B, N, 3), (B, M, 3) metres; pc2 warped towards pc1.
-            features1, features2: (B, N, C), (B, M, C).
+            pc1, pc2: (B, N, 3), (B, M, 3) metres; pc2 warped towards pc1. features1, features2: (B, N, C), (B, M, C).
             neighbors: (B, N, k) in pc2 of the points of pc1; (B, M, k) the other way; the first again, to embed.
         Returns: (B, N, width), (B, M, width), (B, N, width).
         """

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Flow for every point of clouds of any size, predicted in parts of the size the network was trained with."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
@@ -38,8 +36,7 @@ def predict_flow(
     Both clouds are split at random into parts of `points` points; the last is filled with points of the others. A
     random part keeps the extent of the cloud, as a spatial one would not.
 
-    Args:
-        pc1, pc2: (N, 3), (M, 3) float32 metres, in `frame`, one of `FRAMES`.
+    Args: pc1, pc2: (N, 3), (M, 3) float32 metres, in `frame`, one of `FRAMES`.
     Returns: (N, 3) float32 metres, in `frame`.
     Raises: ShapeError: a cloud has fewer points than the network needs. NonFiniteError: the flow is not finite.
     """

@@ -5,8 +5,6 @@ It has the modules and parameters of `BiPointFlowNet`, so their state dicts are 
 compared with it in accuracy and speed, and MACs are counted on it. `BPFN_PLAIN=1` makes `build_model` choose it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

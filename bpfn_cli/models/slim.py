@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Initialize a small network from a large one by slicing its weights."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Named stages of a forward pass, for measuring them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar

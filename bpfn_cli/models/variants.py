@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Sizes of the network as data: a variant is a value. Importable without torch."""
+"""Sizes of the network as data: a variant is a value, known by name or by shapes. Importable without torch."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from bpfn_cli.errors import UsageError, did_you_mean
+from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean
 
 ESTIMATOR_WIDTH = 128  # of the PointConvs and the first Conv1d of a flow estimator
 ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
+_EXPANDING_BLOCKS = ("level0_2", "level1_1", "level2_1", "level3_1")
+_CONTEXT_BLOCKS = ("deconv1_0", "deconv2_1", "deconv3_2", "deconv4_3")
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,7 @@ class Level:
     """Sizes of one pyramid level.
 
     Attributes:
-        reduction: points of the next finer level per point of this one.
-        width: encoder features F_l.
+        reduction: points of the next finer level per point of this one. width: encoder features F_l.
         expanded: width of the 1x1 block before the next coarser level; 0 at the coarsest.
         context: width of the features from the next coarser level; 0 at the coarsest.
         embedding: width of the bidirectional flow embedding; 0 at the coarsest.
@@ -95,8 +96,7 @@ def slim(
 
     Args:
         width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
-        c_mid: one number, or five (levels 0 to 4).
-        bn, separable, bottleneck: see `Variant`.
+        c_mid: one number, or five (levels 0 to 4). bn, separable, bottleneck: see `Variant`.
     Raises: UsageError: a size that no network can have.
     """
     levels = base.levels
@@ -166,3 +166,52 @@ def variant_named(name: str) -> Variant:
         hint = did_you_mean(name, VARIANTS) or "."
         raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def infer_variant(shapes: Shapes, name: str) -> Variant:
+    """Find the variant whose sizes match: a named one if there is one, else one called `custom`.
+
+    Reductions and numbers of neighbors do not affect shapes and are taken as published.
+    Raises: CheckpointError: not the layers of a Bi-PointFlowNet; names the first missing one.
+    """
+    try:
+        variant = _read_sizes(shapes)
+    except KeyError as error:
+        found = f"{error.args[0]} is missing among its {len(shapes)} tensors"
+        raise CheckpointError(f"{name}: not a Bi-PointFlowNet: {found}") from None
+    except (IndexError, ZeroDivisionError):
+        raise CheckpointError(f"{name}: not a Bi-PointFlowNet: some of its tensors have no sizes") from None
+    for known in VARIANTS.values():
+        if replace(variant, name=known.name, bn=known.bn) == known:
+            return replace(variant, name=known.name)
+    return variant
+
+
+def _read_sizes(shapes: Shapes) -> Variant:
+    def outputs(layer: str) -> int:
+        return shapes[f"{layer}.weight"][0]
+
+    def block(name: str) -> int:
+        return outputs(f"{name}.composed_module.0")
+
+    separable = "level1.pointwise.weight" in shapes
+    encoder = ".expand" if "level3_1.reduce.composed_module.0.weight" in shapes else ""
+    widths = [block(f"level0{encoder}")]
+    for name in ("level1", "level2", "level3", "level4"):
+        c_mid = outputs(f"{name}.weightnet.mlp_convs.2")
+        widths.append(outputs(f"{name}.pointwise") * c_mid if separable else outputs(f"{name}.linear"))
+    levels = [
+        replace(
+            BASELINE.levels[index],
+            width=widths[index],
+            expanded=block(expanding + encoder),
+            context=block(context),
+            embedding=outputs(f"cross{index}.pos1"),
+            c_mid=outputs(f"flow{index}.pointconv_list.0.weightnet.mlp_convs.2"),
+        )
+        for index, (expanding, context) in enumerate(zip(_EXPANDING_BLOCKS, _CONTEXT_BLOCKS, strict=True))
+    ]
+    coarsest = replace(BASELINE.levels[-1], width=widths[-1], c_mid=outputs("level4.weightnet.mlp_convs.2"))
+    bottleneck = block("level3_1.expand") // block("level3_1.reduce") if encoder else 0
+    bn = f"level0{'.reduce' if encoder else ''}.composed_module.1.weight" in shapes
+    return Variant("custom", (*levels, coarsest), bn, separable, bottleneck)  # type: ignore[arg-type]

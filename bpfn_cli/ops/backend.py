@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Whether an operation runs as a Triton kernel."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 

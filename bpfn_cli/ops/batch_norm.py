@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Batch norm over the whole batch, also when several processes share it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Gathering, three-nearest interpolation, and warping along a flow. All are differentiable."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,8 +23,7 @@ def gather(values: Tensor, indices: Tensor) -> Tensor:
 def inverse_distance_weights(queries: Tensor, points: Tensor, neighbors: Tensor) -> Tensor:
     """Weights 1/distance of each query's `neighbors`, normalized to sum 1.
 
-    Args:
-        queries: (B, N, 3). points: (B, M, 3). neighbors: (B, N, k) indices into `points`.
+    Args: queries: (B, N, 3). points: (B, M, 3). neighbors: (B, N, k) indices into `points`.
     Returns: (B, N, k).
     """
     offset = gather(points, neighbors) - queries[:, :, None]
@@ -47,10 +44,7 @@ def interpolate(values: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
 def upsample(points: Tensor, sparse: Tensor, values: Tensor) -> Tensor:
     """Interpolate `values` from `sparse` to `points`: three nearest, inverse distance.
 
-    Args:
-        points: (B, N, 3) metres.
-        sparse: (B, M, 3) metres, M >= 3.
-        values: (B, M, C), any unit.
+    Args: points: (B, N, 3) metres. sparse: (B, M, 3) metres, M >= 3. values: (B, M, C), any unit.
     Returns: (B, N, C), the unit of `values`.
     Raises: ShapeError: M < 3.
     Source: PointNet++, NeurIPS 2017, feature propagation.
@@ -64,8 +58,7 @@ def warp(source: Tensor, target: Tensor, flow: Tensor) -> Tensor:
 
     Each target point moves by minus the inverse-distance mean of the flow of its three nearest `source + flow`.
 
-    Args:
-        source: (B, N, 3) metres. target: (B, M, 3) metres. flow: (B, N, 3) metres, at `source`.
+    Args: source: (B, N, 3) metres. target: (B, M, 3) metres. flow: (B, N, 3) metres, at `source`.
     Returns: (B, M, 3) metres.
     Source: PointPWC-Net, ECCV 2020, warping layer.
     """

@@ -6,8 +6,6 @@ memory and, through page faults and cache misses, much of the time. Here such a 
 backward pass computes it again. All clouds of a batch form one matrix, and neighbors are row numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,8 +23,7 @@ def propagate_max(own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor)
     """max_j W LeakyReLU(own_i + other_j) over the neighbors j of each row i, per channel.
 
     Args:
-        own: (R, C). other: (S, C).
-        neighbors: (R, k) rows of `other`.
+        own: (R, C). other: (S, C). neighbors: (R, k) rows of `other`.
         weight: (D, C); the product is computed in its type, everything else in that of `own`.
     Returns: (R, D). If neighbors tie, one of them gets the gradient.
     """
@@ -38,9 +35,7 @@ def convolve_neighbors(offsets: Tensor, features: Tensor, weights: Tensor, neigh
     """sum_(m, c) matrix[m, c] sum_j weights[i, j, m] [offsets[i, j], features[j]]_c over the neighbors j of row i.
 
     Args:
-        offsets: (R, k, 3) metres. features: (S, C).
-        weights: (R, k, m).
-        neighbors: (R, k) rows of `features`.
+        offsets: (R, k, 3) metres. features: (S, C). weights: (R, k, m). neighbors: (R, k) rows of `features`.
         matrix: (m, 3 + C, D); the product with it is computed in its type, everything else in that of `features`.
     Returns: (R, D).
     """

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Exact nearest neighbors."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -21,10 +19,7 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
 
     At an exact tie either point may be returned.
 
-    Args:
-        queries: (B, N, 3), finite.
-        points: (B, M, 3), the same unit and frame, finite.
-        k: 1 <= k <= M.
+    Args: queries: (B, N, 3), finite. points: (B, M, 3), the same unit and frame, finite. k: 1 <= k <= M.
     Returns: (B, N, k) int64 indices into `points`.
     Raises: ShapeError: k out of range, or clouds of another shape. NonFiniteError: NaN or infinite points, on a CPU.
     """

@@ -5,8 +5,6 @@ Only the products over neighbors are reduced; they take most of the time. Coordi
 and all stored tensors keep their type: positions in bfloat16 would be off by decimetres.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

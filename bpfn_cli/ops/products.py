@@ -6,8 +6,6 @@ differ only by rounding. torch's own products are used for other types and devic
 that lacks the operation, and with `torch.backends.mkldnn.enabled = False` or `BPFN_ONEDNN=0`.
 """
 
-from __future__ import annotations
-
 import os
 from functools import cache
 

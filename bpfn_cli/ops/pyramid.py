@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The point pyramid: all geometry of a pair of clouds that depends on coordinates alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,8 +39,7 @@ def level_sizes(points: int, reductions: tuple[int, ...]) -> tuple[int, ...]:
 def build_pyramid(pc1: Tensor, pc2: Tensor, shape: PyramidShape) -> PointPyramid:
     """Sample both clouds and find all neighbors that do not depend on the flow.
 
-    Args:
-        pc1, pc2: (B, N, 3) metres, finite, the same N.
+    Args: pc1, pc2: (B, N, 3) metres, finite, the same N.
     Raises: ShapeError: a level would have fewer points than its neighbor search needs.
     """
     stacked = _sample(torch.cat([pc1, pc2]), shape)

@@ -4,8 +4,6 @@
 The searches are operators of their own, so a tracer sees each as one call.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

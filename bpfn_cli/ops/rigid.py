@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The rigid motion of a scene, and the points that move relative to it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -13,8 +11,7 @@ MOVING_M = 0.05  # a point that deviates by more from the rigid motion, in metre
 def rigid_motion(points: Tensor, flow: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Fit the rotation and translation from `points` to `points + flow` by least squares.
 
-    Args:
-        points, flow: (B, N, 3) metres. weights: (B, N), not negative; None: all equal.
+    Args: points, flow: (B, N, 3) metres. weights: (B, N), not negative; None: all equal.
     Returns: (B, 3, 3) and (B, 1, 3), to be applied as `points @ rotation.mT + translation`.
     Source: Kabsch, Acta Crystallographica A32, 1976.
     """

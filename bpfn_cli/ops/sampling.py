@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Farthest point sampling."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,9 +15,7 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
     Distances are float32 and the lowest index wins a tie, so every backend returns the same indices. A longer sample
     starts with the shorter one.
 
-    Args:
-        points: (B, N, 3), any unit, finite.
-        count: 1 <= count <= N.
+    Args: points: (B, N, 3), any unit, finite. count: 1 <= count <= N.
     Returns: (B, count) int64 indices.
     Raises: ShapeError: count out of range, or clouds of another shape.
     Source: PointNet++, NeurIPS 2017, section 3.2.

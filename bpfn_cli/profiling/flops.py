@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """FLOPs of the fast path: the matrix products that remain after the algebra."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -46,27 +44,14 @@ def _propagate_max_backward(gradient: Shape, own: Shape, *_: Any, **__: Any) -> 
     return 2 * 2 * rows * outputs * channels
 
 
-def _convolve_neighbors(
-    offsets: Shape, features: Shape, weights: Shape, neighbors: Shape, matrix: Shape, **_: Any
-) -> int:
-    return _aggregate(neighbors, matrix) + _mix(neighbors, matrix)
+def _convolve_neighbors(*shapes: Shape, aggregates: int = 1, linear_maps: int = 1, **_: Any) -> int:
+    (rows, k), (middle, channels, outputs) = shapes[-2:]  # of the neighbors and the matrix
+    return 2 * rows * middle * channels * (aggregates * k + linear_maps * outputs)
 
 
-def _convolve_neighbors_backward(
-    gradient: Shape, offsets: Shape, features: Shape, weights: Shape, neighbors: Shape, matrix: Shape, **_: Any
-) -> int:
+def _convolve_neighbors_backward(*shapes: Shape, **_: Any) -> int:
     """The aggregate again, the gradients of its two factors, and those of the two factors of the linear map."""
-    return 3 * _aggregate(neighbors, matrix) + 2 * _mix(neighbors, matrix)
-
-
-def _aggregate(neighbors: Shape, matrix: Shape) -> int:
-    (rows, k), (middle, channels, _) = neighbors, matrix
-    return 2 * rows * k * middle * channels
-
-
-def _mix(neighbors: Shape, matrix: Shape) -> int:
-    middle, channels, outputs = matrix
-    return 2 * neighbors[0] * middle * channels * outputs
+    return _convolve_neighbors(*shapes, aggregates=3, linear_maps=2)
 
 
 FORMULAS: dict[Any, Callable[..., int]] = {

@@ -5,8 +5,6 @@ Rounds are interleaved (fast path, plain path, matrix products, and again), so o
 of them alike.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import platform
@@ -41,11 +39,7 @@ StageTimes = dict[str, float]  # milliseconds by stage
 
 @dataclass(frozen=True)
 class PathLatency:
-    """One path.
-
-    Attributes:
-        times_ms: each pass, in order. peak_memories_mb: the passes in which memory was measured; empty if it was not.
-    """
+    """One path; `times_ms`: each pass, in order; `peak_memories_mb`: the passes that measured memory, if any."""
 
     times_ms: list[float]
     median_ms: float
@@ -191,14 +185,8 @@ def _ticker(progress: ProgressCallback | None, total: int) -> Callable[[], None]
 
 def _summary(passes: Sequence[StageTimes], batch: int, peaks: list[float]) -> PathLatency:
     times = [sum(stages.values()) for stages in passes]
-    return PathLatency(
-        times_ms=times,
-        median_ms=median(times),
-        p90_ms=float(np.quantile(times, 0.9)),
-        pairs_per_s=1e3 * batch / median(times),
-        peak_memory_mb=median(peaks) if peaks else None,
-        peak_memories_mb=peaks,
-    )
+    p90, peak = float(np.quantile(times, 0.9)), median(peaks) if peaks else None
+    return PathLatency(times, median(times), p90, 1e3 * batch / median(times), peak, peaks)
 
 
 def _time_pass(work: Workload, device: str) -> StageTimes:

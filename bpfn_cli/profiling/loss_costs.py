@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The time that a loss adds to a training step, and the table of `bpfn losses`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources

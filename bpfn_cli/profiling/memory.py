@@ -5,8 +5,6 @@ On a CPU it is the peak of the resident set, in a separate process: freed memory
 one that did other work before is meaningless. On CUDA the allocator keeps the count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc
@@ -36,9 +34,7 @@ _CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.memory imp
 def peak_memories_mb(case: Case, *, plain: bool, keep_freed: bool) -> list[float]:
     """Peak memory of one pass of `case`, in megabytes (10^6 bytes); on a CPU of each of CPU_PASSES passes.
 
-    Args:
-        plain: of `ReferenceNetwork`.
-        keep_freed: with `keep_freed_memory`, as our commands run; False: with the system's allocator unchanged.
+    Args: plain: of `ReferenceNetwork`. keep_freed: with `keep_freed_memory`, as our commands run.
     Raises: OutOfMemoryError: it does not fit.
     """
     if torch.device(case.device).type == "cuda":
@@ -70,8 +66,7 @@ def answer() -> None:
     print(json.dumps([_peak_of_pass(work) for _ in range(CPU_PASSES)]))
 
 
-def _warm_up(case: Case, plain: bool) -> None:
-    """Load code and start threads."""
+def _warm_up(case: Case, plain: bool) -> None:  # loads code and starts threads
     Workload(replace(case, points=case.variant.least_points, batch=1), plain=plain).run()
     gc.collect()
 

@@ -5,8 +5,6 @@ The published operations are counted, so `ReferenceNetwork` runs: on the meta de
 the CPU for fvcore, whose tracer turns sizes into tensors that the meta device rejects.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import warnings
@@ -67,8 +65,7 @@ class Profile:
 def profile_model(variant: Variant, points: int = 8192, *, file_bytes: int | None = None) -> Profile:
     """Count the parameters and MACs of a variant at `points` points per cloud.
 
-    Args:
-        file_bytes: size of the checkpoint it was read from; None: of the file we would write.
+    Args: file_bytes: size of the checkpoint it was read from; None: of the file we would write.
     Raises: UsageError: fewer points than the variant needs.
     """
     counts = count_modules(variant, points)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What is measured: a network, a batch of rendered scenes, and one pass over it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -27,8 +25,7 @@ class Case:
     """One configuration to measure.
 
     Attributes:
-        points: per cloud. batch: pairs of clouds.
-        device: a torch device name.
+        points: per cloud. batch: pairs of clouds. device: a torch device name.
         training: forward, supervised loss and backward in training mode; else forward only, without gradients.
         precision: of the fast path; the plain one is always float32.
     Raises: UsageError: points or batch out of range.

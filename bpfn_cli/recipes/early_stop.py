@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Early stopping of distillation: when the teacher's influence ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any
 

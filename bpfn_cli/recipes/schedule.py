@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The epochs of a training that are validated."""
 
-from __future__ import annotations
-
 FAST_BEGINNING = 1 / 28  # of the epochs: each of the first 20 of 560
 FAST_END = 3 / 4  # each after 420 of 560
 FAST_EVERY = 5  # epochs in between

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The complexity table: the size of each network, compared with the baseline variant and the published sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby

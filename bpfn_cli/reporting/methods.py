@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What the names of training methods mean, in the order of the rows."""
 
-from __future__ import annotations
-
 FIRST = {
     "teacher": "the network the others learn from",
     "scratch": "ground truth only",

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A report as JSON, CSV and Markdown. Names of files and folders are escaped, so that they stay text."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The results that the compression reports print, digit for digit, and their tables."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from decimal import Decimal
 from importlib import resources

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Columns, rows and tables of a report, and which columns are drawn on a page or a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A report on a terminal, fitted to its width."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from textwrap import fill
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The checkpoints of a run: complete training states, from each of which it can be resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Find runs: all runs of a folder, how far each is, and the checkpoint that is wanted."""
 
-from __future__ import annotations
-
 import stat
 from dataclasses import dataclass
 from datetime import datetime, timezone

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Loggers of a training's metrics, where they are installed: TensorBoard, Weights & Biases."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import warnings

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The results of runs: `run.json` with `evaluations/*.json`, read without trusting either."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

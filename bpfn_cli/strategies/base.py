@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The base of all strategies: the optimizer step, and the hooks by which a strategy changes it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import time

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Cards of losses and strategies as plain values and as text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from textwrap import fill

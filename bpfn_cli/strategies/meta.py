@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Meta distillation: the teacher is updated so that what the student learns from it helps on held-out scenes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Online distillation: two students train together, and each learns from a combination of both."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Self-distillation: the student's finest level teaches its coarser levels."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

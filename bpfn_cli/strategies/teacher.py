@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The teacher during training: frozen, run once per batch on the student's point pyramid, or read from a cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A teacher's outputs on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import secrets

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Train the cells of a study: each once, resumed after interruptions, shared by any number of processes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A study: variants x losses x strategies x seeds, with controls that show whether the teacher helped."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

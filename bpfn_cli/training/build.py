@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Build what a job trains: student, teacher, losses and strategy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """From a job to a finished run folder. Running a job in an existing folder resumes it where it stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The plan of a training, printed before it starts: terms, weights, hints, adapters, time and memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Let losses look at the teacher before the first step, and keep what they learn for later runs."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping

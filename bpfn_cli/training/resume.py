@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Resume a run: all that is needed is its folder."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

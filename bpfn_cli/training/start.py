@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Start a run: its folder, what run.json says before the training, and what of it has changed when it is resumed."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

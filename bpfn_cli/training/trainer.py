@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Train several recipes on the same data, which is opened once: the trainer of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -186,15 +187,18 @@ def test_invalid_loss_is_refused_before_training(work):
         refused(bpfn("distill", "--loss", name, *SMALL, cwd=work), 2, word)
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("arguments", "method"),
     [
-        (("--strategy", "self", "--loss", "none"), "self"),
+        slow(("--strategy", "self", "--loss", "none"), "self"),
         (("--strategy", "online", "--loss", "ail"), "ail+online"),
-        (("--strategy", "meta", "--loss", "basic", "--set", "data.meta_val=0.3"), "basic+meta"),
-        (("--strategy", "netaug", "--loss", "none"), "netaug"),
+        slow(("--strategy", "meta", "--loss", "basic", "--set", "data.meta_val=0.3"), "basic+meta"),
+        slow(("--strategy", "netaug", "--loss", "none"), "netaug"),
         (("--loss", "weighted", "--loss", "rkd", "--early-stop", "linear"), "weighted+rkd+early-stop-linear"),
-        (("--loss", "pairwise", "--loss", "adversarial", "--validation-calendar", "fast"), "pairwise+adversarial"),
+        slow(("--loss", "pairwise", "--loss", "adversarial", "--validation-calendar", "fast"), "pairwise+adversarial"),
     ],
 )  # fmt: skip
 def test_methods_train_from_the_command_line(work, arguments, method):
@@ -223,6 +227,7 @@ def test_strategy_that_lacks_something_says_so(work):
 # --- a study ---
 
 
+@pytest.mark.slow
 def test_study_from_a_file_goes_on_where_it_was(work):
     (work / "study.yaml").write_text(
         "recipe: {teacher: big, train: {epochs: 1, batch_size: 2}, objective: {calibration_step: 0}}\n"

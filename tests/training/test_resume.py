@@ -125,9 +125,10 @@ def test_training_with_a_teacher_cache_is_resumed(things: Path, teacher: Path, t
     assert digest(runs) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)],
     ids=str,
 )
 def test_training_stopped_by_a_signal_saves_and_resumes(
@@ -152,6 +153,7 @@ def test_training_stopped_by_a_signal_saves_and_resumes(
     assert metrics_of(runs) == metrics_of(whole)
 
 
+@pytest.mark.slow
 def test_training_killed_once_equals_the_uninterrupted_one(things: Path, whole: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = start_process(things, runs, EVERY_STEP)
@@ -346,6 +348,7 @@ def test_resume_without_an_undamaged_checkpoint_never_restarts(finished: Path, h
     assert len(metrics_of(finished)) == 3
 
 
+@pytest.mark.slow
 def test_run_killed_before_its_first_checkpoint_restarts_and_says_so(finished: Path, whole: Path) -> None:
     mark_unfinished(finished, has_checkpoints=False)
     for path in checkpoints_of(finished):

@@ -31,7 +31,9 @@ def test_trainer_carries_out_a_study_with_all_controls(tmp_path: Path) -> None:
     data, folder = write_things(tmp_path / "things", val=2), tmp_path / "runs"
     controls = ("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher")
     losses = ("none", "basic", "hint")
-    study = Study(RECIPE, variants=("tiny",), losses=losses, seeds=(0, 1), controls=controls, control_loss="hint")
+    study = Study(
+        recipe=RECIPE, variants=("tiny",), losses=losses, seeds=(0, 1), controls=controls, control_loss="hint"
+    )
     trainer = Trainer(OpenedDataset.open(data), folder, CPU, "bpfn compare", Interruption(), Quiet())
     after = StudyRunner(study, folder, trainer, Shard()).run(Quiet())
     assert {one.state for one in after} == {"finished"}

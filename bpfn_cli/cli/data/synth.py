@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`bpfn synth`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`bpfn doctor`."""
 
-from __future__ import annotations
-
 import importlib
 import platform
 from collections.abc import Callable

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
-from bpfn_cli.cli.network.tables import chosen_variants, print_table
+from bpfn_cli.cli.console import console, finish, print_json, say
+from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
@@ -21,38 +22,34 @@ if TYPE_CHECKING:
 NEXT = "bpfn profile --all --latency"
 
 
-def bench(
-    variant: Annotated[
-        list[str] | None, typer.Option("--variant", help="A named variant; repeatable.", metavar="NAME")
-    ] = None,
-    all_variants: Annotated[bool, typer.Option("--all", help="All named variants.", metavar="")] = False,
-    checkpoint: options.CheckpointFile = None,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N; repeatable.", metavar="NAME")
-    ] = None,
-    points: Annotated[
-        list[int] | None, typer.Option("--points", min=1, max=2**19, help="Points per cloud; repeatable.", metavar="N")
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags:
+    """What `bpfn bench` takes."""
+
+    variant: Annotated[list[str] | None, Option(help="A named variant; repeatable.", metavar="NAME")] = None
+    all_variants: Annotated[bool, options.switch("--all", "All named variants.")] = False
+    checkpoint: options.CheckpointFile = None
+    device: Annotated[list[str] | None, Option(help="auto, cpu, cuda or cuda:N; repeatable.", metavar="NAME")] = None
+    points: Annotated[list[int] | None, Option(min=1, max=2**19, help="Points per cloud; repeatable.", metavar="N")] = (
+        None
+    )
     batch: Annotated[
-        list[int] | None,
-        typer.Option("--batch", min=1, max=1024, help="Pairs of clouds per pass; repeatable.", metavar="N"),
-    ] = None,
-    train: Annotated[
-        bool, typer.Option("--train", help="Measure a training step (forward and backward).", metavar="")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Compare with the plain path.", metavar="")] = True,
-    precision: options.PrecisionName = Precision.float32,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Passes of each path.", metavar="N")] = 10,
+        list[int] | None, Option(min=1, max=1024, help="Pairs of clouds per pass; repeatable.", metavar="N")
+    ] = None
+    train: Annotated[bool, options.switch("--train", "Measure a training step (forward and backward).")] = False
+    plain: Annotated[bool, options.switch("--plain/--no-plain", "Compare with the plain path.")] = True
+    precision: options.PrecisionName = Precision.float32
+    rounds: Annotated[int, Option(min=1, max=10_000, help="Passes of each path.", metavar="N")] = 10
     default_allocator: Annotated[
-        bool,
-        typer.Option(
-            "--default-allocator", help="Return freed memory to the system, unlike other commands.", metavar=""
-        ),
-    ] = False,
-    out: options.Out = None,
-    force: options.Force = False,
-    json: options.Json = False,
-) -> None:
+        bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
+    ] = False
+    out: options.Out = None
+    force: options.Force = False
+    json: options.Json = False
+
+
+@options.takes(BenchFlags)
+def bench(flags: BenchFlags) -> None:
     """Measure time and memory of networks, by stage.
 
     By default, they are compared with the plain path in the same process. Passes of the fast path, the plain path and
@@ -70,16 +67,16 @@ def bench(
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.files import claim_output, write_json
 
-    cases = _cases(variant or [], all_variants, checkpoint, (device, points, batch), train, precision)
+    cases, out = _cases(flags), flags.out
     if out is not None:
-        claim_output(out, force=force, inputs=[checkpoint])
-    kept = not default_allocator and keep_freed_memory()
-    measured = _measure(cases, rounds=rounds, plain=plain, keep_freed=kept)
-    result = _result(measured, mode="training step" if train else "inference", precision=precision.value)
-    result |= {"freed_memory_kept": kept, "rounds": rounds}
+        claim_output(out, force=flags.force, inputs=[flags.checkpoint])
+    kept = not flags.default_allocator and keep_freed_memory()
+    measured = measure(cases, rounds=flags.rounds, plain=flags.plain, keep_freed=kept)
+    result = _result(measured, mode="training step" if flags.train else "inference", precision=flags.precision.value)
+    result |= {"freed_memory_kept": kept, "rounds": flags.rounds}
     if out is not None:
         write_json(out, result)
-    if json:
+    if flags.json:
         print_json(result)
     else:
         _print_times(measured, result)
@@ -87,44 +84,21 @@ def bench(
     finish(out, NEXT) if out is not None else say(f"next: {NEXT}")
 
 
-def _cases(
-    names: list[str],
-    all_variants: bool,
-    checkpoint: Any,
-    sizes: tuple[Any, Any, Any],
-    train: bool,
-    precision: Precision,
-) -> list[Case]:
+def _cases(flags: BenchFlags) -> list[Case]:
     from bpfn_cli.device import resolve_device
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.profiling import Case
 
-    variants = chosen_variants(names, all_variants, checkpoint)
-    variants = variants or chosen_variants(["baseline", "weightnet48"], False, None)
-    devices, points, batches = sizes
-    resolved = [str(resolve_device(name)) for name in devices or ["auto"]]
-    given = {"--variant": names, "--device": resolved, "--points": points or [8192], "--batch": batches or [1]}
+    names, points, batches = flags.variant or [], flags.points or [8192], flags.batch or [1]
+    variants = chosen_variants(names, flags.all_variants, flags.checkpoint, default=["baseline", "weightnet48"])
+    devices = [str(resolve_device(name)) for name in flags.device or ["auto"]]
+    given: dict[str, list[Any]] = {"--variant": names, "--device": devices, "--points": points, "--batch": batches}
     for flag, values in given.items():
-        _check_distinct(flag, values)
-    combinations = product(variants, resolved, given["--points"], given["--batch"])
-    return [Case(one, count, batch, device, train, precision) for one, device, count, batch in combinations]
-
-
-def _check_distinct(flag: str, values: Sequence[Any]) -> None:
-    from bpfn_cli.errors import UsageError
-
-    for value in values:
-        if values.count(value) > 1:
-            raise UsageError(f"{flag} {value}: duplicate; leave one out")
-
-
-def _measure(cases: list[Case], **options: Any) -> list[Latency]:
-    from bpfn_cli.profiling import measure_latency
-
-    measured = []
-    for case in cases:
-        with ConsoleProgress().bar(str(case)) as bar:
-            measured.append(measure_latency(case, progress=bar, **options))
-    return measured
+        for value in values:
+            if values.count(value) > 1:
+                raise UsageError(f"{flag} {value}: duplicate; leave one out")
+    combinations = product(variants, devices, points, batches)
+    return [Case(one, count, batch, device, flags.train, flags.precision) for one, device, count, batch in combinations]
 
 
 def _result(measured: list[Latency], **about: Any) -> dict[str, Any]:

@@ -3,29 +3,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
-from bpfn_cli.cli.network.tables import chosen_variants, print_table
+from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 
 if TYPE_CHECKING:
     from bpfn_cli.models import Variant
     from bpfn_cli.profiling import Latency, Profile
 
 
-def profile(
-    variant: options.VariantName = None,
-    all_variants: Annotated[bool, typer.Option("--all", help="All named variants.", metavar="")] = False,
-    checkpoint: options.CheckpointFile = None,
-    points: options.Points = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Also the time of one pass, measured as in `bpfn bench`.", metavar="")
-    ] = False,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ProfileFlags:
+    """What `bpfn profile` takes."""
+
+    variant: options.VariantName = None
+    all_variants: Annotated[bool, options.switch("--all", "All named variants.")] = False
+    checkpoint: options.CheckpointFile = None
+    points: options.Points = None
+    latency: Annotated[bool, options.switch("--latency", "Also the time of one pass, measured as in `bpfn bench`.")] = (
+        False
+    )
+    json: options.Json = False
+
+
+@options.takes(ProfileFlags)
+def profile(flags: ProfileFlags) -> None:
     """Print the parameters, MACs and file size of networks.
 
     MACs are multiply-accumulates.
@@ -36,58 +41,46 @@ def profile(
       $ bpfn profile --all --latency                    # all variants, and the time of a pass
       $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
     """
-    from dataclasses import asdict
-
     from bpfn_cli.profiling import profile_model
 
-    count, chosen = points or 8192, chosen_variants([variant] if variant is not None else [], all_variants, checkpoint)
-    chosen = chosen or chosen_variants(["weightnet48"], False, None)
+    names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
+    checkpoint = flags.checkpoint
+    chosen = chosen_variants(names, flags.all_variants, checkpoint, default=["weightnet48"])
     file_bytes = None if checkpoint is None else checkpoint.stat().st_size
     profiles = []
     with ConsoleProgress().bar("counting") as bar:
         for done, one in enumerate(chosen, start=1):
-            profiles.append(profile_model(one, count, file_bytes=file_bytes))
+            profiles.append(profile_model(one, points, file_bytes=file_bytes))
             bar(done, len(chosen), one.name)
-    measured = _measure(chosen, count) if latency else []
-    if json:
+    measured = _measure(chosen, points) if flags.latency else []
+    if flags.json:
         found = [asdict(one) for one in profiles]
         for fields, its_latency in zip(found, measured, strict=False):
             fields["latency"] = asdict(its_latency)
-        print_json(found if all_variants else found[0])
+        print_json(found if flags.all_variants else found[0])
         return
     _print_sizes(profiles)
     if measured:
         _print_latencies(measured)
     if len(profiles) == 1:
         _print_levels(profiles[0])
-    say("next: bpfn distill --loss bihint" + (f" --variant {variant}" if variant else ""))
+    say("next: bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names))
 
 
 def _measure(variants: list[Variant], points: int) -> list[Latency]:
     from bpfn_cli.device import keep_freed_memory, resolve_device
-    from bpfn_cli.profiling import Case, measure_latency
+    from bpfn_cli.profiling import Case
 
     cases = [Case(variant, points, device=str(resolve_device("auto"))) for variant in variants]
-    kept = keep_freed_memory()
-    measured = []
-    for case in cases:
-        with ConsoleProgress().bar(str(case)) as bar:
-            measured.append(measure_latency(case, plain=False, memory=False, keep_freed=kept, progress=bar))
-    return measured
+    return measure(cases, plain=False, memory=False, keep_freed=keep_freed_memory())
 
 
 def _print_sizes(profiles: list[Profile]) -> None:
     headings = ("Variant", "Parameters", "Unused", "MACs, modules [G]", "MACs, operators [G]", "File [MB]")
-    rows = [
-        (
-            one.variant,
-            f"{one.parameters:,}",
-            f"{one.unused_parameters:,}",
-            *_giga(one, digits=2),
-            one.checkpoint_bytes / 1e6,
-        )
-        for one in profiles
-    ]
+    rows = []
+    for one in profiles:
+        counts = f"{one.parameters:,}", f"{one.unused_parameters:,}", *_giga(one, digits=2)
+        rows.append((one.variant, *counts, one.checkpoint_bytes / 1e6))
     print_table(f"Networks, one pair of {profiles[0].points} points per cloud", headings, rows)
     console().print(
         "MACs, modules: convolutions, linear maps, their biases and activation modules, as in the published tables.\n"

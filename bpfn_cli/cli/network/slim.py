@@ -3,39 +3,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import finish, print_json, say
 
+if TYPE_CHECKING:
+    from bpfn_cli.models import Variant
 
-def slim(
-    variant: options.VariantName = None,
-    width: Annotated[float | None, typer.Option("--width", help="Factor on the channel widths.", metavar="X")] = None,
+
+@dataclass(frozen=True, kw_only=True)
+class SlimFlags:
+    """What `bpfn slim` takes."""
+
+    variant: options.VariantName = None
+    width: Annotated[float | None, Option(help="Factor on the channel widths.", metavar="X")] = None
     c_mid: Annotated[
-        str | None,
-        typer.Option("--c-mid", help="WeightNet outputs: one number, or five (levels 0 to 4).", metavar="N,..."),
-    ] = None,
-    bn: Annotated[bool | None, typer.Option("--bn/--no-bn", help="Batch norm.", metavar="")] = None,
-    separable: Annotated[
-        bool | None, typer.Option("--separable/--no-separable", help="Depthwise and pointwise maps.", metavar="")
-    ] = None,
-    bottleneck: Annotated[
-        int | None, typer.Option("--bottleneck", help="Factor by which 1x1 encoder blocks narrow.", metavar="N")
-    ] = None,
+        str | None, Option(help="WeightNet outputs: one number, or five (levels 0 to 4).", metavar="N,...")
+    ] = None
+    bn: Annotated[bool | None, options.switch("--bn/--no-bn", "Batch norm.")] = None
+    separable: Annotated[bool | None, options.switch("--separable/--no-separable", "Depthwise and pointwise maps.")] = (
+        None
+    )
+    bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
     teacher: Annotated[
-        Path | None,
-        typer.Option("--teacher", readable=False, help="Weights to slice; without it they are fresh.", metavar="FILE"),
-    ] = None,
-    out: options.Out = None,
-    points: options.Points = None,
-    seed: options.Seed = 0,
-    force: options.Force = False,
-    json: options.Json = False,
-) -> None:
+        Path | None, options.path("--teacher", help="Weights to slice; without it they are fresh.", metavar="FILE")
+    ] = None
+    out: options.Out = None
+    points: options.Points = None
+    seed: options.Seed = 0
+    force: options.Force = False
+    json: options.Json = False
+
+    def sizes(self) -> Variant:
+        """The named variant with the changes that the flags make."""
+        from bpfn_cli.models.variants import slim, variant_named
+
+        changes = {name: getattr(self, name) for name in ("width", "bn", "separable", "bottleneck")}
+        changes["c_mid"] = _numbers(self.c_mid)
+        changed = any(value is not None for value in changes.values())
+        chosen = variant_named(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
+        return slim(chosen, "custom", **changes) if changed else chosen
+
+
+@options.takes(SlimFlags)
+def slim(flags: SlimFlags) -> None:
     """Write a small network, fresh or sliced from a large one.
 
     \b
@@ -44,30 +60,25 @@ def slim(
       $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
       $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
     """
-    sizes = {"width": width, "c_mid": _numbers(c_mid), "bn": bn, "separable": separable, "bottleneck": bottleneck}
     import torch
 
     from bpfn_cli.errors import UsageError
     from bpfn_cli.files import claim_output
-    from bpfn_cli.models import build_model, initialize_from, load_checkpoint, save_checkpoint, variant_named
-    from bpfn_cli.models.variants import slim as slimmed
+    from bpfn_cli.models import build_model, initialize_from, load_checkpoint, save_checkpoint
 
-    changed = any(value is not None for value in sizes.values())
-    chosen = variant_named(variant if variant is not None else "baseline" if changed else "weightnet48")
-    if changed:
-        chosen = slimmed(chosen, "custom", **sizes)  # type: ignore[arg-type]
-    path = out or Path(f"{chosen.name}.safetensors")
+    chosen, teacher, seed = flags.sizes(), flags.teacher, flags.seed or 0
+    path = flags.out or Path(f"{chosen.name}.safetensors")
     if path.suffix != ".safetensors":
         raise UsageError(f"--out {path}: checkpoints are safetensors files; use the suffix .safetensors")
-    claim_output(path, force=force, inputs=[teacher])
-    torch.manual_seed(seed or 0)
+    claim_output(path, force=flags.force, inputs=[teacher])
+    torch.manual_seed(seed)
     source = load_checkpoint(teacher) if teacher else None
-    model = build_model(chosen, points or (source.num_points if source else 8192))
+    model = build_model(chosen, flags.points or (source.num_points if source else 8192))
     report = initialize_from(model, source) if source else None
-    save_checkpoint(path, model, made_by="slim", seed=seed or 0, teacher=str(teacher) if teacher else None)
+    save_checkpoint(path, model, made_by="slim", seed=seed, teacher=str(teacher) if teacher else None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tensors = None if report is None else {kind: len(names) for kind, names in vars(report).items()}
-    if json:
+    if flags.json:
         print_json({"out": str(path), "variant": chosen.name, "parameters": parameters, "tensors": tensors})
     elif tensors:
         print(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))

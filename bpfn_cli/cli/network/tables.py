@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""What `bpfn profile` and `bpfn bench` have in common: choosing networks, and tables of numbers."""
+"""What `bpfn profile` and `bpfn bench` have in common: choosing and measuring networks, and tables of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bpfn_cli.cli.console import console, say
+from bpfn_cli.cli.console import ConsoleProgress, console, say
+
+if TYPE_CHECKING:
+    from bpfn_cli.profiling import Case, Latency
 
 
-def chosen_variants(names: Sequence[str], all_variants: bool, checkpoint: Path | None) -> list[Any]:
+def chosen_variants(
+    names: Sequence[str], all_variants: bool, checkpoint: Path | None, default: Sequence[str] = ()
+) -> list[Any]:
     """The variants that `--variant`, `--all` or `--checkpoint` name. Raises: UsageError: more than one is given."""
     from bpfn_cli.errors import UsageError
     from bpfn_cli.models import VARIANTS, read_checkpoint, variant_named
@@ -22,7 +27,18 @@ def chosen_variants(names: Sequence[str], all_variants: bool, checkpoint: Path |
         for note in read.notes:
             say(f"{checkpoint}: {note}")
         return [read.variant]
-    return list(VARIANTS.values()) if all_variants else [variant_named(name) for name in names]
+    return list(VARIANTS.values()) if all_variants else [variant_named(name) for name in names or default]
+
+
+def measure(cases: Iterable[Case], **options: Any) -> list[Latency]:
+    """Call `measure_latency` with a progress bar for each case."""
+    from bpfn_cli.profiling import measure_latency
+
+    measured = []
+    for case in cases:
+        with ConsoleProgress().bar(str(case)) as bar:
+            measured.append(measure_latency(case, progress=bar, **options))
+    return measured
 
 
 def print_table(title: str, headings: Iterable[str], rows: Iterable[Sequence[object]]) -> None:

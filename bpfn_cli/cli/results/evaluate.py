@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`bpfn eval`, and the checkpoint that `bpfn eval` and `bpfn predict` work with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`bpfn predict`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

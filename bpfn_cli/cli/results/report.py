@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`bpfn report`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from bpfn_cli.cli import options

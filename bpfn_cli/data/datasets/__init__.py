@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Datasets: one interface, one file per format, and here the list of the formats and the search for a dataset."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection
 from pathlib import Path

@@ -6,8 +6,6 @@ y left, z up), `ground_mask` (N,) and, except in the last sweep, `flow` (N, 3) t
 of the vehicle, with `flow_is_valid` (N,). A scene is a sweep and the next one, without ground, within 35 m.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise

@@ -2,8 +2,6 @@
 """FlyingThings3D as prepared by HPLFlowNet (CVPR 2019): points visible in both frames. And the synthetic scenes of
 `bpfn synth`: the same layout, with a record."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import ClassVar

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Scenes stored as a folder each: `NAME/pc1.npy` and `NAME/pc2.npy`, whose rows correspond."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

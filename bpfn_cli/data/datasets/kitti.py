@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """KITTI Scene Flow 2015 as prepared by HPLFlowNet (CVPR 2019): points visible in both frames; and cameras."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -5,8 +5,6 @@ The flow of points that are hidden in the second frame is unknown: `Scene.valid`
 not correspond. Source: FlowNet3D, CVPR 2019.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -9,8 +9,6 @@ All numbers are little-endian. pc2 is pc1 + flow, so only scenes whose clouds co
 The rows of a scene are shuffled when it is packed: any window of them is a uniform sample of its points.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

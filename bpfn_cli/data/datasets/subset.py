@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Subsets made by `bpfn subset`: the scenes named in `subset.json`, in folders or packed."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Point clouds supplied by the user: `.npy`, `.npz`, `.ply`, `.pcd`, `.bin`. Axes and units are those of the file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ All maps are (H, W) or (H, W, 2), row 0 at the top. Every parser takes the bytes
 DataError for a damaged file, and compares the size in the header with the bytes present before it allocates memory.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

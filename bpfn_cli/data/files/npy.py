@@ -5,8 +5,6 @@
 that are present before memory is allocated, and a zip bomb is refused before it expands.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import math

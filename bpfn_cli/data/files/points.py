@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Arrays of points: checked, read and written."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

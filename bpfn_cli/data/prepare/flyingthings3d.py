@@ -5,8 +5,6 @@ In FT3D_o, each cloud is of its own frame, hidden points too. The colors of the 
 no images.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from dataclasses import dataclass, replace

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Raw KITTI Scene Flow 2015 to the KITTI_s layout: all points known in both frames, ground and far points included."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

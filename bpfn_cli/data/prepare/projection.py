@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """From depth and optical flow in pixels to points in metres."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

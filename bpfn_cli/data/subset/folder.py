@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The folder of a subset: what belongs in it, whether it is complete, and whether the disk has room for it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Make a subset, a share of the scenes that shows the trends of the whole, and verify a finished one."""
 
-from __future__ import annotations
-
 import functools
 import os
 from dataclasses import dataclass, replace

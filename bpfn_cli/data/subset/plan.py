@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Plan a subset: choose its scenes, by hash, by stride or stratified, and measure how representative they are."""
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Bring scenes into a subset: as copies, hard links or symbolic links, or packed into one file per split."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

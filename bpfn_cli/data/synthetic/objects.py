@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Objects of synthetic scenes, drawn at random: convex solids that stand on y = 0. Lengths are in metres."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

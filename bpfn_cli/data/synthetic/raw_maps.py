@@ -6,8 +6,6 @@ none is occluded in the disparity, because there is one camera. Scene i is a seq
 second one has a disparity only, like the last frame of each sequence.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import struct

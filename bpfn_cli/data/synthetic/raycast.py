@@ -10,8 +10,6 @@ Camera frames: x left, y up, z forward. All arithmetic is float64, element by el
 differently per machine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Render synthetic scenes and write them in the FT3D_s layout."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -4,8 +4,6 @@
 World frame: x left, y up, z forward, the floor at y = 0, the camera of frame 1 above the origin.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Bidirectional hint distillation: the features of both clouds follow the teacher's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 

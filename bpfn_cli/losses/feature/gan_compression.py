@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """GAN Compression: squared hints through learned adapters, and a critic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Hint distillation: the student's features follow the teacher's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

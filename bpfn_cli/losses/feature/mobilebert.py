@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """MobileBERT's progressive transfer of features and attention, level by level."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 

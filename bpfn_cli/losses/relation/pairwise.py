@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Pair-wise similarity distillation: the similarities between points, not their features."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 

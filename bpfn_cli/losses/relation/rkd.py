@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Relational distillation: distances and angles between the flows of one cloud, not the flows themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Adversarial distillation: a critic learns to tell student from teacher, and the student to fool it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from itertools import pairwise

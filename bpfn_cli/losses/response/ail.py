@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Attentive imitation loss: output distillation, weighted towards points where the teacher is accurate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from bpfn_cli.config import settings

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Basic output distillation: the student's flow follows the teacher's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Teacher-bounded regression: an additional loss wherever the student is worse than the teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

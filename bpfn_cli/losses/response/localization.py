@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Localization distillation: distributions over bins of the flow, not the flow itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 

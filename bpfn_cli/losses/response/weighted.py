@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Class-weighted distillation: moving points count as much as the static background."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 

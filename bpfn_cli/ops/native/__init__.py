@@ -6,8 +6,6 @@ interface is plain C through ctypes, so they need no headers of Python or torch 
 OpenMP is the library that torch has loaded, so torch's number of threads applies.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os
@@ -35,11 +33,7 @@ _NEIGHBORHOOD = {
     "bpfn_mix": [*[_tensor] * 4, *[_count] * 4, _tensor],
     "bpfn_mix_backward": [*[_tensor] * 5, *[_count] * 4, *[_tensor] * 3],
 }
-_LIBRARIES = {
-    "_geometry": _GEOMETRY,
-    "_neighborhood_float": _NEIGHBORHOOD,
-    "_neighborhood_double": _NEIGHBORHOOD,
-}
+_LIBRARIES = {"_geometry": _GEOMETRY, "_neighborhood_float": _NEIGHBORHOOD, "_neighborhood_double": _NEIGHBORHOOD}
 _BY_TYPE = {torch.float32: "_neighborhood_float", torch.float64: "_neighborhood_double"}
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`propagate_max` in Triton: gather, add, LeakyReLU, product and maximum in one kernel, the gradients in another."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -8,8 +8,6 @@ squared distance above the index: non-negative floats are ordered like their bit
 index is the smaller key. No matrix of all distances is created.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

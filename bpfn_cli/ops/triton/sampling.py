@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Farthest point sampling in Triton: one program per cloud, one launch for all steps of all clouds."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The batches of a job, on its device."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator, Sequence
 

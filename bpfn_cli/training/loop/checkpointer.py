@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """When a training saves its state, and what it writes at the end of an epoch."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

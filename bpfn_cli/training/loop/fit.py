@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The training loop."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable

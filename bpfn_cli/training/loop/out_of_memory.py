@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Advice when memory runs out: the largest batch that fits, found by trying."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import traceback
