@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from bpfn_cli import LIMITED
 from bpfn_cli.errors import UsageError, printable
 
 SECONDS_TO_SAVE = 3600
@@ -54,7 +55,8 @@ def launch(devices: int, nodes: int, threads: int) -> int:
 
     config = _launch_config(devices, nodes)
     logging.disable(logging.CRITICAL)  # the processes report their own errors
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if LIMITED or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ[LAUNCHED] = "1"
     try:
         elastic_launch(config, sys.executable)("-m", "bpfn_cli.cli", *sys.argv[1:])

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import OutOfMemoryError, UsageError, printable
 from bpfn_cli.progress import ProgressCallback
 
@@ -41,11 +42,6 @@ class Shard:
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of this shard."""
         return items[self.index - 1 :: self.count]
-
-
-def usable_cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Result]:

@@ -11,10 +11,22 @@ import bpfn_cli
 
 ROOT = Path(bpfn_cli.__file__).parent
 RANKS = (
-    {"errors", "precision", "resources", "choices"},
+    {"errors", "precision", "resources", "choices", "cores"},
     {"structures"},
     {
-        *("files", "locks", "rng", "parallel", "progress", "config", "device", "distributed", "launch", "disk_names"),
+        *(
+            "files",
+            "locks",
+            "rng",
+            "parallel",
+            "cores",
+            "progress",
+            "config",
+            "device",
+            "distributed",
+            "launch",
+            "disk_names",
+        ),
         "stop",
     },
     {"ops"},

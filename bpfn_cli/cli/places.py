@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, overload
 
 from bpfn_cli.cli.console import ConsoleProgress, say
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import DataError
-from bpfn_cli.parallel import usable_cores
 
 RUNS = Path("runs")
 SYNTHETIC = "synthetic"

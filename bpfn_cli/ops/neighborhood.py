@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.ops import backend, native
+from bpfn_cli.ops.operation import operation
 from bpfn_cli.ops.products import LEAKY_SLOPE, argmax_type, multiply
 
 CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, about a core's cache
@@ -60,7 +61,7 @@ def _chunks(rows: int, elements_per_row: int) -> Iterator[slice]:
 # max_j W LeakyReLU(own_i + other_j)
 
 
-@torch.library.custom_op("bpfn::propagate_max", mutates_args=())
+@operation("bpfn::propagate_max")
 def _propagate_max(
     own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,7 @@ def _propagate_max_shape(
     return own.new_empty(shape), own.new_empty(shape if with_argmax else (0,), dtype=argmax_type(k))
 
 
-@torch.library.custom_op("bpfn::propagate_max_backward", mutates_args=())
+@operation("bpfn::propagate_max_backward")
 def _propagate_max_backward(
     gradient: Tensor, own: Tensor, other: Tensor, neighbors: Tensor, weight: Tensor, argmax: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,7 +202,7 @@ _propagate_max.register_autograd(_differentiate_propagate_max, setup_context=_sa
 # sum_(m, c) matrix[m, c] sum_j weights[i, j, m] [offsets[i, j], features[j]]_c
 
 
-@torch.library.custom_op("bpfn::convolve_neighbors", mutates_args=())
+@operation("bpfn::convolve_neighbors")
 def _convolve_neighbors(
     offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
 ) -> Tensor:
@@ -286,7 +287,7 @@ def _(offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, mat
     return features.new_empty(neighbors.shape[0], matrix.shape[2])
 
 
-@torch.library.custom_op("bpfn::convolve_neighbors_backward", mutates_args=())
+@operation("bpfn::convolve_neighbors_backward")
 def _convolve_neighbors_backward(
     gradient: Tensor, offsets: Tensor, features: Tensor, weights: Tensor, neighbors: Tensor, matrix: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

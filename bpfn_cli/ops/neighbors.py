@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.ops import backend, native
+from bpfn_cli.ops.operation import operation
 
 LARGEST_SINGLE = 1e18  # metres; the square of a larger distance overflows float32
 CHUNK_ELEMENTS = 1 << 22  # of a block of distances; queries are split so that no N x M matrix is made
@@ -30,7 +31,7 @@ def knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
     return _knn(queries.detach(), points.detach(), k)
 
 
-@torch.library.custom_op("bpfn::knn", mutates_args=())
+@operation("bpfn::knn")
 def _knn(queries: Tensor, points: Tensor, k: int) -> Tensor:
     if backend.runs_triton(queries, points):
         from bpfn_cli.ops.triton import neighbors as kernels

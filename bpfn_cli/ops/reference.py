@@ -4,16 +4,16 @@
 The searches are operators of their own, so a tracer sees each as one call.
 """
 
-import torch
 from torch import Tensor
 
 from bpfn_cli.ops.interpolation import interpolate, inverse_distance_weights
 from bpfn_cli.ops.neighbors import knn_shape, knn_with_torch
+from bpfn_cli.ops.operation import Operation
 from bpfn_cli.ops.sampling import sample_shape, sample_with_torch
 
-_knn = torch.library.custom_op("bpfn_reference::knn", knn_with_torch, mutates_args=())
+_knn = Operation("bpfn_reference::knn", knn_with_torch)
 _knn.register_fake(knn_shape)
-_sample = torch.library.custom_op("bpfn_reference::farthest_point_sample", sample_with_torch, mutates_args=())
+_sample = Operation("bpfn_reference::farthest_point_sample", sample_with_torch)
 _sample.register_fake(sample_shape)
 
 

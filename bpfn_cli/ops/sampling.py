@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.ops import backend, native
+from bpfn_cli.ops.operation import operation
 
 
 def farthest_point_sample(points: Tensor, count: int) -> Tensor:
@@ -27,7 +28,7 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
     return _farthest_point_sample(points.detach(), count)
 
 
-@torch.library.custom_op("bpfn::farthest_point_sample", mutates_args=())
+@operation("bpfn::farthest_point_sample")
 def _farthest_point_sample(points: Tensor, count: int) -> Tensor:
     if backend.runs_triton(points):
         from bpfn_cli.ops.triton.sampling import sample_with_triton

@@ -6,7 +6,6 @@ of them alike.
 """
 
 import itertools
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 import bpfn_cli
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import OutOfMemoryError
 from bpfn_cli.models.stages import watch_stages
 from bpfn_cli.ops.products import multiply
@@ -254,7 +254,7 @@ def describe_machine() -> dict[str, Any]:
     """What measured times depend on."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "float32_matmul_precision": torch.get_float32_matmul_precision(),

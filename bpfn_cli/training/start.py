@@ -76,7 +76,7 @@ def paths_of(job: Job) -> record.Paths:
 def use_recorded_threads(folder: RunFolder) -> None:
     """Use as many threads as when the run started, unless OMP_NUM_THREADS is set: sums depend on their number."""
     threads = folder.record.versions.threads
-    if threads and threads > 0 and "OMP_NUM_THREADS" not in os.environ:
+    if threads and threads > 0 and (bpfn_cli.LIMITED or "OMP_NUM_THREADS" not in os.environ):
         torch.set_num_threads(threads)
 
 

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,47 @@ def test_existing_result_is_kept_without_force(
     (line,) = capsys.readouterr().err.splitlines()
     assert "kept.json: exists" in line
     assert (folder / "kept.json").read_text() == "{}"
+
+
+def test_busy_cores_are_busy_meanwhile_and_free_afterwards(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started, popen = [], subprocess.Popen
+
+    def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr("bpfn_cli.profiling.conditions.subprocess.Popen", start)
+    before = os.times()
+    words = ("bench", "--checkpoint", "tiny.safetensors", *TINY_WORDS, "--no-plain", "--busy", 2)
+    assert in_process(folder, monkeypatch, *words) == 0
+    assert len(started) == 2 and all(process.returncode is not None for process in started)
+    assert os.times().children_user > before.children_user
+    assert "2 cores kept busy by others" in " ".join(capsys.readouterr().out.split())
+
+
+def test_first_pass_of_new_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bpfn_cli.profiling.conditions.PROCESSES", 1)
+    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first")
+    assert in_process(folder, monkeypatch, *words, "--json") == 0
+    (one,) = json.loads(capsys.readouterr().out)["results"]
+    assert 0 < one["later_s"] < one["first_s"] < one["process_s"]
+    assert one["times_least"] == pytest.approx(one["process_s"] / (one["import_torch_s"] + one["later_s"]))
+    assert in_process(folder, monkeypatch, *words) == 0
+    assert "Whole process" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_first_call_does_not_load_torchs_compiler() -> None:
+    """It takes 1.5 s."""
+    code = (
+        "import sys, torch\nfrom tiny_world import LEAST, tiny_network\n"
+        "tiny_network()(torch.rand(1, LEAST, 3), torch.rand(1, LEAST, 3))\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_profile_adds_the_latency_of_the_fast_path(

@@ -11,7 +11,7 @@ import typer
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
 from bpfn_cli.cli.groups import command_group
-from bpfn_cli.parallel import usable_cores
+from bpfn_cli.cores import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.inspect import DatasetCheck

@@ -11,7 +11,8 @@ import typer
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
 from bpfn_cli.cli.groups import command_group
-from bpfn_cli.parallel import Shard, usable_cores
+from bpfn_cli.cores import usable_cores
+from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
     from bpfn_cli.data.prepare.runner import Preparation

@@ -12,7 +12,7 @@ import typer
 from bpfn_cli.choices import Link, SubsetMethod
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
-from bpfn_cli.parallel import usable_cores
+from bpfn_cli.cores import usable_cores
 
 if TYPE_CHECKING:
     from bpfn_cli.data.subset.manifest import Extent, SubsetOptions

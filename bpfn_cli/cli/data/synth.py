@@ -7,7 +7,7 @@ import typer
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
-from bpfn_cli.parallel import usable_cores
+from bpfn_cli.cores import usable_cores
 
 HEIGHT = typer.Option("--height", min=27, max=1080, help="Image rows, 16:9; default: 135, or 540 with --raw.")
 RAW = "Write maps like a raw download, to try `bpfn prepare`; 10 MB a scene."

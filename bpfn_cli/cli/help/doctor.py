@@ -2,14 +2,16 @@
 """`bpfn doctor`."""
 
 import importlib
+import os
 import platform
 from collections.abc import Callable
 from typing import Any
 
+from bpfn_cli import LIMITED
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import print_json
 from bpfn_cli.cli.places import RUNS, data_root
-from bpfn_cli.parallel import usable_cores
+from bpfn_cli.cores import allowed_cores, cpu_quota, usable_cores
 
 LIBRARIES = {
     **{name: name for name in ("torch", "numpy", "pydantic", "pykdtree", "fvcore", "safetensors", "rich", "tabulate")},
@@ -36,6 +38,8 @@ def doctor(json: options.Json = False) -> None:
         "C loops": _or_unknown(_native),
         "devices": _or_unknown(_devices),
         "cores": usable_cores(),
+        "quota": _quota(),
+        "threads": _or_unknown(_threads),
         "data root": str(data_root()),
         "data": _data(),
         "runs": len(list(RUNS.glob("*/run.json"))) if RUNS.is_dir() else 0,
@@ -72,6 +76,18 @@ def _devices() -> str:
     import torch
 
     return ", ".join(["cpu", *map(torch.cuda.get_device_name, range(torch.cuda.device_count()))])
+
+
+def _quota() -> str:
+    quota = cpu_quota()
+    return "none" if quota is None else f"{quota:g} of {allowed_cores()} cores, set by the container"
+
+
+def _threads() -> str:
+    import torch
+
+    chosen = "by OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ and not LIMITED else "one per usable core"
+    return f"{torch.get_num_threads()} for a network, {chosen}"
 
 
 def _native() -> str:

@@ -11,13 +11,14 @@ from typer import Option
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, finish, print_json, say
-from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
+from bpfn_cli.cli.network.tables import chosen_variants, measure, measure_each, print_table
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bpfn_cli.profiling import Case, Latency
+    from bpfn_cli.profiling.conditions import FirstPass
 
 NEXT = "bpfn profile --all --latency"
 
@@ -40,6 +41,10 @@ class BenchFlags:
     plain: Annotated[bool, options.switch("--plain/--no-plain", "Compare with the plain path.")] = True
     precision: options.PrecisionName = Precision.float32
     rounds: Annotated[int, Option(min=1, max=10_000, help="Passes of each path.", metavar="N")] = 10
+    busy: Annotated[
+        int, Option(min=0, max=1024, help="Cores that other processes keep busy meanwhile.", metavar="N")
+    ] = 0
+    first: Annotated[bool, options.switch("--first", "Measure the first pass of a new process.")] = False
     default_allocator: Annotated[
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
     ] = False
@@ -62,22 +67,37 @@ def bench(flags: BenchFlags) -> None:
       $ bpfn bench --variant baseline --train --batch 4 --points 2048   # a training step
       $ bpfn bench --precision bf16                                     # reduced precision
       $ bpfn bench --all --no-plain --device cpu --device cuda          # compare devices
+      $ bpfn bench --no-plain --busy 1                                  # beside a process that computes all the time
+      $ bpfn bench --first                                              # what the first pass of a process takes
       $ bpfn bench --points 1024 --points 8192 --out bench.json         # keep all times
     """
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.files import claim_output, write_json
+    from bpfn_cli.profiling.conditions import busy_cores, measure_first_pass
 
     cases, out = _cases(flags), flags.out
     if out is not None:
         claim_output(out, force=flags.force, inputs=[flags.checkpoint])
-    kept = not flags.default_allocator and keep_freed_memory()
-    measured = measure(cases, rounds=flags.rounds, plain=flags.plain, keep_freed=kept)
-    result = _result(measured, mode="training step" if flags.train else "inference", precision=flags.precision.value)
-    result |= {"freed_memory_kept": kept, "rounds": flags.rounds}
+    about: dict[str, Any] = {
+        "mode": "training step" if flags.train else "inference",
+        "precision": flags.precision.value,
+    }
+    about |= {"busy_cores": flags.busy}
+    with busy_cores(flags.busy):
+        if flags.first:
+            measured: list[Any] = measure_each(measure_first_pass, cases)
+            about |= {"mode": f"first {about['mode']}"}
+        else:
+            kept = not flags.default_allocator and keep_freed_memory()
+            about |= {"freed_memory_kept": kept, "rounds": flags.rounds}
+            measured = measure(cases, rounds=flags.rounds, plain=flags.plain, keep_freed=kept)
+    result = _result(measured, **about)
     if out is not None:
         write_json(out, result)
     if flags.json:
         print_json(result)
+    elif flags.first:
+        _print_first(measured, result)
     else:
         _print_times(measured, result)
         _print_stages(measured)
@@ -101,7 +121,7 @@ def _cases(flags: BenchFlags) -> list[Case]:
     return [Case(one, count, batch, device, flags.train, flags.precision) for one, device, count, batch in combinations]
 
 
-def _result(measured: list[Latency], **about: Any) -> dict[str, Any]:
+def _result(measured: list[Any], **about: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     from bpfn_cli.profiling import describe_machine
@@ -113,7 +133,7 @@ def _print_times(measured: list[Latency], result: dict[str, Any]) -> None:
     headings = ["Median \\[ms]", "p90 \\[ms]", "Pairs/s", "Memory [MB]", "Floor \\[ms]"]
     if any(one.plain is not None for one in measured):
         headings += ["Plain \\[ms]", "Plain memory [MB]", "Times faster", "Times less memory"]
-    title = f"One pass ({result['mode']}, {result['precision']}), rounds: {result['rounds']}"
+    title = f"One pass ({result['mode']}, {result['precision']}), rounds: {result['rounds']}{_beside(result)}"
     _print_rows(title, measured, headings, [_times(one)[: len(headings)] for one in measured])
     machine = result["machine"]
     devices = ", ".join([machine["cpu"], *machine["cuda"]])
@@ -128,6 +148,18 @@ def _print_times(measured: list[Latency], result: dict[str, Any]) -> None:
     for one in measured:
         if one.plain_skipped is not None:
             console().print(f"Plain path not measured for {one.variant} at {one.points} points: {one.plain_skipped}.")
+
+
+def _print_first(measured: list[FirstPass], result: dict[str, Any]) -> None:
+    headings = ["import torch \\[s]", "Whole process \\[s]", "First pass \\[s]", "Later pass \\[s]", "Times the least"]
+    names = "import_torch_s", "process_s", "first_s", "later_s", "times_least"
+    rows = [[f"{getattr(one, name):.2f}" for name in names] for one in measured]
+    _print_rows(f"New processes ({result['mode']}){_beside(result)}", measured, headings, rows)
+    console().print("The least: importing torch, and a later pass.")
+
+
+def _beside(result: dict[str, Any]) -> str:
+    return f", {result['busy_cores']} cores kept busy by others" if result["busy_cores"] else ""
 
 
 def _times(one: Latency) -> list[float | None]:
@@ -154,7 +186,7 @@ def _print_stages(measured: list[Latency]) -> None:
 
 
 def _print_rows(
-    title: str, measured: list[Latency], headings: list[str], rows: Sequence[Sequence[float | None]]
+    title: str, measured: Sequence[Latency | FirstPass], headings: list[str], rows: Sequence[Sequence[object]]
 ) -> None:
     """Print a table with a row per case; what all cases have in common is in the title."""
     first = measured[0]

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bpfn_cli.cli.console import ConsoleProgress, console, say
 
 if TYPE_CHECKING:
     from bpfn_cli.profiling import Case, Latency
+
+
+Measured = TypeVar("Measured")
 
 
 def chosen_variants(
@@ -34,10 +37,15 @@ def measure(cases: Iterable[Case], **options: Any) -> list[Latency]:
     """Call `measure_latency` with a progress bar for each case."""
     from bpfn_cli.profiling import measure_latency
 
+    return measure_each(measure_latency, cases, **options)
+
+
+def measure_each(function: Callable[..., Measured], cases: Iterable[Case], **options: Any) -> list[Measured]:
+    """Call a function with a progress bar for each case."""
     measured = []
     for case in cases:
         with ConsoleProgress().bar(str(case)) as bar:
-            measured.append(measure_latency(case, progress=bar, **options))
+            measured.append(function(case, progress=bar, **options))
     return measured
 
 

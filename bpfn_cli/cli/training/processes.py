@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
 from bpfn_cli.cli.places import RUNS
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.launch import end_with_launcher, is_started, launch, local_rank, refuse_plain_srun
-from bpfn_cli.parallel import usable_cores
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Generator, Sequence
 
 from bpfn_cli import distributed
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.data.loader import training_batches
 from bpfn_cli.errors import BpfnError
-from bpfn_cli.parallel import usable_cores
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training.job import Job
 
