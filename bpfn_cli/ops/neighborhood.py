@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bpfn_cli.ops import backend, native
 from bpfn_cli.ops.operation import operation
-from bpfn_cli.ops.products import LEAKY_SLOPE, argmax_type, multiply
+from bpfn_cli.ops.products import LEAKY_SLOPE, add_product, argmax_type, multiply
 
 CHUNK_ELEMENTS = 1 << 20  # of the largest tensor of a chunk: 4 MB of float32, about a core's cache
 
@@ -101,6 +101,9 @@ def propagate_max_with_native(
     native.check_shapes(own=(own, (rows, channels)), other=(other, (len(other), channels)))
     own, other = own.contiguous(), other.contiguous()
     largest, argmax = _propagate_max_shape(own, other, neighbors, weight, with_argmax)
+    if native.fuses(own, other, weight):
+        native.propagate(own, other, neighbors, weight, LEAKY_SLOPE, largest, argmax if with_argmax else None)
+        return largest, argmax
     inner = own.new_empty(min(rows, _chunk_rows(k * max(weight.shape))), k, channels)
     for part in _chunks(rows, k * max(weight.shape)):
         inner = inner[: part.stop - part.start]
@@ -209,6 +212,10 @@ def _convolve_neighbors(
     middle, channels, outputs = matrix.shape
     result = features.new_empty(len(neighbors), outputs)
     flat, mixing = matrix.reshape(-1, outputs), _mixing(offsets, features, weights, neighbors)
+    if isinstance(mixing, _NativeMixing) and native.fuses(features, matrix):
+        mixing.convolve(flat, result)
+        return result
+    flat = flat.t().contiguous().t()  # as `multiply` wants it
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
         result[part] = multiply(mixing.mix(part), flat)
     return result
@@ -267,6 +274,10 @@ class _NativeMixing:
         native.mix(offsets, self.features, weights, neighbors, mixed)
         return mixed.flatten(1)
 
+    def convolve(self, matrix: Tensor, result: Tensor) -> None:
+        """All rows times a matrix (m (3 + C), D)."""
+        native.convolve(self.offsets, self.features, self.weights, self.neighbors, matrix, result)
+
     def start_backward(self) -> None:
         self.gradients = torch.empty_like(self.offsets), torch.zeros_like(self.features), torch.empty_like(self.weights)
 
@@ -297,7 +308,7 @@ def _convolve_neighbors_backward(
     mixing.start_backward()
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
         received = gradient[part]
-        matrix_gradient += multiply(received.t(), mixing.mix(part).to(flat.dtype))
+        add_product(matrix_gradient, received.t(), mixing.mix(part).to(flat.dtype))
         mixing.mix_backward(part, multiply(received, flat.t()))
     return *mixing.gradients, matrix_gradient.t().contiguous().view(matrix.shape).to(matrix.dtype)
 

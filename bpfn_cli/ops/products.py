@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Float32 matrix products on a CPU by oneDNN, which ships with torch and uses the full vector width of any CPU.
+"""Float32 matrix products on a CPU by MKL or oneDNN, which both ship with torch; which one depends on the shape.
 
-torch itself uses MKL, whose kernels for non-Intel processors use half of it. Both multiply and add in float32 and
-differ only by rounding. torch's own products are used for other types and devices, in compiled networks, with a torch
-that lacks the operation, and with `torch.backends.mkldnn.enabled = False` or `BPFN_ONEDNN=0`.
+torch itself uses MKL, whose kernels for non-Intel processors use half of the vector width; there, oneDNN is better for
+every shape. On Intel processors MKL is up to 1.5 times as fast for sums over few products, oneDNN for long ones
+(`benchmarks/products.py`). The choice is a rule, not a measurement in the process, so that equal runs give equal bits.
+Both multiply and add in float32 and differ only by rounding. torch's own products are used for other types and devices,
+in compiled networks, with a torch that lacks the operation, and with `torch.backends.mkldnn.enabled = False` or
+`BPFN_ONEDNN=0`.
 """
 
 import os
+import platform
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +20,27 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LEAKY_SLOPE = 0.1
+LONG_SUM = 1000  # products in a sum from which on oneDNN is faster on Intel processors too
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Compute left (R, C) @ right (C, D) in the type of `right`; return it in that of `left`. Without gradients."""
+    """Compute left (R, C) @ right (C, D) in the type of `right`; return it in that of `left`. Without gradients.
+
+    For long sums, give a `right` whose transpose is contiguous: oneDNN is up to twice as fast.
+    """
     if left.dtype != right.dtype:
         return (left.to(right.dtype) @ right).to(left.dtype)
-    return _multiply_transposed(left, right.t()) if _runs_onednn(left, right) else left @ right
+    if _prefers_mkl(left.shape[1]) or not _runs_onednn(left, right):
+        return left @ right
+    return _multiply_transposed(left, right.t())
+
+
+def add_product(result: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left (R, C) @ right (C, D) to `result` (R, D), both transposed or not. Without gradients."""
+    if left.dtype == right.dtype == result.dtype and _prefers_mkl(left.shape[1]):
+        result.addmm_(left, right)
+    else:
+        result += multiply(left, right)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -> Tensor:
@@ -33,6 +52,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, slope: float = 1.0) -
     if x.dim() == 2:
         return _Linear.apply(x, weight, bias, slope)
     return _Linear.apply(x.flatten(0, -2), weight, bias, slope).view(*x.shape[:-1], len(weight))
+
+
+def _prefers_mkl(products: int) -> bool:
+    """Whether MKL is faster for sums of this many products."""
+    return products < LONG_SUM and _is_intel()
+
+
+@cache
+def _is_intel() -> bool:
+    """True on an Intel processor, if torch computes with MKL."""
+    try:
+        vendor = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        vendor = platform.processor()
+    return "GenuineIntel" in vendor and torch.backends.mkl.is_available()
 
 
 def _runs_onednn(*tensors: Tensor) -> bool:

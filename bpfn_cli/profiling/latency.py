@@ -167,7 +167,7 @@ def _measure_rounds(
     works = {path: Workload(case, plain=path) for path in paths}
     factors = torch.rand(2, GEMM_SIZE, GEMM_SIZE, device=case.device).unbind()
     passes: dict[bool, list[StageTimes]] = {path: [] for path in paths}
-    products: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (multiply, torch.mm)
+    products: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (lambda left, right: multiply(left, right.t()), torch.mm)
     gemms: list[list[float]] = [[] for _ in products]
     for _ in range(rounds + 1):
         for path, work in works.items():

@@ -123,10 +123,19 @@ def with_gradients(function, inputs: list[Tensor]) -> list[Tensor]:
     return [result.detach(), *(x.grad for x in leaves if x.is_floating_point())]
 
 
+@pytest.fixture(params=["1", "0"], ids=["with the product", "around the product"])
+def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops that include the matrix product, and those before and after one of a library."""
+    if request.param == "1" and not native.fuses(torch.ones(1)):
+        pytest.skip("this processor has no vectors of 64 bytes")
+    monkeypatch.setenv("BPFN_FUSED", request.param)
+
+
 SIZES = [(1, 1, 1, 1), (33, 5, 31, 7), (70, 9, 32, 128), (40, 32, 100, 65), (25, 16, 64, 64), (6, 256, 3, 2)]
 
 
 @needs_native
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "k", "inner", "outer"), SIZES)
 def test_propagation_equals_that_of_torch(
@@ -142,6 +151,7 @@ def test_propagation_equals_that_of_torch(
 
 
 @needs_native
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("middle", [1, 5, 256])
 @pytest.mark.parametrize(("rows", "k", "channels", "outer"), SIZES)
@@ -222,6 +232,16 @@ def test_what_was_built_from_other_sources_is_not_called(monkeypatch: pytest.Mon
 
 
 @needs_native
+@pytest.mark.usefixtures("fused")
+def test_first_of_equal_neighbors_gets_the_gradient() -> None:
+    own, other = torch.ones(1, 2), torch.ones(12, 2, requires_grad=True)
+    propagate_max(own, other, torch.arange(12)[None], torch.ones(40, 2)).sum().backward()
+    assert other.grad is not None
+    assert other.grad[0].tolist() == [40, 40] and not other.grad[1:].any()
+
+
+@needs_native
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("neighbor", range(5))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_not_a_number_is_kept(neighbor: int, dtype: torch.dtype) -> None:

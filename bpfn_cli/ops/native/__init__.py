@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
@@ -30,6 +31,9 @@ _NEIGHBORHOOD = {
     "bpfn_activate": [*[_tensor] * 3, *[_count] * 3, _number, _tensor],
     "bpfn_largest": [_tensor, *[_count] * 3, *[_tensor] * 2],
     "bpfn_propagate_backward": [*[_tensor] * 6, *[_count] * 4, _number, *[_tensor] * 3],
+    "bpfn_fuses": [],
+    "bpfn_propagate": [*[_tensor] * 4, *[_count] * 4, _number, *[_tensor] * 2],
+    "bpfn_convolve": [*[_tensor] * 5, *[_count] * 5, _tensor],
     "bpfn_mix": [*[_tensor] * 4, *[_count] * 4, _tensor],
     "bpfn_mix_backward": [*[_tensor] * 5, *[_count] * 4, *[_tensor] * 3],
 }
@@ -89,6 +93,29 @@ def _call(library: str, function: str, *arguments: Tensor | float | None) -> Non
     assert loaded is not None, "check has_native() first"
     if getattr(loaded, function)(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]):
         raise MemoryError(f"{function}: out of memory")
+
+
+@cache
+def _panel_width(kind: torch.dtype) -> int:
+    """Columns that the fused loops process together; 0: this processor does not run them well."""
+    library = _load(_BY_TYPE[kind])
+    if library is None:
+        return 0
+    library.bpfn_fuses.restype = _count
+    return int(library.bpfn_fuses())
+
+
+def fuses(*tensors: Tensor) -> bool:
+    """True if loops that include the matrix product run on these tensors, and fast; `BPFN_FUSED=0` disables them."""
+    wanted = os.environ.get("BPFN_FUSED", "") != "0"
+    return wanted and runs_native(*tensors) and _panel_width(tensors[0].dtype) > 0
+
+
+def _panels(matrix: Tensor) -> Tensor:
+    """Split a matrix (C, D) into panels of columns (panels, C, width), the last filled up with zeros."""
+    width = _panel_width(matrix.dtype)
+    padded = F.pad(matrix, (0, -matrix.shape[1] % width))
+    return padded.view(len(matrix), -1, width).transpose(0, 1).contiguous()
 
 
 def sample(points: Tensor, count: int) -> Tensor:
@@ -162,6 +189,24 @@ def propagate_backward(
     inputs, sizes = (gradient, own, other, rows, weight, argmax), (*rows.shape, channels, outputs)
     _call(_BY_TYPE[own.dtype], "bpfn_propagate_backward", *inputs, *sizes, slope, *results)
     return results
+
+
+def propagate(
+    own: Tensor, other: Tensor, rows: Tensor, weight: Tensor, slope: float, result: Tensor, argmax: Tensor | None
+) -> None:
+    """max_j W LeakyReLU(own_i + other_j) into `result` (R, D), j into `argmax` (R, D) uint8. If `fuses`.
+
+    All contiguous, rows checked; k <= MOST_NEIGHBORS.
+    """
+    sizes = *rows.shape, own.shape[1], len(weight)
+    _call(_BY_TYPE[own.dtype], "bpfn_propagate", own, other, rows, _panels(weight.t()), *sizes, slope, result, argmax)
+
+
+def convolve(offsets: Tensor, features: Tensor, weights: Tensor, rows: Tensor, matrix: Tensor, result: Tensor) -> None:
+    """`mix`, then times `matrix` (m (3 + C), D), into `result` (R, D). If `fuses`; all contiguous, rows checked."""
+    inputs = offsets, features, weights, rows, _panels(matrix)
+    sizes = *rows.shape, features.shape[1], weights.shape[2], matrix.shape[1]
+    _call(_BY_TYPE[features.dtype], "bpfn_convolve", *inputs, *sizes, result)
 
 
 def mix(offsets: Tensor, features: Tensor, weights: Tensor, rows: Tensor, result: Tensor) -> None:

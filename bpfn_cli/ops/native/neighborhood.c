@@ -4,6 +4,7 @@
  * and summed while they are in the cache. Neighbors are row numbers. The order of summation does not depend on the
  * number of threads, except where noted. Built twice, with REAL float and double.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,39 @@ enum { COLUMNS = 4 };              /* combined at once */
 enum { CHUNK_ELEMENTS = 1 << 18 }; /* neighbor gradients buffered before they are summed */
 enum { LANES = 64 / sizeof(REAL), TILE = 2 * LANES };
 
-/* ---- max_j W LeakyReLU(own_i + other_j): what comes before and after the product with W ---- */
+/* 64 bytes at any address; a machine with shorter vectors uses several. */
+typedef REAL Vector __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+
+typedef __typeof__(__builtin_choose_expr(sizeof(REAL) == 4, (int32_t)0, (int64_t)0)) Whole; /* as wide as a REAL */
+
+/* ---- Products of a few rows with a matrix, without leaving the cache ---- */
+
+enum { ROWS = 8, WIDE = TILE }; /* of a block of results, which stays in the registers of AVX-512 */
+
+/* Whether the processor has those registers; with fewer, a library's products are faster. */
+int64_t bpfn_fuses(void) {
+#ifdef WIDE_PROCESSOR
+    return __builtin_cpu_supports("x86-64-v4") ? WIDE : 0;
+#else
+    return 0;
+#endif
+}
+
+/* sums (ROWS, WIDE) += left (ROWS, depth), its rows `step` apart, times right (depth, WIDE). */
+static inline __attribute__((always_inline)) void add_block(const REAL *restrict left, int64_t step,
+                                                            const REAL *restrict right, int64_t depth,
+                                                            Vector sums[ROWS][2]) {
+    for (int64_t c = 0; c < depth; c++) {
+        Vector low = *(const Vector *)(right + c * WIDE), high = *(const Vector *)(right + c * WIDE + LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            sums[r][0] += left[r * step + c] * low;
+            sums[r][1] += left[r * step + c] * high;
+        }
+    }
+}
+
+/* ---- max_j W LeakyReLU(own_i + other_j) ---- */
 
 static inline void activate_sum(const REAL *restrict own, const REAL *restrict other, int64_t channels, REAL slope,
                                 REAL *restrict result) {
@@ -86,6 +119,65 @@ int bpfn_largest(const REAL *values, int64_t rows, int64_t k, int64_t channels, 
         if (argmax) argmax_of_row(row, k, channels, largest + i * channels, argmax + i * channels);
         else largest_of_row(row, k, channels, largest + i * channels);
     }
+    return 0;
+}
+
+typedef struct {
+    const REAL *own, *other, *panels; /* of W: (panels, channels, WIDE), padded with zeros */
+    const int64_t *neighbors;
+    int64_t k, channels, outputs;
+    REAL slope;
+} Maximum;
+
+/* Lower bounds `best` (WIDE) of columns, raised to the largest of ROWS rows from number `first` on, and which it was. */
+static inline void raise_to_block(const Vector sums[ROWS][2], int32_t first, REAL *restrict best, Whole *restrict where) {
+    const REAL *values = (const REAL *)sums;
+    for (int32_t r = 0; r < ROWS; r++)
+        for (int c = 0; c < WIDE; c++) {
+            REAL value = values[r * WIDE + c];
+            where[c] = follows(value, best[c]) ? first + r : where[c];
+            best[c] = follows(value, best[c]) ? value : best[c];
+        }
+}
+
+/* Row i of the maximum. inner: scratch space (k up to whole blocks, channels). */
+VECTORIZED static void maximum_row(const Maximum *of, int64_t i, REAL *restrict inner, REAL *restrict largest,
+                                   uint8_t *restrict argmax) {
+    int64_t channels = of->channels;
+    int32_t padded = (int32_t)((of->k + ROWS - 1) / ROWS * ROWS);
+    for (int64_t j = 0; j < padded; j++) { /* the last neighbor fills the last block, and changes nothing */
+        int64_t neighbor = of->neighbors[i * of->k + (j < of->k ? j : of->k - 1)];
+        activate_sum(of->own + i * channels, of->other + neighbor * channels, channels, of->slope, inner + j * channels);
+    }
+    for (int64_t start = 0; start < of->outputs; start += WIDE) {
+        REAL best[WIDE];
+        Whole where[WIDE];
+        for (int c = 0; c < WIDE; c++) best[c] = -INFINITY, where[c] = 0;
+        for (int32_t j = 0; j < padded; j += ROWS) {
+            Vector sums[ROWS][2] = {{{0}}};
+            add_block(inner + j * channels, channels, of->panels + start * channels, channels, sums);
+            raise_to_block(sums, j, best, where);
+        }
+        int64_t count = of->outputs - start < WIDE ? of->outputs - start : WIDE;
+        memcpy(largest + start, best, (size_t)count * sizeof *largest);
+        if (argmax)
+            for (int64_t c = 0; c < count; c++) argmax[start + c] = (uint8_t)where[c];
+    }
+}
+
+/* largest (rows, outputs) of W LeakyReLU(own + other) over the neighbors, and which it was, unless `argmax` is NULL.
+ * Returns 1 if memory runs out. */
+int bpfn_propagate(const REAL *own, const REAL *other, const int64_t *neighbors, const REAL *panels, int64_t rows,
+                   int64_t k, int64_t channels, int64_t outputs, double slope, REAL *largest, uint8_t *argmax) {
+    const Maximum of = {own, other, panels, neighbors, k, channels, outputs, (REAL)slope};
+    int64_t size = (k + ROWS - 1) / ROWS * ROWS * channels;
+    REAL *inner = malloc((size_t)(omp_get_max_threads() * size) * sizeof(REAL));
+    if (!inner) return 1;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t i = 0; i < rows; i++)
+        maximum_row(&of, i, inner + omp_get_thread_num() * size, largest + i * outputs,
+                    argmax ? argmax + i * outputs : NULL);
+    free(inner);
     return 0;
 }
 
@@ -185,9 +277,6 @@ int bpfn_propagate_backward(const REAL *gradient, const REAL *own, const REAL *o
 }
 
 /* ---- sum_j weights[i, j, m] [offsets[i, j], features[j]] ---- */
-
-/* 64 bytes at any address; a machine with shorter vectors uses several. */
-typedef REAL Vector __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
 
 /* to[c] (count of them) = sum over rows of scale[row row_step + c column_step] rows[row], `width` floats. */
 static inline __attribute__((always_inline)) void combine_columns(const REAL *const *rows, int64_t number,
@@ -289,6 +378,55 @@ int bpfn_mix(const REAL *offsets, const REAL *features, const REAL *weights, con
     const Mixing of = {offsets, features, weights, neighbors, k, channels, middle};
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) mix_row(&of, i, mixed + i * middle * (channels + 3));
+    return 0;
+}
+
+enum { MOST_TILE_ROWS = 64, DEPTH = 512 }; /* rows mixed at once; products summed before the next block of results */
+
+/* sums (count up to whole blocks, panels WIDE) of mixed (as many, depth) times panels (panels, depth, WIDE). */
+VECTORIZED static void multiply_tile(const REAL *restrict mixed, int64_t count, int64_t depth,
+                                     const REAL *restrict panels, int64_t number, REAL *restrict sums) {
+    for (int64_t start = 0; start < depth; start += DEPTH) {
+        int64_t size = depth - start < DEPTH ? depth - start : DEPTH;
+        for (int64_t panel = 0; panel < number; panel++)
+            for (int64_t row = 0; row < count; row += ROWS) {
+                Vector block[ROWS][2] = {{{0}}};
+                REAL *to = sums + row * number * WIDE + panel * WIDE;
+                add_block(mixed + row * depth + start, depth, panels + (panel * depth + start) * WIDE, size, block);
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++)
+                    for (int half = 0; half < 2; half++) {
+                        Vector *result = (Vector *)(to + r * number * WIDE + half * LANES);
+                        if (start) block[r][half] += *result;
+                        *result = block[r][half];
+                    }
+            }
+    }
+}
+
+/* result (rows, outputs) = mixed (rows, middle (3 + channels)) times a matrix in panels (panels, middle (3 + channels),
+ * WIDE), padded with zeros. Returns 1 if memory runs out. */
+int bpfn_convolve(const REAL *offsets, const REAL *features, const REAL *weights, const int64_t *neighbors,
+                  const REAL *panels, int64_t rows, int64_t k, int64_t channels, int64_t middle, int64_t outputs,
+                  REAL *result) {
+    const Mixing of = {offsets, features, weights, neighbors, k, channels, middle};
+    int64_t threads = omp_get_max_threads(), depth = middle * (channels + 3), number = (outputs + WIDE - 1) / WIDE;
+    int64_t tile = rows / (2 * threads) / ROWS * ROWS; /* several for each thread */
+    tile = tile < ROWS ? ROWS : tile > MOST_TILE_ROWS ? MOST_TILE_ROWS : tile;
+    int64_t size = tile * (depth + number * WIDE);
+    REAL *scratch = malloc((size_t)(threads * size) * sizeof(REAL));
+    if (!scratch) return 1;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t start = 0; start < rows; start += tile) {
+        int64_t count = rows - start < tile ? rows - start : tile, whole = (count + ROWS - 1) / ROWS * ROWS;
+        REAL *mixed = scratch + omp_get_thread_num() * size, *sums = mixed + tile * depth;
+        for (int64_t i = 0; i < count; i++) mix_row(&of, start + i, mixed + i * depth);
+        memset(mixed + count * depth, 0, (size_t)((whole - count) * depth) * sizeof *mixed);
+        multiply_tile(mixed, whole, depth, panels, number, sums);
+        for (int64_t i = 0; i < count; i++)
+            memcpy(result + (start + i) * outputs, sums + i * number * WIDE, (size_t)outputs * sizeof *result);
+    }
+    free(scratch);
     return 0;
 }
 
