@@ -139,6 +139,30 @@ class CloudPyramid:
         by_level = (getattr(self, each.name) for each in fields(self))
         return CloudPyramid(*({level: x[start:end] for level, x in tensors.items()} for tensors in by_level))
 
+    @classmethod
+    def stack(cls, first: CloudPyramid, second: CloudPyramid) -> CloudPyramid:
+        """Both in one batch, without their self_neighbors."""
+        import torch
+
+        def joined(name: str) -> dict[int, Tensor]:
+            one, other = getattr(first, name), getattr(second, name)
+            return {level: torch.cat([one[level], other[level]]) for level in one}
+
+        names = [each.name for each in fields(cls) if each.name != "self_neighbors"]
+        return cls(**{name: joined(name) for name in names}, self_neighbors={})
+
+
+@dataclass(frozen=True)
+class EncodedCloud:
+    """All that a network computes from one cloud alone, for every pair in which it is the source or the target.
+
+    Attributes:
+        pyramid: with self_neighbors. features: (B, N_l, C_l) encoder features of levels 0 to 4.
+    """
+
+    pyramid: CloudPyramid
+    features: list[Tensor]
+
 
 @dataclass(frozen=True)
 class PointPyramid:

@@ -24,8 +24,15 @@ from bpfn_cli.models.layers import (
 from bpfn_cli.models.stages import stage
 from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
 from bpfn_cli.ops import build_pyramid, interpolate, knn, warp
-from bpfn_cli.ops.pyramid import PyramidShape, check_clouds
-from bpfn_cli.structures import LEVELS, CloudPyramid, FlowPyramid, PointPyramid
+from bpfn_cli.ops.pyramid import (
+    PyramidShape,
+    build_cloud_pyramid,
+    check_cloud,
+    check_clouds,
+    check_same_shape,
+    join_pyramids,
+)
+from bpfn_cli.structures import LEVELS, CloudPyramid, EncodedCloud, FlowPyramid, PointPyramid
 
 
 class LevelOutput(NamedTuple):
@@ -125,6 +132,30 @@ class BiPointFlowNet(nn.Module):
             encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
         return self._decode(pyramid, encoded)
 
+    @property
+    def shares_clouds(self) -> bool:
+        """Whether `encode` and `estimate` may be used: in training, batch statistics belong to a pair."""
+        return not self.training
+
+    def encode(self, cloud: Tensor) -> EncodedCloud:
+        """What depends on one cloud (B, N, 3) alone; see `estimate`.
+
+        Raises: ShapeError: as `forward`. RuntimeError: `shares_clouds` is False.
+        """
+        if not self.shares_clouds:
+            raise RuntimeError("encode needs a fast network in evaluation mode; call forward instead")
+        check_cloud("cloud", cloud, self.variant.least_points)
+        with stage("geometry"):
+            pyramid = build_cloud_pyramid(cloud, self.pyramid_shape)
+        with stage("encoder"):
+            return EncodedCloud(pyramid, self._encode(pyramid, cloud))
+
+    def estimate(self, source: EncodedCloud, target: EncodedCloud) -> FlowPyramid:
+        """What `forward` returns for the clouds given to `encode`. Raises: ShapeError: they differ in shape."""
+        check_same_shape(source.pyramid.points[0], target.pyramid.points[0])
+        pairs = zip(source.features, target.features, strict=True)
+        return self._decode(join_pyramids(source.pyramid, target.pyramid), [torch.cat(pair) for pair in pairs])
+
     def encoder_stages(self) -> tuple[tuple[nn.Module, PointConv, nn.Module | None], ...]:
         """The encoder blocks of levels 1 to 4: to more channels, to fewer points, and refinement (none at level 4)."""
         return (
@@ -164,7 +195,7 @@ class BiPointFlowNet(nn.Module):
         return LevelOutput(flow, source, target, embedding, estimated, neighbors[0])
 
     def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
-        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch."""
+        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch, or of one."""
         siamese = self._siamese
         encoded = [siamese(self.level0_1, siamese(self.level0, features))]
         for level, (expand, downsample, refine) in enumerate(self.encoder_stages(), start=1):

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Flow for every point of clouds of any size, predicted in parts of the size the network was trained with."""
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.models.parts import cloud_key, deal
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import ProgressCallback
+from bpfn_cli.rng import keyed_generator
+from bpfn_cli.structures import EncodedCloud, FlowPyramid
 
 # Each row is an axis of the internal frame (x left, y up, z forward), in coordinates of the named frame.
 FRAMES: dict[str, np.ndarray] = {
@@ -17,6 +25,10 @@ FRAMES: dict[str, np.ndarray] = {
     "camera": np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]),  # x right, y down, z forward
     "flyingthings3d": np.array([[-1, 0, 0], [0, 1, 0], [0, 0, -1]]),  # x right, y up, z backward
 }
+
+KEPT_PARTS = 64  # encoded parts of a cloud kept for the next pair: a few megabytes each
+
+_PartKey = tuple[str, int, int]  # hash of the cloud, points per part, number of the part
 
 
 def predict_flow(
@@ -31,34 +43,88 @@ def predict_flow(
     precision: Precision = Precision.float32,
     progress: ProgressCallback | None = None,
 ) -> np.ndarray:
-    """Predict the flow of every point of `pc1`, running the network on `points` points of each cloud at a time.
+    """Predict the flow of every point of `pc1`; arguments and result as of `FlowPredictor`."""
+    predictor = FlowPredictor(model, points=points, frame=frame, seed=seed, device=device, precision=precision)
+    return predictor(pc1, pc2, progress=progress)
 
-    Both clouds are split at random into parts of `points` points; the last is filled with points of the others. A
-    random part keeps the extent of the cloud, as a spatial one would not.
 
-    Args: pc1, pc2: (N, 3), (M, 3) float32 metres, in `frame`, one of `FRAMES`.
-    Returns: (N, 3) float32 metres, in `frame`.
-    Raises: ShapeError: a cloud has fewer points than the network needs. NonFiniteError: the flow is not finite.
+class FlowPredictor:
+    """Predicts the flow of pairs of clouds, running the network on `points` points of each cloud at a time.
+
+    Both clouds are split at random into parts of `points` points; the last is filled with points of the others. The
+    parts of a cloud depend on its content and `seed` alone. So a cloud that is the target of one pair and the source
+    of the next one is encoded only once.
+
+    Args: frame: of the clouds, one of `FRAMES`.
     """
-    points = _checked_points(model.variant.least_points, points, pc1, pc2)
-    axes = FRAMES[frame].astype(np.float32)
-    generator = np.random.default_rng(seed)
-    parts = -(-len(pc1) // points)
-    rows1, rows2 = _deal(len(pc1), parts, points, generator), _deal(len(pc2), parts, points, generator)
-    flow = np.empty_like(pc1)
-    for part in range(parts):
-        clouds = (pc1[rows1[part]] @ axes.T, pc2[rows2[part]] @ axes.T)
-        tensors = (torch.from_numpy(np.ascontiguousarray(cloud))[None].to(device) for cloud in clouds)
-        with torch.no_grad(), matrix_precision(precision):
-            flow[rows1[part]] = model(*tensors).flows[0][0].cpu().numpy() @ axes
-        if progress is not None:
-            progress(part + 1, parts)
-    if bad := int((~np.isfinite(flow)).any(axis=1).sum()):
-        raise NonFiniteError(f"the flow is NaN or infinite at {bad} of {len(flow)} points; nothing was written")
-    return flow
+
+    def __init__(
+        self,
+        model: BiPointFlowNet,
+        *,
+        points: int,
+        frame: str = "internal",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: Precision = Precision.float32,
+    ):
+        self.model, self.points, self.seed, self.device, self.precision = model, points, seed, device, precision
+        self._axes = FRAMES[frame].astype(np.float32)
+        self._kept: dict[_PartKey, EncodedCloud] = {}
+
+    def __call__(
+        self, pc1: np.ndarray, pc2: np.ndarray, *, keep: bool = False, progress: ProgressCallback | None = None
+    ) -> np.ndarray:
+        """The flow of every point of `pc1`.
+
+        Args: pc1, pc2: (N, 3), (M, 3) float32 metres. keep: `pc2` is the first cloud of the next call.
+        Returns: (N, 3) float32 metres.
+        Raises: ShapeError: a cloud has fewer points than the network needs. NonFiniteError: the flow is not finite.
+        """
+        size = _checked_size(self.model.variant.least_points, self.points, pc1, pc2)
+        source, target = (_PartedCloud(cloud @ self._axes.T, size, self.seed) for cloud in (pc1, pc2))
+        kept, self._kept = self._kept, {}
+        flow, parts = np.empty_like(pc1), -(-len(pc1) // size)
+        for part in range(parts):
+            clouds = source.next_part(self.device), target.next_part(self.device)
+            shared = kept.pop(clouds[0].key, None)
+            with torch.no_grad(), matrix_precision(self.precision):
+                estimated = self._estimate(*clouds, shared, keep and part < KEPT_PARTS)
+            flow[clouds[0].rows] = estimated.flows[0][0].cpu().numpy() @ self._axes
+            if progress is not None:
+                progress(part + 1, parts)
+        return _checked_flow(flow)
+
+    def _estimate(self, source: _Part, target: _Part, shared: EncodedCloud | None, keep: bool) -> FlowPyramid:
+        if not self.model.shares_clouds or (shared is None and not keep):
+            return self.model(source.points, target.points)
+        encoded = self.model.encode(target.points)
+        if keep:
+            self._kept[target.key] = encoded
+        return self.model.estimate(shared or self.model.encode(source.points), encoded)
 
 
-def _checked_points(least: int, points: int, pc1: np.ndarray, pc2: np.ndarray) -> int:
+class _Part(NamedTuple):
+    """Some `rows` of a cloud, and their `points` (1, N, 3)."""
+
+    key: _PartKey
+    rows: np.ndarray
+    points: Tensor
+
+
+class _PartedCloud:
+    """A cloud in the internal frame, dealt in parts."""
+
+    def __init__(self, cloud: np.ndarray, size: int, seed: int):
+        self.cloud, self.size, self.key = cloud, size, cloud_key(cloud)
+        self.parts = enumerate(deal(len(cloud), size, keyed_generator(seed, self.key)))
+
+    def next_part(self, device: torch.device | str) -> _Part:
+        number, rows = next(self.parts)
+        return _Part((self.key, self.size, number), rows, torch.from_numpy(self.cloud[rows])[None].to(device))
+
+
+def _checked_size(least: int, points: int, pc1: np.ndarray, pc2: np.ndarray) -> int:
     for name, cloud in (("pc1", pc1), ("pc2", pc2)):
         if len(cloud) < least:
             raise ShapeError(f"{name} has {len(cloud)} points, the network needs at least {least}; use denser clouds")
@@ -68,22 +134,7 @@ def _checked_points(least: int, points: int, pc1: np.ndarray, pc2: np.ndarray) -
     return points
 
 
-def _deal(count: int, parts: int, size: int, generator: np.random.Generator) -> np.ndarray:
-    """(parts, size) indices below `count`: each once as far as they fit, then random ones again."""
-    order = generator.permutation(count)
-    missing = parts * size - count
-    if missing > 0:
-        order = np.concatenate([order, *(generator.permutation(count) for _ in range(-(-missing // count)))])
-    dealt = order[: parts * size].reshape(parts, size)
-    return _without_repeats(dealt, count, generator)
-
-
-def _without_repeats(dealt: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Replace the repeated rows of each part by rows it does not contain."""
-    for part in dealt:
-        _, first = np.unique(part, return_index=True)
-        repeated = np.setdiff1d(np.arange(len(part)), first)
-        if len(repeated):
-            others = np.setdiff1d(np.arange(count), part)
-            part[repeated] = generator.choice(others, len(repeated), replace=False)
-    return dealt
+def _checked_flow(flow: np.ndarray) -> np.ndarray:
+    if bad := int((~np.isfinite(flow)).any(axis=1).sum()):
+        raise NonFiniteError(f"the flow is NaN or infinite at {bad} of {len(flow)} points; it was not written")
+    return flow

@@ -33,6 +33,11 @@ class ReferenceNetwork(BiPointFlowNet):
         for module in self.modules():
             module.__class__ = PUBLISHED.get(type(module), type(module))
 
+    @property
+    def shares_clouds(self) -> bool:
+        """False: it computes every pair as published."""
+        return False
+
     def forward(
         self,
         pc1: Tensor,

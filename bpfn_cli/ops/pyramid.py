@@ -44,9 +44,23 @@ def build_pyramid(pc1: Tensor, pc2: Tensor, shape: PyramidShape) -> PointPyramid
     """
     stacked = _sample(torch.cat([pc1, pc2]), shape)
     source, target = stacked.part(0, len(pc1)), stacked.part(len(pc1), 2 * len(pc1))
+    return PointPyramid(stacked, _with_self_neighbors(source, shape), target)
+
+
+def build_cloud_pyramid(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
+    """The part of `build_pyramid` that belongs to one cloud (B, N, 3), ready to be a source or a target."""
+    return _with_self_neighbors(_sample(cloud, shape), shape)
+
+
+def join_pyramids(source: CloudPyramid, target: CloudPyramid) -> PointPyramid:
+    """The geometry of a pair from that of its clouds, which have the same shape."""
+    return PointPyramid(CloudPyramid.stack(source, target), source, target)
+
+
+def _with_self_neighbors(cloud: CloudPyramid, shape: PyramidShape) -> CloudPyramid:
     flow_levels = range(len(shape.reductions))
-    self_neighbors = {i: knn(source.points[i], source.points[i], shape.self_neighbors) for i in flow_levels}
-    return PointPyramid(stacked, replace(source, self_neighbors=self_neighbors), target)
+    self_neighbors = {i: knn(cloud.points[i], cloud.points[i], shape.self_neighbors) for i in flow_levels}
+    return replace(cloud, self_neighbors=self_neighbors)
 
 
 def _sample(cloud: Tensor, shape: PyramidShape) -> CloudPyramid:
@@ -72,14 +86,24 @@ def check_clouds(pc1: Tensor, pc2: Tensor, least_points: int) -> None:
     Raises: ShapeError: not (B, N, 3) floats of one shape, fewer than `least_points`, or not finite.
         (A network compiled by `torch.compile` detects non-finite points in its first neighbor search.)
     """
-    for name, cloud in (("pc1", pc1), ("pc2", pc2)):
-        if cloud.dim() != 3 or cloud.shape[-1] != 3 or not cloud.is_floating_point():
-            raise ShapeError(f"{name}: expected floats of shape (B, N, 3), got {cloud.dtype} {tuple(cloud.shape)}")
-        if cloud.shape[1] < least_points:
-            raise ShapeError(f"{name}: {cloud.shape[1]} points, but the network needs at least {least_points}")
-        has_values = cloud.device.type != "meta" and not torch.compiler.is_compiling()
-        if has_values and not bool(torch.isfinite(cloud).all()):
-            bad = int((~torch.isfinite(cloud)).any(-1).sum())
-            raise ShapeError(f"{name}: {bad} points are NaN or infinite; remove them first")
+    check_cloud("pc1", pc1, least_points)
+    check_cloud("pc2", pc2, least_points)
+    check_same_shape(pc1, pc2)
+
+
+def check_cloud(name: str, cloud: Tensor, least_points: int) -> None:
+    """What `check_clouds` checks of one cloud. Raises: ShapeError: as there."""
+    if cloud.dim() != 3 or cloud.shape[-1] != 3 or not cloud.is_floating_point():
+        raise ShapeError(f"{name}: expected floats of shape (B, N, 3), got {cloud.dtype} {tuple(cloud.shape)}")
+    if cloud.shape[1] < least_points:
+        raise ShapeError(f"{name}: {cloud.shape[1]} points, but the network needs at least {least_points}")
+    has_values = cloud.device.type != "meta" and not torch.compiler.is_compiling()
+    if has_values and not bool(torch.isfinite(cloud).all()):
+        bad = int((~torch.isfinite(cloud)).any(-1).sum())
+        raise ShapeError(f"{name}: {bad} points are NaN or infinite; remove them first")
+
+
+def check_same_shape(pc1: Tensor, pc2: Tensor) -> None:
+    """Raises: ShapeError: the clouds differ in shape."""
     if pc1.shape != pc2.shape:
         raise ShapeError(f"pc1 {tuple(pc1.shape)} and pc2 {tuple(pc2.shape)} must have the same shape")

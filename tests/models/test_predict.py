@@ -6,18 +6,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_world import LEAST, TINY, tiny_network
 
 from bpfn_cli.errors import NonFiniteError, ShapeError
-from bpfn_cli.models.predict import FRAMES, _deal, predict_flow
+from bpfn_cli.models import BiPointFlowNet, Variant, slim
+from bpfn_cli.models.predict import FRAMES, FlowPredictor, predict_flow
+from bpfn_cli.models.reference import ReferenceNetwork
 
 # The same cloud, x left, y up, z forward, in other axes: written out, not taken from FRAMES.
 TO_FRAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -31,7 +32,7 @@ TO_FRAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class PointwiseNetwork:
     """Its flow is minus half of each point; it keeps the clouds it was given."""
 
-    variant = TINY
+    variant, shares_clouds = TINY, False
 
     def __init__(self) -> None:
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -63,35 +64,6 @@ def times_seen(rows: np.ndarray, parts: list[np.ndarray]) -> list[int]:
     for row in np.concatenate(parts).tolist():
         given[tuple(row)] += 1
     return list(given.values())
-
-
-# --- dealing ----------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
-def test_deal_into_just_enough_parts_holds_each_row_and_fills_only_the_last(count: int, size: int, seed: int) -> None:
-    size = min(size, count)
-    parts = -(-count // size)
-    dealt = _deal(count, parts, size, np.random.default_rng(seed))
-    assert dealt.shape == (parts, size)
-    assert all(len(set(part)) == size for part in dealt.tolist())
-    assert set(dealt.ravel()) == set(range(count))
-    whole = dealt[:-1].ravel().tolist()
-    assert len(set(whole)) == len(whole)  # what is dealt twice stands in the last part
-    assert np.bincount(dealt.ravel()).max() <= 2
-
-
-@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 40), st.integers(0, 9))
-def test_deal_of_any_number_of_parts_repeats_nothing_inside_one(count: int, parts: int, size: int, seed: int) -> None:
-    size = min(size, count)
-    dealt = _deal(count, parts, size, np.random.default_rng(seed))
-    assert dealt.shape == (parts, size)
-    assert all(len(set(part)) == size for part in dealt.tolist())
-    assert set(dealt.ravel()) <= set(range(count))
-    if parts * size <= count:
-        assert len(set(dealt.ravel())) == parts * size
-    else:
-        assert len(set(dealt.ravel())) == count
 
 
 # --- clouds -----------------------------------------------------------------------------------------
@@ -164,6 +136,75 @@ def test_clouds_are_left_as_they_were() -> None:
     run(pc1, pc2, frame="lidar")
 
 
+# --- sequences --------------------------------------------------------------------------------------
+
+
+def encoder_runs(network: BiPointFlowNet) -> list[int]:
+    """How many clouds are encoded at once, for each run of the encoder from now on."""
+    found: list[int] = []
+    network.level0.register_forward_hook(lambda module, inputs, output: found.append(len(inputs[0])))
+    return found
+
+
+def in_sequence(predictor: FlowPredictor, frames: list[np.ndarray]) -> list[np.ndarray]:
+    pairs = list(pairwise(frames))
+    return [predictor(*pair, keep=index < len(pairs) - 1) for index, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("variant", [TINY, slim(TINY, "normed", bn=True)], ids=lambda variant: variant.name)
+@pytest.mark.parametrize(
+    ("points", "sizes", "encoded"),
+    [
+        (LEAST, [LEAST + 100] * 4, 4 * 2),  # two parts of each frame
+        (LEAST, [3 * LEAST, LEAST, 2 * LEAST], 3 + 3 + 1),  # three parts of a target, one of them in the next pair
+        (LEAST, [LEAST, LEAST, 3 * LEAST, LEAST], 1 + 1 + 1 + 2 + 3),  # one part of a target, three in the next pair
+        (10**6, [LEAST + 2, LEAST + 1, LEAST], 4 + 4),  # parts of other sizes in both pairs: nothing to share
+    ],
+)
+def test_sequence_is_predicted_as_its_pairs_with_one_encoding_of_each_part(
+    variant: Variant, points: int, sizes: list[int], encoded: int
+) -> None:
+    frames, network = [cloud(size, seed) for seed, size in enumerate(sizes)], tiny_network(variant=variant)
+    expected = [predict_flow(network, *pair, points=points, frame="lidar") for pair in pairwise(frames)]
+    counted = encoder_runs(network)
+    found = in_sequence(FlowPredictor(network, points=points, frame="lidar"), frames)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max()
+    assert len(found) == len(sizes) - 1
+    assert sum(counted) == encoded
+
+
+def test_only_the_cloud_of_the_last_call_is_kept() -> None:
+    frames, network = [cloud(LEAST, seed) for seed in range(3)], tiny_network()
+    predictor, counted = FlowPredictor(network, points=LEAST), encoder_runs(network)
+    predictor(frames[0], frames[1], keep=True)
+    assert counted == [1, 1]
+    assert np.array_equal(predictor(frames[0], frames[2]), predict_flow(network, frames[0], frames[2], points=LEAST))
+    assert counted == [1, 1, 2, 2]
+    predictor(frames[1], frames[2])
+    assert counted == [1, 1, 2, 2, 2]
+
+
+def test_nothing_is_shared_in_training_mode_or_on_the_plain_path() -> None:
+    frames, reference = [cloud(LEAST, seed) for seed in range(3)], ReferenceNetwork(TINY, LEAST).eval()
+    reference.load_state_dict(tiny_network().state_dict())
+    for network in (tiny_network(variant=slim(TINY, "normed", bn=True)).train(), reference):
+        found = in_sequence(FlowPredictor(network, points=LEAST), frames)
+        for one, pair in zip(found, pairwise(frames), strict=True):
+            assert np.array_equal(one, predict_flow(network, *pair, points=LEAST))
+        with pytest.raises(RuntimeError, match="evaluation mode"):
+            network.encode(torch.zeros(1, LEAST, 3))
+
+
+def test_encode_and_estimate_check_their_clouds() -> None:
+    network = tiny_network()
+    with pytest.raises(ShapeError, match="1 points are NaN"):
+        network.encode(torch.zeros(1, LEAST, 3).index_fill(1, torch.tensor(3), torch.nan))
+    one, other = (network.encode(torch.from_numpy(cloud(size))[None]) for size in (LEAST, LEAST + 1))
+    with pytest.raises(ShapeError, match="must have the same shape"):
+        network.estimate(one, other)
+
+
 # --- frames -----------------------------------------------------------------------------------------
 
 
@@ -197,7 +238,7 @@ def test_flow_that_is_not_finite_is_refused_and_counted(value: float) -> None:
             flow[0, 5, 1] = flow[0, 9] = value
             return flow
 
-    with pytest.raises(NonFiniteError, match=rf"NaN or infinite at 4 of {2 * LEAST} points; nothing was written"):
+    with pytest.raises(NonFiniteError, match=rf"NaN or infinite at 4 of {2 * LEAST} points; it was not written"):
         predict_flow(Diverged(), cloud(2 * LEAST), cloud(LEAST), points=LEAST)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ def read_cloud(path: Path) -> np.ndarray:
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{printable(path)}: unknown ending; use one of {', '.join(sorted(_READERS))}")
+        raise DataError(f"{printable(path)}: unknown ending; use one of {', '.join(ENDINGS)}")
     return check_points(reader(path), path)
 
 
@@ -45,7 +45,7 @@ def read_cloud_pair(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
     Raises: DataError: not an `.npz`, pc1 or pc2 missing, flow of another length, or as `check_points`.
     """
     if path.suffix.lower() != ".npz":
-        raise DataError(f"{printable(path)}: one file with both clouds must be an .npz with pc1 and pc2")
+        raise DataError(f"{printable(path)}: one path must be an .npz with pc1 and pc2, a folder, or a list (.txt)")
     arrays = read_npz(path, ["pc1", "pc2", *({"flow"} & set(npz_names(path)))])
     pc1, pc2 = (check_points(_first_three_columns(arrays[name]), path, name) for name in ("pc1", "pc2"))
     if "flow" not in arrays:
@@ -236,3 +236,4 @@ _READERS: dict[str, Callable[[Path], np.ndarray]] = {
     ".pcd": _read_pcd,
     ".bin": _read_velodyne,
 }
+ENDINGS = tuple(sorted(_READERS))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -148,7 +149,7 @@ def _allowed_shape(shape: object, name: str) -> tuple[int, ...]:
 
 def npz_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an `.npz` file, in its order. Raises: as `read_npz`."""
-    with _open_npz(path) as archive:
+    with open_regular(path) as (stream, _), _archive(stream, path) as archive:
         return tuple(_members(archive, path))
 
 
@@ -170,9 +171,12 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _open_npz(path: Path) -> zipfile.ZipFile:
-    content = read_file(path)
+    return _archive(io.BytesIO(read_file(path)), path)
+
+
+def _archive(stream: IO[bytes], path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(io.BytesIO(content))
+        return zipfile.ZipFile(stream)
     except ZIP_FAULTS as error:
         raise DataError(f"{printable(path)}: not an .npz archive, or damaged; write it with numpy.savez") from error
 
