@@ -45,8 +45,8 @@ class Kind(NamedTuple):
 
 
 CITY = Kind(
-    (3.0, 8.0),
-    (0.1, 0.5, 0.9, 1.3),
+    (3.5, 9.0),
+    (0.3, 0.7, 1.0, 1.4),
     0.1,
     (
         Row((PARKED_CAR,), 0.6, -1.2, -0.6, 5.0),
@@ -57,8 +57,8 @@ CITY = Kind(
     ),
 )
 SUBURB = Kind(
-    (2.8, 6.0),
-    (0.1, 0.4, 0.8, 1.2),
+    (3.2, 7.0),
+    (0.3, 0.6, 0.9, 1.2),
     0.25,
     (
         Row((PARKED_CAR,), 0.5, -1.1, -0.6, 9.0),
@@ -80,7 +80,7 @@ HIGHWAY = Kind(
     ),
 )
 COUNTRY = Kind(
-    (2.8, 5.0),
+    (3.0, 6.0),
     (0.5, 1.0, 1.5, 2.1),
     0.6,
     (
@@ -143,7 +143,7 @@ def draw_road(dice: Dice) -> Road:
 
 def _fill_row(dice: Dice, road: Road, row: Row, side: float, crossing: tuple[float, float]) -> None:
     """Put things along a side (1: left, -1: right), but not into the side road: its start and width."""
-    along, offset = dice.between(0.0, 6.0), road.half_width + dice.between(row.near, row.far)
+    along, offset = dice.between(1.0, 9.0), road.half_width + dice.between(row.near, row.far)
     while along < REACH:
         name, slack = dice.pick(row.kinds), dice.between(-0.3, 0.3)
         length = dice.between(0.3, 1.0) * row.length if name in LONG else 4.5 if name == PARKED_CAR else 1.0

@@ -14,7 +14,7 @@ from bpfn_cli.data.synthetic.raycast import X_AXIS, Y_AXIS, Z_AXIS, Pose, apply,
 
 EYE = 1.65  # height of the camera
 AXLE = 1.7  # from the camera back to the rear axle
-NEAREST, FARTHEST = 5.0, 33.0  # movers along the road
+NEAREST, FARTHEST = 6.0, 33.0  # movers along the road
 
 
 class Ego(NamedTuple):

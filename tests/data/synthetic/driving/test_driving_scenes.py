@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bpfn_cli.data.synthetic.driving import scenes
 from bpfn_cli.data.synthetic.driving.drive import Drive, assembled, draw_drive
 from bpfn_cli.data.synthetic.driving.ground import rising
 from bpfn_cli.data.synthetic.driving.road import CITY, Road
@@ -113,13 +115,21 @@ def test_moving_objects_are_scanned_more_densely() -> None:
 
 
 def test_same_key_gives_the_same_bytes() -> None:
-    """The digest changes only with `scenes.FORMAT`."""
     clouds = [cloud for index in range(2) for cloud in SMALL.render("train", index)]
     again = [cloud for index in range(2) for cloud in SMALL.render("train", index)]
     assert [cloud.tobytes() for cloud in clouds] == [cloud.tobytes() for cloud in again]
     assert len({cloud.tobytes() for cloud in clouds}) == 4
     assert SMALL.render("val", 0)[0].tobytes() != clouds[0].tobytes()
     assert replace(SMALL, seed=6).render("train", 0)[0].tobytes() != clouds[0].tobytes()
+
+
+def test_bytes_are_those_of_this_format() -> None:
+    """If this fails and was meant to: raise `scenes.FORMAT`, or old folders pass for new ones."""
+    digest = hashlib.sha256()
+    for index in range(4):
+        for cloud in SMALL.render("train", index):
+            digest.update(cloud.tobytes())
+    assert (scenes.FORMAT, digest.hexdigest()[:16]) == (1, "c6f12bb0acac1e39")
 
 
 def test_scenes_are_within_range_and_rows_correspond() -> None:
