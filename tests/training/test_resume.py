@@ -37,6 +37,8 @@ from small_runs import (
 )
 from tiny_world import BIG, Quiet, tiny_network, write_things
 
+from bpfn_cli.data.synthetic.driving.live import write_live
+from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
 from bpfn_cli.errors import BusyError, CheckpointError, DataError, DiskError, Interrupted, UsageError
 from bpfn_cli.files import TEMPORARY_PREFIX
 from bpfn_cli.models import save_checkpoint
@@ -93,6 +95,20 @@ def test_training_stopped_at_every_step_equals_the_uninterrupted_one(
 def test_number_of_workers_does_not_change_a_training(things: Path, tmp_path: Path) -> None:
     found = [digest_of_uninterrupted(things, tmp_path / str(n), small_recipe(data={"workers": n})) for n in (0, 1, 2)]
     assert len(set(found)) == 1
+
+
+def test_training_on_live_scenes_is_resumed_and_does_not_depend_on_workers(tmp_path: Path) -> None:
+    """Scenes that exist nowhere on disk, new ones in every epoch."""
+    live, runs = tmp_path / "live", tmp_path / "runs"
+    write_live(live, DrivingOptions(train=4, val=1, points=1024))
+    recipe = small_recipe(train={"epochs": 2})
+    expected = digest_of_uninterrupted(live, tmp_path / "whole", recipe)
+    with pytest.raises(Interrupted):
+        train_run(live, runs, small_recipe(train={"epochs": 2}, data={"workers": 2}), stop=StopAfter(1))
+    with pytest.raises(Interrupted):
+        resume_run(runs, StopAfter(3))
+    resume_run(runs)
+    assert digest(runs) == expected
 
 
 def test_another_seed_gives_another_digest(things: Path, whole: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bpfn_cli.data.datasets.argoverse2 import Argoverse2
 from bpfn_cli.data.datasets.base import Dataset, Format, SceneDataset
+from bpfn_cli.data.datasets.driving import Driving
 from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic
 from bpfn_cli.data.datasets.folders import has_splits
 from bpfn_cli.data.datasets.kitti import Kitti
@@ -28,6 +29,7 @@ FORMATS: dict[str, Format] = {
         Kitti(),
         OccludedKitti(),
         Argoverse2(),
+        Driving(),
     )
 }
 

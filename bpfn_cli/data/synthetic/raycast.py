@@ -129,7 +129,7 @@ def render_pair(stage: Stage, camera: Pinhole) -> RenderedPair:
     owners, z = owner.ravel()[pixels], depth.ravel()[pixels]
     rows, columns = np.divmod(pixels, camera.width)
     points1 = np.stack(((camera.cx - columns) / camera.focal * z, (camera.cy - rows) / camera.focal * z, z), axis=1)
-    points2 = _move(points1, owners, stage)
+    points2 = move_points(points1, owners, stage)
     return RenderedPair(pixels, owners, points1, points2, _visible(points2, stage, camera))
 
 
@@ -144,6 +144,23 @@ def cast_image(bodies: Sequence[Body], camera: Pinhole) -> tuple[np.ndarray, np.
         near, hit = _hits(body, sx[window[1]], sy[window[0]], depth[window])
         np.copyto(depth[window], near, where=hit)
         np.copyto(owner[window], body.owner, where=hit)
+    return depth, owner
+
+
+def cast_rays(bodies: Sequence[Body], sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First hits of the rays (sx, sy, 1), both (N,), `sx` ascending. Returns: (N,) depth, as `cast_image`; owner."""
+    depth, owner = np.full(len(sx), np.inf), np.zeros(len(sx), np.int16)
+    for body in bodies:
+        low_x, high_x, low_y, high_y = body.slopes or (-math.inf, math.inf, -math.inf, math.inf)
+        first, last = np.searchsorted(sx, (low_x, high_x))
+        rows = np.arange(first, last)
+        if body.slopes is not None:
+            sy_here = sy[first:last]
+            rows = rows[(sy_here >= low_y) & (sy_here <= high_y) & (depth[first:last] > body.nearest)]
+        if len(rows):
+            near, hit = _hits(body, sx[rows], sy[rows], depth[rows])
+            rows = rows[hit]
+            depth[rows], owner[rows] = near[hit], body.owner
     return depth, owner
 
 
@@ -198,7 +215,7 @@ def _visible(points: np.ndarray, stage: Stage, camera: Pinhole) -> np.ndarray:
     return visible
 
 
-def _move(points: np.ndarray, owners: np.ndarray, stage: Stage) -> np.ndarray:
+def move_points(points: np.ndarray, owners: np.ndarray, stage: Stage) -> np.ndarray:
     """Move (N, 3) points from camera frame 1 to camera frame 2, each with its object."""
     (rotations1, shifts1), (rotations2, shifts2) = _stacked(stage.poses1), _stacked(stage.poses2)
     turns = product(rotations2, rotations1.transpose(0, 2, 1))

@@ -17,6 +17,7 @@ from bpfn_cli.data.datasets.flyingthings3d import RECORD
 from bpfn_cli.data.files.points import write_points
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord, read_record
+from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions, SceneKey
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.synthetic.scenery import draw_stage
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
@@ -31,8 +32,6 @@ ENOUGH = 0.28  # share of the pixels that must be within the depth cut: 9,072 po
 
 _MOST_SCENES = 9_999_999
 _REPLACE = "choose another --out, or replace"
-
-SceneKey = tuple[str, int]  # split and index
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,19 @@ class SyntheticOptions:
     def scenes(self) -> list[SceneKey]:
         """All scenes to render."""
         return [(split, index) for split in SPLITS for index in range(getattr(self, split))]
+
+    def record(self) -> dict[str, Any]:
+        """What the record of a folder says about its scenes."""
+        camera = pinhole(self.height)
+        lens = {"focal": camera.focal, "cx": camera.cx, "cy": camera.cy}
+        return {"format": FORMAT, "kind": "synthetic", **asdict(self), "width": camera.width, "camera": lens}
+
+    def render(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `render_scene`."""
+        return render_scene(self.seed, index, split, self.height)
+
+
+Options = SyntheticOptions | DrivingOptions
 
 
 def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +97,7 @@ def render_stage(seed: int, index: int, split: str, height: int) -> tuple[Stage,
 
 
 def write_synthetic(
-    folder: Path, options: SyntheticOptions, processes: int, progress: OnProgress = None, *, force: bool = False
+    folder: Path, options: Options, processes: int, progress: OnProgress = None, *, force: bool = False
 ) -> None:
     """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, then the record.
 
@@ -93,12 +105,14 @@ def write_synthetic(
 
     Args: force: first remove synthetic scenes made with other options, finished or not.
     Raises:
-        UsageError: the folder holds other options or other files, or `processes` is below 1.
+        UsageError: the folder holds other options or other files, `processes` is below 1, or `hidden` is `vanish`.
         BusyError: another process writes there. DiskError. OutOfMemoryError: a worker process was killed.
     """
     if processes < 1:
         raise UsageError(f"processes {processes}: use 1 or more")
-    record, settings = OutputRecord(folder, RECORD), _settings(options)
+    if getattr(options, "hidden", "") == "vanish":
+        raise UsageError("--hidden vanish: the rows of written clouds must correspond; use it with --live")
+    record, settings = OutputRecord(folder, RECORD), options.record()
     if _is_finished(record, settings, force):
         return
     with only_writer(make_folder(folder)):
@@ -127,12 +141,6 @@ def write_scenes(
             progress(done, total)
 
 
-def _settings(options: SyntheticOptions) -> dict[str, Any]:
-    camera = pinhole(options.height)
-    lens = {"focal": camera.focal, "cx": camera.cx, "cy": camera.cy}
-    return {"format": FORMAT, "kind": "synthetic", **asdict(options), "width": camera.width, "camera": lens}
-
-
 def holds_settings(path: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a record exists and equals `settings`. Raises: DiskError: it cannot be read."""
     try:
@@ -155,7 +163,7 @@ def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool)
     raise UsageError(f"{others}; {_REPLACE} them with --force")
 
 
-def _check_leftovers(record: OutputRecord, options: SyntheticOptions, settings: Mapping[str, Any]) -> None:
+def _check_leftovers(record: OutputRecord, options: Options, settings: Mapping[str, Any]) -> None:
     """Sweep an empty folder, or what a killed run with these options left. Raises: UsageError: anything else."""
     counts: dict[str, int] = {}
     if os.path.lexists(record.partial):
@@ -212,9 +220,9 @@ def _is_written(folder: Path, scene: SceneKey) -> bool:
         return all((folder / split / f"{index:07d}" / cloud).is_file() for cloud in CLOUDS)
 
 
-def _write_scene(folder: Path, options: SyntheticOptions, scene: SceneKey) -> None:
+def _write_scene(folder: Path, options: Options, scene: SceneKey) -> None:
     split, index = scene
-    clouds = render_scene(options.seed, index, split, options.height)
+    clouds = options.render(split, index)
     target = make_folder(folder / split / f"{index:07d}")
     for name, cloud in zip(CLOUDS, clouds, strict=True):
         write_points(target / name, cloud * FLYINGTHINGS3D_AXES)

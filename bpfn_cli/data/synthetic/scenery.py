@@ -57,10 +57,10 @@ def draw_stage(key: str) -> Stage:
         attitude = rotation(dice.heading() if thing.flies else Y_AXIS, dice.between(0.0, 2.0 * math.pi))
         before.append(Pose(attitude, np.array(thing.place)))
         after.append(_draw_motion(dice, before[-1], thing.flies))
-    return Stage(solids, owners, _seen_by(camera1, before), _seen_by(camera2, after))
+    return Stage(solids, owners, seen_by(camera1, before), seen_by(camera2, after))
 
 
-def _seen_by(camera: Pose, poses: Sequence[Pose]) -> list[Pose]:
+def seen_by(camera: Pose, poses: Sequence[Pose]) -> list[Pose]:
     """Turn poses to the world into poses to the frame of `camera`."""
     inverse = camera.rotation.T
     return [Pose(product(inverse, pose.rotation), apply(inverse, pose.shift - camera.shift)) for pose in poses]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Driving scenes that are rendered while they are read: a folder with a record, written by `bpfn synth --live`.
+
+In training, every scene of every epoch is a new one: a function of the seeds of the record and of the training, the
+epoch and the name. Elsewhere, a scene is a function of the seed of the record, the split and the name.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from bpfn_cli.data.augment import sample_points
+from bpfn_cli.data.datasets.base import Format, SceneDataset, SceneNames, stored_split
+from bpfn_cli.data.names import SPLITS
+from bpfn_cli.data.synthetic.driving.live import LIVE_RECORD, read_options
+from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions, render_drive
+from bpfn_cli.structures import Camera, Scene
+
+DRIVING_CAMERA = Camera(focal=-721.5, cx=609.5, cy=172.9)  # KITTI's
+SPARSEST, DENSEST = 1.6, 3.6  # points of a training scene per point drawn from it
+
+
+@dataclass(frozen=True)
+class LiveScenes(SceneDataset):
+    """The scenes of one split."""
+
+    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+        """As `SceneDataset.sample`; a training scene is drawn with `generator`, and renders no more than is needed."""
+        if self.split != "train":
+            return super().sample(index, points, generator)
+        key = f"train {generator.integers(2**63)}"
+        rows = min(2**18, max(256, int(points * generator.uniform(SPARSEST, DENSEST))))
+        return sample_points(_scene(self.names[index], key, replace(self._options, points=rows)), points, generator)
+
+    @cached_property
+    def _options(self) -> DrivingOptions:
+        return read_options(self.root)
+
+
+class Driving(Format):
+    """A folder with `driving.json` and no scenes."""
+
+    name = "driving"
+    title = "synthetic driving"
+    layout = LIVE_RECORD
+    is_synthetic = True
+
+    def recognizes(self, root: Path) -> bool:
+        return os.path.lexists(root / LIVE_RECORD)
+
+    def list_scenes(self, root: Path) -> SceneNames:
+        options = read_options(root)
+        return {split: tuple(f"{index:07d}" for index in range(getattr(options, split))) for split in SPLITS}
+
+    def open(self, root: Path, split: str, names: tuple[str, ...]) -> SceneDataset:
+        return LiveScenes(self, root, split, names, label=self.label(split, len(names)))
+
+    def label(self, split: str, count: int) -> str:
+        each = " an epoch, rendered anew" if split == "train" else ""
+        return super().label(split, count) + each
+
+    def load(self, root: Path, split: str, name: str) -> Scene:
+        return _scene(name, f"{stored_split(split)} {int(name)}", read_options(root))
+
+    def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
+        """The record decides the scenes, so its content takes the place of file names."""
+        known = json.dumps(read_options(root).record(), sort_keys=True)
+        size = (root / LIVE_RECORD).stat().st_size
+        return {f"{split}/{len(names)} scenes of {known}": size for split, names in scenes.items() if names}
+
+
+def _scene(name: str, key: str, options: DrivingOptions) -> Scene:
+    found = render_drive(key, options)
+    pc1, end = found.points1.astype(np.float32), found.points2.astype(np.float32)
+    if options.hidden != "vanish":
+        return Scene(name, pc1, end, end - pc1, DRIVING_CAMERA)
+    return Scene(name, pc1, end[found.visible], end - pc1, DRIVING_CAMERA, found.visible)
