@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.ops import products
-from bpfn_cli.ops.products import linear, multiply
+from bpfn_cli.ops.products import add_product, linear, multiply
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,10 +64,25 @@ def test_weights_that_are_part_of_a_matrix_are_made_whole(monkeypatch: pytest.Mo
         return original(x, weight, *rest)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    monkeypatch.setattr(products, "_is_intel", lambda: False)
     part, x = random(5, 20, seed=1)[:, 3:10], random(9, 7)
     torch.testing.assert_close(linear(x, part, None), F.linear(x, part), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(multiply(x, part.t()), x @ part.t(), rtol=1e-5, atol=1e-5)
     assert layouts == [True, True]
+
+
+@pytest.mark.parametrize("products_per_sum", [7, products.LONG_SUM])
+@pytest.mark.parametrize("intel", [True, False])
+def test_products_are_those_of_torch_by_either_library(
+    products_per_sum: int, intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_is_intel", lambda: intel)
+    left, right = random(9, products_per_sum), random(products_per_sum, 5, seed=1)
+    expected = left.double() @ right.double()
+    torch.testing.assert_close(multiply(left, right).double(), expected, rtol=1e-5, atol=1e-4)
+    result = torch.ones(9, 5)
+    add_product(result, left, right)
+    torch.testing.assert_close(result.double(), 1 + expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.1, 0.0])
