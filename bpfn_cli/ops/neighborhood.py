@@ -211,11 +211,11 @@ def _convolve_neighbors(
 ) -> Tensor:
     middle, channels, outputs = matrix.shape
     result = features.new_empty(len(neighbors), outputs)
-    flat, mixing = matrix.reshape(-1, outputs), _mixing(offsets, features, weights, neighbors)
+    mixing = _mixing(offsets, features, weights, neighbors)
     if isinstance(mixing, _NativeMixing) and native.fuses(features, matrix):
-        mixing.convolve(flat, result)
+        mixing.convolve(matrix, result)
         return result
-    flat = flat.t().contiguous().t()  # as `multiply` wants it
+    flat = matrix.reshape(-1, outputs).t().contiguous().t()  # as `multiply` wants it
     for part in _chunks(len(neighbors), max(middle, neighbors.shape[1]) * channels):
         result[part] = multiply(mixing.mix(part), flat)
     return result
@@ -275,7 +275,7 @@ class _NativeMixing:
         return mixed.flatten(1)
 
     def convolve(self, matrix: Tensor, result: Tensor) -> None:
-        """All rows times a matrix (m (3 + C), D)."""
+        """All rows times a matrix (m, 3 + C, D)."""
         native.convolve(self.offsets, self.features, self.weights, self.neighbors, matrix, result)
 
     def start_backward(self) -> None:

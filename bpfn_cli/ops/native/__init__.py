@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
@@ -32,6 +31,7 @@ _NEIGHBORHOOD = {
     "bpfn_largest": [_tensor, *[_count] * 3, *[_tensor] * 2],
     "bpfn_propagate_backward": [*[_tensor] * 6, *[_count] * 4, _number, *[_tensor] * 3],
     "bpfn_fuses": [],
+    "bpfn_pack": [_tensor, *[_count] * 6, _tensor],
     "bpfn_propagate": [*[_tensor] * 4, *[_count] * 4, _number, *[_tensor] * 2],
     "bpfn_convolve": [*[_tensor] * 5, *[_count] * 5, _tensor],
     "bpfn_mix": [*[_tensor] * 4, *[_count] * 4, _tensor],
@@ -112,10 +112,11 @@ def fuses(*tensors: Tensor) -> bool:
 
 
 def _panels(matrix: Tensor) -> Tensor:
-    """Split a matrix (C, D) into panels of columns (panels, C, width), the last filled up with zeros."""
+    """Split a matrix (m, C, D) into panels of columns (panels, m, C, width), the last filled up with zeros."""
     width = _panel_width(matrix.dtype)
-    padded = F.pad(matrix, (0, -matrix.shape[1] % width))
-    return padded.view(len(matrix), -1, width).transpose(0, 1).contiguous()
+    panels = matrix.new_empty(-(-matrix.shape[2] // width), *matrix.shape[:2], width)
+    _call(_BY_TYPE[matrix.dtype], "bpfn_pack", matrix, *matrix.shape, *matrix.stride(), panels)
+    return panels
 
 
 def sample(points: Tensor, count: int) -> Tensor:
@@ -199,13 +200,27 @@ def propagate(
     All contiguous, rows checked; k <= MOST_NEIGHBORS.
     """
     sizes = *rows.shape, own.shape[1], len(weight)
-    _call(_BY_TYPE[own.dtype], "bpfn_propagate", own, other, rows, _panels(weight.t()), *sizes, slope, result, argmax)
+    _call(
+        _BY_TYPE[own.dtype],
+        "bpfn_propagate",
+        own,
+        other,
+        rows,
+        _panels(weight.t()[None]),
+        *sizes,
+        slope,
+        result,
+        argmax,
+    )
 
 
 def convolve(offsets: Tensor, features: Tensor, weights: Tensor, rows: Tensor, matrix: Tensor, result: Tensor) -> None:
-    """`mix`, then times `matrix` (m (3 + C), D), into `result` (R, D). If `fuses`; all contiguous, rows checked."""
+    """`mix`, then times `matrix` (m, 3 + C, D), into `result` (R, D).
+
+    If `fuses`; all but the matrix contiguous, rows checked.
+    """
     inputs = offsets, features, weights, rows, _panels(matrix)
-    sizes = *rows.shape, features.shape[1], weights.shape[2], matrix.shape[1]
+    sizes = *rows.shape, features.shape[1], weights.shape[2], matrix.shape[2]
     _call(_BY_TYPE[features.dtype], "bpfn_convolve", *inputs, *sizes, result)
 
 

@@ -42,6 +42,22 @@ int64_t bpfn_fuses(void) {
 #endif
 }
 
+/* panels (panels, middle, inner, WIDE) of a matrix (middle, inner, outputs), whose entries lie `steps` apart along each
+ * axis; the last panel is filled up with zeros. Reads along the first axis first, as weights of a layer lie. */
+int bpfn_pack(const REAL *matrix, int64_t middle, int64_t inner, int64_t outputs, int64_t middle_step,
+              int64_t inner_step, int64_t output_step, REAL *panels) {
+    int64_t number = (outputs + WIDE - 1) / WIDE;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t panel = 0; panel < number; panel++)
+        for (int64_t c = 0; c < inner; c++)
+            for (int64_t m = 0; m < middle; m++) {
+                const REAL *from = matrix + c * inner_step + m * middle_step + panel * WIDE * output_step;
+                REAL *to = panels + ((panel * middle + m) * inner + c) * WIDE;
+                for (int64_t d = 0; d < WIDE; d++) to[d] = panel * WIDE + d < outputs ? from[d * output_step] : 0;
+            }
+    return 0;
+}
+
 /* sums (ROWS, WIDE) += left (ROWS, depth), its rows `step` apart, times right (depth, WIDE). */
 static inline __attribute__((always_inline)) void add_block(const REAL *restrict left, int64_t step,
                                                             const REAL *restrict right, int64_t depth,
