@@ -16,7 +16,7 @@ def loops(name: str, source: str, *flags: str, **macros: str) -> Extension:
     return Extension(
         f"bpfn_cli.ops.native.{name}",
         [f"{FOLDER}/{source}"],
-        depends=[f"{FOLDER}/interface.h"],
+        depends=[str(path) for path in Path(FOLDER).glob("*.[ch]")],  # all, as the fingerprint is of all
         define_macros=[("BPFN_SOURCES", str(FINGERPRINT)), *macros.items()],
         extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", *flags],
         extra_link_args=["-fopenmp"],

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter
 from bpfn_cli.profiling.workload import Case, Workload
 from bpfn_cli.progress import ProgressCallback
 
-PROCESSES = 5  # started to measure the first pass
 LATER_PASSES = 5
 
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
@@ -36,7 +35,7 @@ def busy_cores(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FirstPass:
-    """Seconds, medians over PROCESSES processes, which take turns.
+    """Seconds, medians over new processes of each kind, which take turns.
 
     Attributes:
         import_torch_s: a whole process that does nothing but `import torch`.
@@ -56,18 +55,22 @@ class FirstPass:
     times_least: float
 
 
-def measure_first_pass(case: Case, progress: ProgressCallback | None = None) -> FirstPass:
-    """Measure the first pass of new processes."""
-    imports, wholes, firsts, laters = [], [], [], []
-    for number in range(PROCESSES):
+def measure_first_pass(
+    case: Case, *, processes: int, keep_freed: bool, progress: ProgressCallback | None = None
+) -> FirstPass:
+    """Measure the first pass of new processes.
+
+    Args: processes: of each kind. keep_freed: with `keep_freed_memory`, as our commands run.
+    """
+    imports, wholes, firsts, laters, child = [], [], [], [], _FIRST.format(path=sys.path)
+    for number in range(processes):
         imports.append(_seconds_of("import torch", "")[0])
-        child = _FIRST.format(path=sys.path)
-        wholes.append(_seconds_of(child, _request(case, later=0))[0])
-        first, *later = json.loads(_seconds_of(child, _request(case, later=LATER_PASSES))[1])
+        wholes.append(_seconds_of(child, _request(case, 0, keep_freed))[0])
+        first, *later = json.loads(_seconds_of(child, _request(case, LATER_PASSES, keep_freed))[1])
         firsts.append(first)
         laters.append(median(later))
         if progress is not None:
-            progress(number + 1, PROCESSES)
+            progress(number + 1, processes)
     imported, whole, first, later = map(median, (imports, wholes, firsts, laters))
     names = case.variant.name, case.points, case.batch, case.device
     return FirstPass(*names, imported, whole, first, later, whole / (imported + later))
@@ -77,8 +80,9 @@ def answer() -> None:
     """In a new process: read the request from stdin, print the seconds of each pass."""
     from bpfn_cli.device import keep_freed_memory
 
-    request, later = json.load(sys.stdin)
-    keep_freed_memory()
+    request, later, keep_freed = json.load(sys.stdin)
+    if keep_freed:
+        keep_freed_memory()
     work = Workload(TypeAdapter(Case).validate_python(request))
     seconds = []
     for _ in range(1 + later):
@@ -88,8 +92,8 @@ def answer() -> None:
     print(json.dumps(seconds))
 
 
-def _request(case: Case, later: int) -> str:
-    return json.dumps([TypeAdapter(Case).dump_python(case), later])
+def _request(case: Case, later: int, keep_freed: bool) -> str:
+    return json.dumps([TypeAdapter(Case).dump_python(case), later, keep_freed])
 
 
 def _seconds_of(code: str, request: str) -> tuple[float, str]:

@@ -185,10 +185,11 @@ def test_busy_cores_are_busy_meanwhile_and_free_afterwards(
 def test_first_pass_of_new_processes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bpfn_cli.profiling.conditions.PROCESSES", 1)
-    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first")
+    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first", "--rounds", 1)
     assert in_process(folder, monkeypatch, *words, "--json") == 0
-    (one,) = json.loads(capsys.readouterr().out)["results"]
+    found = json.loads(capsys.readouterr().out)
+    assert (found["mode"], found["rounds"], found["freed_memory_kept"]) == ("first inference", 1, True)
+    (one,) = found["results"]
     assert 0 < one["later_s"] < one["first_s"] < one["process_s"]
     assert one["times_least"] == pytest.approx(one["process_s"] / (one["import_torch_s"] + one["later_s"]))
     assert in_process(folder, monkeypatch, *words) == 0

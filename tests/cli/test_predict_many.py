@@ -127,6 +127,11 @@ def test_outputs_are_checked_before_the_work(work: Path) -> None:
     assert names(work / "frames") == ["10.npy", "11.npy", "8.npy", "9.npy"]
 
 
+def test_missing_input_is_named_whatever_the_output(work: Path) -> None:
+    refused(bpfn("predict", "nowhere", *WEIGHTS, "--out", "flows", cwd=work), 3, "nowhere: no such file or folder")
+    assert not (work / "flows").exists()
+
+
 def test_pair_that_fails_is_named_and_earlier_flows_stay(work: Path) -> None:
     np.save(work / "frames" / "11.npy", cloud(3, LEAST - 1))
     words = ("predict", "frames", *WEIGHTS, "--out")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bpfn_cli.profiling.conditions import FirstPass
 
 NEXT = "bpfn profile --all --latency"
+ROUNDS = 10
+PROCESSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,13 @@ class BenchFlags:
     train: Annotated[bool, options.switch("--train", "Measure a training step (forward and backward).")] = False
     plain: Annotated[bool, options.switch("--plain/--no-plain", "Compare with the plain path.")] = True
     precision: options.PrecisionName = Precision.float32
-    rounds: Annotated[int, Option(min=1, max=10_000, help="Passes of each path.", metavar="N")] = 10
+    rounds: Annotated[
+        int | None, Option(min=1, max=10_000, help="Passes of each path (default 10), or processes (5).", metavar="N")
+    ] = None
     busy: Annotated[
         int, Option(min=0, max=1024, help="Cores that other processes keep busy meanwhile.", metavar="N")
     ] = 0
-    first: Annotated[bool, options.switch("--first", "Measure the first pass of a new process.")] = False
+    first: Annotated[bool, options.switch("--first", "Measure the first pass of new processes instead.")] = False
     default_allocator: Annotated[
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
     ] = False
@@ -83,14 +87,15 @@ def bench(flags: BenchFlags) -> None:
         "precision": flags.precision.value,
     }
     about |= {"busy_cores": flags.busy}
+    kept, rounds = not flags.default_allocator, flags.rounds or (PROCESSES if flags.first else ROUNDS)
     with busy_cores(flags.busy):
         if flags.first:
-            measured: list[Any] = measure_each(measure_first_pass, cases)
             about |= {"mode": f"first {about['mode']}"}
+            measured: list[Any] = measure_each(measure_first_pass, cases, processes=rounds, keep_freed=kept)
         else:
-            kept = not flags.default_allocator and keep_freed_memory()
-            about |= {"freed_memory_kept": kept, "rounds": flags.rounds}
-            measured = measure(cases, rounds=flags.rounds, plain=flags.plain, keep_freed=kept)
+            kept = kept and keep_freed_memory()
+            measured = measure(cases, rounds=rounds, plain=flags.plain, keep_freed=kept)
+    about |= {"freed_memory_kept": kept, "rounds": rounds}
     result = _result(measured, **about)
     if out is not None:
         write_json(out, result)

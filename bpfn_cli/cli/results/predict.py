@@ -67,8 +67,10 @@ def predict(flags: PredictFlags) -> None:
       $ bpfn predict pairs.txt --frame lidar --out flows        # a list: a.ply b.ply on each line
     """
     from bpfn_cli.data.files.pairs import holds_many
-    from bpfn_cli.errors import UsageError, printable
+    from bpfn_cli.errors import DataError, UsageError, printable
 
+    if flags.pc2 is None and not flags.pc1.exists():
+        raise DataError(f"{printable(flags.pc1)}: no such file or folder; check the path")
     if not holds_many(flags.pc1):
         _predict_one(flags)
     elif flags.pc2 is None:

@@ -76,6 +76,6 @@ class Driving(Format):
 def _scene(name: str, key: str, options: DrivingOptions) -> Scene:
     found = render_drive(key, options)
     pc1, end = found.points1.astype(np.float32), found.points2.astype(np.float32)
-    if options.hidden != "vanish":
+    if options.rows_correspond:
         return Scene(name, pc1, end, end - pc1, DRIVING_CAMERA)
     return Scene(name, pc1, end[found.visible], end - pc1, DRIVING_CAMERA, found.visible)

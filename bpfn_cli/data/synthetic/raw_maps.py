@@ -17,8 +17,9 @@ import numpy as np
 import png
 
 from bpfn_cli.data.synthetic import render
+from bpfn_cli.data.synthetic.options import SceneKey
 from bpfn_cli.data.synthetic.raycast import FAR, FULL_HEIGHT, RenderedPair, Stage, bodies_in_view, cast_image, pinhole
-from bpfn_cli.data.synthetic.render import SceneKey, SyntheticOptions
+from bpfn_cli.data.synthetic.render import SyntheticOptions
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.files import disk_errors, make_folder, remove_temporaries, write_atomic, write_json
 from bpfn_cli.locks import only_writer

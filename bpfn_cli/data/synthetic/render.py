@@ -17,7 +17,7 @@ from bpfn_cli.data.datasets.flyingthings3d import RECORD
 from bpfn_cli.data.files.points import write_points
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.records import OutputRecord, read_record
-from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions, SceneKey
+from bpfn_cli.data.synthetic.options import MOST_SCENES, SceneKey, SceneOptions
 from bpfn_cli.data.synthetic.raycast import RenderedPair, Stage, pinhole, render_pair
 from bpfn_cli.data.synthetic.scenery import draw_stage
 from bpfn_cli.errors import DataError, DiskError, UsageError, printable
@@ -30,31 +30,18 @@ from bpfn_cli.structures import FLYINGTHINGS3D_AXES, MAX_DEPTH_M
 FORMAT = 1  # increase it with every change of the scenes: equal records promise equal bytes
 ENOUGH = 0.28  # share of the pixels that must be within the depth cut: 9,072 points at height 135
 
-_MOST_SCENES = 9_999_999
 _REPLACE = "choose another --out, or replace"
 
 
 @dataclass(frozen=True)
-class SyntheticOptions:
+class SyntheticOptions(SceneOptions):
     """What to render. Raises: UsageError: a value out of range."""
 
-    train: int = 400  # number of scenes
-    val: int = 40
-    seed: int = 0
     height: int = 135  # image rows, 16:9; the camera is scaled with it
 
     def __post_init__(self) -> None:
-        ranges = {"train": (0, _MOST_SCENES), "val": (0, _MOST_SCENES), "seed": (0, 2**32 - 1), "height": (27, 1080)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise UsageError(f"synthetic {name} {value!r}: use a whole number from {low} to {high}")
-        if self.train + self.val == 0:
-            raise UsageError("synthetic train and val are both 0; ask for at least one scene")
-
-    def scenes(self) -> list[SceneKey]:
-        """All scenes to render."""
-        return [(split, index) for split in SPLITS for index in range(getattr(self, split))]
+        super().__post_init__()
+        self.check_whole("height", 27, 1080)
 
     def record(self) -> dict[str, Any]:
         """What the record of a folder says about its scenes."""
@@ -65,9 +52,6 @@ class SyntheticOptions:
     def render(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """As `render_scene`."""
         return render_scene(self.seed, index, split, self.height)
-
-
-Options = SyntheticOptions | DrivingOptions
 
 
 def render_scene(seed: int, index: int, split: str, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +81,7 @@ def render_stage(seed: int, index: int, split: str, height: int) -> tuple[Stage,
 
 
 def write_synthetic(
-    folder: Path, options: Options, processes: int, progress: OnProgress = None, *, force: bool = False
+    folder: Path, options: SceneOptions, processes: int, progress: OnProgress = None, *, force: bool = False
 ) -> None:
     """Write the scenes to `folder/{train,val}/NNNNNNN/{pc1,pc2}.npy`, on-disk axes of FT3D_s, then the record.
 
@@ -110,7 +94,7 @@ def write_synthetic(
     """
     if processes < 1:
         raise UsageError(f"processes {processes}: use 1 or more")
-    if getattr(options, "hidden", "") == "vanish":
+    if not options.rows_correspond:
         raise UsageError("--hidden vanish: the rows of written clouds must correspond; use it with --live")
     record, settings = OutputRecord(folder, RECORD), options.record()
     if _is_finished(record, settings, force):
@@ -163,7 +147,7 @@ def _is_finished(record: OutputRecord, settings: Mapping[str, Any], force: bool)
     raise UsageError(f"{others}; {_REPLACE} them with --force")
 
 
-def _check_leftovers(record: OutputRecord, options: Options, settings: Mapping[str, Any]) -> None:
+def _check_leftovers(record: OutputRecord, options: SceneOptions, settings: Mapping[str, Any]) -> None:
     """Sweep an empty folder, or what a killed run with these options left. Raises: UsageError: anything else."""
     counts: dict[str, int] = {}
     if os.path.lexists(record.partial):
@@ -181,7 +165,7 @@ def _remove_scenes(record: OutputRecord) -> None:
     if not any(os.path.lexists(path) for path in (record.finished, record.partial)):
         return
     with disk_errors(record.folder):
-        entries = list(_own_entries(record, dict.fromkeys(SPLITS, _MOST_SCENES + 1)))
+        entries = list(_own_entries(record, dict.fromkeys(SPLITS, MOST_SCENES + 1)))
         if record.finished.exists():
             record.finished.replace(record.partial)  # from here on the folder is unfinished, whatever happens
         for entry in reversed(entries):  # a folder after its contents
@@ -220,7 +204,7 @@ def _is_written(folder: Path, scene: SceneKey) -> bool:
         return all((folder / split / f"{index:07d}" / cloud).is_file() for cloud in CLOUDS)
 
 
-def _write_scene(folder: Path, options: Options, scene: SceneKey) -> None:
+def _write_scene(folder: Path, options: SceneOptions, scene: SceneKey) -> None:
     split, index = scene
     clouds = options.render(split, index)
     target = make_folder(folder / split / f"{index:07d}")

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from bpfn_cli.data.synthetic.driving.drive import SOFT, Drive
-from bpfn_cli.data.synthetic.driving.look import (
+from bpfn_cli.data.synthetic.driving.rays import (
     BOTTOM,
     LEFT,
     RIGHT,
     TOP,
-    Look,
+    RayPattern,
     Rays,
     background_rays,
-    draw_look,
+    draw_pattern,
     object_rays,
 )
 from bpfn_cli.data.synthetic.raycast import Body, bodies_in_view, cast_rays, hidden, move_points
@@ -54,7 +54,7 @@ class _Scanner(NamedTuple):
     drive: Drive
     bodies: list[Body]  # in frame 1
     bodies2: list[Body]
-    look: Look
+    pattern: RayPattern
     options: ScanOptions
     generator: np.random.Generator
 
@@ -62,7 +62,7 @@ class _Scanner(NamedTuple):
 def scan(drive: Drive, count: int, generator: np.random.Generator, options: ScanOptions) -> Scan:
     """At most `count` points that are within 35 m in both frames; fewer in a nearly empty scene."""
     bodies, bodies2 = (bodies_in_view(drive.stage, poses) for poses in (drive.stage.poses1, drive.stage.poses2))
-    scanner = _Scanner(drive, bodies, bodies2, draw_look(generator), options, generator)
+    scanner = _Scanner(drive, bodies, bodies2, draw_pattern(generator), options, generator)
     rounds: list[Scan] = []
     found, rays = 0, count
     for _ in range(MOST_ROUNDS):
@@ -80,10 +80,10 @@ def scan(drive: Drive, count: int, generator: np.random.Generator, options: Scan
 
 def _round(scanner: _Scanner, count: int) -> list[Scan]:
     """Shoot `count` rays over the image, and more at dense objects."""
-    look, generator = scanner.look, scanner.generator
-    found = [_shoot(scanner, background_rays(look, count, generator))]
+    pattern, generator = scanner.pattern, scanner.generator
+    found = [_shoot(scanner, background_rays(pattern, count, generator))]
     for owner in scanner.drive.dense:
-        found.append(_shoot(scanner, object_rays(owner, scanner.bodies, look, count, generator), owner))
+        found.append(_shoot(scanner, object_rays(owner, scanner.bodies, pattern, count, generator), owner))
     return found
 
 
@@ -111,11 +111,11 @@ def _points(sx: np.ndarray, sy: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
 def _roughness(scanner: _Scanner, sx: np.ndarray, sy: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """(N,) metres of depth: rays enter vegetation, and other surfaces are not quite even."""
-    look, generator = scanner.look, scanner.generator
+    pattern, generator = scanner.pattern, scanner.generator
     way = np.where(
         owners == SOFT,
-        generator.exponential(look.depth_m, len(owners)),
-        generator.normal(0.0, look.rough_m, len(owners)),
+        generator.exponential(pattern.depth_m, len(owners)),
+        generator.normal(0.0, pattern.rough_m, len(owners)),
     )
     return way / np.sqrt(1.0 + sx * sx + sy * sy)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from bpfn_cli.choices import Hidden
-from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.synthetic.driving.drive import draw_drive
 from bpfn_cli.data.synthetic.driving.scan import Scan, ScanOptions, scan
+from bpfn_cli.data.synthetic.options import SceneOptions
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.rng import keyed_generator
 
@@ -18,21 +18,16 @@ STYLE = "driving"
 FORMAT = 1  # increase it with every change of the scenes: equal records promise equal bytes
 ENOUGH = 0.25  # share of `points` that a scene must have
 
-SceneKey = tuple[str, int]  # split and index
-
 
 @dataclass(frozen=True)
-class DrivingOptions:
+class DrivingOptions(SceneOptions):
     """What to render. Raises: UsageError: a value out of range.
 
-    train, val: number of scenes. points: most rows of a scene. ground: keep the ground. hidden: points that frame 2
+    points: most rows of a scene. ground: keep the ground. hidden: points that frame 2
     does not see: `kept` as in KITTI_s, `removed`, or `vanish`: kept in the first cloud only. disparity_step_px,
     disparity_noise_px: as of `ScanOptions`; KITTI's maps have steps of 1/256 px.
     """
 
-    train: int = 400
-    val: int = 40
-    seed: int = 0
     points: int = 16384
     ground: bool = False
     hidden: Hidden = "kept"
@@ -40,30 +35,26 @@ class DrivingOptions:
     disparity_noise_px: float = 0.0
 
     def __post_init__(self) -> None:
-        most = 9_999_999
-        for name, low, high in (("train", 0, most), ("val", 0, most), ("seed", 0, 2**32 - 1), ("points", 256, 2**18)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise UsageError(f"synthetic {name} {value!r}: use a whole number from {low} to {high}")
+        super().__post_init__()
+        self.check_whole("points", 256, 2**18)
         for name in ("disparity_step_px", "disparity_noise_px"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 8:
                 raise UsageError(f"synthetic {name} {value!r}: use a number from 0 to 8")
         if self.hidden not in ("kept", "removed", "vanish") or type(self.ground) is not bool:
             raise UsageError(f"synthetic hidden {printable(str(self.hidden))}: use kept, removed or vanish")
-        if self.train + self.val == 0:
-            raise UsageError("synthetic train and val are both 0; ask for at least one scene")
 
-    def scenes(self) -> list[SceneKey]:
-        """All scenes to render."""
-        return [(split, index) for split in SPLITS for index in range(getattr(self, split))]
+    @property
+    def rows_correspond(self) -> bool:
+        """Not if some points are in the first cloud only."""
+        return self.hidden != "vanish"
 
     def record(self) -> dict[str, Any]:
-        """What the record of a folder says about its scenes."""
+        """As `SceneOptions.record`."""
         return {"format": FORMAT, "kind": "synthetic", "style": STYLE, **asdict(self)}
 
     def render(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One scene of the folder. Returns: pc1, pc2: (N, 3) float32 metres, internal frame; rows correspond."""
+        """As `SceneOptions.render`."""
         found = render_drive(f"{split} {index}", self)
         return found.points1.astype(np.float32), found.points2.astype(np.float32)
 

@@ -16,7 +16,7 @@ Rays = tuple[np.ndarray, np.ndarray]  # sx, ascending, and sy
 
 
 @dataclass(frozen=True)
-class Look:
+class RayPattern:
     """Properties of the rays of one scene. Slopes are without unit.
 
     top: highest slope. spacing: of scan lines. on_lines: share of the rays that lie on them. passes: (P,) offsets of
@@ -36,10 +36,10 @@ class Look:
     holes: np.ndarray
 
 
-def draw_look(generator: np.random.Generator) -> Look:
+def draw_pattern(generator: np.random.Generator) -> RayPattern:
     """Draw the properties of a scene's rays."""
     is_tall, count = generator.random() < TALL, generator.integers(0, MOST_HOLES + 1)
-    return Look(
+    return RayPattern(
         top=generator.uniform(0.1, TOP) if is_tall else generator.uniform(0.03, 0.09),
         spacing=generator.uniform(0.005, 0.01),
         on_lines=generator.choice((0.0, 0.5, 0.9)),
@@ -52,26 +52,28 @@ def draw_look(generator: np.random.Generator) -> Look:
     )
 
 
-def background_rays(look: Look, count: int, generator: np.random.Generator) -> Rays:
+def background_rays(pattern: RayPattern, count: int, generator: np.random.Generator) -> Rays:
     """At most `count` rays over the whole image, without its holes."""
     sx = np.sort(generator.uniform(RIGHT, LEFT, count))
-    sy = generator.uniform(BOTTOM, look.top, count)
-    lines = np.floor(sy / look.spacing) + look.passes[generator.integers(0, len(look.passes), count)]
-    lines = lines * look.spacing + look.blur * generator.normal(0.0, 1.0, count)
-    sy = np.where(generator.random(count) < look.on_lines, lines, sy)
+    sy = generator.uniform(BOTTOM, pattern.top, count)
+    lines = np.floor(sy / pattern.spacing) + pattern.passes[generator.integers(0, len(pattern.passes), count)]
+    lines = lines * pattern.spacing + pattern.blur * generator.normal(0.0, 1.0, count)
+    sy = np.where(generator.random(count) < pattern.on_lines, lines, sy)
     sy = sy * np.sqrt(1.0 + sx * sx)  # a scan line has one elevation, which is a curve in the image
     keep = sy > BOTTOM
-    for left, low, width, height in look.holes:
+    for left, low, width, height in pattern.holes:
         keep &= ~((sx > left) & (sx < left + width) & (sy > low) & (sy < low + height))
     return sx[keep], sy[keep]
 
 
-def object_rays(owner: int, bodies: list[Body], look: Look, count: int, generator: np.random.Generator) -> Rays:
+def object_rays(
+    owner: int, bodies: list[Body], pattern: RayPattern, count: int, generator: np.random.Generator
+) -> Rays:
     """Additional rays around an object in the image; `count`: as for `background_rays`."""
     slopes = [body.slopes for body in bodies if body.owner == owner and body.slopes is not None]
     low_x, high_x, low_y, high_y = np.array(slopes or [(0.0,) * 4]).T
     left, right = min(LEFT, float(high_x.max())), max(RIGHT, float(low_x.min()))
     top, bottom = min(TOP, float(high_y.max())), max(BOTTOM, float(low_y.min()))
     area = max(0.0, left - right) * max(0.0, top - bottom)
-    rays = int(look.density * count * area / ((LEFT - RIGHT) * (look.top - BOTTOM)))
+    rays = int(pattern.density * count * area / ((LEFT - RIGHT) * (pattern.top - BOTTOM)))
     return np.sort(generator.uniform(right, max(right, left), rays)), generator.uniform(bottom, max(bottom, top), rays)
