@@ -97,6 +97,7 @@ def test_number_of_workers_does_not_change_a_training(things: Path, tmp_path: Pa
     assert len(set(found)) == 1
 
 
+@pytest.mark.slow
 def test_training_on_live_scenes_is_resumed_and_does_not_depend_on_workers(tmp_path: Path) -> None:
     """Scenes that exist nowhere on disk, new ones in every epoch."""
     live, runs = tmp_path / "live", tmp_path / "runs"
