@@ -3,7 +3,14 @@
 
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import build_model
-from bpfn_cli.models.checkpoint import Checkpoint, build_from, load_checkpoint, read_checkpoint, save_checkpoint
+from bpfn_cli.models.checkpoint import (
+    Checkpoint,
+    build_from,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    weights_named,
+)
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
 
@@ -22,4 +29,5 @@ __all__ = [
     "save_checkpoint",
     "slim",
     "variant_named",
+    "weights_named",
 ]

@@ -26,6 +26,7 @@ from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
+CONTROL_NAMES = {"random": "random-teacher", "shuffled": "shuffled-teacher", "random_adapter": "random-adapter"}
 
 
 def _precision(value: Any) -> Any:
@@ -142,17 +143,19 @@ else:
 class Recipe:
     """Everything that decides what is trained.
 
-    variant: the student (also for `bpfn train`). teacher: variant of the teacher that is trained if none is given.
+    variant: the student (also for `bpfn train`). initial: weights that the student starts from, copied, or sliced from
+    a larger network; null: random weights. teacher: variant of the teacher that is trained if none is given.
     control: makes the teacher useless, for comparison: `random`, untrained weights; `shuffled`, outputs assigned to
-    other points.
+    other points; `random_adapter`, features passed through a random linear map.
     """
 
     variant: str = "weightnet48"
+    initial: Annotated[str, Field(min_length=1)] | None = None
     teacher: str = "baseline"
     loss: Annotated[tuple[str, ...], Field(min_length=1)] = ("bihint",)
     strategy: StrategySettings = field(default_factory=StrategySettings)
     early_stop: EarlyStopSettings = field(default_factory=EarlyStopSettings)
-    control: Literal["none", "random", "shuffled"] = "none"
+    control: Literal["none", "random", "shuffled", "random_adapter"] = "none"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -163,11 +166,12 @@ class Recipe:
         return [name for name in self.loss if name != NO_DISTILLATION]
 
     def method(self) -> str:
-        """Short name of the training method: `scratch`, `bihint`, `basic+online`, ..."""
+        """Short name of the training method: `scratch`, `fine-tuned`, `bihint`, `basic+online`, ..."""
         losses, stop, control = self.distillation_losses(), self.early_stop.kind, self.control
-        parts = [*losses, *([self.strategy.kind] if self.strategy.kind != "plain" else [])]
+        parts = [*(["fine-tuned"] if self.initial else []), *losses]
+        parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
         parts += [f"early-stop-{stop}"] if losses and stop != "never" else []
-        parts += [f"{control}-teacher"] if losses and control != "none" else []
+        parts += [CONTROL_NAMES[control]] if losses and control != "none" else []
         return "+".join(parts) or SCRATCH
 
     def for_teacher(self) -> Recipe:
@@ -222,8 +226,9 @@ WITHOUT_EFFECT = {
 
 
 def decisive_tree(recipe: Recipe) -> dict[str, Any]:
-    """The keys that decide the weights, as plain values: equal trees and data give equal weights."""
+    """The keys that decide the weights, as plain values: equal trees, data and initial weights give equal weights."""
     tree = recipe_tree(recipe)
+    del tree["initial"]  # a place; the weights are identified by their sha256
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
     return tree

@@ -133,14 +133,20 @@ NOTES = (
 
 def comparison_report(results: RunResults) -> Report:
     """The tables of the finished trainings of a study: means and differences for each variant."""
-    trained = _study_results(results.runs)
+    trained = groups_by_variant(results)
     if not trained:
         return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
-    tables: list[Table] = []
-    for variant in sorted({one.record.variant for one in trained}):
-        tables += _tables(variant, [one for one in trained if one.record.variant == variant])
-    is_synthetic = any(is_synthetic_kind(one.evaluation.dataset.kind) for one in trained)
+    tables = [table for variant, groups in trained.items() for table in _tables(variant, groups)]
+    first = next(iter(trained.values()))[0].members[0]  # all have one protocol
+    is_synthetic = is_synthetic_kind(first.evaluation.dataset.kind)
     return Report(tuple(tables), (*NOTES, SYNTHETIC_NOTE) if is_synthetic else NOTES, results.problems)
+
+
+def groups_by_variant(results: RunResults) -> dict[str, list[Group]]:
+    """The rows of the finished trainings of a study, in the order of the tables."""
+    trained = _study_results(results.runs)
+    variants = sorted({one.record.variant for one in trained})
+    return {variant: _groups([one for one in trained if one.record.variant == variant]) for variant in variants}
 
 
 def _study_results(runs: Sequence[Run]) -> list[Result]:
@@ -153,15 +159,14 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
     return [next(found) for _, found in groupby(of_study, key=lambda one: one.record.cell)]
 
 
-def _tables(variant: str, results: Sequence[Result]) -> list[Table]:
-    groups = _groups(results)
+def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
     rows = [row_of(MEANS, group) for group in groups]
     # The teacher of the methods, if it was evaluated under their protocol.
-    teachers = (one.record.teacher for one in results if _is_method(one.record))
+    teachers = (one.record.teacher for group in groups if _is_method(group.record) for one in group.members)
     teacher, test = next(((one.variant, one.test) for one in teachers if one and one.test), ("", None))
     if test:
         rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher})", seeds=1))
-    tables = [Table("means", f"{variant}: {results[0].protocol.title}", MEANS, rows)]
+    tables = [Table("means", f"{variant}: {groups[0].members[0].protocol.title}", MEANS, rows)]
     scratch = next((group for group in groups if group.label == SCRATCH), None)
     if scratch is not None and len(groups) > 1:
         differences = _differences(groups, scratch, test.epe3d if test else None)
@@ -184,13 +189,13 @@ def _groups(results: Sequence[Result]) -> list[Group]:
 def _label(record: RunRecord) -> str:
     if record.control is None:
         return record.method
-    method = re.sub(r"\+(random|shuffled)-teacher$", "", record.method)
+    method = re.sub(r"\+(random-teacher|shuffled-teacher|random-adapter)$", "", record.method)
     return f"{method}, {record.control.replace('same_width', 'same-width').replace('_', ' ')}"
 
 
-def _place(group: Group) -> tuple[int, int]:
+def _place(group: Group) -> tuple[int, int, str]:
     kind = group.record.control or ("method" if _is_method(group.record) else SCRATCH)
-    return RANKS.get(kind, len(RANKS)), method_rank(group.record.method)
+    return RANKS.get(kind, len(RANKS)), method_rank(group.record.method), group.label
 
 
 def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None) -> list[Difference]:

@@ -12,6 +12,7 @@ LAST = {
     "early-stop-auto": "no teacher once the student is better",
     "random-teacher": "control: an untrained teacher",
     "shuffled-teacher": "control: the teacher's outputs are assigned to other points",
+    "random-adapter": "control: the teacher's features pass through a random linear map",
 }
 
 

@@ -25,9 +25,9 @@ from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
 from bpfn_cli.runs.checkpoints import Checkpoints
 from bpfn_cli.runs.loggers import MetricsLogger
-from bpfn_cli.runs.record import LOCK, STUDENT, RunRecord, read_record
+from bpfn_cli.runs.record import LOCK, METRICS, STUDENT, RunRecord, read_record
 
-METRICS, LATEST = "metrics.jsonl", "latest"
+LATEST = "latest"
 MOST_RUNS_OF_A_NAME = 999
 _UNFINISHED = re.compile(re.escape(files.TEMPORARY_PREFIX) + "[0-9a-f]{16}")
 

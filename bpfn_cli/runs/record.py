@@ -14,7 +14,7 @@ from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
 
-RECORD_FILE, STUDENT, LOCK = "run.json", "student.safetensors", ".lock"
+RECORD_FILE, METRICS, STUDENT, LOCK = "run.json", "metrics.jsonl", "student.safetensors", ".lock"
 LARGEST_FILE = 1 << 26  # bytes
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
@@ -116,8 +116,8 @@ class RunRecord(Schema):
     """Everything `run.json` says about a run.
 
     Attributes: reason: why the run stopped. failed_by: class of the error that ended it.
-        method: `scratch`, `bihint`, ... as `Recipe.method` names it. teacher_key: identifies a network that can serve
-            as the teacher of a recipe.
+        method: `scratch`, `bihint`, ... as `Recipe.method` or a study names it. teacher_key: identifies a network that
+            can serve as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
         cell, control, cell_key, times_as_long, slowest_of: set for a run of a study.

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The results of runs: `run.json` with `evaluations/*.json`, read without trusting either."""
+"""The results of runs: `run.json` with `evaluations/*.json`, and `metrics.jsonl`, read without trusting any."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.metrics.result import EvaluationResult
+from bpfn_cli.metrics.result import Amount, EvaluationResult, Positive, Schema
 from bpfn_cli.runs.listing import find_runs
-from bpfn_cli.runs.record import RunRecord, read_schema
+from bpfn_cli.runs.record import METRICS, RunRecord, read_schema
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,25 @@ def read_runs(folder: Path) -> RunResults:
     problems = list(found.problems)
     runs = [Run(run.path.absolute().name, run.record, _evaluations(run.path, problems)) for run in found.runs]
     return RunResults(folder, tuple(_with_teachers(runs)), tuple(problems))
+
+
+class _Epoch(Schema):
+    """What is read of a line of `metrics.jsonl`; EPE3D in metres."""
+
+    epoch: Positive
+    validation_epe3d: Amount | None = None
+
+
+def validation_curve(run: Path) -> dict[int, float]:
+    """Validation EPE3D in metres of a run by epoch, counted from 1; unreadable lines are left out."""
+    found = {}
+    with contextlib.suppress(OSError), (run / METRICS).open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValidationError):
+                known = _Epoch.model_validate_json(line)
+                if known.validation_epe3d is not None:
+                    found[known.epoch] = known.validation_epe3d
+    return found
 
 
 def _with_teachers(runs: list[Run]) -> Iterator[Run]:

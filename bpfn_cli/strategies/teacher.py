@@ -3,10 +3,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.term import TeacherPasses
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.ops import matrix_precision
@@ -22,7 +26,7 @@ class Teacher:
     """A network in evaluation mode from whose outputs a student learns.
 
     Attributes: forwards: how often the network was run. precision: of its large matrix products. control: applied to
-        its outputs before a student sees them (see `shuffle_points`). cache: outputs on disk; None: always computed.
+        its outputs before a student sees them (see `CONTROLS`). cache: outputs on disk; None: always computed.
     """
 
     def __init__(
@@ -107,3 +111,25 @@ def shuffle_points(output: FlowPyramid) -> FlowPyramid:
         return tensor[:, order.to(tensor.device)]
 
     return output.mapped(permuted)
+
+
+def random_adapter(output: FlowPyramid) -> FlowPyramid:
+    """The outputs with all features passed through fixed random linear maps, and the same flows: a control. A hint
+    from such a teacher holds no more than a random projection of its features."""
+    adapted = {
+        field: [tensor @ _random_map(field, level, tensor.shape[2]).to(tensor) for level, tensor in enumerate(levels)]
+        for field in FIELDS.values()
+        if (levels := getattr(output, field))
+    }
+    return replace(output, **adapted)  # type: ignore[arg-type]
+
+
+@cache
+def _random_map(field: str, level: int, width: int) -> Tensor:
+    """(width, width), columns of length 1: independent channels of equal variance keep their mean square."""
+    columns = keyed_generator("adapter", field, level).standard_normal((width, width))
+    return torch.from_numpy(columns / np.linalg.norm(columns, axis=0))
+
+
+# What a recipe's `control` does to the teacher's outputs.
+CONTROLS: dict[str, Control] = {"shuffled": shuffle_points, "random_adapter": random_adapter}

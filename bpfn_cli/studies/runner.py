@@ -14,6 +14,7 @@ from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.statistics import learning_seconds
+from bpfn_cli.models import weights_named
 from bpfn_cli.parallel import Shard
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, teacher_key
@@ -121,6 +122,7 @@ class StudyRunner:
         recipe = cell.recipe
         teacher = self._teacher(cell, progress) if _needs_teacher(cell) else None
         labels: dict[str, Any] = {"cell": cell.name, "control": cell.control, "cell_key": self._key(cell)}
+        labels["method"] = cell.method
         if cell.control == "equal_time":
             longer = self._times_as_long(cell, self._ended())
             if longer is None:
@@ -148,7 +150,7 @@ class StudyRunner:
     def _teacher(self, cell: Cell, progress: Progress) -> Path:
         """The teacher of all seeds: given, found, or trained by whichever process comes first."""
         if self.study.teacher is not None and cell.control != "same_width_teacher":
-            return Path(self.study.teacher)
+            return weights_named(self.study.teacher)
         recipe = teacher_recipe(self.study, cell)
         lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher}", False
         while (found := self.trainer.find_teacher(recipe)) is None:
@@ -185,11 +187,13 @@ class StudyRunner:
 
     @cached_property
     def _teacher_sha256(self) -> str | None:
-        if self.study.teacher is None:
-            return None
-        if not Path(self.study.teacher).is_file():
-            raise UsageError(f"teacher: {printable(self.study.teacher)}: no such file")
-        return sha256_of(Path(self.study.teacher))
+        return None if self.study.teacher is None else _sha256_of_weights(self.study.teacher, "teacher")
+
+    @cached_property
+    def _initial_sha256(self) -> dict[str, str]:
+        """The hashes of all initial weights by their names in recipes."""
+        named = {cell.recipe.initial: cell.method for cell in reversed(self.cells) if cell.recipe.initial}
+        return {name: _sha256_of_weights(name, f"methods.{method}.initial") for name, method in named.items()}
 
     def _key(self, cell: Cell) -> str:
         """Identifies what the results of a cell depend on: equal keys, equal trainings."""
@@ -198,6 +202,8 @@ class StudyRunner:
             is_given = given is not None and cell.control != "same_width_teacher"
             teacher = given if is_given else teacher_key(teacher_recipe(self.study, cell), data)
         decisive = {"recipe": decisive_tree(cell.recipe), "control": cell.control, "teacher": teacher, "data": data}
+        if cell.recipe.initial is not None:
+            decisive["initial"] = self._initial_sha256[cell.recipe.initial]
         return json_hash({**decisive, "bpfn": bpfn_cli.__version__})
 
     def _times_as_long(self, cell: Cell, ended: Ended) -> float | None:
@@ -215,7 +221,7 @@ class StudyRunner:
             if other.name not in ended:
                 return None
             if ended[other.name].is_finished:
-                times.setdefault(other.recipe.method(), []).append(ended[other.name])
+                times.setdefault(other.method, []).append(ended[other.name])
         scratch = times.pop(SCRATCH, None)
         if not scratch or not times:
             return None
@@ -224,11 +230,18 @@ class StudyRunner:
     def _methods(self, cell: Cell) -> list[str]:
         """The methods of a cell's variant."""
         same = (one for one in self.cells if one.control is None and one.recipe.variant == cell.recipe.variant)
-        return sorted({one.recipe.method() for one in same})
+        return sorted({one.method for one in same})
 
 
 def _needs_teacher(cell: Cell) -> bool:
     return bool(cell.recipe.distillation_losses()) and cell.recipe.control != "random"
+
+
+def _sha256_of_weights(name: str, place: str) -> str:
+    path = weights_named(name)
+    if not path.is_file():
+        raise UsageError(f"{place}: {printable(path)}: no such file")
+    return sha256_of(path)
 
 
 def _seconds(records: Sequence[RunRecord]) -> float:

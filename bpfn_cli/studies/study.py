@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A study: variants x losses x strategies x seeds, with controls that show whether the teacher helped."""
+"""A study: variants x (losses x strategies, and named methods) x seeds, with controls that show whether the teacher
+helped."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -16,11 +17,16 @@ from bpfn_cli.losses import NO_DISTILLATION
 from bpfn_cli.recipes.recipe import Recipe, checked_recipe
 from bpfn_cli.strategies import STRATEGIES
 
-Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher"]
+Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher", "random_adapter"]
+# Of the recipe, where a control only changes that key.
+RECIPE_CONTROLS = {"random_teacher": "random", "shuffled_teacher": "shuffled", "random_adapter": "random_adapter"}
 OTHER_SEED = 1_000_003  # added to the first seed for a teacher of the student's own size
+METHOD_NAME = re.compile(r"\w[\w+.-]{0,63}", re.ASCII)
+SET_BY_STUDY = ("variant", "seed", "control")
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=1000)]
+RecipeKeys = dict[str, Any]
 
 
 @settings
@@ -29,15 +35,19 @@ class Study:
 
     recipe: recipe keys that all trainings share. variants, losses, strategies, seeds: one training for each useful
     combination; `basic+hint` is the sum of two losses, `none` is the baseline, which is required.
+    methods: more methods by name, each with the recipe keys in which it differs from `recipe` (loss, objective,
+    early_stop, initial, ...); also trained with every variant and seed. The teacher's training is that of `recipe`.
     controls: equal_time: from scratch, for as long as the slowest method took; same_width_teacher: a teacher of the
-    student's own variant; random_teacher, shuffled_teacher: a useless teacher. control_loss: the loss of the controls,
-    one of `losses`; null: bihint if it is among them, otherwise the first.
+    student's own variant; random_teacher, shuffled_teacher: a useless teacher; random_adapter: one whose features pass
+    a random linear map. control_loss: what the controls train with, one of `losses` or `methods`; null: bihint if it is
+    among them, otherwise the first.
     teacher: a checkpoint for all trainings; null: the recipe's teacher, trained once with the first seed.
     """
 
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: RecipeKeys = field(default_factory=dict)
     variants: Names = ("weightnet48",)
     losses: Names = ("none", "basic", "hint", "bihint", "ail", "bounded")
+    methods: Annotated[dict[str, RecipeKeys], Field(max_length=100)] = field(default_factory=dict)
     strategies: Names = ("plain",)
     seeds: Seeds = (0, 1, 2)
     controls: tuple[Control, ...] = ("equal_time", "random_teacher", "shuffled_teacher")
@@ -47,10 +57,12 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study: the name of its folder, its recipe, and the kind of control (None: a method)."""
+    """One training of a study: the name of its folder, its recipe, the name of its method in the tables, and the kind
+    of control (None: a method)."""
 
     name: str
     recipe: Recipe
+    method: str
     control: Control | None = None
 
 
@@ -62,63 +74,122 @@ def read_study(path: Path) -> Study:
 
 
 def cells_of(study: Study) -> list[Cell]:
-    """All trainings, seed by seed, so that an unfinished study has complete seeds to compare. Raises: UsageError."""
-    strategy = study.recipe.get("strategy", {})
-    if not isinstance(strategy, dict):
-        raise UsageError("recipe.strategy: give a mapping of strategy options, such as {online: {target: naive}}")
-    reserved: list[str] = [key for key in ("variant", "loss", "seed", "control") if key in study.recipe]
-    reserved += ["strategy.kind"] if "kind" in strategy else []
-    if reserved:
-        raise UsageError(f"recipe.{reserved[0]}: the study sets this key; remove it from the recipe")
-    if NO_DISTILLATION not in study.losses:
-        raise UsageError("losses: add none, the baseline from scratch that the others are compared with")
-    taught = [loss for loss in study.losses if loss != NO_DISTILLATION]
-    if study.control_loss is not None and study.control_loss not in taught:
-        raise UsageError(f"control_loss {printable(study.control_loss)}: not one of the study's losses with a teacher")
-    if len(set(study.seeds)) < len(study.seeds):
-        raise UsageError("seeds: duplicate seed")
+    """All trainings, seed by seed, so that an unfinished study has complete seeds to compare.
+
+    Raises: UsageError: all mistakes of the methods, or the first other one.
+    """
+    _check_keys(study)
     found: dict[str, Cell] = {}
     for seed, variant in product(study.seeds, study.variants):
-        for cell in _cells_of_seed(study, variant, seed, taught):
-            found.setdefault(cell.name, cell)
+        for cell in _cells_of_seed(study, variant, seed):
+            if found.setdefault(cell.name, cell) != cell:
+                raise UsageError(f"{cell.name}: two different trainings would have this name; rename a method")
     return list(found.values())
 
 
-def _cells_of_seed(study: Study, variant: str, seed: int, taught: list[str]) -> Iterator[Cell]:
-    yield _cell(_recipe(study, variant, NO_DISTILLATION, seed))
+def _check_keys(study: Study) -> None:
+    strategy = study.recipe.get("strategy", {})
+    if not isinstance(strategy, dict):
+        raise UsageError("recipe.strategy: give a mapping of strategy options, such as {online: {target: naive}}")
+    reserved: list[str] = [key for key in (*SET_BY_STUDY, "loss") if key in study.recipe]
+    reserved += ["strategy.kind"] if "kind" in strategy else []
+    if reserved:
+        raise UsageError(f"recipe.{reserved[0]}: the study sets this key; remove it from the recipe")
+    if study.recipe.get("initial") is not None:
+        raise UsageError("recipe.initial: scratch would not start from scratch; move it to one of the methods")
+    if NO_DISTILLATION not in study.losses:
+        raise UsageError("losses: add none, the baseline from scratch that the others are compared with")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UsageError("seeds: duplicate seed")
+    for variant in study.variants:
+        _recipe(study, variant, study.seeds[0])
+    if mistakes := [mistake for name in study.methods for mistake in _mistakes_of_method(study, name)]:
+        raise UsageError("; ".join(mistakes))
+    taught = [name for name, recipe in _compared(study, study.variants[0], 0) if recipe.distillation_losses()]
+    if study.control_loss is not None and study.control_loss not in taught:
+        known = "not one of the study's losses or methods with a teacher"
+        raise UsageError(f"control_loss {printable(study.control_loss)}: {known}")
+
+
+def _mistakes_of_method(study: Study, name: str) -> Iterator[str]:
+    place, keys = f"methods.{printable(name)}", study.methods[name]
+    if not METHOD_NAME.fullmatch(name):
+        yield f"{place}: use at most 64 letters, digits and _ + . - in the name of a method"
+    if name in study.losses:
+        yield f"{place}: also one of the losses; choose another name"
+    yield from (f"{place}.{key}: the study sets this key; remove it" for key in SET_BY_STUDY if key in keys)
+    try:
+        _recipe(study, study.variants[0], study.seeds[0], keys, place)
+    except UsageError as error:
+        yield str(error)
+
+
+def _compared(study: Study, variant: str, seed: int) -> Iterator[tuple[str, Recipe]]:
+    """The losses and methods by the names that `control_loss` knows, each with the plain strategy or its own."""
+    for loss in study.losses:
+        yield loss, _recipe_of_loss(study, variant, seed, loss)
+    for name, keys in study.methods.items():
+        yield name, _recipe(study, variant, seed, keys, f"methods.{name}")
+
+
+def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
+    scratch, compared = _recipe(study, variant, seed), dict(_compared(study, variant, seed))
+    yield _cell(scratch)
     for strategy, loss in product(study.strategies, study.losses):
-        recipe = _recipe(study, variant, loss, seed, strategy)
+        recipe = _recipe_of_loss(study, variant, seed, loss, strategy)
         if recipe.distillation_losses() or not STRATEGIES[strategy].needs_teacher:
             yield _cell(recipe)
+    for name in study.methods:
+        yield _cell(compared[name], None, name)
+    taught = [name for name, recipe in compared.items() if recipe.distillation_losses()]
     if not taught:
         return
-    loss = study.control_loss or ("bihint" if "bihint" in taught else taught[0])
-    controlled = _recipe(study, variant, loss, seed)
+    name = study.control_loss or ("bihint" if "bihint" in taught else taught[0])
+    method = name if name in study.methods else None
     for control in study.controls:
         if control == "equal_time":
-            yield _cell(_recipe(study, variant, NO_DISTILLATION, seed), control)
+            yield _cell(scratch, control)
         elif control == "same_width_teacher":
-            yield _cell(replace(controlled, teacher=variant), control)
+            yield _cell(replace(compared[name], teacher=variant), control, method)
         else:
-            yield _cell(replace(controlled, control="random" if control == "random_teacher" else "shuffled"), control)
+            changed = replace(compared[name], control=RECIPE_CONTROLS[control])  # type: ignore[arg-type]
+            yield _cell(changed, control, method)
 
 
-def _recipe(study: Study, variant: str, loss: str, seed: int, strategy: str = "plain") -> Recipe:
-    tree = {**study.recipe, "variant": variant, "loss": loss.split("+"), "seed": seed}
-    tree["strategy"] = {**tree.get("strategy", {}), "kind": strategy}
-    return checked_recipe(Tree(tree, {}, f"study, loss {printable(loss)}"))
+def _recipe_of_loss(study: Study, variant: str, seed: int, loss: str, strategy: str = "plain") -> Recipe:
+    keys = {"loss": loss.split("+"), "strategy": {"kind": strategy}}
+    return _recipe(study, variant, seed, keys, f"study, loss {printable(loss)}")
 
 
-def _cell(recipe: Recipe, control: Control | None = None) -> Cell:
-    what = recipe.method() if control is None else control
-    if control in ("same_width_teacher", "random_teacher", "shuffled_teacher"):
-        what = f"{'+'.join(recipe.distillation_losses())}-{control}"
-    return Cell(re.sub(r"[^\w+.-]", "_", f"{recipe.variant}-{what}-seed{recipe.seed}"), recipe, control)
+def _recipe(
+    study: Study, variant: str, seed: int, keys: Mapping[str, Any] | None = None, place: str = "recipe"
+) -> Recipe:
+    """The study's recipe with other keys; from scratch unless they say otherwise. place: for messages."""
+    tree = {**_merged({"loss": [NO_DISTILLATION], **study.recipe}, keys or {}), "variant": variant, "seed": seed}
+    try:
+        return checked_recipe(Tree(tree, {}, place))
+    except UsageError as error:
+        told = str(error)
+        raise UsageError(told if told.startswith(f"{place}: ") else f"{place}: {told}") from None
+
+
+def _merged(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> RecipeKeys:
+    """`tree` with other keys, mapping by mapping."""
+    both = {key for key in keys if isinstance(keys[key], dict) and isinstance(tree.get(key), dict)}
+    return {**tree, **keys, **{key: _merged(tree[key], keys[key]) for key in both}}
+
+
+def _cell(recipe: Recipe, control: Control | None = None, name: str | None = None) -> Cell:
+    method = name or recipe.method()
+    what: str = method if control is None else control
+    if control not in (None, "equal_time"):
+        what = f"{name or '+'.join(recipe.distillation_losses())}-{control}"
+    return Cell(re.sub(r"[^\w+.-]", "_", f"{recipe.variant}-{what}-seed{recipe.seed}"), recipe, method, control)
 
 
 def teacher_recipe(study: Study, cell: Cell) -> Recipe:
-    """The recipe whose teacher serves all seeds."""
-    first = study.seeds[0]
+    """The recipe whose teacher serves all methods and seeds."""
+    first, teacher, variant = study.seeds[0], cell.recipe.teacher, cell.recipe.variant
     # A teacher of the student's own size must not be trained exactly like the student.
-    seed = (first + OTHER_SEED) % 2**31 if cell.recipe.teacher == cell.recipe.variant else first
-    return replace(cell.recipe, seed=seed, control="none")
+    seed = (first + OTHER_SEED) % 2**31 if teacher == variant else first
+    return replace(_recipe(study, variant, seed), teacher=teacher)

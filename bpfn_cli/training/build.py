@@ -11,6 +11,7 @@ import torch
 from bpfn_cli.config import to_tree
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, Objective, build_losses
+from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint, variant_named
 from bpfn_cli.progress import Progress
@@ -18,7 +19,7 @@ from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.recipes.schedule import validation_epochs
 from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher, TeacherCache
-from bpfn_cli.strategies.teacher import shuffle_points
+from bpfn_cli.strategies.teacher import CONTROLS
 from bpfn_cli.strategies.teacher_cache import TOLERANCE, cache_key
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches
@@ -94,9 +95,8 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
 
 
 def _build_teacher(job: Job, teacher: TeacherNetwork, objective: Objective) -> Teacher:
-    control = shuffle_points if job.recipe.control == "shuffled" else None
     cache = _teacher_cache(job, teacher.sha256, objective)
-    return Teacher(teacher.network, job.recipe.train.teacher_precision, control, cache)
+    return Teacher(teacher.network, job.recipe.train.teacher_precision, CONTROLS.get(job.recipe.control), cache)
 
 
 def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> TeacherCache | None:
@@ -122,6 +122,8 @@ def job_notes(job: Job) -> Iterator[str]:
     recipe, why = job.recipe, "since no --loss needs a teacher"
     yield from _unused_options(recipe)
     if recipe.distillation_losses():
+        if recipe.control == "random_adapter" and not build_objective(recipe).reads().intersection(FIELDS.values()):
+            yield "control random_adapter: no effect, since no --loss reads the teacher's features"
         yield from _early_stop_notes(job)
         return
     if job.teacher is not None:

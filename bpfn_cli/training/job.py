@@ -14,6 +14,7 @@ import torch
 from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.models import weights_named
 from bpfn_cli.recipes.recipe import Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.stop import Interruption
@@ -67,7 +68,8 @@ class Job:
     Attributes: runs: the folder of run folders. command: what the user typed, for the record.
         must_be_new: an existing run of this name is an error; otherwise a number is appended to the name.
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
-        initial: a checkpoint to start the student from, copied or sliced; None: fresh weights.
+        initial: a checkpoint to start the student from, copied or sliced; None: fresh weights. That of the recipe,
+            unless a resumed run knows where it was.
         labels: more entries for run.json, where the training is part of a study.
     """
 
@@ -93,6 +95,8 @@ class Job:
             raise UsageError(f"data.kind {wanted}: {printable(root)} is {opened.train.kind}; change one of them")
         if root.resolve() in (runs.resolve(), *runs.resolve().parents):
             raise UsageError(f"--runs {printable(runs)}: lies inside the dataset {printable(root)}; choose another")
+        if recipe.initial is not None and more.get("initial") is None:
+            more["initial"] = weights_named(recipe.initial)
         return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)
 
     def for_teacher(self) -> Job:

@@ -21,7 +21,14 @@ from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build
 from bpfn_cli.training.job import Job, OpenedDataset
 from bpfn_cli.training.pipeline import Outcome, carry_out, run
-from bpfn_cli.training.start import differences, paths_of, present_entries, recipe_differences, use_recorded_threads
+from bpfn_cli.training.start import (
+    differences,
+    initial_difference,
+    paths_of,
+    present_entries,
+    recipe_differences,
+    use_recorded_threads,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ def run_or_resume(job: Job, progress: Progress) -> Outcome:
     changed = recipe_differences(found, job.recipe)
     if found.record.data.sha256 != job.data.identity.sha256:
         changed.append("other data")
+    changed += initial_difference(found, job)
     _refuse(f"--resume: {printable(folder)} is a different training", changed, "choose another --name")
     progress.line(f"run: {printable(folder)}")
     return resume(folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device)))

@@ -39,17 +39,14 @@ def create_run(job: Job, role: str) -> RunFolder:
 
 def _first_record(job: Job, role: str) -> record.RunRecord:
     recipe, initial = job.recipe, job.initial
-    method, is_distilled = recipe.method(), bool(recipe.distillation_losses())
-    is_plain_supervised = method == SCRATCH and initial is None and recipe.objective.w_gt is None
+    labels, is_distilled = {"method": recipe.method(), **job.labels}, bool(recipe.distillation_losses())
+    is_plain_supervised = recipe.method() == SCRATCH and initial is None and recipe.objective.w_gt is None
     as_teacher = replace(job, recipe=replace(recipe, teacher=recipe.variant)).teacher_key
-    if initial is not None:
-        method = "fine-tuned" if method == SCRATCH else f"fine-tuned+{method}"
     held_out = len(job.split.held_out) + len(job.split.meta_val)
     return record.RunRecord(
         command="distill" if is_distilled or recipe.strategy.kind != "plain" else "train",
         role=role,  # type: ignore[arg-type]
         variant=recipe.variant,
-        method=method,
         seed=recipe.seed,
         points=recipe.data.points,
         epochs=recipe.train.epochs,
@@ -62,7 +59,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         versions=current_versions(job.device),
         code=_code_state(),
         started=datetime.now(timezone.utc).replace(microsecond=0),
-        **job.labels,
+        **labels,
     )
 
 
@@ -90,8 +87,16 @@ def differences(folder: RunFolder, job: Job) -> list[str]:
         found += recipe_differences(folder, job.recipe)
     found += _changed_file("teacher", known.teacher, job.teacher)
     if not from_main(folder.checkpoints.numbers):  # otherwise the checkpoint holds the weights
-        found += _changed_file("initial weights", known.initial, job.initial)
+        found += initial_difference(folder, job)
     return found
+
+
+def initial_difference(folder: RunFolder, job: Job) -> list[str]:
+    """A phrase if a run started from other initial weights than the job."""
+    known, now = folder.record.initial, job.initial
+    if (known is None) != (now is None):
+        return [f"initial weights {printable(known and known.path)}, now {printable(now)}"]
+    return _changed_file("initial weights", known, now)
 
 
 def recipe_differences(folder: RunFolder, recipe: Recipe) -> list[str]:

@@ -18,6 +18,8 @@ from command import BPFN, bpfn, launched, refused
 from scene_folders import contents
 from tiny_world import write_things
 
+from bpfn_cli.cli.training.train import TrainFlags
+
 RECIPE = """
 variant: weightnet4
 loss: [none]
@@ -63,6 +65,12 @@ def wait_for_checkpoint(runs: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+def test_checkpoint_is_the_recipes_initial_weights(place: Path) -> None:
+    flags = TrainFlags(config=place / "recipe.yaml", checkpoint=Path("runs/a.safetensors"))
+    assert flags.recipe(base={}).initial == "runs/a.safetensors"
+    assert TrainFlags(config=place / "recipe.yaml", changes=["initial=b"]).recipe(base={}).initial == "b"
+
+
 def test_stopped_run_is_listed_and_resumed(place: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = started(place, *typed("--runs", runs, "--name", "a"))

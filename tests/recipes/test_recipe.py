@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bpfn_cli.config import build, parse_yaml, to_yaml
-from bpfn_cli.recipes.recipe import Recipe, TrainSettings, teacher_key
+from bpfn_cli.recipes.recipe import Recipe, TrainSettings, decisive_tree, recipe_tree, teacher_key
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,14 @@ def test_cosine_with_more_warm_up_than_steps_is_finite() -> None:
 
 def test_default_recipe_reads_back() -> None:
     assert build(Recipe, parse_yaml(to_yaml(Recipe()), "x")) == Recipe()
+
+
+def test_initial_weights_are_a_key_that_names_the_method_and_no_part_of_the_identity() -> None:
+    plain, tuned = Recipe(), Recipe(initial="a.safetensors")
+    assert recipe_tree(tuned)["initial"] == "a.safetensors"
+    assert decisive_tree(tuned) == decisive_tree(plain)  # their sha256 is
+    assert (tuned.method(), Recipe(initial="a", loss=("none",)).method()) == ("fine-tuned+bihint", "fine-tuned")
+    assert tuned.for_teacher().initial is None
 
 
 def test_teacher_key_depends_only_on_what_decides_the_teacher() -> None:

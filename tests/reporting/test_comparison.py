@@ -129,6 +129,7 @@ def test_controls_come_last_and_do_not_count_in_the_correction(six: Path) -> Non
     for seed, value in enumerate(SCRATCH):
         write(six, "scratch", seed, value - 0.02, control="equal_time", epochs=13)
         write(six, "hint+shuffled-teacher", seed, value + 0.01, control="shuffled_teacher")
+        write(six, "hint+random-adapter", seed, value, control="random_adapter")
     means, differences = tables(six)
     assert [row.cells[0] for row in means.rows] == [
         "teacher (baseline)",
@@ -136,12 +137,26 @@ def test_controls_come_last_and_do_not_count_in_the_correction(six: Path) -> Non
         "scratch, equal time",
         "basic",
         "hint",
+        "hint, random adapter",
         "hint, shuffled teacher",
     ]
     assert cells(differences, "scratch, equal time")["p_holm"] is None
     assert cells(differences, "basic")["p_holm"] == "0.062"
     assert cells(differences, "basic")["to_equal_time"] == pytest.approx(0.005)
     assert cells(differences, "scratch, equal time")["to_equal_time"] is None
+
+
+def test_named_methods_have_rows_of_their_own_after_the_known_ones(six: Path) -> None:
+    for seed, value in enumerate(SCRATCH):
+        for method, gain in (("basic-0.7", 0.02), ("basic-0.1", 0.01), ("fine-tuned", 0.1)):
+            write(six, method, seed, value - gain)
+        write(six, "soft", seed, value, control="random_teacher")
+    means, differences = tables(six)
+    labels = ["scratch", "fine-tuned", "basic", "hint", "basic-0.1", "basic-0.7", "soft, random teacher"]
+    assert [row.cells[0] for row in means.rows][1:] == labels
+    assert cells(differences, "basic-0.1")["difference"] == pytest.approx(-0.01)
+    assert cells(differences, "basic-0.7")["difference"] == pytest.approx(-0.02)
+    assert cells(differences, "fine-tuned")["p_holm"] == "0.156"  # 2 / 64, of five methods
 
 
 def test_only_finished_cells_count(six: Path) -> None:

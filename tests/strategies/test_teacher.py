@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from torch import Tensor
 from toys import POINTS, SMALLER, TINY, batch_of, network
 
 from bpfn_cli.errors import DataError, DiskError
+from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.models import BASELINE
+from bpfn_cli.recipes.recipe import CONTROL_NAMES
 from bpfn_cli.strategies import Teacher, TeacherCache
 from bpfn_cli.strategies import teacher_cache as module
-from bpfn_cli.strategies.teacher import shuffle_points
+from bpfn_cli.strategies.teacher import CONTROLS, random_adapter, shuffle_points
 from bpfn_cli.strategies.teacher_cache import bytes_per_sample, cache_key
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -60,6 +63,37 @@ def test_shuffled_outputs_are_the_same_rows_elsewhere_the_same_way_every_time() 
         assert torch.equal(dealt, twice.flows[level])
         assert torch.equal(flow.sort(dim=1).values, dealt.sort(dim=1).values)
     assert once.sample_indices1 is output.sample_indices1
+
+
+def test_random_adapter_maps_the_features_linearly_and_leaves_the_flows() -> None:
+    batch, student = given()
+    output = Teacher(network())(batch, student)
+    once, twice = random_adapter(output), random_adapter(output)
+    scaled = random_adapter(output.mapped(lambda _, tensor: 3 * tensor))
+    assert all(a is b for a, b in zip(output.flows, once.flows, strict=True))
+    assert once.bfe_neighbors is output.bfe_neighbors
+    for field in FIELDS.values():
+        levels = (getattr(one, field) for one in (output, once, twice, scaled))
+        for before, after, again, thrice in zip(*levels, strict=True):
+            assert before.shape == after.shape and before.dtype == after.dtype
+            assert not torch.allclose(before, after)
+            assert torch.equal(after, again)
+            assert torch.allclose(thrice, 3 * after, rtol=1e-4, atol=1e-5)
+
+
+def test_random_adapters_are_different_maps_with_columns_of_length_one() -> None:
+    one = torch.eye(8)[None]
+    output = FlowPyramid([one], {}, {}, [one, one], [one], [], [one], pyramid=None)
+    adapted = random_adapter(output)
+    maps = [*adapted.bfe_source, *adapted.bfe_target, *adapted.estimator_features]
+    for found in maps:  # the image of the identity is the map itself
+        assert torch.allclose(found[0].norm(dim=0), torch.ones(8))
+    assert all(not torch.allclose(a, b) for a, b in combinations(maps, 2))
+    assert adapted.bfe_embedding == []
+
+
+def test_every_control_of_a_recipe_that_changes_outputs_is_known() -> None:
+    assert {*CONTROLS, "random"} == set(CONTROL_NAMES)
 
 
 def fields(output: FlowPyramid) -> list[Tensor]:

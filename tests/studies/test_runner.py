@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from small_studies import SHORT, names, study
-from tiny_world import BIG, Quiet, tiny_network
+from tiny_world import BIG, LEAST, Quiet, tiny_network
 
 from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.locks import only_holder
@@ -21,7 +21,7 @@ from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.runs.record import Paths, RunRecord, TrainingData
 from bpfn_cli.studies.runner import LOCKS, StudyRunner
-from bpfn_cli.studies.study import Study
+from bpfn_cli.studies.study import Study, cells_of, teacher_recipe
 
 SECONDS = {"scratch": 1.0, "basic": 2.0, "hint": 3.0}  # of an epoch, by method
 
@@ -47,11 +47,10 @@ class InstantTrainer:
 
     def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None:
         self.trained.append(name)
-        method, epochs = recipe.method(), recipe.train.epochs
+        method, epochs = labels["method"], recipe.train.epochs
         first = RunRecord(
             role="student",
             variant=recipe.variant,
-            method=method,
             seed=recipe.seed,
             points=1024,
             epochs=epochs,
@@ -115,6 +114,43 @@ def test_control_of_equal_time_trains_as_long_as_the_slowest_method(trainer: Ins
     record = RunFolder.open(trainer.folder / "tiny-equal_time-seed0").record
     assert (record.times_as_long, record.epochs) == (3.0, 3)
     assert record.slowest_of == ("basic", "hint", "scratch")
+
+
+def test_methods_of_equal_loss_are_kept_apart(trainer: InstantTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SECONDS, "basic-0.1", 4.0)
+    methods = {f"basic-{gamma}": {"loss": ["basic"], "objective": {"gamma": gamma}} for gamma in (0.1, 0.3)}
+    given = study(losses=("none",), methods=methods, controls=("equal_time",))
+    runner_of(given, trainer).run(Quiet())
+    records = [RunFolder.open(trainer.folder / f"tiny-basic-{gamma}-seed0").record for gamma in (0.1, 0.3)]
+    assert [record.method for record in records] == ["basic-0.1", "basic-0.3"]
+    assert len({record.cell_key for record in records}) == 2
+    equal = RunFolder.open(trainer.folder / "tiny-equal_time-seed0").record
+    assert (equal.times_as_long, equal.slowest_of) == (4.0, ("basic-0.1", "basic-0.3", "scratch"))
+
+
+def test_methods_share_the_teacher_of_the_study_whatever_their_own_training(trainer: InstantTrainer) -> None:
+    slow = {"loss": ["hint"], "train": {"lr": 0.5}, "data": {"points": LEAST + 1}}
+    given = study(methods={"slow": slow, "other-teacher": {"loss": ["hint"], "teacher": "baseline"}})
+    recipes = {cell.method: teacher_recipe(given, cell) for cell in cells_of(given)}
+    assert recipes["slow"] == recipes["hint"]
+    assert recipes["hint"].train.lr != 0.5
+    assert recipes["other-teacher"].teacher == "baseline"
+
+
+def test_initial_weights_of_a_method_are_identified_by_their_content(trainer: InstantTrainer, tmp_path: Path) -> None:
+    start, moved = tmp_path / "start.safetensors", tmp_path / "moved.safetensors"
+    save_checkpoint(start, tiny_network(0))
+    save_checkpoint(moved, tiny_network(0))
+    given = study(losses=("none",), methods={"tuned": {"initial": str(start)}}, seeds=(0,))
+    runner_of(given, trainer).run(Quiet())
+    same = replace(given, methods={"tuned": {"initial": str(moved)}})
+    assert set(states_of(same, trainer).values()) == {"finished"}
+    save_checkpoint(moved, tiny_network(1))
+    with pytest.raises(UsageError, match=r"tiny-tuned-seed0 was trained with another recipe"):
+        states_of(same, trainer)
+    moved.unlink()
+    with pytest.raises(UsageError, match=r"methods\.tuned\.initial: .*moved\.safetensors: no such file"):
+        states_of(same, trainer)
 
 
 def test_more_seeds_and_losses_continue_a_study(trainer: InstantTrainer) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def test_controls_have_their_own_recipes() -> None:
     ("changes", "expected"),
     [
         ({"losses": ("basic",)}, "losses: add none"),
+        ({"recipe": {"initial": "a"}}, r"recipe\.initial: scratch would not start from scratch"),
         ({"recipe": {"seed": 1}}, r"recipe\.seed: the study sets this key"),
         ({"recipe": {"train": {"epoch": 3}}}, r"unknown key train\.epoch, did you mean train\.epochs"),
         ({"losses": ("none", "hnit")}, "did you mean hint"),
@@ -46,18 +48,70 @@ def test_controls_have_their_own_recipes() -> None:
         ({"variants": ("tyni",)}, "unknown variant 'tyni'"),
         (
             {"controls": ("random_teacher",), "control_loss": "none"},
-            "control_loss none: not one of the study's losses with a teacher",
+            "control_loss none: not one of the study's losses or methods with a teacher",
         ),
         (
             {"controls": ("random_teacher",), "control_loss": "ail"},
-            "control_loss ail: not one of the study's losses with a teacher",
+            "control_loss ail: not one of the study's losses or methods with a teacher",
         ),
         ({"seeds": (0, 1, 0)}, "seeds: duplicate seed"),
+        ({"methods": {"basic": {}}}, r"methods\.basic: also one of the losses"),
+        (
+            {"methods": {"scratch": {}, "equal_time": {"train": {"lr": 0.1}}}, "controls": ("equal_time",)},
+            "rename a met",
+        ),
+        ({"methods": {"a": {"loss": ["none", "hint"]}}}, r"methods\.a: --loss none means no distillation"),
     ],
 )
 def test_invalid_study_is_refused(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         cells_of(study(**changes))
+
+
+def test_method_differs_from_the_shared_recipe_in_its_keys_alone() -> None:
+    methods = {
+        "basic-0.1": {"loss": ["basic"], "objective": {"gamma": 0.1}, "train": {"lr": 0.5}},
+        "tuned": {"initial": "a.safetensors"},
+    }
+    given = study(losses=("none", "basic"), methods=methods, seeds=(0,), strategies=("plain", "online"))
+    methods_ = ("scratch", "basic", "online", "basic+online", "basic-0.1", "tuned")
+    assert names(given) == [f"tiny-{what}-seed0" for what in methods_]
+    cells = {cell.method: cell for cell in cells_of(given)}
+    assert set(cells) == set(methods_)
+    scratch, basic, tuned = (cells[name].recipe for name in ("scratch", "basic-0.1", "tuned"))
+    assert (basic.loss, basic.objective.gamma, basic.objective.calibration_step) == (("basic",), 0.1, 1)
+    assert (basic.train.lr, basic.train.epochs) == (0.5, scratch.train.epochs)
+    assert (tuned.loss, tuned.method()) == (("none",), "fine-tuned")
+    assert replace(tuned, initial=None) == scratch
+
+
+def test_controls_of_a_method_have_its_recipe_and_name() -> None:
+    controls = ("random_adapter", "same_width_teacher")
+    given = study(methods={"soft": {"loss": ["hint"], "objective": {"gamma": 0.2}}}, controls=controls, seeds=(0,))
+    found = [cell for cell in cells_of(replace(given, control_loss="soft")) if cell.control]
+    assert [cell.name for cell in found] == ["tiny-soft-random_adapter-seed0", "tiny-soft-same_width_teacher-seed0"]
+    assert {cell.method for cell in found} == {"soft"}
+    assert {cell.recipe.objective.gamma for cell in found} == {0.2}
+    assert [cell.recipe.control for cell in found] == ["random_adapter", "none"]
+    (adapted, _) = (cell for cell in cells_of(replace(given, control_loss="hint")) if cell.control)
+    assert (adapted.name, adapted.method) == ("tiny-hint-random_adapter-seed0", "hint+random-adapter")
+
+
+def test_all_mistakes_of_the_methods_are_reported_in_one_line() -> None:
+    methods = {
+        "a/b": {},
+        "one": {"objective": {"gama": 0.1}, "train": {"epochs": 0}},
+        "two": {"seed": 1, "variant": "big", "loss": ["hnit"]},
+    }
+    with pytest.raises(UsageError) as caught:
+        cells_of(study(methods=methods))
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "methods.a/b: use at most 64 letters, digits and _ + . - in the name" in told
+    assert "methods.one: " in told and "unknown key objective.gama, did you mean objective.gamma?" in told
+    assert "train.epochs: input should be greater than or equal to 1" in told
+    assert "methods.two.variant: the study sets this key" in told and "methods.two.seed: the study" in told
+    assert "methods.two: " in told and "did you mean hint" in told
 
 
 def test_read_study_rejects_unknown_keys_and_values(tmp_path: Path) -> None:

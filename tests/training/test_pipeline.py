@@ -33,6 +33,7 @@ from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.training import Job, pipeline, teacher_checkpoint
+from bpfn_cli.training.build import job_notes
 from bpfn_cli.training.pipeline import Outcome, train_teacher
 
 CPU = torch.device("cpu")
@@ -459,14 +460,14 @@ def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path
     start, teacher = tmp_path / "start.safetensors", tmp_path / "teacher.safetensors"
     save_checkpoint(start, tiny_network(5))
     save_checkpoint(teacher, tiny_network(6, BIG))
-    tuned, progress = carry_out(job_for(things, tmp_path / "runs", recipe("none"), initial=start))
+    tuned, progress = carry_out(job_for(things, tmp_path / "runs", recipe("none", initial=str(start))))
     record = record_of(tuned.folder)
     assert record["method"] == "fine-tuned"
     assert record["initial"] == {"path": str(start), "sha256": sha256_of(start)}
     assert record["teacher_key"] is None
     assert "-fine-tuned-" in tuned.folder.name
     assert any(line.startswith(f"initial weights: {start} (") and " 0 fresh" in line for line in progress.lines)
-    both = job_for(things, tmp_path / "runs", recipe("basic"), initial=start, teacher=teacher)
+    both = job_for(things, tmp_path / "runs", recipe("basic", initial=str(start)), teacher=teacher)
     assert record_of(carry_out(both)[0].folder)["method"] == "fine-tuned+basic"
 
 
@@ -474,10 +475,36 @@ def test_fine_tuning_starts_from_the_given_weights(things: Path, tmp_path: Path)
     start = tmp_path / "start.safetensors"
     save_checkpoint(start, tiny_network(5))
     barely = TrainSettings(epochs=1, batch_size=4, lr=1e-9, lr_floor=0, warmup_steps=0, weight_decay=0)
-    outcome, _ = carry_out(job_for(things, tmp_path / "runs", recipe("none", train=barely), initial=start))
+    outcome, _ = carry_out(job_for(things, tmp_path / "runs", recipe("none", train=barely, initial=str(start))))
     found = load_checkpoint(outcome.folder / "student.safetensors").parameters()
     for tensor, given in zip(found, load_checkpoint(start).parameters(), strict=True):
         torch.testing.assert_close(tensor, given, rtol=0, atol=1e-7)
+
+
+def test_run_is_not_resumed_from_other_initial_weights(things: Path, tmp_path: Path) -> None:
+    start, other = tmp_path / "start.safetensors", tmp_path / "other.safetensors"
+    save_checkpoint(start, tiny_network(5))
+    save_checkpoint(other, tiny_network(6))
+
+    def again(initial: Path | None) -> Quiet:
+        tuned = recipe("none", initial=initial and str(initial))
+        training.run_or_resume(job_for(things, tmp_path / "runs", tuned, name="tuned"), progress := Quiet())
+        return progress
+
+    again(start)
+    for initial in (other, None):
+        with pytest.raises(UsageError, match=r"is a different training: initial weights .*, now .*; choose another"):
+            again(initial)
+    assert "already finished" in again(start).lines[-1]
+    start.unlink()  # not needed any more
+    again(start)
+
+
+def test_random_adapter_is_a_note_where_no_loss_reads_features(things: Path, tmp_path: Path) -> None:
+    expected = "control random_adapter: no effect, since no --loss reads the teacher's features"
+    for loss, is_noted in (("basic", True), ("hint", False), ("rkd", True), ("localization", False)):
+        notes = list(job_notes(job_for(things, tmp_path, recipe(loss, control="random_adapter"))))
+        assert (expected in notes) == is_noted, loss
 
 
 # --- refusals, before anything is trained -----------------------------------------------------------

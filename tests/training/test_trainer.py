@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from small_runs import CPU
-from tiny_world import LEAST, Quiet, write_things
+from tiny_world import BIG, LEAST, Quiet, tiny_network, write_things
 
+from bpfn_cli.models import save_checkpoint
 from bpfn_cli.parallel import Shard
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.runs.results import read_runs
@@ -29,10 +30,18 @@ RECIPE: dict[str, Any] = {
 @pytest.mark.slow
 def test_trainer_carries_out_a_study_with_all_controls(tmp_path: Path) -> None:
     data, folder = write_things(tmp_path / "things", val=2), tmp_path / "runs"
-    controls = ("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher")
+    controls = ("equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher", "random_adapter")
     losses = ("none", "basic", "hint")
+    save_checkpoint(start := tmp_path / "start.safetensors", tiny_network(5, BIG))
+    basic = {"loss": ["basic"], "objective": {"gamma": 0.7}, "train": {"epochs": 2}}
     study = Study(
-        recipe=RECIPE, variants=("tiny",), losses=losses, seeds=(0, 1), controls=controls, control_loss="hint"
+        recipe=RECIPE,
+        variants=("tiny",),
+        losses=losses,
+        methods={"basic-0.7": basic, "sliced": {"initial": str(start)}},
+        seeds=(0, 1),
+        controls=controls,
+        control_loss="hint",
     )
     trainer = Trainer(OpenedDataset.open(data), folder, CPU, "bpfn compare", Interruption(), Quiet())
     after = StudyRunner(study, folder, trainer, Shard()).run(Quiet())
@@ -51,12 +60,12 @@ def test_trainer_carries_out_a_study_with_all_controls(tmp_path: Path) -> None:
     assert record_of(own["run"])["seed"] == 1_000_003  # differs from every student
     teachers = {path.name for path in folder.glob("teacher-big-*")}
     assert {
-        record_of(f"tiny-{loss}-seed{seed}")["teacher"]["run"] for loss in losses[1:] for seed in (0, 1)
+        record_of(f"tiny-{loss}-seed{seed}")["teacher"]["run"] for loss in (*losses[1:], "basic-0.7") for seed in (0, 1)
     } == teachers
 
     means, differences = comparison_report(read_runs(folder)).tables
-    labels = ["scratch", "scratch, equal time", "hint, same-width teacher", "basic", "hint"]
-    labels += ["hint, random teacher", "hint, shuffled teacher"]
+    labels = ["scratch", "scratch, equal time", "hint, same-width teacher", "basic", "hint", "basic-0.7", "sliced"]
+    labels += ["hint, random adapter", "hint, random teacher", "hint, shuffled teacher"]
     assert [row.cells[0] for row in means.rows] == ["teacher (big)", *labels]
     assert [row.cells[0] for row in differences.rows] == labels[1:]
     assert {row.cells[1] for row in differences.rows} == {2}

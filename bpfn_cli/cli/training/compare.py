@@ -31,6 +31,7 @@ class CompareFlags:
     name: Annotated[str | None, typer.Option(help="Name of its folder; default: the file's.", metavar="NAME")] = None
     shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1"
     table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False
+    plot: Annotated[bool, options.switch("--plot", "Draw EPE3D over epochs (PNG; needs matplotlib).")] = False
     max_time: options.MaxTime = None
     retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False
     dry_run: options.DryRun = False
@@ -42,28 +43,33 @@ def compare(flags: CompareFlags) -> None:
     """Train all methods of a study, and compare them in pairs.
 
     A method is a variant with a loss; it is trained with each seed. Repeat the command to resume an interrupted study,
-    even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study.
+    even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study, and
+    with --plot a PNG file for each variant.
 
     \b
     Examples:
       $ bpfn compare configs/studies/synthetic.yaml --dry-run    # list the trainings
       $ bpfn compare configs/studies/synthetic.yaml              # run them, or resume
       $ bpfn compare study.yaml --shard 3/8                      # the third of eight jobs
-      $ bpfn compare study.yaml --table                          # tables of what is finished
+      $ bpfn compare study.yaml --table --plot                   # tables and plots of what is finished
     """
     from bpfn_cli.runs.folder import check_run_name
 
     name = flags.name or flags.study.stem
     check_run_name(name)
     folder = flags.runs / name
+    if flags.plot:
+        from bpfn_cli.reporting.plots import check_matplotlib
+
+        check_matplotlib()  # before hours of training
     if flags.table:
-        _print_tables(folder, flags.json)
+        _print_tables(folder, flags)
         return
     runner = _runner(flags, folder)
     if flags.dry_run:
         _print_states(runner.planned(), flags.json)
     else:
-        _run(runner, flags.retry, flags.json)
+        _run(runner, flags)
 
 
 def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
@@ -82,18 +88,18 @@ def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
     return StudyRunner(study, folder, Trainer(opened, folder, device, command, stop, ConsoleProgress()), part)
 
 
-def _run(runner: StudyRunner, retry: bool, json: bool) -> None:
+def _run(runner: StudyRunner, flags: CompareFlags) -> None:
     from bpfn_cli.errors import Interrupted, NonFiniteError
 
     try:
-        states = runner.run(ConsoleProgress(), retry)
+        states = runner.run(ConsoleProgress(), flags.retry)
     except Interrupted as error:
         raise error.resumed_by("the same command") from None
     left = [one for one in states if one.state != "finished"]
     if left:
         names = ", ".join(one.cell.name for one in left[:5])
         say(f"{len(left)} of {len(states)} trainings are not finished: {names}")
-    _print_tables(runner.folder, json)
+    _print_tables(runner.folder, flags)
     finish(runner.folder / "compare.md", f"bpfn report --source {runner.folder}")
     failed = [one.cell.name for one in left if one.state == "failed"]
     if failed:
@@ -111,16 +117,22 @@ def _print_states(found: list[CellState], json: bool) -> None:
     say(f"{counts} (waiting: for the times of other trainings)")
 
 
-def _print_tables(folder: Path, json: bool) -> None:
+def _print_tables(folder: Path, flags: CompareFlags) -> None:
     from bpfn_cli.errors import DataError, printable
     from bpfn_cli.reporting import print_console, read_runs, to_json, write_pages
     from bpfn_cli.reporting.comparison import comparison_report
 
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: no such study; `bpfn compare FILE` trains one")
-    report = comparison_report(read_runs(folder))
+    results = read_runs(folder)
+    report = comparison_report(results)
     write_pages(report, folder, "compare", csv_prefix="compare_")
-    if json:
+    if flags.plot:
+        from bpfn_cli.reporting.plots import write_plots
+
+        for path in write_plots(results, folder):
+            say(f"written: {path}")
+    if flags.json:
         print_json(to_json(report))
     else:
         print_console(report, console())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RECIPE_KEYS = {
     "variant": "variant",
+    "checkpoint": "initial",
     "loss": "loss",
     "strategy": "strategy.kind",
     "early_stop": "early_stop.kind",
@@ -64,6 +65,7 @@ class TrainFlags:
 
         given = {key: getattr(self, flag, None) for flag, key in RECIPE_KEYS.items()}
         changes = {key: value for key, value in given.items() if value is not None and value != []}
+        changes |= {key: str(value) for key, value in changes.items() if isinstance(value, Path)}
         return load_recipe(self.config, self.changes or [], changes, base=base)
 
 
@@ -143,7 +145,6 @@ def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None
             command=shlex.join(["bpfn", *sys.argv[1:]]),
             name=flags.name,
             teacher=teacher,
-            initial=flags.checkpoint,
             stop=stop,
         )
         if flags.dry_run:
