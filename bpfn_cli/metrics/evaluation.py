@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Evaluation of a network and the two baselines on a dataset, on the same points and with reproducible figures."""
+"""Evaluation of a network and the baselines on a dataset, on the same points and with reproducible figures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, TEACHER, ZERO_FLOW, EvaluationResult
+from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, RIGID_ICP, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models import BiPointFlowNet, build_from, read_checkpoint
-from bpfn_cli.ops import gather, knn, matrix_precision, moving_points
+from bpfn_cli.ops import gather, knn, matrix_precision, moving_points, rigid_icp
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import Progress, ProgressCallback
 from bpfn_cli.structures import FlowBatch
@@ -39,6 +39,12 @@ def nearest_neighbor_flow(batch: FlowBatch) -> Tensor:
     return gather(batch.pc2, knn(batch.pc1, batch.pc2, 1)).squeeze(2) - batch.pc1
 
 
+def rigid_icp_flow(batch: FlowBatch) -> Tensor:
+    """The flow of a world that moves as a whole, as seen from a moving camera."""
+    rotation, translation = rigid_icp(batch.pc1, batch.pc2)
+    return (batch.pc1.double() @ rotation.mT + translation - batch.pc1).to(batch.pc1.dtype)
+
+
 def network_flow(
     model: BiPointFlowNet, device: torch.device | str = "cpu", precision: Precision = Precision.float32
 ) -> Predictor:
@@ -52,7 +58,11 @@ def network_flow(
     return predict
 
 
-BASELINES: dict[str, Predictor] = {ZERO_FLOW: zero_flow, NEAREST_NEIGHBOR: nearest_neighbor_flow}
+BASELINES: dict[str, Predictor] = {
+    ZERO_FLOW: zero_flow,
+    NEAREST_NEIGHBOR: nearest_neighbor_flow,
+    RIGID_ICP: rigid_icp_flow,
+}
 
 
 class Motion(NamedTuple):

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MODEL, TEACHER, ZERO_FLOW, NEAREST_NEIGHBOR = "model", "teacher", "zero_flow", "nearest_neighbor"
-BASELINE_NAMES = (ZERO_FLOW, NEAREST_NEIGHBOR)
+MODEL, TEACHER = "model", "teacher"
+ZERO_FLOW, NEAREST_NEIGHBOR, RIGID_ICP = "zero_flow", "nearest_neighbor", "rigid_icp"
+BASELINE_NAMES = (ZERO_FLOW, NEAREST_NEIGHBOR, RIGID_ICP)  # files of older versions lack the last
+BASELINE_TITLES = {ZERO_FLOW: "zero flow", NEAREST_NEIGHBOR: "nearest neighbor", RIGID_ICP: "rigid ICP"}
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Positive = Annotated[int, Field(ge=1, le=1 << 53)]
@@ -47,7 +49,9 @@ class MetricRow(Schema):
     A name that ends in `_full` is over all points, the others over the points visible in both frames.
     """
 
-    name: Annotated[str, Field(pattern=r"^(model|model_bf16|model_fp16|teacher|zero_flow|nearest_neighbor)(_full)?$")]
+    name: Annotated[
+        str, Field(pattern=r"^(model|model_bf16|model_fp16|teacher|zero_flow|nearest_neighbor|rigid_icp)(_full)?$")
+    ]
     epe3d: Amount
     acc3d_strict: Share
     acc3d_relax: Share
@@ -113,16 +117,16 @@ class EvaluationResult(Schema):
 
     @property
     def relative_gain(self) -> float | None:
-        """Fraction by which the EPE3D of the network is below that of the better baseline; None without a baseline."""
+        """Fraction by which the EPE3D of the network is below that of the best baseline; None without a baseline."""
         best = min((row.epe3d for row in self.rows if row.name in BASELINE_NAMES), default=0)
         return 1 - self.model.epe3d / best if best else None
 
     def summary(self) -> str:
         """One line: the EPE3D of the network and of the baselines."""
         gain = self.relative_gain
-        compared = "" if gain is None else f", {abs(gain):.0%} {'below' if gain >= 0 else 'above'} the better baseline"
+        compared = "" if gain is None else f", {abs(gain):.0%} {'below' if gain >= 0 else 'above'} the best baseline"
         baselines = (row for name in BASELINE_NAMES if (row := self.row(name)))
-        others = ", ".join(f"{row.name.replace('_', ' ')} {row.epe3d:.4f}" for row in baselines)
+        others = ", ".join(f"{BASELINE_TITLES[row.name]} {row.epe3d:.4f}" for row in baselines)
         return f"{self.checkpoint.variant}: EPE3D {self.model.epe3d:.4f} m{compared} ({others})"
 
     def as_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propa
 from bpfn_cli.ops.neighbors import knn
 from bpfn_cli.ops.precision import matrix_precision
 from bpfn_cli.ops.pyramid import build_pyramid, level_sizes
-from bpfn_cli.ops.rigid import MOVING_M, motion_residual, moving_points, rigid_motion
+from bpfn_cli.ops.rigid import MOVING_M, motion_residual, moving_points, rigid_icp, rigid_motion
 from bpfn_cli.ops.sampling import farthest_point_sample
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "motion_residual",
     "moving_points",
     "propagate_max",
+    "rigid_icp",
     "rigid_motion",
     "upsample",
     "warp",

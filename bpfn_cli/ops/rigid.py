@@ -4,8 +4,19 @@
 import torch
 from torch import Tensor
 
+from bpfn_cli.ops.interpolation import gather
+from bpfn_cli.ops.neighbors import knn
+
 ROUNDS = 5  # of reweighting, which removes the influence of moving objects
 MOVING_M = 0.05  # a point that deviates by more from the rigid motion, in metres, counts as moving
+
+# Of `rigid_icp`, in metres where it is a length; the best by EPE3D on 58 KITTI scenes.
+ICP_POINTS = 1024  # of the first cloud, at least, if it has as many: a regular subset
+ICP_ROUNDS = 20  # at most; it ends when no point moves by more than ICP_STEP_M
+ICP_STEP_M = 1e-4
+ICP_STARTS_M = (0.0, -1.0, -2.0)  # along z: a vehicle at rest, and driving forward, which moves the scene backward
+ICP_SCALES_M, ICP_DECAY = (2.0, 0.1), 0.8  # the scale of the weights, from the first to the second, by this factor
+ICP_CHOICE_M = 0.2  # scale of the error by which the best of the starts is chosen
 
 
 def rigid_motion(points: Tensor, flow: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -50,3 +61,48 @@ def motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -
 def moving_points(points: Tensor, flow: Tensor, valid: Tensor | None = None, threshold_m: float = MOVING_M) -> Tensor:
     """(B, N) bool: the points that deviate from the scene's rigid motion by more than `threshold_m`."""
     return motion_residual(points, flow, valid) > threshold_m
+
+
+def rigid_icp(pc1: Tensor, pc2: Tensor) -> tuple[Tensor, Tensor]:
+    """Register `pc1` to `pc2` as a whole by point-to-point ICP: the motion of the scene as seen from a moving camera.
+
+    ICP finds the local optimum next to its start, so it starts at several translations and the fit with the lowest
+    Geman-McClure error is returned. Its pairs are weighted as in `motion_residual`. Computed in float64, without
+    gradients. The motion is zero where it cannot be fitted: of or to fewer than 3 points, or equal points.
+
+    Args: pc1: (B, N, 3), pc2: (B, M, 3) metres.
+    Returns: (B, 3, 3) and (B, 1, 3), float64, to be applied as `pc1 @ rotation.mT + translation`.
+    Source: Besl and McKay, PAMI 1992; weights: Zhou et al., Fast Global Registration, ECCV 2016.
+    """
+    with torch.no_grad():
+        clouds, starts = len(pc1), pc1.new_tensor(ICP_STARTS_M, dtype=torch.float64)
+        still = torch.eye(3, dtype=torch.float64, device=pc1.device).expand(clouds, 3, 3)
+        at_rest = torch.zeros_like(still[:, :1])
+        if min(pc1.shape[1], pc2.shape[1]) < 3:
+            return still, at_rest
+        subset = pc1[:, :: max(1, pc1.shape[1] // ICP_POINTS)].double()
+        points = subset.repeat_interleave(len(starts), dim=0)  # the starts of each cloud are a batch
+        moved = points.clone()
+        moved[..., 2] += starts.repeat(clouds)[:, None]
+        for done in range(ICP_ROUNDS):
+            target = _nearest(moved, pc2)
+            scale = max(ICP_SCALES_M[1], ICP_SCALES_M[0] * ICP_DECAY**done)
+            squares = (target - moved).square().sum(dim=-1)
+            # Relative to the nearest pair, without which all weights of distant clouds vanish.
+            weights = ((scale**2 + squares.amin(1, keepdim=True)) / (scale**2 + squares)).square()
+            rotation, translation = rigid_motion(points, target - points, weights)
+            before, moved = moved, points @ rotation.mT + translation
+            if (moved - before).abs().max() < ICP_STEP_M:
+                break
+        squares = (_nearest(moved, pc2) - moved).square().sum(dim=-1)
+        error = (squares / (ICP_CHOICE_M**2 + squares)).mean(dim=1).view(clouds, -1)
+        best = error.argmin(dim=1) + len(starts) * torch.arange(clouds, device=pc1.device)
+        extents = torch.stack([cloud.amax(1) - cloud.amin(1) for cloud in (pc1, pc2)]).amax(-1)
+        fits = (extents > 0).all(0)[:, None, None]
+        return torch.where(fits, rotation[best], still), torch.where(fits, translation[best], at_rest)
+
+
+def _nearest(points: Tensor, cloud: Tensor) -> Tensor:
+    """The nearest points (B S, N, 3) of `cloud` (B, M, 3), in float64, to S versions of `points`, (B S, N, 3)."""
+    queries = points.to(cloud.dtype).reshape(len(cloud), -1, 3)
+    return gather(cloud, knn(queries, cloud, 1)).reshape(points.shape).double()

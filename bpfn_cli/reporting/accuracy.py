@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import BASELINE_NAMES, EvaluationResult
+from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, RIGID_ICP, EvaluationResult
 from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
@@ -109,7 +109,7 @@ class Result(Trained):
 
     @property
     def gain(self) -> float | None:
-        """Percent by which EPE3D is below that of the better baseline; None for an incomplete run."""
+        """Percent by which EPE3D is below that of the best baseline; None for an incomplete run."""
         gain = self.evaluation.relative_gain
         return 100 * gain if gain is not None and self.run.complete else None
 
@@ -156,7 +156,7 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
     """The metrics of all predictors of one evaluation."""
-    rows = [reference_row(PREDICTORS, row, "", predictor=row.name.replace("_", " ")) for row in evaluation.rows]
+    rows = [reference_row(PREDICTORS, row, "", predictor=_title(row.name)) for row in evaluation.rows]
     return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, rows)
 
 
@@ -182,8 +182,8 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in method_meanings().items() if name in used)
     return [
         f"Method: how a network was trained; + combines methods. {meanings}.",
-        "Below best baseline: how far EPE3D is below the better of zero flow and nearest neighbor; negative is worse. "
-        "Marked: the lowest EPE3D of the finished students.",
+        "Below best baseline: how far EPE3D is below the best of zero flow, nearest neighbor and rigid ICP; "
+        "negative is worse. Marked: the lowest EPE3D of the finished students.",
         "Weights: best are those of the validated epoch with the lowest EPE3D on the held-out training scenes, last "
         "those of the last epoch.",
     ]
@@ -201,7 +201,7 @@ def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
     for name in BASELINE_NAMES:
         measured = next((row for one in results if (row := one.evaluation.row(name))), None)
         if measured:
-            yield reference_row(ACCURACY, measured, "reference", model=name.replace("_", " "))
+            yield reference_row(ACCURACY, measured, "reference", model=BASELINE_TITLES[name])
 
 
 def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
@@ -213,6 +213,10 @@ def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
     }
     for sha256, (variant, measured) in sorted(found.items()):
         yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
+
+
+def _title(predictor: str) -> str:
+    return predictor.replace(RIGID_ICP, BASELINE_TITLES[RIGID_ICP]).replace("_", " ")
 
 
 def _place(one: Result) -> tuple[Any, ...]:
@@ -249,6 +253,6 @@ def _disagreements(results: Sequence[Result]) -> Iterator[str]:
         (low, low_run), (high, high_run) = min(values, default=(0, "")), max(values, default=(0, ""))
         if high - low > ROUNDING * high:
             yield (
-                f"Caution: EPE3D of {name.replace('_', ' ')} is {low:.4f} in run {low_run} and {high:.4f} in run "
+                f"Caution: EPE3D of {BASELINE_TITLES[name]} is {low:.4f} in run {low_run} and {high:.4f} in run "
                 f"{high_run} on the same data; repeat `bpfn eval` for both."
             )

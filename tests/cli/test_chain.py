@@ -84,7 +84,7 @@ def test_evaluation_gives_the_same_figures_twice_and_as_after_training(work):
     assert first == second
     (trained,) = (work / first["checkpoint"]["path"]).parent.glob("evaluations/*")
     assert trained.name == EvaluationResult.model_validate(first, strict=False).file_name
-    assert [row["name"] for row in first["rows"]] == ["model", "zero_flow", "nearest_neighbor"]
+    assert [row["name"] for row in first["rows"]] == ["model", "zero_flow", "nearest_neighbor", "rigid_icp"]
     assert first["rows"] == before[trained]["rows"] == json.loads(trained.read_text())["rows"]
     assert first["scenes"] == before[trained]["scenes"]
     assert set(work.glob("runs/*/evaluations/*")) == set(before)

@@ -79,6 +79,14 @@ def test_baselines_by_hand_on_three_points() -> None:
     }
 
 
+def test_rigid_icp_row_finds_the_motion_of_the_whole_cloud() -> None:
+    pc1 = np.random.default_rng(0).uniform(-5, 5, (200, 3)).astype(np.float32)
+    flow = np.full_like(pc1, (0.1, 0, -2))
+    means = evaluate(BASELINES, Given((Scene("a", pc1, pc1 + flow, flow, LENS),)), points=200).means
+    assert means["rigid_icp"].epe3d < 1e-3
+    assert means["nearest_neighbor"].epe3d > 0.5
+
+
 def test_means_are_over_scenes() -> None:
     measured = evaluate(BASELINES, Given((three_points("a"), standing("b"))), points=3)
     assert [scene.name for scene in measured.scenes] == ["a", "b"]
@@ -89,7 +97,7 @@ def test_means_are_over_scenes() -> None:
 
 def test_scenes_without_a_camera_have_no_2d_figures() -> None:
     means = evaluate(BASELINES, Given((three_points(camera=None),)), points=3).means
-    assert list(means) == ["zero_flow", "nearest_neighbor"]
+    assert list(means) == ["zero_flow", "nearest_neighbor", "rigid_icp"]
     assert (means["zero_flow"].epe3d, means["zero_flow"].epe2d, means["zero_flow"].acc2d) == (1.25, None, None)
 
 
@@ -176,7 +184,7 @@ def test_hidden_points_are_left_out_except_in_the_full_rows() -> None:
     # Errors of zero flow 3, 0.5 and, hidden, 0.25 m.
     assert means["zero_flow"].epe3d == pytest.approx(1.75)
     assert means["zero_flow_full"].epe3d == pytest.approx(1.25)
-    assert set(means) == {"zero_flow", "nearest_neighbor", "zero_flow_full", "nearest_neighbor_full"}
+    assert set(means) == {f"{name}{suffix}" for name in BASELINES for suffix in ("", "_full")}
 
 
 def test_errors_of_moving_and_static_points_by_hand() -> None:

@@ -39,20 +39,29 @@ def test_file_content_is_read_back_unchanged() -> None:
     ("epe3d", "gain"),
     [((0.1, 0.3, 0.2), 0.5), ((0.1, 0.2, 0.4), 0.5), ((0.25, 0.3, 0.2), -0.25), ((0.1, 0, 0.2), None)],
 )
-def test_relative_gain_is_over_the_better_baseline(epe3d: tuple[float, ...], gain: float | None) -> None:
+def test_relative_gain_is_over_the_best_baseline(epe3d: tuple[float, ...], gain: float | None) -> None:
     assert result(*epe3d).relative_gain == pytest.approx(gain)
 
 
 @pytest.mark.parametrize(
     ("epe3d", "summary"),
     [
-        ((0.1,), "EPE3D 0.1000 m, 50% below the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
-        ((0.25,), "EPE3D 0.2500 m, 25% above the better baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
+        ((0.1,), "EPE3D 0.1000 m, 50% below the best baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
+        ((0.25,), "EPE3D 0.2500 m, 25% above the best baseline (zero flow 0.3000, nearest neighbor 0.2000)"),
         ((0.1, 0, 0), "EPE3D 0.1000 m (zero flow 0.0000, nearest neighbor 0.0000)"),
     ],
 )
 def test_summary_compares_the_network_with_the_baselines(epe3d: tuple[float, ...], summary: str) -> None:
     assert result(*epe3d).summary() == f"tiny: {summary}"
+
+
+def test_rigid_icp_is_one_of_the_baselines_and_may_be_missing() -> None:
+    rows = content()["rows"]
+    measured = result(rows=[*rows, {**rows[0], "name": "rigid_icp", "epe3d": 0.125}])
+    assert (result().row("rigid_icp"), result().relative_gain) == (None, pytest.approx(0.5))
+    assert measured.relative_gain == pytest.approx(0.2)
+    assert "20% below the best baseline" in measured.summary()
+    assert measured.summary().endswith("nearest neighbor 0.2000, rigid ICP 0.1250)")
 
 
 def test_file_name_depends_on_weights_points_seed_and_scenes() -> None:

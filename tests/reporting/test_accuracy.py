@@ -31,6 +31,14 @@ def test_rows_are_sorted_by_role_and_method(runs, make_run):
     assert column(table, "seed")[5:7] == [0, 1]
 
 
+def test_rigid_icp_is_a_reference_row_and_counts_as_the_best_baseline(runs, make_run):
+    rows = [*evaluation(0.12)["rows"], metrics("rigid_icp", 0.16, 0.1, 0.2, 0.9, None, None)]
+    make_run("a", evaluation(0.12, rows=rows))
+    table = accuracy(runs)
+    assert column(table, "model")[:3] == ["zero flow", "nearest neighbor", "rigid ICP"]
+    assert column(table, "below_best_baseline_percent")[3] == pytest.approx(25)
+
+
 def test_metrics_are_those_of_the_file_and_each_baseline_has_one_row(runs, make_run):
     make_run("a", evaluation(0.12))
     make_run("b", evaluation(0.13), method="basic")

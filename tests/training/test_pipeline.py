@@ -142,7 +142,7 @@ def test_run_folder_holds_record_evaluation_weights_and_metrics(distilled: tuple
     assert result.checkpoint.sha256 == record["weights_sha256"]
     assert result.checkpoint.which == "last"
     assert json.loads((folder / "summary.json").read_text()) == {**record, "result": result.as_dict()}
-    assert [row.name for row in result.rows] == ["model", "zero_flow", "nearest_neighbor"]
+    assert [row.name for row in result.rows] == ["model", "zero_flow", "nearest_neighbor", "rigid_icp"]
     assert progress.lines[-1] == result.summary()
     assert read_checkpoint(folder / "student.safetensors").variant == TINY
     line = json.loads((folder / "metrics.jsonl").read_text())
@@ -443,7 +443,7 @@ def test_given_teacher_is_measured_in_its_own_row(things: Path, tmp_path: Path) 
     assert identity["sha256"] == sha256_of(path)
     measured = rows(outcome.result.as_dict())
     assert identity["test"] == {key: value for key, value in measured["teacher"].items() if key != "name"}
-    assert list(measured) == ["model", "zero_flow", "nearest_neighbor", "teacher"]
+    assert list(measured) == ["model", "zero_flow", "nearest_neighbor", "rigid_icp", "teacher"]
     alone = evaluate_checkpoint(path, open_dataset(things, "test"), points=LEAST, seed=0, device=CPU, progress=Quiet())
     assert {**rows(alone.as_dict())["model"], "name": "teacher"} == measured["teacher"]
 

@@ -43,11 +43,11 @@ def evaluate(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Evaluate a network and two baselines on a dataset.
+    """Evaluate a network and three baselines on a dataset.
 
-    The baselines are zero flow and nearest neighbor. The default checkpoint is the newest student in `runs/`. With
-    --precision bf16, a second row is added for the same weights in bf16. The result is saved in the folder of the
-    checkpoint's run, where `bpfn report` finds it.
+    The baselines are zero flow, nearest neighbor and rigid ICP, which moves the whole cloud. The default checkpoint is
+    the newest student in `runs/`. With --precision bf16, a second row is added for the same weights in bf16. The result
+    is saved in the folder of the checkpoint's run, where `bpfn report` finds it.
 
     \b
     Examples:
