@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard bpfn_cli/ops/native/*.[ch])
 DEMO ?= demo
+SCENE := data/synthetic/val/0000000
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
 .PHONY: demo test test-slow test-all endurance lint check install clean
@@ -32,9 +33,12 @@ $(DEV_STAMP): $(SOURCES) | $(BIN)/python
 
 demo: $(USER_STAMP)
 	@mkdir -p $(DEMO)
+	cd $(DEMO) && $(BPFN) weights
 	cd $(DEMO) && $(BPFN) subset
 	cd $(DEMO) && $(BPFN) profile --variant weightnet48
-	cd $(DEMO) && $(BPFN) distill --loss bihint
+	cd $(DEMO) && $(BPFN) distill --loss bihint --checkpoint baseline
+	cd $(DEMO) && $(BPFN) eval
+	cd $(DEMO) && $(BPFN) predict $(SCENE)/pc1.npy $(SCENE)/pc2.npy --frame flyingthings3d --force
 	cd $(DEMO) && $(BPFN) report
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile

@@ -25,6 +25,7 @@ RANKS = (
             "device",
             "distributed",
             "launch",
+            "shipped",
             "disk_names",
         ),
         "stop",

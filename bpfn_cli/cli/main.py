@@ -14,7 +14,7 @@ from bpfn_cli.cli.console import say
 from bpfn_cli.cli.data import data, prepare, subset, synth
 from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
-from bpfn_cli.cli.network import bench, profile, slim
+from bpfn_cli.cli.network import bench, profile, slim, weights
 from bpfn_cli.cli.results import evaluate, predict, report
 from bpfn_cli.cli.training import compare, losses, runs, train
 from bpfn_cli.errors import BpfnError, OutOfMemoryError, UsageError, means_out_of_memory, printable
@@ -23,7 +23,12 @@ from bpfn_cli.launch import is_started
 
 COMMANDS: dict[str, dict[str, Any]] = {
     "Data": {"synth": synth.synth, "prepare": prepare.app, "data": data.app, "subset": subset.subset},
-    "Network": {"slim": slim.slim, "profile": profile.profile, "bench": bench.bench},
+    "Network": {
+        "weights": weights.weights,
+        "slim": slim.slim,
+        "profile": profile.profile,
+        "bench": bench.bench,
+    },
     "Training": {
         "train": train.train,
         "distill": train.distill,

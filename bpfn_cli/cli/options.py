@@ -40,9 +40,20 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
-def path(*names: str, help: str, metavar: str) -> Any:
+def path(*names: str, help: str, metavar: str, callback: Callable[[Path | None], Path | None] | None = None) -> Any:
     """An option that is a path, which need not exist."""
-    return typer.Option(*names, readable=False, help=help, metavar=metavar)
+    return typer.Option(*names, readable=False, help=help, metavar=metavar, callback=callback)
+
+
+def weights(*names: str, help: str) -> Any:
+    """An option that is a file of weights, or the name of a network that comes with bpfn."""
+    return path(*names, help=help, metavar="FILE|NAME", callback=_find_weights)
+
+
+def _find_weights(given: Path | None) -> Path | None:
+    from bpfn_cli.shipped import find_weights
+
+    return given if given is None or str(given) == TRAIN else find_weights(given)
 
 
 def _number(name: str, help: str, largest: int, smallest: int = 1) -> Any:
@@ -54,6 +65,7 @@ def switch(name: str, help: str) -> Any:
     return typer.Option(name, help=help, metavar="")
 
 
+TRAIN = "train"  # in place of a teacher: train one
 OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several."
 TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in time."
 PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
@@ -65,10 +77,12 @@ Data = Annotated[
 ]
 Runs = Annotated[Path, path("--runs", help="Folder that holds the run folders.", metavar="DIR")]
 RecipeFile = Annotated[Path | None, path("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
-CheckpointFile = Annotated[Path | None, path("--checkpoint", help="Weights, or a published .pth file.", metavar="FILE")]
-InitialFile = Annotated[Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE")]
+CheckpointFile = Annotated[
+    Path | None, weights("--checkpoint", help="Weights, a published .pth file, or a name from `bpfn weights`.")
+]
+InitialFile = Annotated[Path | None, weights("--checkpoint", help="Initial weights, copied or sliced.")]
 TeacherFile = Annotated[
-    Path | None, path("--teacher", help="Weights of the teacher; default: found or trained.", metavar="FILE")
+    Path | None, weights("--teacher", help="Weights of the teacher, or `train`; default: as in `bpfn weights`.")
 ]
 Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]

@@ -21,9 +21,9 @@ def data_root() -> Path:
 
 def synthetic_first() -> str:
     """What a dry run says when scenes would be rendered first."""
-    from bpfn_cli.data.synthetic.render import SyntheticOptions
+    from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
 
-    default = SyntheticOptions()
+    default = DrivingOptions()
     scenes = f"{default.train} training and {default.val} test scenes"
     return f"no FlyingThings3D found: {scenes} would be rendered first (`bpfn synth`)"
 
@@ -86,9 +86,10 @@ def subset_place(source: Path) -> Path:
 
 
 def _synthetic(folder: Path) -> Path:
-    from bpfn_cli.data.synthetic.render import SyntheticOptions, write_synthetic
+    from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
+    from bpfn_cli.data.synthetic.render import write_synthetic
 
-    say(f"no FlyingThings3D in {data_root()}: rendering synthetic scenes in {folder}, once")
+    say(f"no FlyingThings3D in {data_root()}: rendering synthetic traffic scenes in {folder}, once")
     with ConsoleProgress().bar("rendering scenes") as bar:
-        write_synthetic(folder, SyntheticOptions(), usable_cores(), bar)
+        write_synthetic(folder, DrivingOptions(), usable_cores(), bar)
     return folder

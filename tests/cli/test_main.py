@@ -53,7 +53,7 @@ from bpfn_cli.cli import main
         (["subset", "--fraction", "0"], 2, ["fraction"]),
         (["report", "--source", "nowhere"], 3, ["nowhere"]),
         (["synth", "--height", "3"], 2, ["height"]),
-        (["synth", "--live"], 2, ["--live does not apply to --style rooms"]),
+        (["synth", "--style", "rooms", "--live"], 2, ["--live does not apply to --style rooms"]),
         (["synth", "--style", "driving", "--raw"], 2, ["--raw does not apply to --style driving"]),
         (["synth", "--style", "driving", "--hidden", "vanish"], 2, ["use it with --live"]),
         (["config", "validate", "nowhere.yaml"], 2, ["nowhere.yaml"]),

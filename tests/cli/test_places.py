@@ -15,6 +15,7 @@ from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.synthetic import render as synthetic
+from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
 from bpfn_cli.errors import DataError
 
 THINGS = "FlyingThings3D_subset_processed_35m"
@@ -34,8 +35,8 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders that synthetic scenes were asked for; they are small here."""
     made: list[Path] = []
 
-    def write(folder: Path, options: synthetic.SyntheticOptions, *_: Any) -> None:
-        assert options == synthetic.SyntheticOptions()
+    def write(folder: Path, options: DrivingOptions, *_: Any) -> None:
+        assert options == DrivingOptions()
         write_synthetic(folder)
         made.append(folder)
 
@@ -90,7 +91,7 @@ def test_synthetic_scenes_are_made_on_first_use_and_said(
     assert choose() == root / "synthetic"
     assert rendered == [root / "synthetic"]
     captured = capsys.readouterr()
-    assert "rendering synthetic scenes in data/synthetic, once" in captured.err
+    assert "rendering synthetic traffic scenes in data/synthetic, once" in captured.err
     assert captured.out == ""
     assert choose() == root / "synthetic"
     assert rendered == [root / "synthetic"]

@@ -31,7 +31,7 @@ class SlimFlags:
     )
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
     teacher: Annotated[
-        Path | None, options.path("--teacher", help="Weights to slice; without it they are fresh.", metavar="FILE")
+        Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
     ] = None
     out: options.Out = None
     points: options.Points = None

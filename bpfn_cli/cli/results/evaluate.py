@@ -12,18 +12,16 @@ from bpfn_cli.cli.places import RUNS, default_dataset
 from bpfn_cli.precision import Precision
 
 
-def read_weights(checkpoint: Path | None, runs: Path) -> tuple[Path, Any]:
-    """Path and content of `checkpoint`, or of the newest student in `runs`; notes about it are printed.
+def read_weights(checkpoint: Path | None, runs: Path | None = None) -> tuple[Path, Any]:
+    """Path and content of `checkpoint`, or of the newest student in `runs`, or else of the default network.
 
-    Raises: CheckpointError: there is none, or it cannot be read.
+    Notes about it are printed. Raises: CheckpointError: it cannot be read.
     """
-    from bpfn_cli.errors import CheckpointError
     from bpfn_cli.models import read_checkpoint
     from bpfn_cli.runs.listing import latest_checkpoint
+    from bpfn_cli.shipped import DEFAULT, shipped_network
 
-    path = checkpoint or latest_checkpoint(runs)
-    if path is None:
-        raise CheckpointError(f"{runs}: no finished run; give --checkpoint FILE, or `bpfn distill --loss bihint` first")
+    path = checkpoint or (latest_checkpoint(runs) if runs else None) or shipped_network(DEFAULT).path
     read = read_checkpoint(path)
     for note in read.notes:
         say(f"{path}: {note}")
@@ -46,13 +44,15 @@ def evaluate(
     """Evaluate a network and three baselines on a dataset.
 
     The baselines are zero flow, nearest neighbor and rigid ICP, which moves the whole cloud. The default checkpoint is
-    the newest student in `runs/`. With --precision bf16, a second row is added for the same weights in bf16. The result
-    is saved in the folder of the checkpoint's run, where `bpfn report` finds it.
+    the newest student in `runs/`, or else the `baseline` that comes with bpfn. With --precision bf16, a second row is
+    added for the same weights in bf16. The result is saved in the folder of the checkpoint's run, where `bpfn report`
+    finds it.
 
     \b
     Examples:
       $ bpfn eval                               # the newest student
       $ bpfn eval --data data/kitti             # on other data
+      $ bpfn eval --checkpoint weightnet4       # a network that comes with bpfn
       $ bpfn eval --checkpoint student.pth      # published weights
     """
     from bpfn_cli.data.datasets import describe, open_dataset
@@ -61,6 +61,7 @@ def evaluate(
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.reporting.accuracy import evaluation_table
     from bpfn_cli.reporting.terminal import print_table
+    from bpfn_cli.shipped import weights_title
 
     if out is not None:
         claim_output(out, force=force, inputs=[checkpoint])
@@ -68,7 +69,7 @@ def evaluate(
     path, read = read_weights(checkpoint, runs)
     keep_freed_memory()
     dataset = open_dataset(data or default_dataset(), split)
-    say(f"data: {describe(dataset)}; weights: {path}")
+    say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
     points = points or read.num_points
     result = evaluate_checkpoint(
         path, dataset, points=points, seed=seed or 0, device=chosen, progress=ConsoleProgress(), precision=precision

@@ -12,7 +12,6 @@ import typer
 from bpfn_cli.choices import Frame
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
-from bpfn_cli.cli.places import RUNS
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ class PredictFlags:
     seed: options.Seed = 0
     device: options.Device = "auto"
     precision: options.PrecisionName = Precision.float32
-    runs: options.Runs = RUNS
     force: options.Force = False
     json: options.Json = False
 
@@ -53,6 +51,7 @@ class PredictFlags:
 def predict(flags: PredictFlags) -> None:
     """Predict the flow between two clouds, or of many pairs.
 
+    Without --checkpoint, the network is `baseline`, which comes with bpfn and was trained on synthetic traffic scenes.
     The flow has one row for each point of PC1, in metres, in the frame of the clouds. It is written to `flow.npy`
     unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is also compared with that flow.
 
@@ -62,6 +61,7 @@ def predict(flags: PredictFlags) -> None:
     \b
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
+      $ bpfn predict a.ply b.ply --checkpoint weightnet4        # a smaller network that comes with bpfn
       $ bpfn predict pair.npz --frame lidar                     # both clouds in one file
       $ bpfn predict scans --frame lidar --out flows            # a sequence: each scan with the next
       $ bpfn predict pairs.txt --frame lidar --out flows        # a list: a.ply b.ply on each line
@@ -134,11 +134,13 @@ def _load(flags: PredictFlags, what: str) -> FlowPredictor:
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import FlowPredictor
+    from bpfn_cli.shipped import weights_title
 
     device = resolve_device(flags.device)
-    weights, read = read_weights(flags.checkpoint, flags.runs)
+    weights, read = read_weights(flags.checkpoint)
     keep_freed_memory()
-    say(f"{what}; weights: {weights} ({read.variant.name})")
+    own = f" ({read.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
+    say(f"{what}; weights: {weights_title(weights)}{own}")
     return FlowPredictor(
         build_from(read).to(device),
         points=flags.points or read.num_points,

@@ -106,17 +106,33 @@ def train(flags: TrainFlags) -> None:
 def distill(flags: DistillFlags) -> None:
     """Distill a large network into a small one.
 
-    Without --teacher, a teacher is trained first and reused by later runs.
+    Without --teacher, the teacher is the network of `bpfn weights` that has the recipe's teacher variant. With
+    --teacher train, it is trained first with the same recipe and data, and reused by later runs.
 
     \b
     Examples:
       $ bpfn distill --loss bihint                                    # the default student and teacher
+      $ bpfn distill --loss bihint --teacher train                    # train the teacher first, on the same data
       $ bpfn distill --loss basic --loss hint --teacher t.pth         # the sum of two losses, a given teacher
       $ bpfn distill --loss ail --early-stop auto                     # drop the teacher once the student matches it
       $ bpfn distill --loss none --strategy online                    # two students that teach each other
       $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/extending.md
     """
-    _run(flags, flags.recipe(base={}), flags.teacher)
+    recipe = flags.recipe(base={})
+    _run(flags, recipe, _teacher(flags.teacher, recipe))
+
+
+def _teacher(given: Path | None, recipe: Recipe) -> Path | None:
+    """The teacher's weights; None: it is trained, or not needed."""
+    from bpfn_cli.shipped import shipped_networks
+
+    if given is not None:
+        return None if str(given) == options.TRAIN else given
+    shipped = shipped_networks().get(recipe.teacher)
+    if shipped is None or not recipe.distillation_losses() or recipe.control == "random":
+        return None
+    say(f"teacher: {shipped.name}, which comes with bpfn ({shipped.card.title}); --teacher train trains one")
+    return shipped.path
 
 
 def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""Trained networks that come with bpfn: for each, the weights and a card that says how they were made."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import bpfn_cli.resources
+from bpfn_cli.config import build, read_yaml, settings
+from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
+
+FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
+DEFAULT = "baseline"  # of `bpfn predict`
+
+
+@settings
+class TestResult:
+    """The metrics on one set of scenes: metres, pixels, or fractions of the points.
+
+    scenes: what was evaluated. command: measures it again.
+    """
+
+    scenes: str
+    command: str
+    points: int
+    epe3d: float
+    acc3d_strict: float
+    acc3d_relax: float
+    outliers3d: float
+    epe2d: float
+    acc2d: float
+
+
+@settings
+class Card:
+    """How a network was made, and how well it works.
+
+    hours: of training, in all, on `machine`. recipes: the files in `configs/` that train it again, in this order.
+    commit: of bpfn, when the training ended. bytes, sha256: of the file of weights. results: by the name of a dataset.
+    """
+
+    variant: str
+    title: str
+    license: str
+    data: str
+    recipes: tuple[str, ...]
+    commit: str
+    seeds: tuple[int, ...]
+    samples: int
+    hours: float
+    machine: str
+    parameters: int
+    points: int
+    bytes: int
+    sha256: str
+    limits: str
+    results: dict[str, TestResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShippedNetwork:
+    """A network by its name, with the file of its weights (float16) and its card."""
+
+    name: str
+    path: Path
+    card: Card
+
+
+@cache
+def shipped_networks() -> dict[str, ShippedNetwork]:
+    """All networks that come with bpfn, the largest first."""
+    found = [
+        ShippedNetwork(path.stem, path.with_suffix(".safetensors"), build(Card, read_yaml(path, "reinstall bpfn")))
+        for path in FOLDER.glob("*.yaml")
+    ]
+    return {one.name: one for one in sorted(found, key=lambda one: -one.card.parameters)}
+
+
+def shipped_network(name: str) -> ShippedNetwork:
+    """Raises: UsageError: there is none of this name."""
+    known = shipped_networks()
+    if name not in known:
+        hint = did_you_mean(name, known) or "."
+        raise UsageError(f"{printable(name)}: no network of this name comes with bpfn{hint} Known: {', '.join(known)}")
+    return known[name]
+
+
+def find_weights(given: Path) -> Path:
+    """The file of weights that `given` means: a path, or the name of a network that comes with bpfn.
+
+    Raises: CheckpointError: neither.
+    """
+    is_path = given.is_file() or given.name != str(given) or given.suffix
+    if is_path or (given.is_dir() and given.name not in shipped_networks()):
+        return given
+    if given.name not in shipped_networks():
+        hint = did_you_mean(given.name, shipped_networks()) or "; `bpfn weights` lists the networks that come with bpfn"
+        raise CheckpointError(f"{printable(given)}: no such file or network{hint}")
+    return shipped_networks()[given.name].path
+
+
+def weights_title(path: Path) -> str:
+    """A file of weights, as a line of output names it."""
+    return f"{path.stem}, which comes with bpfn" if path.parent == FOLDER else str(path)
