@@ -80,7 +80,9 @@ RecipeFile = Annotated[Path | None, path("-c", "--config", help="Recipe (YAML)."
 CheckpointFile = Annotated[
     Path | None, weights("--checkpoint", help="Weights, a published .pth file, or a name from `bpfn weights`.")
 ]
-InitialFile = Annotated[Path | None, weights("--checkpoint", help="Initial weights, copied or sliced.")]
+InitialFile = Annotated[
+    Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE|NAME")
+]
 TeacherFile = Annotated[
     Path | None, weights("--teacher", help="Weights of the teacher, or `train`; default: as in `bpfn weights`.")
 ]

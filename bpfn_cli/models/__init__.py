@@ -9,7 +9,6 @@ from bpfn_cli.models.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    weights_named,
 )
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
@@ -29,5 +28,4 @@ __all__ = [
     "save_checkpoint",
     "slim",
     "variant_named",
-    "weights_named",
 ]

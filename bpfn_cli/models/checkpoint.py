@@ -88,11 +88,6 @@ def checkpoint_bytes(
     return safetensors.torch.save(state, {_METADATA_KEY: sealed})
 
 
-def weights_named(name: str) -> Path:
-    """The file that a recipe or a study names as weights, relative to the current folder."""
-    return Path(name)
-
-
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
     """Build the network of a checkpoint file, in evaluation mode; its variant follows from the file.
 

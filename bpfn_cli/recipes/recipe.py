@@ -78,6 +78,8 @@ class TrainSettings:
 
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr,
     after `warmup_steps`, down to `lr_floor` at the end.
+    optimizer: `adam`, as published, or `muon`, which orthogonalizes the steps of weight matrices; docs/training.md
+    compares them.
     clip_norm: largest norm of the gradient; null: no clipping. accumulate: number of parts a batch is computed in, to
     save memory; the gradient is that of the whole batch, but batch norm sees one part at a time.
     validation_calendar `every`: every `validate_every`-th epoch and the last; `fast`: every epoch of the first 1/28 and
@@ -100,6 +102,7 @@ class TrainSettings:
     step_epochs: Count = 80
     decay: Annotated[float, Field(gt=0, le=1)] = 0.5
     warmup_steps: Annotated[int, Field(ge=0, le=10**6)] = 10
+    optimizer: choices.Optimizer = "adam"
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -231,6 +234,8 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
     del tree["initial"]  # a place; the weights are identified by their sha256
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
+    if recipe.train.optimizer == "adam":  # runs of earlier versions do not have this key
+        del tree["train"]["optimizer"]
     return tree
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bpfn_cli import distributed
+from bpfn_cli import choices, distributed
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import Objective
 from bpfn_cli.losses.objective import TermCheck
@@ -20,6 +20,7 @@ from bpfn_cli.models import BiPointFlowNet, Variant
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.rng import keyed_generator
+from bpfn_cli.strategies.muon import Muon
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.strategies.terms import TermRecord, WeightedTerm, check_finite, gradient_shares, merge_records
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -42,7 +43,7 @@ class StrategyCard:
 
 
 class Strategy:
-    """Trains `student` and the adapters of `objective` with Adam, as in the published training.
+    """Trains `student` and the adapters of `objective` with Adam, as in the published training, or with Muon.
 
     Class attributes: card, settings: description and options. needs_teacher: whether it needs a distillation loss.
 
@@ -70,6 +71,7 @@ class Strategy:
         clip_norm: float | None,
         accumulate: int = 1,
         precision: Precision = Precision.float32,
+        optimizer: choices.Optimizer = "adam",
         options: Any = None,
         meta_val: MetaValBatches | None = None,
         largest: Variant | None = None,
@@ -85,7 +87,11 @@ class Strategy:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LARGEST_SCALE, enabled=is_half)
         objective.await_calibration()
         self.set_up()
-        self.optimizer = torch.optim.Adam(self._trained(), weight_decay=weight_decay, fused=True)
+        self.optimizer: torch.optim.Optimizer = (
+            Muon(self._trained(), weight_decay=weight_decay)
+            if optimizer == "muon"
+            else torch.optim.Adam(self._trained(), weight_decay=weight_decay, fused=True)
+        )
 
     # --- hooks ---
 

@@ -14,12 +14,12 @@ from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.statistics import learning_seconds
-from bpfn_cli.models import weights_named
 from bpfn_cli.parallel import Shard
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, teacher_key
 from bpfn_cli.runs.listing import find_runs
 from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.shipped import find_weights
 from bpfn_cli.studies.study import Cell, Study, cells_of, teacher_recipe
 
 LOCKS = ".locks"
@@ -150,7 +150,7 @@ class StudyRunner:
     def _teacher(self, cell: Cell, progress: Progress) -> Path:
         """The teacher of all seeds: given, found, or trained by whichever process comes first."""
         if self.study.teacher is not None and cell.control != "same_width_teacher":
-            return weights_named(self.study.teacher)
+            return find_weights(Path(self.study.teacher))
         recipe = teacher_recipe(self.study, cell)
         lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher}", False
         while (found := self.trainer.find_teacher(recipe)) is None:
@@ -238,7 +238,7 @@ def _needs_teacher(cell: Cell) -> bool:
 
 
 def _sha256_of_weights(name: str, place: str) -> str:
-    path = weights_named(name)
+    path = find_weights(Path(name))
     if not path.is_file():
         raise UsageError(f"{place}: {printable(path)}: no such file")
     return sha256_of(path)

@@ -87,6 +87,7 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
         clip_norm=options.clip_norm,
         accumulate=options.accumulate,
         precision=options.precision,
+        optimizer=options.optimizer,
         options=getattr(recipe.strategy, recipe.strategy.kind, None),
         meta_val=meta_val if job.split.meta_val else None,
         largest=network.variant if network else variant_named(recipe.teacher),

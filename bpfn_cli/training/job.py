@@ -14,9 +14,9 @@ import torch
 from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
-from bpfn_cli.models import weights_named
 from bpfn_cli.recipes.recipe import Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
+from bpfn_cli.shipped import find_weights
 from bpfn_cli.stop import Interruption
 from bpfn_cli.strategies import STRATEGIES
 
@@ -96,7 +96,7 @@ class Job:
         if root.resolve() in (runs.resolve(), *runs.resolve().parents):
             raise UsageError(f"--runs {printable(runs)}: lies inside the dataset {printable(root)}; choose another")
         if recipe.initial is not None and more.get("initial") is None:
-            more["initial"] = weights_named(recipe.initial)
+            more["initial"] = find_weights(Path(recipe.initial))
         return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)
 
     def for_teacher(self) -> Job:

@@ -56,9 +56,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(("name", "optimizer"), [*((name, "adam") for name in STRATEGIES), ("plain", "muon")])
 def test_training_stopped_at_every_step_equals_the_uninterrupted_one(
-    things: Path, teacher: Path, tmp_path: Path, name: str
+    things: Path, teacher: Path, tmp_path: Path, name: str, optimizer: str
 ) -> None:
     """All state: critic, adapters, peer, moved teacher, early stop, validations; also between epochs."""
     strategy = {"kind": name, "online": {"target": "general"}, "meta": {"every": 2}}
@@ -67,7 +67,7 @@ def test_training_stopped_at_every_step_equals_the_uninterrupted_one(
         strategy=strategy,
         early_stop={"kind": "auto", "checks": 1},
         data={"holdout": 0.2, "meta_val": 0.2},
-        train={"epochs": 2, "keep_every": 1},
+        train={"epochs": 2, "keep_every": 1, "optimizer": optimizer},
     )
     expected = digest_of_uninterrupted(things, tmp_path / "whole", recipe, teacher=teacher)
     runs = tmp_path / "runs"
