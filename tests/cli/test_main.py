@@ -44,7 +44,6 @@ from bpfn_cli.cli import main
         (["train", "--devices", "0"], 2, ["--devices"]),
         (["resume", "nowhere"], 2, ["nowhere"]),
         (["resume", "a", "--max-time", "soon"], 2, ["--max-time soon: write 90m, 36h"]),
-        (["eval"], 4, ["bpfn distill"]),
         (["predict", "a.npy", "b.npy", "--out", "a.txt"], 2, [".npy"]),
         (["predict", "a.npy", "b.npy"], 3, ["a.npy"]),
         (["predict", "a.xyz", "b.xyz"], 3, [".ply"]),

@@ -24,14 +24,12 @@ def weights(
 ) -> None:
     """List the trained networks that come with bpfn, or show the card of one.
 
-    Their names can be given wherever a checkpoint can.
+    Their names can be given wherever a checkpoint can: `bpfn predict a.ply b.ply --checkpoint baseline`.
 
     \b
     Examples:
-      $ bpfn weights                                         # size and accuracy of each network
-      $ bpfn weights weightnet4                              # data, recipe, results, limits
-      $ bpfn predict a.ply b.ply --checkpoint weightnet4     # use it
-      $ bpfn distill --loss bihint --teacher baseline        # learn from it
+      $ bpfn weights                # size and accuracy of each network
+      $ bpfn weights baseline       # its data, recipes, results and limits
     """
     from bpfn_cli.shipped import shipped_network, shipped_networks
 
