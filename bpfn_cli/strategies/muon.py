@@ -57,11 +57,17 @@ def _step_of_adam(weight: Tensor, gradient: Tensor, state: dict[str, Any], lr: f
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Replace the singular values of (M, N) by values of about 1 (0.7 to 1.2), those near 0 excepted."""
+    """Replace the singular values of (M, N) by values of about 1 (0.7 to 1.2), those near 0 excepted.
+
+    The Newton-Schulz iteration X <- (a + b G + c G^2) X with G = X X^T is computed on G, whose sides are the shorter one
+    of X, and applied to X once.
+    """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    found = wide / (wide.norm() + 1e-7)
-    a, b, c = QUINTIC
+    wide = wide / (wide.norm() + 1e-7)
+    gram, identity = wide @ wide.T, torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    whole, (a, b, c) = identity, QUINTIC
     for _ in range(ROUNDS):
-        gram = found @ found.T
-        found = a * found + (b * gram + c * gram @ gram) @ found
-    return found if wide is matrix else found.T
+        factor = a * identity + b * gram + c * gram @ gram
+        whole, gram = factor @ whole, factor @ gram @ factor
+    found = whole @ wide
+    return found if matrix.shape[0] <= matrix.shape[1] else found.T
