@@ -11,6 +11,10 @@ from pydantic import BaseModel, BeforeValidator
 
 from bpfn_cli.reporting.tables import METRICS, PUBLISHED, Column, Table, dataset_title, row_of
 
+TRAINING_ERROR = "training error: these are the scenes that it was trained on"
+# Why results of a variant belong to another network than ours of this name.
+OTHER_NETWORKS = {"declinear": "another network: separable at encoder levels 3 and 4 alone, with bottlenecks"}
+
 Printed = Annotated[Decimal | None, BeforeValidator(lambda text: None if text == "null" else text)]
 
 
@@ -38,6 +42,13 @@ class PublishedResult(BaseModel):
     def metric(self, name: str) -> Decimal | None:
         return dict(zip((metric.key for metric in METRICS), self.values, strict=True))[name]
 
+    @property
+    def remarks(self) -> str | None:
+        """What a reader must know before comparing the row with others."""
+        found = [TRAINING_ERROR] if self.trained_on == self.test == "kitti" else []
+        found += [remark for remark in (OTHER_NETWORKS.get(self.variant), self.note) if remark]
+        return "; ".join(found) or None
+
 
 class Published(BaseModel):
     """The content of `published_results.yaml` that a report shows."""
@@ -54,7 +65,7 @@ ACCURACY = [
     Column("trained_on", "Trained on", lambda row: dataset_title(row.trained_on)),
     *(replace(metric, digits="") for metric in METRICS),
     Column("conditions", "Conditions", lambda row: row.conditions, detail=1),
-    Column("note", "Note", lambda row: row.note, detail=2),
+    Column("note", "Note", lambda row: row.remarks, detail=2),
 ]
 # For rows about a `PublishedComplexity`.
 COMPLEXITY = [

@@ -59,8 +59,8 @@ def _step_of_adam(weight: Tensor, gradient: Tensor, state: dict[str, Any], lr: f
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Replace the singular values of (M, N) by values of about 1 (0.7 to 1.2), those near 0 excepted.
 
-    The Newton-Schulz iteration X <- (a + b G + c G^2) X with G = X X^T is computed on G, whose sides are the shorter one
-    of X, and applied to X once.
+    The Newton-Schulz iteration X <- (a + b G + c G^2) X with G = X X^T is computed on G, which is small, and applied to
+    X once.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import bpfn_cli
 from bpfn_cli.config import json_hash
-from bpfn_cli.errors import BusyError, NonFiniteError, UsageError, printable
+from bpfn_cli.errors import BusyError, CheckpointError, NonFiniteError, UsageError, printable
 from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.statistics import learning_seconds
@@ -238,7 +238,10 @@ def _needs_teacher(cell: Cell) -> bool:
 
 
 def _sha256_of_weights(name: str, place: str) -> str:
-    path = find_weights(Path(name))
+    try:
+        path = find_weights(Path(name))
+    except CheckpointError as error:
+        raise UsageError(f"{place}: {error}") from None
     if not path.is_file():
         raise UsageError(f"{place}: {printable(path)}: no such file")
     return sha256_of(path)
