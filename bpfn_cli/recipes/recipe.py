@@ -53,7 +53,8 @@ def _known_format(kind: str) -> str:
 class DataSettings:
     """The training scenes and how they are sampled.
 
-    path: dataset folder, if `--data` is not given; null: the dataset in the data folder. kind: required format of the
+    path: dataset folder, if `--data` is not given; null: the dataset in the data folder. test: dataset whose test split
+    the network is tested on; null: that of the training data. kind: required format of the
     dataset (`bpfn data check` names it); auto: any. points: drawn from each cloud. holdout: share of the training
     scenes held out to choose the best checkpoint. meta_val: share held out in addition for strategies that validate
     inside the training loop (meta; online with target general). views: number of epochs after which draws and
@@ -62,6 +63,7 @@ class DataSettings:
     """
 
     path: str | None = None
+    test: str | None = None
     kind: Annotated[str, AfterValidator(_known_format)] = "auto"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
@@ -223,7 +225,7 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
 
 # Keys that do not change the numbers of a training: locations, speed, logging.
 WITHOUT_EFFECT = {
-    "data": ("path", "kind", "workers", "timeout"),  # the data identity covers the scenes
+    "data": ("path", "test", "kind", "workers", "timeout"),  # the data identity covers the scenes
     "train": ("gradient_every", "teacher_cache", "checkpoint_minutes", "keep_every", "wandb"),
 }
 

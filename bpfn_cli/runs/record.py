@@ -80,6 +80,7 @@ class Paths(Schema):
 
     data: str
     device: str
+    test: str | None = None
     teacher: str | None = None
     initial: str | None = None
 

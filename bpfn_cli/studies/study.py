@@ -54,6 +54,12 @@ class Study:
     control_loss: str | None = None
     teacher: str | None = None
 
+    @property
+    def test_path(self) -> Path | None:
+        """The dataset that all trainings are tested on; None: the one they are trained on."""
+        found = self.recipe.get("data", {}).get("test")
+        return None if found is None else Path(found)
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bpfn_cli.config import json_hash
 from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
@@ -23,18 +24,26 @@ from bpfn_cli.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A dataset, opened once: what identifies it, and its training and test scenes."""
+    """A dataset, opened once: what identifies it, and its training and test scenes.
+
+    test_path: another dataset, whose test scenes these are; it is part of the identity.
+    """
 
     path: Path
     identity: DataIdentity
     train: SceneDataset
     test: SceneDataset
+    test_path: Path | None = None
 
     @classmethod
-    def open(cls, path: Path) -> OpenedDataset:
+    def open(cls, path: Path, test_path: Path | None = None) -> OpenedDataset:
         """Raises: as `find_dataset` and `Dataset.open`."""
         found = find_dataset(path)
-        return cls(path, found.identity, found.open("train"), found.open("test"))
+        if test_path is None:
+            return cls(path, found.identity, found.open("train"), found.open("test"))
+        test = find_dataset(test_path).open("test")
+        both = replace(found.identity, sha256=json_hash([found.identity.sha256, test.identity()]))
+        return cls(path, both, found.open("train"), test, test_path)
 
     @cached_property
     def test_sha256(self) -> str:
@@ -89,7 +98,10 @@ class Job:
     @classmethod
     def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
         """Open and split the data. Raises: as `OpenedDataset.open`; UsageError: another format; `runs` inside."""
-        opened = OpenedDataset.open(data) if isinstance(data, Path) else data
+        test = None if recipe.data.test is None else Path(recipe.data.test)
+        opened = OpenedDataset.open(data, test) if isinstance(data, Path) else data
+        if opened.test_path != test:
+            raise UsageError(f"data.test {printable(test)}: all trainings here test on {printable(opened.test_path)}")
         wanted, root = recipe.data.kind, opened.train.root
         if wanted not in ("auto", opened.train.kind):
             raise UsageError(f"data.kind {wanted}: {printable(root)} is {opened.train.kind}; change one of them")

@@ -65,7 +65,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
 
 def paths_of(job: Job) -> record.Paths:
     """What the recipe does not say and resuming needs."""
-    given = {"data": job.data.path, "teacher": job.teacher, "initial": job.initial}
+    given = {"data": job.data.path, "test": job.data.test_path, "teacher": job.teacher, "initial": job.initial}
     paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
     return record.Paths(device=str(job.device), **paths)
 

@@ -491,6 +491,23 @@ def test_moved_run_finds_its_teacher_at_the_recorded_path(things: Path, tmp_path
     assert record_of(far)["state"] == "finished"
 
 
+def test_run_tests_on_another_dataset_and_finds_it_again(
+    things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, runs = write_things(tmp_path / "other", train=1, val=2, points=1100), tmp_path / "runs"
+    monkeypatch.chdir(tmp_path)
+    train_run(things, runs, small_recipe(data={"test": "other"}, train={"epochs": 1}))
+    (evaluation,) = (json.loads(path.read_text()) for path in runs.glob(f"{NAME}/evaluations/*.json"))
+    assert (evaluation["dataset"]["path"], evaluation["dataset"]["scenes"]) == ("other", 2)
+    mark_unfinished(runs)
+    monkeypatch.chdir("/")
+    resume_run(runs)
+    mark_unfinished(runs)
+    shutil.copytree(other / "val" / "0000000", other / "val" / "0000099")
+    with pytest.raises(UsageError, match="data sha256"):
+        resume_run(runs)
+
+
 @pytest.mark.slow
 def test_resume_keeps_the_teacher_although_a_newer_one_exists(things: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
