@@ -2,7 +2,7 @@
 """Put the network of a run into `bpfn_cli/resources/weights`: float16 weights, and a card with measured results.
 
 python benchmarks/shipping.py NAME --runs runs/a runs/b --kitti data/kitti --driving data/driving \
-    --recipes configs/networks/NAME.yaml --title "..." --limits "..."
+    --recipes configs/networks/NAME.yaml --title "..." --data "..." --limits "..."
 
 The runs are the stages of one training, in order; the last one has the weights. What is evaluated is the float16 file.
 """
@@ -18,7 +18,7 @@ import yaml
 from bpfn_cli.cli.console import ConsoleProgress
 from bpfn_cli.cores import usable_cores
 from bpfn_cli.data.datasets import describe, open_dataset
-from bpfn_cli.files import sha256_of
+from bpfn_cli.files import sha256_of, write_json
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.models import load_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules, describe_machine
@@ -37,7 +37,7 @@ def main() -> None:
     save_checkpoint(path, network.half(), made_by=f"bpfn weights {arguments.name}")
     records = [RunFolder.open(run).record for run in arguments.runs]
     results = {
-        kind: measured(path, data, kind)
+        kind: measured(path, data, kind, arguments.out)
         for kind, data in (("kitti", arguments.kitti), ("driving", arguments.driving))
         if data is not None
     }
@@ -66,11 +66,13 @@ def main() -> None:
     print(text)
 
 
-def measured(weights: Path, data: Path, kind: str) -> TestResult:
+def measured(weights: Path, data: Path, kind: str, out: Path) -> TestResult:
+    """Evaluate a file of weights; the whole result is also written to `out`."""
     dataset = open_dataset(data, "test")
     result = evaluate_checkpoint(
         weights, dataset, points=POINTS, seed=EVALUATION_SEED, device=torch.device("cpu"), progress=ConsoleProgress()
     )
+    write_json(out / f"{kind}-{weights.stem}.json", result.as_dict())
     row = result.model.model_dump(exclude={"name"})
     command = f"bpfn eval --checkpoint {weights.stem} --data data/{kind} --points {POINTS}"
     return TestResult(scenes=describe(dataset).partition(" in ")[0], command=command, points=POINTS, **row)
@@ -87,9 +89,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--kitti", type=Path)
     parser.add_argument("--driving", type=Path)
+    parser.add_argument("--out", type=Path, default=Path())
     for text in ("title", "data", "limits"):
         parser.add_argument(f"--{text}", required=True)
-    parser.add_argument("--recipes", nargs="+", required=True)
+    parser.add_argument("--recipes", nargs="*", default=[])
     return parser.parse_args()
 
 
