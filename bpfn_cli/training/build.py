@@ -18,6 +18,7 @@ from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.recipes.schedule import validation_epochs
+from bpfn_cli.shipped import weights_title
 from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher, TeacherCache
 from bpfn_cli.strategies.teacher import CONTROLS
 from bpfn_cli.strategies.teacher_cache import TOLERANCE, cache_key
@@ -62,7 +63,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
     if job.initial is not None and use_initial:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
-        progress.line(f"initial weights: {printable(job.initial)} ({counts})")
+        progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
     if teacher is not None:
         teacher.check_fits(student)
     return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)

@@ -23,6 +23,7 @@ from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.listing import find_runs, is_busy
 from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
+from bpfn_cli.shipped import weights_title
 from bpfn_cli.training.build import Parts, build, check_job, job_notes
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches, first_batch
@@ -129,7 +130,7 @@ def obtain_teacher(job: Job, parts: Parts, folder: RunFolder, progress: Progress
         progress.line(f"teacher: {job.recipe.teacher} with untrained weights, as a control")
     else:
         found = "" if job.teacher else ", trained earlier with this recipe"
-        progress.line(f"teacher: {printable(parts.teacher.path)}{found}")
+        progress.line(f"teacher: {printable(weights_title(parts.teacher.path))}{found}")
     assert parts.teacher is not None
     folder.update(teacher=parts.teacher.entry(folder.record.teacher))
 

@@ -131,7 +131,7 @@ def _teacher(given: Path | None, recipe: Recipe) -> Path | None:
     shipped = shipped_networks().get(recipe.teacher)
     if shipped is None or not recipe.distillation_losses() or recipe.control == "random":
         return None
-    say(f"teacher: {shipped.name}, which comes with bpfn ({shipped.card.title}); --teacher train trains one")
+    say(f"no --teacher given: using {shipped.name}, {shipped.card.title}; --teacher train trains one on your data")
     return shipped.path
 
 
@@ -184,12 +184,14 @@ def _dataset(flags: TrainFlags, recipe: Recipe) -> Path | None:
 def _print_plan(job: Job, json: bool) -> None:
     """What would be trained on what: a few lines on stderr, and the whole recipe on stdout."""
     from bpfn_cli.data.datasets import describe
+    from bpfn_cli.shipped import weights_title
     from bpfn_cli.training import plan_job, teacher_checkpoint
 
     recipe = job.recipe
     say(f"data: {describe(job.data.train)}")
     if recipe.distillation_losses():
-        say(f"teacher: {teacher_checkpoint(job) or recipe.teacher + ', trained first'}")
+        found = teacher_checkpoint(job)
+        say(f"teacher: {weights_title(found) if found else recipe.teacher + ', trained first'}")
     plan = plan_job(job, ConsoleProgress())
     say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {job.device}")
     for line in plan.lines():
