@@ -19,7 +19,6 @@ from bpfn_cli.studies.study import cells_of, read_study
 FOLDER = Path(__file__).parents[2] / "configs"
 REPORTS = sorted(FOLDER.glob("reports/*.yaml"))
 STUDIES = sorted(FOLDER.glob("studies/*.yaml"))
-NETWORKS = sorted(FOLDER.glob("networks/*.yaml"))
 SOURCES = {"flyingthings3d": "flyingthings3d", "fifth": "flyingthings3d_1_5", "kitti": "kitti"}
 LOSSES_OF_REPORT_1 = {"learned_from_teacher": ("basic", "baseline"), "learned_from_student": ("basic", "half")}
 
@@ -96,11 +95,3 @@ def test_dry_run_of_a_report_takes_trial_steps(
 def test_study_loads_and_names_its_command(path: Path) -> None:
     assert cells_of(read_study(path))
     assert command_of(path)[:2] == ["compare", f"configs/studies/{path.name}"]
-
-
-@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.name)
-def test_recipe_of_a_network_loads_and_names_its_command(path: Path) -> None:
-    recipe, command = load_recipe(path, [], {}), command_of(path)
-    assert command[0] == ("distill" if recipe.distillation_losses() else "train")
-    assert command[1:3] == ["-c", f"configs/networks/{path.name}"]
-    assert recipe.variant == path.stem.split("-")[0]

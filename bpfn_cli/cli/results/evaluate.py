@@ -52,7 +52,7 @@ def evaluate(
     Examples:
       $ bpfn eval                               # the newest student
       $ bpfn eval --data data/kitti             # on other data
-      $ bpfn eval --checkpoint weightnet4       # a network that comes with bpfn
+      $ bpfn eval --checkpoint baseline         # a network that comes with bpfn
       $ bpfn eval --checkpoint student.pth      # published weights
     """
     from bpfn_cli.data.datasets import describe, open_dataset

@@ -61,7 +61,7 @@ def predict(flags: PredictFlags) -> None:
     \b
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
-      $ bpfn predict a.ply b.ply --checkpoint weightnet4        # a smaller network that comes with bpfn
+      $ bpfn predict a.ply b.ply --checkpoint mine.safetensors  # your own network
       $ bpfn predict pair.npz --frame lidar                     # both clouds in one file
       $ bpfn predict scans --frame lidar --out flows            # a sequence: each scan with the next
       $ bpfn predict pairs.txt --frame lidar --out flows        # a list: a.ply b.ply on each line
