@@ -26,7 +26,7 @@ from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.runs.record import STUDENT
 from bpfn_cli.shipped import FOLDER, Card, TestResult
 
-POINTS = 8192
+POINTS, PARTS = 8192, 2048  # of an evaluation, and those that the network sees at a time
 LICENSE = "MIT; trained on the project's own synthetic scenes alone"
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         hours=round(sum(one.train_seconds or 0 for one in records) / 3600, 1),
         machine=f"{usable_cores()} cores of {describe_machine()['cpu']}",
         parameters=count_modules(network.variant, POINTS).parameters.total(),
-        points=POINTS,
+        points=network.num_points,
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
         limits=arguments.limits,
@@ -70,11 +70,17 @@ def measured(weights: Path, data: Path, kind: str, out: Path) -> TestResult:
     """Evaluate a file of weights; the whole result is also written to `out`."""
     dataset = open_dataset(data, "test")
     result = evaluate_checkpoint(
-        weights, dataset, points=POINTS, seed=EVALUATION_SEED, device=torch.device("cpu"), progress=ConsoleProgress()
+        weights,
+        dataset,
+        points=POINTS,
+        parts=PARTS,
+        seed=EVALUATION_SEED,
+        device=torch.device("cpu"),
+        progress=ConsoleProgress(),
     )
     write_json(out / f"{kind}-{weights.stem}.json", result.as_dict())
     row = result.model.model_dump(exclude={"name"})
-    command = f"bpfn eval --checkpoint {weights.stem} --data data/{kind} --points {POINTS}"
+    command = f"bpfn eval --checkpoint {weights.stem} --data data/{kind} --points {POINTS} --parts {PARTS}"
     return TestResult(scenes=describe(dataset).partition(" in ")[0], command=command, points=POINTS, **row)
 
 

@@ -16,6 +16,7 @@ from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, RIGID_ICP, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models import BiPointFlowNet, build_from, read_checkpoint
+from bpfn_cli.models.predict import FlowPredictor
 from bpfn_cli.ops import gather, knn, matrix_precision, moving_points, rigid_icp
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import Progress, ProgressCallback
@@ -54,6 +55,17 @@ def network_flow(
     def predict(batch: FlowBatch) -> Tensor:
         with torch.no_grad(), matrix_precision(precision):
             return model(batch.pc1.to(device), batch.pc2.to(device)).flows[0].cpu()
+
+    return predict
+
+
+def network_flow_in_parts(model: BiPointFlowNet, device: torch.device | str, parts: int, seed: int) -> Predictor:
+    """The flow of a network that sees `parts` points of each cloud at a time, as `bpfn predict` computes it."""
+    predictor = FlowPredictor(model.eval(), points=parts, seed=seed, device=device)
+
+    def predict(batch: FlowBatch) -> Tensor:
+        pairs = zip(batch.pc1.numpy(), batch.pc2.numpy(), strict=True)
+        return torch.stack([torch.from_numpy(predictor(pc1, pc2)) for pc1, pc2 in pairs])
 
     return predict
 
@@ -100,17 +112,22 @@ def evaluate_checkpoint(
     progress: Progress,
     teacher: BiPointFlowNet | None = None,
     precision: Precision = Precision.float32,
+    parts: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> EvaluationResult:
     """Evaluate a checkpoint, the baselines and, if given, its teacher.
 
-    Args: precision: less than float32 adds a row for the same weights. check: is called after each scene.
+    Args: precision: less than float32 adds a row for the same weights. parts: points of each cloud that the network
+        sees at a time; None: all. check: is called after each scene.
     Raises: CheckpointError, DataError, NonFiniteError.
     """
     read = read_checkpoint(checkpoint)
     if not len(dataset):
         raise DataError(f"{printable(dataset.root)}: the {dataset.split} split is empty; there is nothing to evaluate")
-    predictors = _predictors(build_from(read).to(device), teacher, device, precision)
+    network = build_from(read).to(device)
+    predictors = _predictors(network, teacher, device, precision)
+    if parts is not None:
+        predictors[MODEL] = network_flow_in_parts(network, device, parts, seed)
     with progress.bar(f"evaluating on {dataset.kind} {dataset.split}") as bar:
 
         def update(done: int, total: int) -> None:
@@ -126,6 +143,7 @@ def evaluate_checkpoint(
         "dataset": {**data, "sha256": dataset.identity()},
         "points": points,
         "seed": seed,
+        "parts": parts,
         "checkpoint": {**weights, "sha256": sha256_of(checkpoint)},
         **_rows(evaluation),
     }

@@ -78,12 +78,16 @@ class SceneRow(Schema):
 
 
 class EvaluationResult(Schema):
-    """A network and the baselines on one dataset."""
+    """A network and the baselines on one dataset.
+
+    parts: points of each cloud that the network saw at a time; None: all.
+    """
 
     format: Literal[1]
     dataset: Dataset
     points: Positive
     seed: int
+    parts: Positive | None = None
     checkpoint: Checkpoint
     rows: tuple[MetricRow, ...]
     by_motion: tuple[MotionRow, ...] = ()
@@ -113,7 +117,8 @@ class EvaluationResult(Schema):
         """A name that only results of the same weights, points and scenes share."""
         data = self.dataset
         parts = (data.kind, data.split, data.sha256[:8], self.points, self.seed, self.checkpoint.sha256[:8])
-        return "-".join(map(str, parts)) + ".json"
+        in_parts = f"-parts{self.parts}" if self.parts else ""
+        return "-".join(map(str, parts)) + in_parts + ".json"
 
     @property
     def relative_gain(self) -> float | None:

@@ -36,15 +36,17 @@ class Protocol(NamedTuple):
     points: int
     sampling_seed: int
     data_sha256: str
+    parts: int = 0  # points that the network sees at a time; 0: all
 
     @classmethod
     def from_evaluation(cls, evaluation: EvaluationResult) -> Protocol:
-        data = evaluation.dataset
-        return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256)
+        data, parts = evaluation.dataset, evaluation.parts or 0
+        return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256, parts)
 
     @property
     def title(self) -> str:
-        return f"{dataset_title(self.dataset)}, {self.split} split, {self.scenes} scenes, {self.points} points"
+        scenes = f"{dataset_title(self.dataset)}, {self.split} split, {self.scenes} scenes"
+        return f"{scenes}, {self.points} points" + (f" in parts of {self.parts}" if self.parts else "")
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_world import LEAST, Scenes, tiny_network
+from tiny_world import LEAST, Quiet, Scenes, tiny_network, write_things
 
-from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.datasets import SceneDataset, open_dataset
+from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import NonFiniteError, ShapeError
-from bpfn_cli.metrics.evaluation import BASELINES, evaluate, network_flow
+from bpfn_cli.metrics.evaluation import BASELINES, evaluate, evaluate_checkpoint, network_flow
+from bpfn_cli.models import save_checkpoint
+from bpfn_cli.models.predict import predict_flow
+from bpfn_cli.reporting.accuracy import Protocol
 from bpfn_cli.structures import Camera, FlowBatch, Scene
 
 # Metres. Nearest to the first point is where the second one goes, (1, 0.5, 10), and the first goes near the third.
@@ -198,3 +202,19 @@ def test_errors_of_moving_and_static_points_by_hand() -> None:
     assert measured.by_motion["zero_flow"] == (pytest.approx(1), 0)
     assert evaluate(BASELINES, Given((standing(),)), points=3, by_motion=True).by_motion["zero_flow"][0] is None
     assert evaluate(BASELINES, Given((standing(),)), points=3).by_motion == {}
+
+
+def test_checkpoint_evaluated_in_parts_sees_few_points_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    dataset = open_dataset(write_things(tmp_path / "things", points=2 * LEAST + 30), "test")
+    save_checkpoint(path, tiny_network())
+    how = {"points": 2 * LEAST, "seed": 3, "device": torch.device("cpu"), "progress": Quiet()}
+    whole, parted = (evaluate_checkpoint(path, dataset, parts=parts, **how) for parts in (None, LEAST))
+    (batch,) = evaluation_batches(dataset, [0], points=2 * LEAST, batch_size=1, seed=3)
+    flow = predict_flow(tiny_network(), batch.pc1[0].numpy(), batch.pc2[0].numpy(), points=LEAST, seed=3)
+    error = torch.linalg.vector_norm(torch.from_numpy(flow) - batch.flow[0], dim=-1).mean()
+    assert parted.scenes[0].model == pytest.approx(float(error), rel=1e-4)
+    assert parted.scenes[0].model != pytest.approx(whole.scenes[0].model, rel=1e-3)
+    assert (whole.parts, parted.parts) == (None, LEAST)
+    assert whole.file_name.removesuffix(".json") + f"-parts{LEAST}.json" == parted.file_name
+    assert Protocol.from_evaluation(parted).title.endswith(f"{2 * LEAST} points in parts of {LEAST}")

@@ -28,11 +28,17 @@ def read_weights(checkpoint: Path | None, runs: Path | None = None) -> tuple[Pat
     return path, read
 
 
+PARTS = typer.Option(
+    "--parts", min=1, max=10**6, metavar="N", help="Points of each cloud that the network sees at a time."
+)
+
+
 def evaluate(
     checkpoint: options.CheckpointFile = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="test, or all (KITTI: also the other 58 scenes).")] = "test",
     points: options.Points = None,
+    parts: Annotated[int | None, PARTS] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.PrecisionName = Precision.float32,
@@ -42,6 +48,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Evaluate a network and three baselines on a dataset.
+
+    With --parts, the points are split at random into parts of that size, as `bpfn predict` does with large clouds.
 
     The baselines are zero flow, nearest neighbor and rigid ICP, which moves the whole cloud. The default checkpoint is
     the newest student in `runs/`, or else the `baseline` that comes with bpfn. With --precision bf16, a second row is
@@ -54,15 +62,19 @@ def evaluate(
       $ bpfn eval --data data/kitti             # on other data
       $ bpfn eval --checkpoint baseline         # a network that comes with bpfn
       $ bpfn eval --checkpoint student.pth      # published weights
+      $ bpfn eval --points 8192 --parts 2048    # the network sees a quarter of the points at a time
     """
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.files import claim_output, make_folder, write_json
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.reporting.accuracy import evaluation_table
     from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.shipped import weights_title
 
+    if parts is not None and precision is not Precision.float32:
+        raise UsageError("--parts and --precision: use only one of them")
     if out is not None:
         claim_output(out, force=force, inputs=[checkpoint])
     chosen = resolve_device(device)
@@ -71,9 +83,8 @@ def evaluate(
     dataset = open_dataset(data or default_dataset(), split)
     say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
     points = points or read.num_points
-    result = evaluate_checkpoint(
-        path, dataset, points=points, seed=seed or 0, device=chosen, progress=ConsoleProgress(), precision=precision
-    )
+    how = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
+    result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
     target = out or _file_in_run(path, result.file_name)
     if target is not None:
         make_folder(target.parent)
