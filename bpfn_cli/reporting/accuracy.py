@@ -43,6 +43,10 @@ class Protocol(NamedTuple):
         data, parts = evaluation.dataset, evaluation.parts or 0
         return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256, parts)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name; `parts` only where there are some."""
+        return {name: value for name, value in self._asdict().items() if name != "parts" or value}
+
     @property
     def title(self) -> str:
         scenes = f"{dataset_title(self.dataset)}, {self.split} split, {self.scenes} scenes"
@@ -196,7 +200,7 @@ def _accuracy_table(protocol: Protocol, results: Sequence[Result], is_ambiguous:
     rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
     details = f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}" if is_ambiguous else ""
     notes = [*_notes(protocol, results), *_disagreements(results)]
-    return Table("accuracy", protocol.title + details, [*ACCURACY], rows, notes, protocol._asdict())
+    return Table("accuracy", protocol.title + details, [*ACCURACY], rows, notes, protocol.as_dict())
 
 
 def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:

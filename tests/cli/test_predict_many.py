@@ -114,7 +114,7 @@ def test_one_pair_keeps_its_words_and_keys(work: Path) -> None:
 def test_outputs_are_checked_before_the_work(work: Path) -> None:
     (work / "flows").mkdir()
     (work / "flows" / "9.npy").touch()
-    words = ("predict", "frames", "--checkpoint", "nowhere")
+    words = ("predict", "frames", "--checkpoint", "nowhere.safetensors")
     refused(bpfn(*words, "--out", "flows", cwd=work), 5, "flows/9.npy: exists (1 of 3 outputs do)", "--force")
     refused(bpfn(*words, "--out", "flow.npy", cwd=work), 2, "--out flow.npy", "folder")
     refused(bpfn(*words, "--out", "frames", "--force", cwd=work), 2, "--out frames: frames is also an input")

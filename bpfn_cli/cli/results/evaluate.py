@@ -83,7 +83,7 @@ def evaluate(
     dataset = open_dataset(data or default_dataset(), split)
     say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
     points = points or read.num_points
-    how = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
+    how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
     result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
     target = out or _file_in_run(path, result.file_name)
     if target is not None:
