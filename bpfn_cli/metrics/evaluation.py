@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
-from bpfn_cli.errors import DataError, NonFiniteError, printable
+from bpfn_cli.errors import DataError, NonFiniteError, ShapeError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, RIGID_ICP, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
@@ -60,7 +60,12 @@ def network_flow(
 
 
 def network_flow_in_parts(model: BiPointFlowNet, device: torch.device | str, parts: int, seed: int) -> Predictor:
-    """The flow of a network that sees `parts` points of each cloud at a time, as `bpfn predict` computes it."""
+    """The flow of a network that sees `parts` points of each cloud at a time, as `bpfn predict` computes it.
+
+    Raises: ShapeError: too few for the network.
+    """
+    if parts < model.variant.least_points:
+        raise ShapeError(f"--parts {parts}: the network needs at least {model.variant.least_points}")
     predictor = FlowPredictor(model.eval(), points=parts, seed=seed, device=device)
 
     def predict(batch: FlowBatch) -> Tensor:
@@ -119,7 +124,7 @@ def evaluate_checkpoint(
 
     Args: precision: less than float32 adds a row for the same weights. parts: points of each cloud that the network
         sees at a time; None: all. check: is called after each scene.
-    Raises: CheckpointError, DataError, NonFiniteError.
+    Raises: CheckpointError, DataError, NonFiniteError; ShapeError: `parts` is too small.
     """
     read = read_checkpoint(checkpoint)
     if not len(dataset):

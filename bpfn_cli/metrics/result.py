@@ -108,6 +108,13 @@ class EvaluationResult(Schema):
     def model(self) -> MetricRow:
         return next(row for row in self.rows if row.name == MODEL)
 
+    def with_teacher_of(self, earlier: EvaluationResult) -> EvaluationResult:
+        """This result with the teacher's metrics of an `earlier` one of the same weights, points and scenes."""
+        teacher = earlier.row(TEACHER)
+        if teacher is None or self.row(TEACHER) is not None or earlier.file_name != self.file_name:
+            return self
+        return self.model_copy(update={"rows": (*self.rows, teacher)})
+
     @property
     def motion(self) -> MotionRow | None:
         return next((row for row in self.by_motion if row.name == MODEL), None)

@@ -79,7 +79,7 @@ class Workload:
 
 
 def synthetic_batch(points: int, batch: int) -> FlowBatch:
-    """Scenes as `bpfn synth` renders them, with enough pixels for `points`; the same in every call."""
+    """Scenes as `bpfn synth --style rooms` renders them, with enough pixels for `points`; the same in every call."""
     height = math.ceil(math.sqrt(points / ENOUGH * 9 / 16)) + 1
     scenes = [_sampled(*render_scene(0, index, "val", max(height, 27)), points, seed=index) for index in range(batch)]
     pc1, pc2, flow = (torch.from_numpy(np.stack(parts)) for parts in zip(*scenes, strict=True))

@@ -95,8 +95,8 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
         raise_any(DataError(f"{printable(folder.path / RECORD_FILE)}: damaged: paths: missing; restore it"))
         raise AssertionError
     recipe, data = checked_recipe(read_yaml(folder.path / "config.yaml")), changes.data or Path(paths.data)
-    if paths.test is not None and not isinstance(data, OpenedDataset):
-        recipe = replace(recipe, data=replace(recipe.data, test=paths.test))
+    test = data.test_path if isinstance(data, OpenedDataset) else paths.test
+    recipe = replace(recipe, data=replace(recipe.data, test=None if test is None else str(test)))
     if changes.data is None and not from_main(Path(paths.data).exists):
         raise_any(DataError(f"{printable(data)}: the data of this run are gone; give their new path with --data"))
     command = ""

@@ -31,5 +31,7 @@ def test_student_of_the_quick_start_is_far_below_all_baselines(tmp_path: Path) -
     for baseline in ("zero_flow", "nearest_neighbor", "rigid_icp"):
         assert epe3d["model"] < (1 - LEAST_GAIN) * epe3d[baseline]
     assert (tmp_path / "flow.npy").is_file()
+    (evaluation,) = tmp_path.glob("runs/student-*/evaluations/*.json")  # written by `distill`, and again by `eval`
+    assert "teacher" in {row["name"] for row in json.loads(evaluation.read_text())["rows"]}
     for words in ("zero flow", "nearest neighbor", "rigid ICP", "weightnet48", "bihint", "teacher"):
         assert words in result.stdout

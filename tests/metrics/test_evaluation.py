@@ -218,3 +218,5 @@ def test_checkpoint_evaluated_in_parts_sees_few_points_at_a_time(tmp_path: Path)
     assert (whole.parts, parted.parts) == (None, LEAST)
     assert whole.file_name.removesuffix(".json") + f"-parts{LEAST}.json" == parted.file_name
     assert Protocol.from_evaluation(parted).title.endswith(f"{2 * LEAST} points in parts of {LEAST}")
+    with pytest.raises(ShapeError, match=f"--parts {LEAST - 1}: the network needs at least {LEAST}"):
+        evaluate_checkpoint(path, dataset, parts=LEAST - 1, **how)

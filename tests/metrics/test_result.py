@@ -79,3 +79,11 @@ def test_file_name_depends_on_weights_points_seed_and_scenes() -> None:
 def test_result_needs_one_row_for_the_model_and_no_duplicates(rows: list[dict[str, Any]]) -> None:
     with pytest.raises(ValidationError, match="one row"):
         result(rows=rows)
+
+
+def test_teacher_is_kept_from_an_earlier_result_of_the_same_weights_and_scenes() -> None:
+    earlier = result()
+    alone = result(rows=[row for row in content()["rows"] if row["name"] != "teacher"])
+    assert alone.with_teacher_of(earlier).row("teacher") == earlier.row("teacher")
+    assert earlier.with_teacher_of(alone) == earlier
+    assert alone.with_teacher_of(result(points=1024)) == alone

@@ -503,6 +503,10 @@ def test_run_tests_on_another_dataset_and_finds_it_again(
     monkeypatch.chdir("/")
     resume_run(runs)
     mark_unfinished(runs)
+    other = other.rename(tmp_path / "moved")
+    moved = small_recipe(data={"test": str(other)}, train={"epochs": 1})
+    run_or_resume(job_for(things, runs, moved), Quiet())
+    mark_unfinished(runs)
     shutil.copytree(other / "val" / "0000000", other / "val" / "0000099")
     with pytest.raises(UsageError, match="data sha256"):
         resume_run(runs)

@@ -57,7 +57,7 @@ def _print_list(networks: list[ShippedNetwork]) -> None:
     print_table("Networks that come with bpfn", headings, rows)
     if networks:
         for result in networks[0].card.results.values():
-            say(f"{result.scenes}, {result.points:,} points")
+            say(f"{result.scenes}: {result.command}")
         say(f"next: bpfn weights {networks[0].name} (how it was made), bpfn predict PC1 PC2")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`bpfn eval`, and the checkpoint that `bpfn eval` and `bpfn predict` work with."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,11 +67,13 @@ def evaluate(
     """
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
-    from bpfn_cli.errors import UsageError
+    from bpfn_cli.errors import DataError, UsageError
     from bpfn_cli.files import claim_output, make_folder, write_json
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
+    from bpfn_cli.metrics.result import EvaluationResult
     from bpfn_cli.reporting.accuracy import evaluation_table
     from bpfn_cli.reporting.terminal import print_table
+    from bpfn_cli.runs.record import read_schema
     from bpfn_cli.shipped import weights_title
 
     if parts is not None and precision is not Precision.float32:
@@ -87,6 +90,9 @@ def evaluate(
     result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
     target = out or _file_in_run(path, result.file_name)
     if target is not None:
+        if target.is_file():  # the end of the training may have measured the teacher too
+            with contextlib.suppress(DataError):
+                result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
         make_folder(target.parent)
         write_json(target, result.as_dict())
     if json:
