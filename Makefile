@@ -36,7 +36,7 @@ demo: $(USER_STAMP)
 	cd $(DEMO) && $(BPFN) weights
 	cd $(DEMO) && $(BPFN) subset
 	cd $(DEMO) && $(BPFN) profile --variant weightnet48
-	cd $(DEMO) && $(BPFN) distill --loss bihint --checkpoint baseline --epochs 8
+	cd $(DEMO) && $(BPFN) distill --loss bihint --checkpoint baseline --epochs 4
 	cd $(DEMO) && $(BPFN) eval
 	cd $(DEMO) && $(BPFN) predict $(SCENE)/pc1.npy $(SCENE)/pc2.npy --frame flyingthings3d --force
 	cd $(DEMO) && $(BPFN) report
