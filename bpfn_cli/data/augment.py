@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Random sampling of points from a scene, and augmentation of a training sample."""
+"""Random sampling of points from a scene, crops, and augmentation of a training sample."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -19,10 +19,13 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # pc1, pc2, flow: (points, 3
 class AugmentSettings:
     """Augmentation of a training sample, as in the published training.
 
+    crop: a sample is a region of a cloud with up to this many times as many points; 1: the whole cloud. It shows the
+    network dense clouds at the cost of sparse ones.
     scale: per axis, 1 +- this. rotation_degrees: about the vertical axis, +- this. shift_m: of both clouds, per axis.
     shift2_m: additional shift of the second cloud, per axis. jitter_m: standard deviation of noise on each coordinate.
     """
 
+    crop: Annotated[float, Field(ge=1, le=64)] = 1.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.05
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
     shift_m: _Metres = 1.0
@@ -53,8 +56,16 @@ def augment(sample: Sample, options: AugmentSettings, generator: np.random.Gener
 def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
     """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer."""
     chosen1, chosen2 = (_draw(len(cloud), points, generator) for cloud in (scene.pc1, scene.pc2))
-    valid = None if scene.valid is None else scene.valid[chosen1]
-    return replace(scene, pc1=scene.pc1[chosen1], pc2=scene.pc2[chosen2], flow=scene.flow[chosen1], valid=valid)
+    return _rows(scene, chosen1, chosen2)
+
+
+def crop(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
+    """The `points` points of each cloud nearest to a random point of the first, and to where this region moves."""
+    center = scene.pc1[generator.integers(len(scene.pc1))]
+    chosen1 = _nearest(scene.pc1, center, points)
+    known = chosen1 if scene.valid is None else chosen1[scene.valid[chosen1]]
+    motion = scene.flow[known].mean(axis=0) if len(known) else 0
+    return _rows(scene, chosen1, _nearest(scene.pc2, center + motion, points))
 
 
 def even_rows(count: int, most: int) -> np.ndarray:
@@ -67,3 +78,16 @@ def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray
     if points <= count:
         return generator.choice(count, points, replace=False, shuffle=False)
     return generator.choice(count, points, replace=True)
+
+
+def _rows(scene: Scene, chosen1: np.ndarray, chosen2: np.ndarray) -> Scene:
+    """The scene with these points of its clouds."""
+    valid = None if scene.valid is None else scene.valid[chosen1]
+    return replace(scene, pc1=scene.pc1[chosen1], pc2=scene.pc2[chosen2], flow=scene.flow[chosen1], valid=valid)
+
+
+def _nearest(cloud: np.ndarray, center: np.ndarray, points: int) -> np.ndarray:
+    """Rows of the points nearest to `center`, in the order of the cloud."""
+    if points >= len(cloud):
+        return np.arange(len(cloud))
+    return np.sort(np.argpartition(np.square(cloud - center).sum(axis=1), points)[:points])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from bpfn_cli.data.augment import AugmentSettings, augment
+from bpfn_cli.data.augment import AugmentSettings, augment, crop
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.errors import BpfnError, DataError, OutOfMemoryError, printable
 from bpfn_cli.parallel import end_with_parent
@@ -75,12 +75,16 @@ class _Samples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Scene | BpfnError:
         """A sample, or the error met while reading it: raised in a worker, it would arrive wrapped in a traceback."""
         generator = keyed_generator("sample", self.seed, self.epoch, self.dataset.names[index])
+        largest = 1.0 if self.augmentation is None else self.augmentation.crop
+        drawn = int(self.points * largest ** generator.uniform()) if largest > 1 else self.points
         try:
-            scene = self.dataset.sample(index, self.points, generator)
+            scene = self.dataset.sample(index, drawn, generator)
         except BpfnError as error:
             return error
         if self.augmentation is None:
             return scene
+        if drawn > self.points:
+            scene = crop(scene, self.points, generator)
         pc1, pc2, flow = augment((scene.pc1, scene.pc2, scene.flow), self.augmentation, generator)
         return replace(scene, pc1=pc1, pc2=pc2, flow=flow)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 from scene_folders import write_flyingthings3d
 
-from bpfn_cli.data.augment import AugmentSettings, augment, sample_points
+from bpfn_cli.data.augment import AugmentSettings, augment, crop, sample_points
 from bpfn_cli.data.datasets import SceneDataset, open_dataset
 from bpfn_cli.data.loader import epoch_order, evaluation_batches, training_batches
 from bpfn_cli.errors import DataError
@@ -46,6 +46,39 @@ def epoch(workers: int = 0, seed: int = 0, number: int = 0, size: int = 2) -> li
         Scenes(), range(5), points=16, batch_size=size, seed=seed, epoch=number, augmentation=options, workers=workers
     )
     return list(batches)
+
+
+def test_crop_takes_the_nearest_points_and_follows_the_motion() -> None:
+    scene = Scenes().load(0)
+    moved = replace(scene, pc2=scene.pc1 + np.float32([100, 0, 0]), flow=np.tile(np.float32([100, 0, 0]), (40, 1)))
+    center = scene.pc1[np.random.default_rng(7).integers(40)]
+    found = crop(moved, 9, np.random.default_rng(7))
+    distances = np.sort(np.linalg.norm(scene.pc1 - center, axis=1))
+    np.testing.assert_allclose(np.sort(np.linalg.norm(found.pc1 - center, axis=1)), distances[:9], rtol=1e-6)
+    np.testing.assert_array_equal(found.pc1 + found.flow, found.pc2)
+
+
+def test_crop_does_not_use_the_flow_of_hidden_points() -> None:
+    scene = Scenes().load(0)
+    flow, valid = np.full((40, 3), 1e6, np.float32), np.zeros(40, bool)
+    flow[:20], valid[:20] = 0, True
+    found = crop(replace(scene, pc2=scene.pc1, flow=flow, valid=valid), 10, np.random.default_rng(1))
+    np.testing.assert_array_equal(found.pc1, found.pc2)
+    assert found.valid is not None
+    assert not found.valid.all()
+
+
+def test_cropped_batches_hold_denser_clouds_of_the_same_size() -> None:
+    def spread(largest: float) -> float:
+        options = replace(STILL, crop=largest)
+        batches = training_batches(
+            Scenes(), range(5), points=8, batch_size=5, seed=0, epoch=0, augmentation=options, workers=0
+        )
+        (batch,) = batches
+        assert batch.pc1.shape == batch.pc2.shape == (5, 8, 3)
+        return float(batch.pc1.std(dim=1).mean())
+
+    assert spread(5) < 0.8 * spread(1)
 
 
 def by_name(batches: list[FlowBatch]) -> dict[str, torch.Tensor]:
