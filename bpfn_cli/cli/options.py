@@ -65,6 +65,7 @@ def switch(name: str, help: str) -> Any:
     return typer.Option(name, help=help, metavar="")
 
 
+VARIANT = "Named variant, or sizes from a checkpoint or YAML file"
 TRAIN = "train"  # in place of a teacher: train one
 OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several."
 TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in time."
@@ -98,7 +99,7 @@ Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
 Json = Annotated[bool, switch("--json", "Print only JSON on stdout.")]
 DryRun = Annotated[bool, switch("--dry-run", "Print the plan and write nothing.")]
 Resume = Annotated[bool, switch("--resume", "Resume the run of this --name if it exists.")]
-VariantName = Annotated[str | None, typer.Option("--variant", help="Named variant of the network.", metavar="NAME")]
+VariantName = Annotated[str | None, typer.Option("--variant", help=f"{VARIANT}.", metavar="NAME|FILE")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run folder.", metavar="NAME")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", metavar="DEVICE")]
 MaxTime = Annotated[str | None, typer.Option("--max-time", help=TIME_LIMIT, metavar="TIME")]

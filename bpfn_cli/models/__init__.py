@@ -10,6 +10,7 @@ from bpfn_cli.models.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from bpfn_cli.models.sizes import find_variant
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
 
@@ -22,6 +23,7 @@ __all__ = [
     "Variant",
     "build_from",
     "build_model",
+    "find_variant",
     "initialize_from",
     "load_checkpoint",
     "read_checkpoint",

@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from bpfn_cli.errors import CheckpointError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
-from bpfn_cli.models.variants import Level, Variant, infer_variant
+from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Variant, file_name, infer_variant
 from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
@@ -113,16 +113,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors, header = _read_own(content, name)
         state = {key: tensor for key, tensor in tensors.items() if not key.startswith(_BESIDE)}
         beside = {key[len(_BESIDE) :]: tensor for key, tensor in tensors.items() if key.startswith(_BESIDE)}
-        checkpoint = Checkpoint(header.variant.variant(), header.num_points, state, header.metadata, beside=beside)
+        variant = _named(header.variant.variant(), path)
+        checkpoint = Checkpoint(variant, header.num_points, state, header.metadata, beside=beside)
     else:
         state, notes = _strip_prefix(_read_foreign(path, content, name))
         _check_tensors(state, name)
         variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
-        checkpoint = Checkpoint(variant, 8192, state, {}, notes)
+        checkpoint = Checkpoint(_named(variant, path), 8192, state, {}, notes)
     _check_tensors(checkpoint.state, name)
     _check_names(checkpoint, name)
     _check_finite(checkpoint.state, name)
     return checkpoint
+
+
+def _named(variant: Variant, path: Path) -> Variant:
+    """Name sizes that have no name after their file."""
+    name = file_name(path)
+    return replace(variant, name=name) if variant.name == CUSTOM and name not in VARIANTS else variant
 
 
 def _read_bytes(path: Path, name: str) -> bytes:
@@ -166,6 +173,7 @@ def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _Header]:
 
 Width = Annotated[int, Field(ge=0, le=1 << 14)]
 Few = Annotated[int, Field(ge=1, le=64)]
+Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
 
 class _Strict(BaseModel):
@@ -182,7 +190,7 @@ class _LevelHeader(_Strict):
 
 
 class _VariantHeader(_Strict):
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    name: Name
     levels: Annotated[list[_LevelHeader], Field(min_length=LEVELS + 1, max_length=LEVELS + 1)]
     bn: bool
     separable: bool

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Sizes of the network as data: a variant is a value, known by name or by shapes. Importable without torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean
 
 ESTIMATOR_WIDTH = 128  # of the PointConvs and the first Conv1d of a flow estimator
+UPSAMPLING_NEIGHBORS = 3  # between which features and flows of a coarser level are interpolated
 ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
+CUSTOM = "custom"  # the name of sizes that have no other
 _EXPANDING_BLOCKS = ("level0_2", "level1_1", "level2_1", "level3_1")
 _CONTEXT_BLOCKS = ("deconv1_0", "deconv2_1", "deconv3_2", "deconv4_3")
 
@@ -65,8 +69,10 @@ class Variant:
 
     @property
     def least_points(self) -> int:
-        """Fewest points per cloud with which the coarsest embedding still finds its neighbors."""
-        return self.embedding_neighbors * prod(self.reductions[:-1])
+        """Fewest points per cloud with which levels 3 and 4 still have enough neighbors."""
+        searches = self.encoder_neighbors, self.embedding_neighbors, self.estimator_neighbors
+        at_level_3 = max(*searches, UPSAMPLING_NEIGHBORS * self.reductions[-1])
+        return at_level_3 * prod(self.reductions[:-1])
 
 
 # Cheng & Ko, ECCV 2022. Level 0 has no PointConv in the encoder; its c_mid is that of flow0.
@@ -91,12 +97,14 @@ def slim(
     bn: bool | None = None,
     separable: bool | None = None,
     bottleneck: int | None = None,
+    neighbors: Mapping[str, int | None] | None = None,
 ) -> Variant:
     """Change some sizes of `base`; None leaves a size as it is.
 
     Args:
         width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
         c_mid: one number, or five (levels 0 to 4). bn, separable, bottleneck: see `Variant`.
+        neighbors: k of the searches of `encoder`, `embedding` and `estimator`.
     Raises: UsageError: a size that no network can have.
     """
     levels = base.levels
@@ -107,8 +115,9 @@ def slim(
         levels = _with_c_mid(levels, counts)
     if bottleneck is not None and not 0 <= bottleneck <= 16:
         raise UsageError(f"--bottleneck {bottleneck}: use a factor from 2 to 16, or 0 for none")
-    switches: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
-    changes = {key: value for key, value in switches.items() if value is not None}
+    sizes: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
+    sizes |= {f"{search}_neighbors": count for search, count in (neighbors or {}).items()}
+    changes = {key: value for key, value in sizes.items() if value is not None}
     variant = replace(base, name=name, levels=levels, **changes)
     _check_separable(variant)
     return variant
@@ -137,7 +146,7 @@ def _check_separable(variant: Variant) -> None:
         outputs += [level.width] if index else []
         if any(output % level.c_mid for output in outputs):
             raise UsageError(
-                f"--separable: c_mid {level.c_mid} of level {index} must divide its widths {outputs}; choose another"
+                f"separable: c_mid {level.c_mid} of level {index} must divide its widths {outputs}; choose another"
             )
 
 
@@ -168,6 +177,21 @@ def variant_named(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def known_variant(variant: Variant) -> Variant | None:
+    """The named variant of the same sizes, if there is one."""
+    return next((known for known in VARIANTS.values() if replace(variant, name=known.name) == known), None)
+
+
+def has_sizes_of(variant: Variant, known: Variant) -> bool:
+    """Whether two networks differ at most in their names and batch norm."""
+    return replace(variant, name=known.name, bn=known.bn) == known
+
+
+def file_name(path: Path) -> str:
+    """The name of a network without one: the stem of its file."""
+    return re.sub(r"[^\w.-]", "_", path.stem)[:64]
+
+
 def infer_variant(shapes: Shapes, name: str) -> Variant:
     """Find the variant whose sizes match: a named one if there is one, else one called `custom`.
 
@@ -182,7 +206,7 @@ def infer_variant(shapes: Shapes, name: str) -> Variant:
     except (IndexError, ZeroDivisionError):
         raise CheckpointError(f"{name}: not a Bi-PointFlowNet: some of its tensors have no sizes") from None
     for known in VARIANTS.values():
-        if replace(variant, name=known.name, bn=known.bn) == known:
+        if has_sizes_of(variant, known):
             return replace(variant, name=known.name)
     return variant
 
@@ -214,4 +238,4 @@ def _read_sizes(shapes: Shapes) -> Variant:
     coarsest = replace(BASELINE.levels[-1], width=widths[-1], c_mid=outputs("level4.weightnet.mlp_convs.2"))
     bottleneck = block("level3_1.expand") // block("level3_1.reduce") if encoder else 0
     bn = f"level0{'.reduce' if encoder else ''}.composed_module.1.weight" in shapes
-    return Variant("custom", (*levels, coarsest), bn, separable, bottleneck)  # type: ignore[arg-type]
+    return Variant(CUSTOM, (*levels, coarsest), bn, separable, bottleneck)  # type: ignore[arg-type]

@@ -20,9 +20,11 @@ from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, loss_named
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.losses.term import NoOptions
-from bpfn_cli.models.variants import variant_named
+from bpfn_cli.models.sizes import AnyVariant, find_variant, sizes_identity
+from bpfn_cli.models.variants import VARIANTS
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
+from bpfn_cli.shipped import shipped_networks
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
@@ -148,15 +150,17 @@ else:
 class Recipe:
     """Everything that decides what is trained.
 
-    variant: the student (also for `bpfn train`). initial: weights that the student starts from, copied, or sliced from
-    a larger network; null: random weights. teacher: variant of the teacher that is trained if none is given.
+    variant: the student (also for `bpfn train`): a name, a checkpoint with its sizes, a YAML file of sizes, or the
+    sizes (docs/extending.md). initial: weights that the student starts from, copied, or sliced from a larger network;
+    null: random weights. teacher: the variant, given like the student's, of the teacher that is trained if there is
+    none.
     control: makes the teacher useless, for comparison: `random`, untrained weights; `shuffled`, outputs assigned to
     other points; `random_adapter`, features passed through a random linear map.
     """
 
-    variant: str = "weightnet48"
+    variant: AnyVariant = VARIANTS["weightnet48"]
     initial: Annotated[str, Field(min_length=1)] | None = None
-    teacher: str = "baseline"
+    teacher: AnyVariant = VARIANTS["baseline"]
     loss: Annotated[tuple[str, ...], Field(min_length=1)] = ("bihint",)
     strategy: StrategySettings = field(default_factory=StrategySettings)
     early_stop: EarlyStopSettings = field(default_factory=EarlyStopSettings)
@@ -197,14 +201,22 @@ def load_recipe(
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
     unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
-    return checked_recipe(merge(override(merge(tree, unset), assignments), flags))
+    return checked_recipe(_of_own_sizes(merge(override(merge(tree, unset), assignments), flags)))
+
+
+def _of_own_sizes(tree: Tree) -> Tree:
+    """Without a variant, initial weights of the user's own sizes decide what is trained."""
+    initial = tree.values.get("initial")
+    if "variant" in tree.values or not isinstance(initial, str):
+        return tree
+    if not (Path(initial).is_file() or initial in shipped_networks()):  # reported where its weights are read
+        return tree
+    return tree if find_variant(initial).name in VARIANTS else merge(tree, {"variant": initial})
 
 
 def checked_recipe(tree: Tree) -> Recipe:
     """Build the recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
     recipe = build(Recipe, tree)
-    variant_named(recipe.variant)
-    variant_named(recipe.teacher)
     if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
         raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
     for name in recipe.distillation_losses():
@@ -234,6 +246,7 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
     """The keys that decide the weights, as plain values: equal trees, data and initial weights give equal weights."""
     tree = recipe_tree(recipe)
     del tree["initial"]  # a place; the weights are identified by their sha256
+    tree |= {"variant": sizes_identity(recipe.variant), "teacher": sizes_identity(recipe.teacher)}
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
     if recipe.train.optimizer == "adam":  # runs of earlier versions do not have this key

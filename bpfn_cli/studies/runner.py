@@ -152,7 +152,7 @@ class StudyRunner:
         if self.study.teacher is not None and cell.control != "same_width_teacher":
             return find_weights(Path(self.study.teacher))
         recipe = teacher_recipe(self.study, cell)
-        lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher}", False
+        lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher.name}", False
         while (found := self.trainer.find_teacher(recipe)) is None:
             self.trainer.check_stop()
             try:
@@ -161,7 +161,7 @@ class StudyRunner:
                         self.trainer.train_teacher(recipe)
             except BusyError:
                 if not is_told:
-                    progress.line(f"teacher: waiting for another process to train {recipe.teacher}")
+                    progress.line(f"teacher: waiting for another process to train {recipe.teacher.name}")
                 is_told = True
                 time.sleep(POLL_SECONDS)
         return found

@@ -9,11 +9,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bpfn_cli.config import Tree, build, read_yaml, settings
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION
+from bpfn_cli.models import VARIANTS, Variant
+from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
 from bpfn_cli.recipes.recipe import Recipe, checked_recipe
 from bpfn_cli.strategies import STRATEGIES
 
@@ -29,12 +31,19 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_l
 RecipeKeys = dict[str, Any]
 
 
+def _count_checked(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    if not 1 <= len(variants) <= 100:
+        raise ValueError("name 1 to 100 variants")
+    return variants
+
+
 @settings
 class Study:
     """The contents of a study file.
 
     recipe: recipe keys that all trainings share. variants, losses, strategies, seeds: one training for each useful
-    combination; `basic+hint` is the sum of two losses, `none` is the baseline, which is required.
+    combination; variants are given as in recipes; `basic+hint` is the sum of two losses, `none` is the baseline, which
+    is required.
     methods: more methods by name, each with the recipe keys in which it differs from `recipe` (loss, objective,
     early_stop, initial, ...); also trained with every variant and seed. The teacher's training is that of `recipe`.
     controls: equal_time: from scratch, for as long as the slowest method took; same_width_teacher: a teacher of the
@@ -45,7 +54,7 @@ class Study:
     """
 
     recipe: RecipeKeys = field(default_factory=dict)
-    variants: Names = ("weightnet48",)
+    variants: Annotated[tuple[AnyVariant, ...], AfterValidator(_count_checked)] = (VARIANTS["weightnet48"],)
     losses: Names = ("none", "basic", "hint", "bihint", "ail", "bounded")
     methods: Annotated[dict[str, RecipeKeys], Field(max_length=100)] = field(default_factory=dict)
     strategies: Names = ("plain",)
@@ -89,7 +98,9 @@ def cells_of(study: Study) -> list[Cell]:
     for seed, variant in product(study.seeds, study.variants):
         for cell in _cells_of_seed(study, variant, seed):
             if found.setdefault(cell.name, cell) != cell:
-                raise UsageError(f"{cell.name}: two different trainings would have this name; rename a method")
+                raise UsageError(
+                    f"{cell.name}: two different trainings would have this name; rename a method or a variant"
+                )
     return list(found.values())
 
 
@@ -130,7 +141,7 @@ def _mistakes_of_method(study: Study, name: str) -> Iterator[str]:
         yield str(error)
 
 
-def _compared(study: Study, variant: str, seed: int) -> Iterator[tuple[str, Recipe]]:
+def _compared(study: Study, variant: Variant, seed: int) -> Iterator[tuple[str, Recipe]]:
     """The losses and methods by the names that `control_loss` knows, each with the plain strategy or its own."""
     for loss in study.losses:
         yield loss, _recipe_of_loss(study, variant, seed, loss)
@@ -138,7 +149,7 @@ def _compared(study: Study, variant: str, seed: int) -> Iterator[tuple[str, Reci
         yield name, _recipe(study, variant, seed, keys, f"methods.{name}")
 
 
-def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
+def _cells_of_seed(study: Study, variant: Variant, seed: int) -> Iterator[Cell]:
     scratch, compared = _recipe(study, variant, seed), dict(_compared(study, variant, seed))
     yield _cell(scratch)
     for strategy, loss in product(study.strategies, study.losses):
@@ -162,16 +173,17 @@ def _cells_of_seed(study: Study, variant: str, seed: int) -> Iterator[Cell]:
             yield _cell(changed, control, method)
 
 
-def _recipe_of_loss(study: Study, variant: str, seed: int, loss: str, strategy: str = "plain") -> Recipe:
+def _recipe_of_loss(study: Study, variant: Variant, seed: int, loss: str, strategy: str = "plain") -> Recipe:
     keys = {"loss": loss.split("+"), "strategy": {"kind": strategy}}
     return _recipe(study, variant, seed, keys, f"study, loss {printable(loss)}")
 
 
 def _recipe(
-    study: Study, variant: str, seed: int, keys: Mapping[str, Any] | None = None, place: str = "recipe"
+    study: Study, variant: Variant, seed: int, keys: Mapping[str, Any] | None = None, place: str = "recipe"
 ) -> Recipe:
     """The study's recipe with other keys; from scratch unless they say otherwise. place: for messages."""
-    tree = {**_merged({"loss": [NO_DISTILLATION], **study.recipe}, keys or {}), "variant": variant, "seed": seed}
+    own = {"variant": variant_tree(variant), "seed": seed}
+    tree = {**_merged({"loss": [NO_DISTILLATION], **study.recipe}, keys or {}), **own}
     try:
         return checked_recipe(Tree(tree, {}, place))
     except UsageError as error:
@@ -190,12 +202,12 @@ def _cell(recipe: Recipe, control: Control | None = None, name: str | None = Non
     what: str = method if control is None else control
     if control not in (None, "equal_time"):
         what = f"{name or '+'.join(recipe.distillation_losses())}-{control}"
-    return Cell(re.sub(r"[^\w+.-]", "_", f"{recipe.variant}-{what}-seed{recipe.seed}"), recipe, method, control)
+    return Cell(re.sub(r"[^\w+.-]", "_", f"{recipe.variant.name}-{what}-seed{recipe.seed}"), recipe, method, control)
 
 
 def teacher_recipe(study: Study, cell: Cell) -> Recipe:
     """The recipe whose teacher serves all methods and seeds."""
     first, teacher, variant = study.seeds[0], cell.recipe.teacher, cell.recipe.variant
     # A teacher of the student's own size must not be trained exactly like the student.
-    seed = (first + OTHER_SEED) % 2**31 if teacher == variant else first
+    seed = (first + OTHER_SEED) % 2**31 if sizes_identity(teacher) == sizes_identity(variant) else first
     return replace(_recipe(study, variant, seed), teacher=teacher)

@@ -13,7 +13,7 @@ from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, Objective, build_losses
 from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.objective import option_key
-from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint, variant_named
+from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
@@ -71,8 +71,8 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
 
 def build_objective(recipe: Recipe) -> Objective:
     """The objective of a recipe, for a teacher of the recipe's variant."""
-    teacher = variant_named(recipe.teacher) if recipe.distillation_losses() else None
-    return build_losses(recipe.loss, variant_named(recipe.variant), teacher, recipe.objective)
+    teacher = recipe.teacher if recipe.distillation_losses() else None
+    return build_losses(recipe.loss, recipe.variant, teacher, recipe.objective)
 
 
 def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork | None) -> Strategy:
@@ -91,7 +91,7 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
         optimizer=options.optimizer,
         options=getattr(recipe.strategy, recipe.strategy.kind, None),
         meta_val=meta_val if job.split.meta_val else None,
-        largest=network.variant if network else variant_named(recipe.teacher),
+        largest=network.variant if network else recipe.teacher,
         seed=recipe.seed,
     )
 

@@ -92,7 +92,7 @@ def plan_job(job: Job, progress: Progress) -> Plan:
 
 def train_teacher(job: Job, progress: Progress) -> Path:
     """Train the recipe's teacher, or resume its training; returns its weights. Raises: BusyError: another does."""
-    alone, folder, name = job.for_teacher(), None, job.recipe.teacher
+    alone, folder, name = job.for_teacher(), None, job.recipe.teacher.name
     started = from_main(lambda: _started_teacher(job))
     if started is None:
         progress.line(f"teacher: no {name} trained with this recipe yet; training it first (it is reused next time)")
@@ -127,7 +127,7 @@ def obtain_teacher(job: Job, parts: Parts, folder: RunFolder, progress: Progress
     if parts.awaits_teacher:
         parts.replace_teacher(job, TeacherNetwork.read(train_teacher(job, progress), job.runs))
     elif parts.teacher.path is None:
-        progress.line(f"teacher: {job.recipe.teacher} with untrained weights, as a control")
+        progress.line(f"teacher: {job.recipe.teacher.name} with untrained weights, as a control")
     else:
         found = "" if job.teacher else ", trained earlier with this recipe"
         progress.line(f"teacher: {printable(weights_title(parts.teacher.path))}{found}")
@@ -183,7 +183,7 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
     """Train to the last epoch; log each epoch and save checkpoints."""
     validator = Validator.create(job)
     training.early_stop.teacher_epe3d = _teacher_epe3d(parts, validator, folder)
-    title = f"training {folder.record.role} {job.recipe.variant} ({folder.record.method})"
+    title = f"training {folder.record.role} {job.recipe.variant.name} ({folder.record.method})"
     with (
         _logging(job, training, folder, progress),
         progress.bar(title, samples=job.recipe.train.batch_size) as bar,

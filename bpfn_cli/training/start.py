@@ -32,7 +32,7 @@ def create_run(job: Job, role: str) -> RunFolder:
     """The folder of a run that has not started."""
     first = _first_record(job, role)
     method = re.sub(r"[^\w+.-]", "_", first.method)
-    name = job.name or f"{role}-{job.recipe.variant}-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = job.name or f"{role}-{job.recipe.variant.name}-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     config, is_new = to_yaml(recipe_tree(job.recipe)), job.must_be_new
     return RunFolder.create(job.runs, name, config=config, command=job.command, record=first, must_be_new=is_new)
 
@@ -46,7 +46,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
     return record.RunRecord(
         command="distill" if is_distilled or recipe.strategy.kind != "plain" else "train",
         role=role,  # type: ignore[arg-type]
-        variant=recipe.variant,
+        variant=recipe.variant.name,
         seed=recipe.seed,
         points=recipe.data.points,
         epochs=recipe.train.epochs,

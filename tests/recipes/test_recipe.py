@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from tiny_world import TINY, tiny_network
 
 from bpfn_cli.config import build, parse_yaml, to_yaml
-from bpfn_cli.recipes.recipe import Recipe, TrainSettings, decisive_tree, recipe_tree, teacher_key
+from bpfn_cli.models import VARIANTS, save_checkpoint
+from bpfn_cli.recipes.recipe import Recipe, TrainSettings, decisive_tree, load_recipe, recipe_tree, teacher_key
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,33 @@ def test_teacher_key_depends_only_on_what_decides_the_teacher() -> None:
     others += [replace(recipe, data=replace(recipe.data, points=2048))]
     assert key not in [teacher_key(other, data) for other in others]
     assert teacher_key(recipe, "1") != key
+
+
+def test_equal_sizes_are_the_same_training_whatever_their_name_and_file() -> None:
+    inline = {"base": "baseline", "name": "mine", "c_mid": [4, 4, 4, 8, 8]}
+    own, known = Recipe(variant=inline, teacher=inline), Recipe(variant="weightnet48", teacher="weightnet48")  # type: ignore[arg-type]
+    assert recipe_tree(own)["variant"]["name"] == "mine"
+    assert decisive_tree(own) == decisive_tree(known)
+    assert decisive_tree(known)["variant"] == "weightnet48"  # as in earlier runs
+    assert teacher_key(own, "0") == teacher_key(known, "0") != teacher_key(Recipe(), "0")
+
+
+def test_changed_file_of_sizes_is_another_training(tmp_path: Path) -> None:
+    path, trees = tmp_path / "mine.yaml", []
+    for neighbors in (5, 6):
+        path.write_text(f"neighbors: {{estimator: {neighbors}}}")
+        trees.append(decisive_tree(load_recipe(None, [], {"variant": str(path)})))
+    assert [tree["variant"]["neighbors"]["estimator"] for tree in trees] == [5, 6]
+    assert "mine" not in str(trees)
+
+
+def test_initial_weights_of_own_sizes_decide_the_variant_that_nothing_else_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    own = replace(TINY, name="own")
+    save_checkpoint(path, tiny_network(variant=own))
+    assert load_recipe(None, [], {"initial": str(path)}).variant == own
+    assert load_recipe(None, [], {"initial": str(path), "variant": "half"}).variant.name == "half"
+    assert load_recipe(None, ["variant=half"], {"initial": str(path)}).variant.name == "half"
+    assert load_recipe(None, [], {"initial": "baseline"}).variant.name == "weightnet48"  # sliced from a named variant
+    save_checkpoint(path, tiny_network(variant=VARIANTS["weightnet4"]))
+    assert load_recipe(None, [], {"initial": str(path)}).variant.name == "weightnet48"

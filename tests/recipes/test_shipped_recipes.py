@@ -49,9 +49,9 @@ def test_every_experiment_of_the_reports_has_a_recipe() -> None:
 def test_recipe_of_a_report_has_its_schedule(path: Path) -> None:
     recipe = load_recipe(path, [], {})
     _, variant, method = path.stem.split("-")
-    assert recipe.variant == variant
+    assert recipe.variant.name == variant
     loss, teacher = LOSSES_OF_REPORT_1.get(method, ("none" if method in ("scratch", "teacher") else method, "baseline"))
-    assert (recipe.loss, recipe.teacher) == ((loss,), teacher)
+    assert (recipe.loss, recipe.teacher.name) == ((loss,), teacher)
     train = recipe.train
     assert (train.epochs, train.batch_size, train.schedule, train.decay) == (560, 8, "step", 0.5)
     assert (train.lr, train.lr_floor, train.validation_calendar) == (1e-3, 1e-5, "fast")

@@ -50,7 +50,7 @@ class InstantTrainer:
         method, epochs = labels["method"], recipe.train.epochs
         first = RunRecord(
             role="student",
-            variant=recipe.variant,
+            variant=recipe.variant.name,
             seed=recipe.seed,
             points=1024,
             epochs=epochs,
@@ -74,11 +74,11 @@ class InstantTrainer:
             folder.update(epochs_done=folder.record.epochs, epoch_seconds=(1.0,) * folder.record.epochs)
 
     def find_teacher(self, recipe: Recipe) -> Path | None:
-        return self.teachers.get((recipe.teacher, recipe.seed))
+        return self.teachers.get((recipe.teacher.name, recipe.seed))
 
     def train_teacher(self, recipe: Recipe) -> Path:
-        path = self.folder / f"teacher-{recipe.teacher}-{recipe.seed}"
-        self.teachers[recipe.teacher, recipe.seed] = path
+        path = self.folder / f"teacher-{recipe.teacher.name}-{recipe.seed}"
+        self.teachers[recipe.teacher.name, recipe.seed] = path
         return path
 
     def check_stop(self) -> None:
@@ -134,7 +134,7 @@ def test_methods_share_the_teacher_of_the_study_whatever_their_own_training(trai
     recipes = {cell.method: teacher_recipe(given, cell) for cell in cells_of(given)}
     assert recipes["slow"] == recipes["hint"]
     assert recipes["hint"].train.lr != 0.5
-    assert recipes["other-teacher"].teacher == "baseline"
+    assert recipes["other-teacher"].teacher.name == "baseline"
 
 
 def test_initial_weights_of_a_method_are_identified_by_their_content(trainer: InstantTrainer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_cells_are_all_combinations_seed_by_seed() -> None:
     assert names(given) == [f"tiny-{what}-seed{seed}" for seed in (0, 1) for what in methods]
     assert names(study(losses=("none", "basic"), strategies=("online",), seeds=(0,)))[0] == "tiny-scratch-seed0"
     cell = cells_of(given)[1]
-    assert (cell.recipe.loss, cell.recipe.seed, cell.recipe.variant) == (("basic", "hint"), 0, "tiny")
+    assert (cell.recipe.loss, cell.recipe.seed, cell.recipe.variant.name) == (("basic", "hint"), 0, "tiny")
     assert cell.recipe.objective.calibration_step == 1
 
 
@@ -30,9 +30,38 @@ def test_controls_have_their_own_recipes() -> None:
     given = study(controls=controls, control_loss="hint", seeds=(0,))
     controls = {cell.control: cell.recipe for cell in cells_of(given) if cell.control}
     assert controls["equal_time"].loss == ("none",)
-    assert controls["same_width_teacher"].teacher == "tiny"
+    assert controls["same_width_teacher"].teacher.name == "tiny"
     assert [controls[f"{kind}_teacher"].control for kind in ("random", "shuffled")] == ["random", "shuffled"]
     assert all(controls[kind].loss == ("hint",) for kind in controls if kind != "equal_time")
+
+
+def test_variants_are_names_files_or_sizes(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("{base: tiny, c_mid: 2}")
+    (tmp_path / "study.yaml").write_text(
+        f"variants: [tiny, {tmp_path}/mine.yaml, {{base: tiny, name: inline, c_mid: 3}}]\n"
+        "losses: [none, basic]\nseeds: [0]\ncontrols: [same_width_teacher]\n"
+    )
+    given = read_study(tmp_path / "study.yaml")
+    assert [name for name in names(given) if "scratch" in name] == [
+        f"{name}-scratch-seed0" for name in ("tiny", "mine", "inline")
+    ]
+    assert {cell.recipe.variant.levels[0].c_mid for cell in cells_of(given)} == {1, 2, 3}
+    taught = [cell.recipe for cell in cells_of(given) if cell.control == "same_width_teacher"]
+    assert all(recipe.teacher == recipe.variant for recipe in taught)
+
+
+def test_different_variants_of_one_name_are_refused() -> None:
+    same = [{"base": "tiny", "name": "mine", "c_mid": count} for count in (2, 3)]
+    with pytest.raises(UsageError, match="mine-scratch-seed0: two different trainings would have this name"):
+        cells_of(study(variants=same))
+
+
+def test_unknown_variant_is_named_with_its_line() -> None:
+    with pytest.raises(UsageError, match=r"line 2: variants\.0: unknown variant 'tyni'") as caught:
+        build(Study, parse_yaml("variants:\n- tyni\n", "study.yaml"))
+    assert ";" not in str(caught.value)
+    with pytest.raises(UsageError, match="name 1 to 100 variants"):
+        build(Study, parse_yaml("variants: []", "study.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +74,6 @@ def test_controls_have_their_own_recipes() -> None:
         ({"losses": ("none", "hnit")}, "did you mean hint"),
         ({"recipe": {"strategy": "online"}}, r"recipe\.strategy: give a mapping of strategy options"),
         ({"recipe": {"strategy": {"kind": "self"}}}, r"recipe\.strategy\.kind: the study sets this key"),
-        ({"variants": ("tyni",)}, "unknown variant 'tyni'"),
         (
             {"controls": ("random_teacher",), "control_loss": "none"},
             "control_loss none: not one of the study's losses or methods with a teacher",

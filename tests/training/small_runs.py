@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from bpfn_cli.training import Changes, Job, resume, run
 CPU = torch.device("cpu")
 NAME = "a"
 
+SMALL_VARIANTS = {TINY.name: TINY, BIG.name: BIG}
 SMALL: dict[str, Any] = {
     "variant": "tiny",
     "teacher": "big",
@@ -37,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 def add_small_variants() -> None:
     """Let recipes name the smallest networks."""
-    VARIANTS.update({TINY.name: TINY, BIG.name: BIG})
+    VARIANTS.update(SMALL_VARIANTS)
 
 
 def small_recipe(**changes: Any) -> Recipe:
@@ -45,7 +47,8 @@ def small_recipe(**changes: Any) -> Recipe:
     tree = {
         key: {**value, **changes.pop(key, {})} if isinstance(value, dict) else value for key, value in SMALL.items()
     }
-    return build(Recipe, Tree({**tree, **changes}, {}, "small"))
+    with patch.dict(VARIANTS, SMALL_VARIANTS):  # some recipes are made before the tests that name them
+        return build(Recipe, Tree({**tree, **changes}, {}, "small"))
 
 
 def job_for(data: Path, runs: Path, recipe: Recipe, **more: Any) -> Job:

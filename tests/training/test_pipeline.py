@@ -47,8 +47,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(*losses: str, **changes: Any) -> Recipe:
     augment = AugmentSettings(jitter_m=0.01)
     made = Recipe(
-        variant="tiny",
-        teacher="big",
+        variant=TINY,
+        teacher=BIG,
         loss=losses or ("none",),
         data=DataSettings(points=LEAST, holdout=0, augment=augment),
         train=TrainSettings(epochs=1, batch_size=2),

@@ -29,7 +29,7 @@ PROCESSES = 5
 class BenchFlags:
     """What `bpfn bench` takes."""
 
-    variant: Annotated[list[str] | None, Option(help="A named variant; repeatable.", metavar="NAME")] = None
+    variant: Annotated[list[str] | None, Option(help=f"{options.VARIANT}; repeatable.", metavar="NAME|FILE")] = None
     all_variants: Annotated[bool, options.switch("--all", "All named variants.")] = False
     checkpoint: options.CheckpointFile = None
     device: Annotated[list[str] | None, Option(help="auto, cpu, cuda or cuda:N; repeatable.", metavar="NAME")] = None

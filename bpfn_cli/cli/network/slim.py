@@ -40,14 +40,16 @@ class SlimFlags:
     json: options.Json = False
 
     def sizes(self) -> Variant:
-        """The named variant with the changes that the flags make."""
-        from bpfn_cli.models.variants import slim, variant_named
+        """The chosen sizes with the changes that the flags make."""
+        from bpfn_cli.models import find_variant, slim
+        from bpfn_cli.models.variants import CUSTOM, VARIANTS, file_name
 
         changes = {name: getattr(self, name) for name in ("width", "bn", "separable", "bottleneck")}
         changes["c_mid"] = _numbers(self.c_mid)
         changed = any(value is not None for value in changes.values())
-        chosen = variant_named(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
-        return slim(chosen, "custom", **changes) if changed else chosen
+        chosen = find_variant(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
+        name = CUSTOM if self.out is None else file_name(self.out)
+        return slim(chosen, CUSTOM if name in VARIANTS else name, **changes) if changed else chosen
 
 
 @options.takes(SlimFlags)

@@ -21,7 +21,7 @@ def chosen_variants(
 ) -> list[Any]:
     """The variants that `--variant`, `--all` or `--checkpoint` name. Raises: UsageError: more than one is given."""
     from bpfn_cli.errors import UsageError
-    from bpfn_cli.models import VARIANTS, read_checkpoint, variant_named
+    from bpfn_cli.models import VARIANTS, find_variant, read_checkpoint
 
     if bool(names) + all_variants + (checkpoint is not None) > 1:
         raise UsageError("--variant, --all and --checkpoint: use only one of them")
@@ -30,7 +30,7 @@ def chosen_variants(
         for note in read.notes:
             say(f"{checkpoint}: {note}")
         return [read.variant]
-    return list(VARIANTS.values()) if all_variants else [variant_named(name) for name in names or default]
+    return list(VARIANTS.values()) if all_variants else [find_variant(name) for name in names or default]
 
 
 def measure(cases: Iterable[Case], **options: Any) -> list[Latency]:

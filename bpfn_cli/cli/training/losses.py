@@ -29,10 +29,12 @@ def losses(
         bool, typer.Option("--measure", help="Time a training step with each loss on this machine.", metavar="")
     ] = False,
     student: Annotated[
-        str, typer.Option("--student", help="Variant or checkpoint for --check and --measure.", metavar="NAME|FILE")
+        str,
+        typer.Option("--student", help="Variant, sizes or checkpoint for --check and --measure.", metavar="NAME|FILE"),
     ] = "weightnet48",
     teacher: Annotated[
-        str, typer.Option("--teacher", help="Variant or checkpoint for --check and --measure.", metavar="NAME|FILE")
+        str,
+        typer.Option("--teacher", help="Variant, sizes or checkpoint for --check and --measure.", metavar="NAME|FILE"),
     ] = "baseline",
     points: Annotated[int, typer.Option("--points", min=1024, max=2**19, help="Points, for --measure.")] = 1024,
     batch: Annotated[int, typer.Option("--batch", min=1, max=1024, help="Batch size, for --measure.")] = 4,
@@ -112,10 +114,12 @@ def _print_table(headings: tuple[str, ...], rows: list[Any]) -> None:
 
 
 def _network(named: str) -> Variant | BiPointFlowNet:
-    from bpfn_cli.models import VARIANTS, load_checkpoint, variant_named
+    """Sizes, or the trained network of a checkpoint."""
+    from bpfn_cli.models import find_variant, load_checkpoint
+    from bpfn_cli.models.sizes import is_checkpoint
+    from bpfn_cli.shipped import find_weights
 
-    is_file = named not in VARIANTS and (Path(named).exists() or "/" in named or Path(named).suffix != "")
-    return load_checkpoint(Path(named)) if is_file else variant_named(named)
+    return load_checkpoint(find_weights(Path(named))) if is_checkpoint(named) else find_variant(named)
 
 
 def _check(names: list[str], student: str, teacher: str, json: bool) -> None:

@@ -124,12 +124,18 @@ def distill(flags: DistillFlags) -> None:
 
 def _teacher(given: Path | None, recipe: Recipe) -> Path | None:
     """The teacher's weights; None: it is trained, or not needed."""
+    from bpfn_cli.models import VARIANTS
     from bpfn_cli.shipped import shipped_networks
 
     if given is not None:
         return None if str(given) == options.TRAIN else given
-    shipped = shipped_networks().get(recipe.teacher)
-    if shipped is None or not recipe.distillation_losses() or recipe.control == "random":
+    shipped = shipped_networks().get(recipe.teacher.name)
+    if (
+        shipped is None
+        or recipe.teacher != VARIANTS.get(shipped.name)
+        or not recipe.distillation_losses()
+        or recipe.control == "random"
+    ):
         return None
     say(f"no --teacher given: using {shipped.name}, {shipped.card.title}; --teacher train trains one on your data")
     return shipped.path
@@ -191,9 +197,9 @@ def _print_plan(job: Job, json: bool) -> None:
     say(f"data: {describe(job.data.train)}")
     if recipe.distillation_losses():
         found = teacher_checkpoint(job)
-        say(f"teacher: {weights_title(found) if found else recipe.teacher + ', trained first'}")
+        say(f"teacher: {weights_title(found) if found else recipe.teacher.name + ', trained first'}")
     plan = plan_job(job, ConsoleProgress())
-    say(f"student: {recipe.variant}, {recipe.train.epochs} epochs, {plan.steps} steps on {job.device}")
+    say(f"student: {recipe.variant.name}, {recipe.train.epochs} epochs, {plan.steps} steps on {job.device}")
     for line in plan.lines():
         say(line)
     _print_recipe(recipe, {"steps": plan.steps, "plan": plan.as_tree()}, json)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Sizes of a network from names, checkpoints, YAML files and keys of recipes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_world import LEAST, TINY, tiny_network
+
+from bpfn_cli import shipped
+from bpfn_cli.config import build, parse_yaml, settings, to_tree, to_yaml
+from bpfn_cli.errors import CheckpointError, UsageError
+from bpfn_cli.models import BASELINE, VARIANTS, Variant, build_model, find_variant, save_checkpoint, slim
+from bpfn_cli.models.sizes import AnyVariant, is_checkpoint, sizes_identity, variant_tree
+
+OWN = slim(VARIANTS["half"], "own", width=0.1, c_mid=(1, 2, 3, 4, 5), bottleneck=2, neighbors={"estimator": 5})
+
+
+@settings
+class Chosen:
+    variant: AnyVariant = BASELINE
+
+
+def read(text: str) -> Variant:
+    return build(Chosen, parse_yaml(text, "recipe.yaml")).variant
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS.values(), OWN], ids=lambda one: one.name)
+def test_every_variant_reads_back_from_its_tree(variant: Variant) -> None:
+    assert read(to_yaml({"variant": variant_tree(variant)})) == variant
+    assert to_tree(Chosen(variant=variant)) == {"variant": variant_tree(variant)}
+    assert (variant_tree(variant) == variant.name) is (variant is not OWN)
+
+
+def test_keys_change_the_base_by_hand() -> None:
+    made = read("variant: {base: weightnet48, name: mine, width: 0.5, neighbors: {embedding: 8}, bn: true}")
+    assert [level.width for level in made.levels] == [16, 32, 64, 128, 128]
+    assert [level.embedding for level in made.levels] == [16, 32, 64, 128, 0]
+    assert [level.context for level in made.levels] == [32, 32, 64, 64, 0]
+    assert [level.c_mid for level in made.levels] == [4, 4, 4, 8, 8]
+    neighbors = made.encoder_neighbors, made.embedding_neighbors, made.estimator_neighbors
+    assert (made.name, made.bn, neighbors) == ("mine", True, (16, 8, 9))
+    made = read("variant: {widths: {encoder: [10, 20, 30, 40, 50]}, width: 0.5, reductions: [2, 2, 2, 2], c_mid: 3}")
+    assert [level.width for level in made.levels] == [5, 10, 15, 20, 25]
+    assert [level.expanded for level in made.levels] == [32, 64, 128, 256, 0]
+    assert (made.reductions, {level.c_mid for level in made.levels}, made.name) == ((2, 2, 2, 2), {3}, "custom")
+
+
+def test_equal_sizes_have_one_identity_whatever_their_names() -> None:
+    written = read("variant: {name: mine, c_mid: [4, 4, 4, 8, 8]}")
+    assert (written.name, sizes_identity(written)) == ("mine", "weightnet48")
+    assert read("variant: {c_mid: [4, 4, 4, 8, 8]}") == VARIANTS["weightnet48"]
+    assert sizes_identity(replace(OWN, name="other")) == sizes_identity(OWN)
+    assert sizes_identity(replace(OWN, estimator_neighbors=6)) != sizes_identity(OWN)
+    assert "own" not in str(sizes_identity(OWN))
+
+
+def test_checkpoint_stands_for_its_sizes_and_its_file_names_them(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "mine.safetensors", build_model(replace(OWN, name="custom")))
+    save_checkpoint(tmp_path / "file.safetensors", build_model(OWN))
+    torch.save(tiny_network().state_dict(), tmp_path / "a b.pth")
+    assert find_variant(str(tmp_path / "mine.safetensors")) == replace(OWN, name="mine")
+    assert find_variant(str(tmp_path / "file.safetensors")) == OWN
+    assert find_variant(str(tmp_path / "a b.pth")) == replace(TINY, name="a_b")
+    assert read(f"variant: {{base: '{tmp_path}/a b.pth', name: c, c_mid: 2}}") == slim(TINY, "c", c_mid=2)
+
+
+def test_checkpoint_does_not_take_the_name_of_a_variant(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "half.safetensors", build_model(replace(OWN, name="custom")))
+    assert find_variant(str(tmp_path / "half.safetensors")).name == "custom"
+
+
+def test_shipped_network_stands_for_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path / "outdoor.safetensors", tiny_network())
+    card: Any = None
+    known = {"outdoor": shipped.ShippedNetwork("outdoor", tmp_path / "outdoor.safetensors", card)}
+    for module in ("bpfn_cli.shipped", "bpfn_cli.models.sizes"):
+        monkeypatch.setattr(f"{module}.shipped_networks", lambda: known)
+    assert find_variant("outdoor") == TINY
+    assert is_checkpoint("outdoor") and not is_checkpoint("baseline") and not is_checkpoint("mine.yaml")
+
+
+def test_yaml_file_of_sizes_is_named_after_the_file_unless_it_has_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: weightnet4\nseparable: true\n")
+    expected = slim(VARIANTS["weightnet4"], "mine", separable=True)
+    assert find_variant(str(path)) == expected
+    path.write_text("base: weightnet4\nseparable: true\nname: own\n")
+    assert read(f"variant: {path}") == replace(expected, name="own")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("width: 9", "mine.yaml: line 1: width: input should be less than or equal to 4, got 9"),
+        ("c_mid: [4, 4]", "mine.yaml: line 1: c_mid: .*at least 5 items"),
+        ("wdith: 1", "mine.yaml: line 1: unknown key wdith, did you mean width?"),
+        ("name: baseline\nwidth: 0.5", "mine.yaml: baseline: these are not the sizes of the variant of this name"),
+        ("base: mine.yaml", "mine.yaml: base mine.yaml: a base is a variant or a checkpoint"),
+        ("base: half\nseparable: true\nc_mid: 5", "mine.yaml: separable: c_mid 5 of level 0 must divide"),
+        ("name: ../x", "mine.yaml: line 1: name: string should match pattern"),
+        ("- 1", "mine.yaml: a recipe maps keys to values, but this is a list"),
+    ],
+)
+def test_mistakes_in_a_file_of_sizes_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(UsageError, match=expected):
+        find_variant("mine.yaml")
+
+
+def test_mistakes_in_a_recipe_come_all_at_once_with_their_lines() -> None:
+    with pytest.raises(UsageError) as caught:
+        read("variant:\n  width: 9\n  neighbors: {encodr: 1}\n  widths: {context: [1, 2, 3, 0]}\nother: 1")
+    for phrase in (
+        "line 2: variant.width",
+        "line 3: unknown key variant.neighbors.encodr, did you mean variant.neighbors.encoder?",
+        "line 4: variant.widths.context.3: input should be greater than or equal to 1",
+        "line 5: unknown key other",
+    ):
+        assert phrase in str(caught.value)
+    with pytest.raises(UsageError, match=r"line 1: variant: unknown variant 'hlaf', did you mean half\?"):
+        read("variant: hlaf")
+    with pytest.raises(UsageError, match=r"line 1: variant: .*no such file of sizes"):
+        read("variant: none.yaml")
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        read("variant: none.pth")
+
+
+def test_least_points_suffice_for_every_search() -> None:
+    assert TINY.least_points == LEAST == 1024
+    assert slim(TINY, "few", neighbors={"embedding": 4, "encoder": 20}).least_points == 20 * 32
+    few = slim(TINY, "few", neighbors={"embedding": 1, "encoder": 1, "estimator": 1})
+    assert few.least_points == 3 * 128  # to interpolate from level 4
+    cloud = torch.rand(1, 3 * 128, 3)
+    assert build_model(few, 3 * 128)(cloud, cloud).flows[0].shape == (1, 3 * 128, 3)

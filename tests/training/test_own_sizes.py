@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Networks of sizes that no variant has, from `bpfn slim` to the reports, under their own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.cli.network.tables import chosen_variants
+from bpfn_cli.models import read_checkpoint
+
+SHORT = ("--epochs", 1, "--points", 1024, "--set", "data.holdout=0", "--set", "train.batch_size=2")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, things: Path) -> Any:
+    """Run a command in an empty folder; returns its exit code, or else what it printed as JSON."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: Any) -> Any:
+        data = ("--data", things, *SHORT) if words[0] in ("train", "distill") else ()
+        code = run([*map(str, words), *map(str, data)])
+        out, err = capsys.readouterr()
+        return json.loads(out) if code == 0 and "--json" in words else err if code else None
+
+    return call
+
+
+def record_of(name: str) -> dict[str, Any]:
+    return json.loads((Path("runs") / name / "run.json").read_text())
+
+
+def test_own_sizes_are_trained_from_their_checkpoint_and_reported_under_their_name(command: Any) -> None:
+    assert command("slim", "--width", 0.05, "--c-mid", 3, "--out", "mine.safetensors", "--json")["variant"] == "mine"
+    assert command("train", "--checkpoint", "mine.safetensors", "--name", "a") is None
+    trained, written = read_checkpoint("runs/a/student.safetensors"), read_checkpoint("mine.safetensors")
+    assert trained.variant == written.variant
+    assert record_of("a")["variant"] == "mine"
+    assert record_of("a")["recipe"]["variant"]["widths"]["encoder"] == [2, 3, 6, 13, 13]
+    tables = command("report", "--json")
+    assert '"model": "mine"' in json.dumps(tables)
+    assert command("profile", "--variant", "mine.safetensors", "--points", 1024, "--json")["variant"] == "mine"
+    assert [one.name for one in chosen_variants(["half", "mine.safetensors"], False, None)] == ["half", "mine"]
+
+
+def test_teacher_and_student_of_own_sizes_are_trained_and_a_changed_file_is_noticed(command: Any) -> None:
+    Path("mine.yaml").write_text("{width: 0.05, c_mid: 1, neighbors: {estimator: 5}}")
+    Path("recipe.yaml").write_text(
+        "variant: mine.yaml\nteacher: {base: mine.yaml.safetensors, name: large, c_mid: 2}\nloss: [basic]\n"
+    )
+    command("slim", "--variant", "mine.yaml", "--out", "mine.yaml.safetensors")
+    words = ("distill", "-c", "recipe.yaml", "--teacher", "train", "--name", "a")
+    assert command(*words) is None
+    record = record_of("a")
+    assert (record["variant"], record["teacher"]["variant"]) == ("mine", "large")
+    assert record["recipe"]["teacher"]["c_mid"] == [2] * 5
+    assert command(*words, "--resume") is None
+    Path("mine.yaml").unlink()
+    assert command("resume", "runs/a") is None  # the sizes are in the run folder
+    Path("mine.yaml").write_text("{width: 0.05, c_mid: 1, neighbors: {estimator: 6}}")
+    assert "variant.neighbors.estimator 5, now 6" in command(*words, "--resume")
+
+
+def test_losses_are_checked_with_networks_of_own_sizes(command: Any) -> None:
+    Path("mine.yaml").write_text("{width: 0.05, c_mid: 2}")
+    checks = command("losses", "hint", "--check", "--student", "mine.yaml", "--teacher", "mine.yaml", "--json")
+    assert checks and all(check["passed"] is not False for check in checks)
