@@ -12,7 +12,7 @@ from bpfn_cli.models.checkpoint import (
 )
 from bpfn_cli.models.sizes import find_variant
 from bpfn_cli.models.slim import initialize_from
-from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Variant, slim, variant_named
+from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Separable, Variant, slim, variant_named
 
 __all__ = [
     "BASELINE",
@@ -20,6 +20,7 @@ __all__ = [
     "BiPointFlowNet",
     "Checkpoint",
     "Level",
+    "Separable",
     "Variant",
     "build_from",
     "build_model",

@@ -63,7 +63,7 @@ class BiPointFlowNet(nn.Module):
         super().__init__()
         self.variant = variant
         self.num_points = num_points
-        levels, bn = variant.levels, variant.bn
+        levels, bn, separable = variant.levels, variant.bn, variant.separable
 
         def block(inputs: int, outputs: int) -> nn.Module:
             if variant.bottleneck:
@@ -72,7 +72,7 @@ class BiPointFlowNet(nn.Module):
 
         def down(level: int) -> PointConv:
             inputs, this = levels[level - 1].expanded, levels[level]
-            return PointConv(inputs, this.width, this.c_mid, bn, norm=bn, separable=variant.separable)
+            return PointConv(inputs, this.width, this.c_mid, bn, norm=bn, separable=level in separable.encoder)
 
         self.level0 = block(3, levels[0].width)
         self.level0_1 = block(levels[0].width, levels[0].width)
@@ -98,7 +98,7 @@ class BiPointFlowNet(nn.Module):
             inputs = level.width + from_coarser + level.embedding
             embedding = BidirectionalFlowEmbedding(level.width + level.context, level.embedding, bn)
             self.add_module(f"cross{index}", embedding)
-            self.add_module(f"flow{index}", FlowEstimator(inputs, level.c_mid, bn, variant.separable))
+            self.add_module(f"flow{index}", FlowEstimator(inputs, level.c_mid, bn, index in separable.estimators))
 
     @property
     def pyramid_shape(self) -> PyramidShape:

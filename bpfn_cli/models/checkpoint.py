@@ -26,7 +26,7 @@ from bpfn_cli.errors import CheckpointError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
-from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Variant, file_name, infer_variant
+from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Separable, Variant, file_name, infer_variant
 from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
@@ -78,7 +78,7 @@ def checkpoint_bytes(
         "format": FORMAT,
         "bpfn": bpfn_cli.__version__,
         "torch": torch.__version__,
-        "variant": asdict(model.variant),
+        "variant": {**asdict(model.variant), "separable": model.variant.separable.plain()},
         "num_points": model.num_points,
         "metadata": dict(metadata),
     }
@@ -189,11 +189,16 @@ class _LevelHeader(_Strict):
     c_mid: Few
 
 
+class _SeparableHeader(_Strict):
+    encoder: list[Annotated[int, Field(ge=1, le=LEVELS)]]
+    estimators: list[Annotated[int, Field(ge=0, lt=LEVELS)]]
+
+
 class _VariantHeader(_Strict):
     name: Name
     levels: Annotated[list[_LevelHeader], Field(min_length=LEVELS + 1, max_length=LEVELS + 1)]
     bn: bool
-    separable: bool
+    separable: bool | _SeparableHeader
     bottleneck: Annotated[int, Field(ge=0, le=16)]
     encoder_neighbors: Few
     embedding_neighbors: Few
@@ -202,7 +207,7 @@ class _VariantHeader(_Strict):
     def variant(self) -> Variant:
         fields = self.model_dump()
         levels = tuple(Level(**level) for level in fields.pop("levels"))
-        return Variant(levels=levels, **fields)  # type: ignore[arg-type]
+        return Variant(levels=levels, separable=Separable.read(fields.pop("separable")), **fields)  # type: ignore[arg-type]
 
 
 class _Header(_Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from bpfn_cli.models.variants import (
     CUSTOM,
     VARIANTS,
     Levels,
+    Separable,
     Variant,
     file_name,
     has_sizes_of,
@@ -42,6 +43,17 @@ def _for_all_levels(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _by_part(value: Any) -> Any:
+    """Accept true or false for all levels, and a list for levels of the encoder."""
+    if isinstance(value, bool):
+        value = asdict(Separable.read(value))
+    elif isinstance(value, list):
+        value = {"encoder": value}
+    if not isinstance(value, dict):
+        return value
+    return {part: tuple(levels) if isinstance(levels, list) else levels for part, levels in value.items()}
+
+
 @settings
 class Widths:
     """Widths by level, finest first; `Level` describes them. null: as in the base."""
@@ -61,6 +73,14 @@ class Neighbors:
     estimator: Few | None = None
 
 
+@settings
+class SeparableLevels:
+    """Levels with separable PointConvs; a part that is not given has none."""
+
+    encoder: tuple[Annotated[int, Field(ge=1, le=4)], ...] = ()
+    estimators: tuple[Annotated[int, Field(ge=0, le=3)], ...] = ()
+
+
 NO_WIDTHS, NO_NEIGHBORS = Widths(), Neighbors()
 
 
@@ -71,7 +91,8 @@ class Sizes:
     base: a variant, a checkpoint, or the name of a network that comes with bpfn. name: for tables and run folders.
     width: factor on the widths of encoder, expansion and embedding, on those in `widths` too. widths: by level.
     reductions: points of a level per point of the next coarser one. c_mid: WeightNet outputs, one number or five
-    (levels 0 to 4). neighbors, bn, separable, bottleneck: as in `Variant`.
+    (levels 0 to 4). separable: true, false, a list of levels of the encoder, or the levels of each part. neighbors, bn,
+    bottleneck: as in `Variant`.
     """
 
     base: str = "baseline"
@@ -82,7 +103,7 @@ class Sizes:
     c_mid: Annotated[Annotated[tuple[Few, ...], Five] | None, BeforeValidator(_for_all_levels)] = None
     neighbors: Neighbors = NO_NEIGHBORS
     bn: bool | None = None
-    separable: bool | None = None
+    separable: Annotated[SeparableLevels | None, BeforeValidator(_by_part)] = None
     bottleneck: Annotated[int, Field(ge=0, le=16)] | None = None
 
     def variant(self, default_name: str | None = None) -> Variant:
@@ -94,8 +115,9 @@ class Sizes:
             raise UsageError(f"base {printable(self.base)}: a base is a variant or a checkpoint, not a file of sizes")
         base = find_variant(self.base)
         base = replace(base, levels=self._with_columns(base.levels))
-        changes = {key: getattr(self, key) for key in ("width", "c_mid", "bn", "separable", "bottleneck")}
-        made = slim(base, CUSTOM, **changes, neighbors=vars(self.neighbors))
+        changes = {key: getattr(self, key) for key in ("width", "c_mid", "bn", "bottleneck")}
+        separable = None if self.separable is None else Separable.read(vars(self.separable))
+        made = slim(base, CUSTOM, **changes, separable=separable, neighbors=vars(self.neighbors))
         name = self.name or default_name
         if name is None:
             return known_variant(made) or made
@@ -132,7 +154,7 @@ def sizes_tree(variant: Variant) -> dict[str, Any]:
         "c_mid": column("c_mid", slice(5)),
         "neighbors": {name: getattr(variant, f"{name}_neighbors") for name in vars(NO_NEIGHBORS)},
         "bn": variant.bn,
-        "separable": variant.separable,
+        "separable": variant.separable.plain(),
         "bottleneck": variant.bottleneck,
     }
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Sizes of the network as data: a variant is a value, known by name or by shapes. Importable without torch."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -44,12 +46,36 @@ Levels = tuple[Level, Level, Level, Level, Level]
 
 
 @dataclass(frozen=True)
+class Separable:
+    """Levels whose PointConv has a depthwise and a pointwise map instead of a linear one: of 1 to 4 and of 0 to 3."""
+
+    encoder: tuple[int, ...] = ()
+    estimators: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, value: bool | Mapping[str, Iterable[int]]) -> Separable:
+        """From plain values: all levels, none, or the levels of each part."""
+        if isinstance(value, bool):
+            return cls((1, 2, 3, 4), (0, 1, 2, 3)) if value else cls()
+        return cls(**{part: tuple(sorted(set(levels))) for part, levels in value.items()})
+
+    def plain(self) -> bool | dict[str, list[int]]:
+        """Plain values that `read` accepts."""
+        parts = {part: list(levels) for part, levels in vars(self).items()}
+        return next((value for value in (False, True) if Separable.read(value) == self), parts)
+
+    def at(self, level: int) -> bool:
+        """Whether a PointConv of this level is separable."""
+        return level in self.encoder or level in self.estimators
+
+
+@dataclass(frozen=True)
 class Variant:
     """A whole network: five levels, finest first, and what they have in common.
 
     Attributes:
         bn: batch norm in all 1x1 blocks, WeightNets, embeddings and encoder PointConvs.
-        separable: PointConv has a depthwise and a pointwise map instead of a linear one.
+        separable: where PointConv is separable.
         bottleneck: 0, or the factor by which the 1x1 encoder blocks narrow in the middle.
         encoder_neighbors, embedding_neighbors, estimator_neighbors: k of the three neighbor searches.
     """
@@ -57,7 +83,7 @@ class Variant:
     name: str
     levels: Levels
     bn: bool = False
-    separable: bool = False
+    separable: Separable = Separable()
     bottleneck: int = 0
     encoder_neighbors: int = 16
     embedding_neighbors: int = 32
@@ -95,7 +121,7 @@ def slim(
     width: float | None = None,
     c_mid: int | Sequence[int] | None = None,
     bn: bool | None = None,
-    separable: bool | None = None,
+    separable: bool | Separable | None = None,
     bottleneck: int | None = None,
     neighbors: Mapping[str, int | None] | None = None,
 ) -> Variant:
@@ -103,7 +129,8 @@ def slim(
 
     Args:
         width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
-        c_mid: one number, or five (levels 0 to 4). bn, separable, bottleneck: see `Variant`.
+        c_mid: one number, or five (levels 0 to 4). separable: everywhere, nowhere, or where; bn, bottleneck: see
+            `Variant`.
         neighbors: k of the searches of `encoder`, `embedding` and `estimator`.
     Raises: UsageError: a size that no network can have.
     """
@@ -115,6 +142,8 @@ def slim(
         levels = _with_c_mid(levels, counts)
     if bottleneck is not None and not 0 <= bottleneck <= 16:
         raise UsageError(f"--bottleneck {bottleneck}: use a factor from 2 to 16, or 0 for none")
+    if isinstance(separable, bool):
+        separable = Separable.read(separable)
     sizes: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
     sizes |= {f"{search}_neighbors": count for search, count in (neighbors or {}).items()}
     changes = {key: value for key, value in sizes.items() if value is not None}
@@ -141,9 +170,13 @@ def _widen(level: Level, factor: float) -> Level:
 
 
 def _check_separable(variant: Variant) -> None:
-    for index, level in enumerate(variant.levels if variant.separable else ()):
-        outputs = [ESTIMATOR_WIDTH] if index < 4 else []
-        outputs += [level.width] if index else []
+    parts = variant.separable
+    if not set(parts.encoder) <= {1, 2, 3, 4} or not set(parts.estimators) <= {0, 1, 2, 3}:
+        given = f"{list(parts.encoder)} of the encoder, {list(parts.estimators)} of the estimators"
+        raise UsageError(f"separable: levels {given}: use 1 to 4 for the encoder, 0 to 3 for the estimators")
+    for index, level in enumerate(variant.levels):
+        outputs = [ESTIMATOR_WIDTH] if index in parts.estimators else []
+        outputs += [level.width] if index in parts.encoder else []
         if any(output % level.c_mid for output in outputs):
             raise UsageError(
                 f"separable: c_mid {level.c_mid} of level {index} must divide its widths {outputs}; choose another"
@@ -158,6 +191,9 @@ VARIANTS: dict[str, Variant] = {
         slim(BASELINE, "half", width=0.5, bn=True),
         # Report 6: depthwise and pointwise maps instead of PointConv's linear one.
         slim(BASELINE, "declinear", separable=True),
+        # The reports' "DecreasedLinear" itself: in the encoder's levels 3 and 4 alone. Theirs also has residual
+        # bottlenecks x + F(x) + D(x) in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`; left out here.
+        slim(BASELINE, "declinear34", separable=Separable(encoder=(3, 4))),
         # Report 6: fewer WeightNet outputs.
         slim(BASELINE, "weightnet8", c_mid=8),
         slim(BASELINE, "weightnet4", c_mid=4),
@@ -218,12 +254,16 @@ def _read_sizes(shapes: Shapes) -> Variant:
     def block(name: str) -> int:
         return outputs(f"{name}.composed_module.0")
 
-    separable = "level1.pointwise.weight" in shapes
+    separable = Separable(
+        tuple(level for level in (1, 2, 3, 4) if f"level{level}.pointwise.weight" in shapes),
+        tuple(level for level in (0, 1, 2, 3) if f"flow{level}.pointconv_list.0.pointwise.weight" in shapes),
+    )
     encoder = ".expand" if "level3_1.reduce.composed_module.0.weight" in shapes else ""
     widths = [block(f"level0{encoder}")]
-    for name in ("level1", "level2", "level3", "level4"):
+    for level in (1, 2, 3, 4):
+        name, is_separable = f"level{level}", level in separable.encoder
         c_mid = outputs(f"{name}.weightnet.mlp_convs.2")
-        widths.append(outputs(f"{name}.pointwise") * c_mid if separable else outputs(f"{name}.linear"))
+        widths.append(outputs(f"{name}.pointwise") * c_mid if is_separable else outputs(f"{name}.linear"))
     levels = [
         replace(
             BASELINE.levels[index],

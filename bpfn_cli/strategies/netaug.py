@@ -35,9 +35,9 @@ class NetaugSettings:
 def widened(student: Variant, largest: Variant, share: float) -> Variant:
     """The student with its sizes increased by `share` towards those of `largest`; the other settings are its own."""
 
-    grown = ["width", "expanded", "embedding", *([] if student.separable else ["c_mid"])]
     levels = []
-    for own, other in zip(student.levels, largest.levels, strict=True):
+    for index, (own, other) in enumerate(zip(student.levels, largest.levels, strict=True)):
+        grown = ["width", "expanded", "embedding", *([] if student.separable.at(index) else ["c_mid"])]
         gaps = {name: max(0, getattr(other, name) - getattr(own, name)) for name in grown}
         levels.append(replace(own, **{name: getattr(own, name) + round(share * gap) for name, gap in gaps.items()}))
     first, second, third, fourth, fifth = levels

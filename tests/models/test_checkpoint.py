@@ -22,6 +22,7 @@ from bpfn_cli.models import (
     BASELINE,
     VARIANTS,
     BiPointFlowNet,
+    Separable,
     build_model,
     load_checkpoint,
     read_checkpoint,
@@ -53,7 +54,7 @@ def assert_same_state(found: dict[str, torch.Tensor], expected: dict[str, torch.
         assert torch.equal(found[name], tensor), name
 
 
-QUICK = ("weightnet4", "declinear", "half_bottleneck")
+QUICK = ("weightnet4", "declinear", "declinear34", "half_bottleneck")
 EACH_VARIANT = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 
 
@@ -89,6 +90,28 @@ def test_variant_with_batch_norm_and_custom_sizes_is_inferred(tmp_path: Path) ->
     sizes = slim(BASELINE, "custom", width=0.25, c_mid=(2, 3, 4, 5, 6), bottleneck=2)
     torch.save(build_model(sizes).state_dict(), tmp_path / "custom.pth")
     assert read_checkpoint(tmp_path / "custom.pth").variant == sizes
+
+
+PARTS = Separable(encoder=(1, 4), estimators=(0, 2))
+
+
+def test_separable_levels_are_written_and_inferred_by_part(tmp_path: Path) -> None:
+    sizes = slim(BASELINE, "parts", width=0.25, c_mid=4, separable=PARTS)
+    model = build_model(sizes)
+    save_checkpoint(tmp_path / "own.safetensors", model)
+    torch.save(model.state_dict(), tmp_path / "parts.pth")
+    assert read_checkpoint(tmp_path / "own.safetensors").variant == sizes
+    assert read_checkpoint(tmp_path / "parts.pth").variant == sizes
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_header_says_all_or_none_as_in_earlier_files(tmp_path: Path, separable: bool) -> None:
+    sizes = slim(BASELINE, "old", width=0.25, c_mid=4, separable=separable)
+    headers: list[Any] = []
+    content = resealed(checkpoint_bytes(build_model(sizes), {}), lambda about: headers.append(about) or about)
+    assert headers[0]["variant"]["separable"] is separable
+    (tmp_path / "old.safetensors").write_bytes(content)
+    assert read_checkpoint(tmp_path / "old.safetensors").variant == sizes
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
@@ -347,6 +370,7 @@ def resealed(content: bytes, change: Callable[[Any], Any]) -> bytes:
         lambda about: {**about, "variant": {**about["variant"], "levels": about["variant"]["levels"][:4]}},
         lambda about: {**about, "variant": {**about["variant"], "name": "\x1b[31mx\ny"}},
         lambda about: {**about, "variant": {**about["variant"], "embedding_neighbors": 0}},
+        lambda about: {**about, "variant": {**about["variant"], "separable": {"encoder": [5], "estimators": []}}},
         lambda about: with_level(about, width=10**12),
         lambda about: with_level(about, width=-4),
         lambda about: with_level(about, width="wide"),

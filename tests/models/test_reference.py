@@ -52,6 +52,7 @@ def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 CASES = [
     ("declinear", True),
+    ("declinear34", True),
     ("half_bottleneck", True),
     pytest.param("baseline", False, marks=pytest.mark.slow),
     pytest.param("baseline", True, marks=pytest.mark.slow),

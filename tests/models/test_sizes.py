@@ -14,7 +14,7 @@ from tiny_world import LEAST, TINY, tiny_network
 from bpfn_cli import shipped
 from bpfn_cli.config import build, parse_yaml, settings, to_tree, to_yaml
 from bpfn_cli.errors import CheckpointError, UsageError
-from bpfn_cli.models import BASELINE, VARIANTS, Variant, build_model, find_variant, save_checkpoint, slim
+from bpfn_cli.models import BASELINE, VARIANTS, Separable, Variant, build_model, find_variant, save_checkpoint, slim
 from bpfn_cli.models.sizes import AnyVariant, is_checkpoint, sizes_identity, variant_tree
 
 OWN = slim(VARIANTS["half"], "own", width=0.1, c_mid=(1, 2, 3, 4, 5), bottleneck=2, neighbors={"estimator": 5})
@@ -48,6 +48,32 @@ def test_keys_change_the_base_by_hand() -> None:
     assert [level.width for level in made.levels] == [5, 10, 15, 20, 25]
     assert [level.expanded for level in made.levels] == [32, 64, 128, 256, 0]
     assert (made.reductions, {level.c_mid for level in made.levels}, made.name) == ((2, 2, 2, 2), {3}, "custom")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("true", Separable((1, 2, 3, 4), (0, 1, 2, 3))),
+        ("false", Separable()),
+        ("[4, 3]", Separable(encoder=(3, 4))),
+        ("{estimators: [0]}", Separable(estimators=(0,))),
+        ("{encoder: [1, 4], estimators: [3, 2]}", Separable((1, 4), (2, 3))),
+    ],
+)
+def test_separable_levels_of_each_part(text: str, expected: Separable) -> None:
+    made = read(f"variant: {{base: declinear, name: mine, separable: {text}}}")
+    assert made.separable == expected
+    assert build(Chosen, parse_yaml(to_yaml({"variant": variant_tree(made)}), "x")).variant == made
+    assert sizes_identity(read("variant: {separable: [3, 4]}")) == "declinear34"
+
+
+def test_levels_that_a_part_does_not_have_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"variant\.separable\.encoder\.1: input should be less than or equal to 4"):
+        read("variant: {separable: [3, 5]}")
+    with pytest.raises(UsageError, match=r"unknown key variant\.separable\.estimator"):
+        read("variant: {separable: {estimator: [0]}}")
+    with pytest.raises(UsageError, match="input should be an object, got 3"):
+        read("variant: {separable: 3}")
 
 
 def test_equal_sizes_have_one_identity_whatever_their_names() -> None:

@@ -6,7 +6,7 @@ import torch
 from golden_models import filled_model, random_pair
 
 from bpfn_cli.errors import UsageError
-from bpfn_cli.models import BASELINE, BiPointFlowNet, build_model, initialize_from, slim, variant_named
+from bpfn_cli.models import BASELINE, BiPointFlowNet, Separable, build_model, initialize_from, slim, variant_named
 from bpfn_cli.models.slim import input_parts
 
 
@@ -24,6 +24,8 @@ def parameters(variant: str, bn: bool | None = None) -> int:
         ("weightnet4", None, 2_733_852),
         ("weightnet48", None, 3_857_356),
         ("half", None, 3_720_028),
+        ("declinear", None, 1_025_284),
+        ("declinear34", None, 4_801_752),
     ],
 )
 def test_number_of_parameters(variant: str, bn: bool | None, expected: int) -> None:
@@ -97,6 +99,17 @@ def test_width_and_c_mid_slice_of_a_separable_network_are_honest_about_what_is_f
     assert torch.equal(cut, torch.cat([large[:131], large[259:387]]))
 
 
+def test_separable_levels_are_chosen_for_each_part_by_hand() -> None:
+    """Of C channels and 3 offsets: 16 (C + 3) inputs and a bias, or two numbers a channel and a map to 256 / 16."""
+    full = [(16 * channels + 1) * 256 for channels in (259, 515)]
+    separable = [2 * channels + 16 * (channels + 1) for channels in (259, 515)]
+    assert (sum(full), sum(separable)) == (3_170_816, 13_964)
+    assert parameters("declinear34", None) == 7_958_604 - sum(full) + sum(separable) == 4_801_752
+    model = build_model(slim(BASELINE, "s", separable=Separable(encoder=(2,), estimators=(0,))), 1024)
+    separable = {name.removesuffix(".pointwise.weight") for name in model.state_dict() if "pointwise.w" in name}
+    assert separable == {"level2", "flow0.pointconv_list.0", "flow0.pointconv_list.1"}
+
+
 def test_linear_of_a_separable_student_is_fresh() -> None:
     student = build_model("declinear", 1024).double()
     before = student.level1.pointwise.weight.clone()
@@ -126,6 +139,8 @@ def test_sizes_no_network_has_are_refused() -> None:
             slim(BASELINE, "bad", **bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="separable"):
         slim(BASELINE, "bad", separable=True, c_mid=7)
+    with pytest.raises(UsageError, match=r"levels \[\] of the encoder, \[4\] of the estimators"):
+        slim(BASELINE, "bad", separable=Separable(estimators=(4,)))
     with pytest.raises(UsageError, match="did you mean baseline"):
         variant_named("basline")
     with pytest.raises(UsageError, match="at least 1024"):

@@ -15,7 +15,7 @@ from toys import POINTS, SMALLER, TINY, batch_of, network
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses
-from bpfn_cli.models import BASELINE, VARIANTS, build_model, slim
+from bpfn_cli.models import BASELINE, VARIANTS, Separable, build_model, slim
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.strategies.meta import MetaStrategy, meta_gradient, moved
 from bpfn_cli.strategies.netaug import NetaugStrategy, widened
@@ -132,6 +132,11 @@ def test_widest_network_has_the_sizes_of_the_teacher(student: str) -> None:
         assert (level.width, level.embedding, level.c_mid) == (other.width, other.embedding, other.c_mid)
     assert (widest.bn, widest.separable, widest.bottleneck) == (own.bn, own.separable, own.bottleneck)
     assert widened(own, BASELINE, 0.0).levels == own.levels
+
+
+def test_c_mid_grows_where_no_map_is_separable() -> None:
+    own = slim(BASELINE, "own", c_mid=4, separable=Separable(encoder=(3,), estimators=(0,)))
+    assert [level.c_mid for level in widened(own, BASELINE, 1.0).levels] == [4, 16, 16, 4, 16]
 
 
 def test_wider_networks_hold_the_students_weights_where_slicing_finds_them() -> None:

@@ -29,6 +29,12 @@ class SlimFlags:
     separable: Annotated[bool | None, options.switch("--separable/--no-separable", "Depthwise and pointwise maps.")] = (
         None
     )
+    separable_encoder: Annotated[
+        str | None, Option(help="Levels (1 to 4) where the encoder's are separable.", metavar="L,...")
+    ] = None
+    separable_estimators: Annotated[
+        str | None, Option(help="Levels (0 to 3) where the estimators' are separable.", metavar="L,...")
+    ] = None
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
     teacher: Annotated[
         Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
@@ -41,13 +47,22 @@ class SlimFlags:
 
     def sizes(self) -> Variant:
         """The chosen sizes with the changes that the flags make."""
-        from bpfn_cli.models import find_variant, slim
+        from bpfn_cli.models import Separable, find_variant, slim
         from bpfn_cli.models.variants import CUSTOM, VARIANTS, file_name
 
         changes = {name: getattr(self, name) for name in ("width", "bn", "separable", "bottleneck")}
-        changes["c_mid"] = _numbers(self.c_mid)
-        changed = any(value is not None for value in changes.values())
+        c_mid = _numbers("--c-mid", self.c_mid)
+        changes["c_mid"] = c_mid[0] if c_mid is not None and len(c_mid) == 1 else c_mid
+        parts = {
+            "encoder": _numbers("--separable-encoder", self.separable_encoder),
+            "estimators": _numbers("--separable-estimators", self.separable_estimators),
+        }
+        parts = {part: levels for part, levels in parts.items() if levels is not None}
+        changed = bool(parts) or any(value is not None for value in changes.values())
         chosen = find_variant(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
+        if parts:
+            before = chosen.separable if self.separable is None else Separable.read(self.separable)
+            changes["separable"] = Separable.read({**vars(before), **parts})
         name = CUSTOM if self.out is None else file_name(self.out)
         return slim(chosen, CUSTOM if name in VARIANTS else name, **changes) if changed else chosen
 
@@ -88,13 +103,12 @@ def slim(flags: SlimFlags) -> None:
     finish(path, f"bpfn profile --checkpoint {path}")
 
 
-def _numbers(text: str | None) -> int | list[int] | None:
+def _numbers(flag: str, text: str | None) -> list[int] | None:
     from bpfn_cli.errors import UsageError
 
     if text is None:
         return None
     try:
-        numbers = [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--c-mid {text}: use whole numbers, such as 4 or 4,4,4,8,8") from None
-    return numbers[0] if len(numbers) == 1 else numbers
+        raise UsageError(f"{flag} {text}: use whole numbers, such as 4 or 4,4,4,8,8") from None
