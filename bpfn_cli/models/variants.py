@@ -15,6 +15,7 @@ from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean
 ESTIMATOR_WIDTH = 128  # of the PointConvs and the first Conv1d of a flow estimator
 UPSAMPLING_NEIGHBORS = 3  # between which features and flows of a coarser level are interpolated
 ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
+SEARCHES = ("encoder", "embedding", "estimator")  # for neighbors
 CUSTOM = "custom"  # the name of sizes that have no other
 _EXPANDING_BLOCKS = ("level0_2", "level1_1", "level2_1", "level3_1")
 _CONTEXT_BLOCKS = ("deconv1_0", "deconv2_1", "deconv3_2", "deconv4_3")
@@ -145,11 +146,20 @@ def slim(
     if isinstance(separable, bool):
         separable = Separable.read(separable)
     sizes: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
-    sizes |= {f"{search}_neighbors": count for search, count in (neighbors or {}).items()}
+    sizes |= _neighbor_counts(neighbors or {})
     changes = {key: value for key, value in sizes.items() if value is not None}
     variant = replace(base, name=name, levels=levels, **changes)
     _check_separable(variant)
     return variant
+
+
+def _neighbor_counts(neighbors: Mapping[str, int | None]) -> dict[str, int | None]:
+    for search, count in neighbors.items():
+        if search not in SEARCHES:
+            raise UsageError(f"neighbors {search}: unknown; use {', '.join(SEARCHES)}")
+        if count is not None and not 1 <= count <= 64:
+            raise UsageError(f"neighbors {search} {count}: use 1 to 64")
+    return {f"{search}_neighbors": count for search, count in neighbors.items()}
 
 
 def _with_c_mid(levels: Levels, counts: Sequence[int]) -> Levels:

@@ -141,6 +141,8 @@ def test_sizes_no_network_has_are_refused() -> None:
         slim(BASELINE, "bad", separable=True, c_mid=7)
     with pytest.raises(UsageError, match=r"levels \[\] of the encoder, \[4\] of the estimators"):
         slim(BASELINE, "bad", separable=Separable(estimators=(4,)))
+    with pytest.raises(UsageError, match="neighbors encoder 65: use 1 to 64"):
+        slim(BASELINE, "bad", neighbors={"encoder": 65})
     with pytest.raises(UsageError, match="did you mean baseline"):
         variant_named("basline")
     with pytest.raises(UsageError, match="at least 1024"):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.cli.network.tables import chosen_variants
-from bpfn_cli.models import read_checkpoint
+from bpfn_cli.models import Separable, read_checkpoint
 
 SHORT = ("--epochs", 1, "--points", 1024, "--set", "data.holdout=0", "--set", "train.batch_size=2")
 
@@ -63,6 +64,17 @@ def test_teacher_and_student_of_own_sizes_are_trained_and_a_changed_file_is_noti
     assert command("resume", "runs/a") is None  # the sizes are in the run folder
     Path("mine.yaml").write_text("{width: 0.05, c_mid: 1, neighbors: {estimator: 6}}")
     assert "variant.neighbors.estimator 5, now 6" in command(*words, "--resume")
+
+
+def test_neighbors_and_separable_levels_of_the_command_line_are_kept(command: Any) -> None:
+    sizes = ("--neighbors", "embedding=8,estimator=5", "--separable-encoder", "4,3", "--separable-estimators", 0)
+    command("slim", "--width", 0.5, *sizes, "--out", "few.safetensors")
+    found = read_checkpoint("few.safetensors").variant
+    assert (found.encoder_neighbors, found.embedding_neighbors, found.estimator_neighbors) == (16, 8, 5)
+    assert found.separable == Separable(encoder=(3, 4), estimators=(0,))
+    command("slim", "--variant", "few.safetensors", "--neighbors", "encoder=8", "--out", "fewer.safetensors")
+    changed = replace(found, name="fewer", encoder_neighbors=8)
+    assert read_checkpoint("fewer.safetensors").variant == changed
 
 
 def test_losses_are_checked_with_networks_of_own_sizes(command: Any) -> None:

@@ -35,6 +35,9 @@ class SlimFlags:
     separable_estimators: Annotated[
         str | None, Option(help="Levels (0 to 3) where the estimators' are separable.", metavar="L,...")
     ] = None
+    neighbors: Annotated[
+        str | None, Option(help="Numbers of neighbors of encoder, embedding and estimator.", metavar="PART=K,...")
+    ] = None
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
     teacher: Annotated[
         Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
@@ -52,6 +55,7 @@ class SlimFlags:
 
         changes = {name: getattr(self, name) for name in ("width", "bn", "separable", "bottleneck")}
         c_mid = _numbers("--c-mid", self.c_mid)
+        changes["neighbors"] = _neighbors(self.neighbors)
         changes["c_mid"] = c_mid[0] if c_mid is not None and len(c_mid) == 1 else c_mid
         parts = {
             "encoder": _numbers("--separable-encoder", self.separable_encoder),
@@ -76,6 +80,7 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --variant weightnet48                         # fresh weights
       $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
       $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
+      $ bpfn slim --neighbors encoder=8,embedding=16            # fewer neighbors
     """
     import torch
 
@@ -112,3 +117,14 @@ def _numbers(flag: str, text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{flag} {text}: use whole numbers, such as 4 or 4,4,4,8,8") from None
+
+
+def _neighbors(text: str | None) -> dict[str, int] | None:
+    from bpfn_cli.errors import UsageError
+
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(count.isascii() and count.isdigit() for _, _, count in pairs):
+        raise UsageError(f"--neighbors {text}: write PART=K, such as encoder=8,embedding=16")
+    return {search: int(count) for search, _, count in pairs}
