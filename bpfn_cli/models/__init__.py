@@ -9,6 +9,7 @@ from bpfn_cli.models.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    save_published,
 )
 from bpfn_cli.models.sizes import find_variant
 from bpfn_cli.models.slim import initialize_from
@@ -29,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "read_checkpoint",
     "save_checkpoint",
+    "save_published",
     "slim",
     "variant_named",
 ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import bpfn_cli
-from bpfn_cli.errors import CheckpointError, printable
+from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
@@ -30,7 +31,7 @@ from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Separable, Variant
 from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
-SUFFIX = ".safetensors"
+SUFFIX, PUBLISHED_SUFFIX = ".safetensors", ".pth"
 LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
@@ -63,6 +64,22 @@ def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) ->
     Raises: DiskError: it cannot be written; an existing file at `path` is unchanged.
     """
     write_atomic(Path(path), checkpoint_bytes(model, metadata))
+
+
+def save_published(path: str | Path, model: BiPointFlowNet) -> None:
+    """Write the weights to a `.pth` state dict with the names of the published network, atomically.
+
+    It holds only weights: sizes are read from their shapes.
+    Raises: UsageError: they do not follow from the shapes. DiskError: as `save_checkpoint`.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    inferred = infer_variant({name: tuple(tensor.shape) for name, tensor in state.items()}, printable(path))
+    if replace(inferred, name=model.variant.name) != model.variant:
+        lost = "numbers of neighbors, reductions and some bottlenecks do not follow from the shapes of a state dict"
+        raise UsageError(f"{printable(path)}: {lost}; use the suffix {SUFFIX}")
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomic(Path(path), content.getvalue())
 
 
 def checkpoint_bytes(

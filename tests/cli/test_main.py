@@ -33,7 +33,7 @@ from bpfn_cli.cli import main
         (["slim", "--neighbors", "decoder=8"], 2, ["neighbors decoder: unknown; use encoder, embedding"]),
         (["slim", "--neighbors", "encoder=0"], 2, ["neighbors encoder 0: use 1 to 64"]),
         (["slim", "--separable-encoder", "0"], 2, ["separable: levels [0] of the encoder"]),
-        (["slim", "--out", "x.pth"], 2, [".safetensors"]),
+        (["slim", "--out", "x.onnx"], 2, ["--out x.onnx: use the suffix .safetensors, or .pth"]),
         (["distill", "--loss", "bihnt"], 2, ["bihnt", "bihint"]),
         (["distill", "--set", "train.epoch=3"], 2, ["train.epochs"]),
         (["distill", "--set", "train"], 2, ["key=value"]),

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bpfn_cli.errors import CheckpointError, DiskError
+from bpfn_cli.errors import CheckpointError, DiskError, UsageError
 from bpfn_cli.models import (
     BASELINE,
     VARIANTS,
@@ -27,6 +27,7 @@ from bpfn_cli.models import (
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    save_published,
     slim,
 )
 from bpfn_cli.models.checkpoint import _digest, checkpoint_bytes
@@ -90,6 +91,14 @@ def test_variant_with_batch_norm_and_custom_sizes_is_inferred(tmp_path: Path) ->
     sizes = slim(BASELINE, "custom", width=0.25, c_mid=(2, 3, 4, 5, 6), bottleneck=2)
     torch.save(build_model(sizes).state_dict(), tmp_path / "custom.pth")
     assert read_checkpoint(tmp_path / "custom.pth").variant == sizes
+
+
+@pytest.mark.parametrize("sizes", [{"neighbors": {"estimator": 5}}, {"bottleneck": 10}])
+def test_state_dict_that_would_lose_sizes_is_not_written(tmp_path: Path, sizes: dict[str, Any]) -> None:
+    network = build_model(slim(TINY, "own", **sizes))
+    with pytest.raises(UsageError, match=r"x\.pth: numbers of neighbors.*use the suffix \.safetensors"):
+        save_published(tmp_path / "x.pth", network)
+    assert not list(tmp_path.iterdir())
 
 
 PARTS = Separable(encoder=(1, 4), estimators=(0, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from golden_models import GOLDEN, filled_model
 
-from bpfn_cli.models import BiPointFlowNet, build_model
+from bpfn_cli.models import BiPointFlowNet, build_model, load_checkpoint, save_published
 from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.structures import FlowPyramid
 
@@ -36,6 +37,25 @@ def cases() -> Iterator[Any]:
 
 def variant_of(name: str) -> tuple[str, bool | None]:
     return ("baseline", True) if name == "baseline_bn" else (name, None)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if "weightnet" in one else ()) for one in STATE_DICTS]
+)
+def test_published_network_can_load_what_save_published_writes(tmp_path: Path, name: str) -> None:
+    """Its `load_state_dict` with strict=True needs exactly these names and shapes."""
+    base, bn = variant_of(name)
+    model = build_model(base, bn=bn)
+    for index, buffer in enumerate(model.buffers()):  # running statistics differ from their first values
+        buffer.fill_(index + 1)
+    save_published(tmp_path / "x.pth", model)
+    written = torch.load(tmp_path / "x.pth", weights_only=True)
+    assert {key: list(tensor.shape) for key, tensor in written.items()} == STATE_DICTS[name]
+    again = load_checkpoint(tmp_path / "x.pth")
+    assert again.variant == model.variant
+    for key, tensor in model.state_dict().items():
+        for found in (written[key], again.state_dict()[key]):
+            assert found.dtype == tensor.dtype and torch.equal(found, tensor), key
 
 
 def run(name: str, dtype: torch.dtype, network: type[BiPointFlowNet]) -> tuple[FlowPyramid, dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.cli.network.tables import chosen_variants
@@ -75,6 +76,19 @@ def test_neighbors_and_separable_levels_of_the_command_line_are_kept(command: An
     command("slim", "--variant", "few.safetensors", "--neighbors", "encoder=8", "--out", "fewer.safetensors")
     changed = replace(found, name="fewer", encoder_neighbors=8)
     assert read_checkpoint("fewer.safetensors").variant == changed
+
+
+def test_pth_has_the_weights_of_the_checkpoint_and_leads_back(command: Any) -> None:
+    command("slim", "--width", 0.05, "--c-mid", 3, "--points", 1024, "--out", "mine.safetensors")
+    assert command("slim", "--checkpoint", "mine.safetensors", "--out", "mine.pth", "--json")["variant"] == "mine"
+    assert command("slim", "--checkpoint", "mine.pth", "--out", "again.safetensors") is None
+    first, state, again = (read_checkpoint(name) for name in ("mine.safetensors", "mine.pth", "again.safetensors"))
+    assert first.variant == state.variant == again.variant
+    for name, tensor in first.state.items():
+        assert torch.equal(tensor, state.state[name]) and torch.equal(tensor, again.state[name])
+    told = command("slim", "--checkpoint", "mine.pth", "--c-mid", 2, "--out", "other.pth")
+    assert "--c-mid: --checkpoint copies a network as it is" in told
+    assert "is also an input" in command("slim", "--checkpoint", "mine.pth", "--out", "mine.pth", "--force")
 
 
 def test_losses_are_checked_with_networks_of_own_sizes(command: Any) -> None:

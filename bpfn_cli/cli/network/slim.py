@@ -13,7 +13,12 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import finish, print_json, say
 
 if TYPE_CHECKING:
-    from bpfn_cli.models import Variant
+    from bpfn_cli.models import BiPointFlowNet, Variant
+    from bpfn_cli.models.slim import SliceReport
+
+
+PARTS = ("separable_encoder", "separable_estimators")
+CHANGES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck", "teacher", "points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class SlimFlags:
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
     teacher: Annotated[
         Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
+    ] = None
+    checkpoint: Annotated[
+        Path | None, options.weights("--checkpoint", help="Trained network to copy, for example to a .pth file.")
     ] = None
     out: options.Out = None
     points: options.Points = None
@@ -70,10 +78,26 @@ class SlimFlags:
         name = CUSTOM if self.out is None else file_name(self.out)
         return slim(chosen, CUSTOM if name in VARIANTS else name, **changes) if changed else chosen
 
+    def check(self) -> None:
+        """Raises: UsageError: another suffix; flags that would change a network that is copied."""
+        from bpfn_cli.errors import UsageError
+        from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX, SUFFIX
+
+        if self.out is not None and self.out.suffix not in (SUFFIX, PUBLISHED_SUFFIX):
+            raise UsageError(
+                f"--out {self.out}: use the suffix {SUFFIX}, or {PUBLISHED_SUFFIX} for the published names"
+            )
+        given = [name for name in CHANGES if getattr(self, name) is not None]
+        if self.checkpoint is not None and given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise UsageError(f"{flag}: --checkpoint copies a network as it is; to slice it, use --teacher instead")
+
 
 @options.takes(SlimFlags)
 def slim(flags: SlimFlags) -> None:
-    """Write a small network, fresh or sliced from a large one.
+    """Write a small network, fresh or sliced from a large one, or copy a network to another format.
+
+    A .pth file is a state dict with the parameter names of the published network.
 
     \b
     Examples:
@@ -81,23 +105,23 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
       $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
       $ bpfn slim --neighbors encoder=8,embedding=16            # fewer neighbors
+      $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
-    import torch
-
-    from bpfn_cli.errors import UsageError
     from bpfn_cli.files import claim_output
-    from bpfn_cli.models import build_model, initialize_from, load_checkpoint, save_checkpoint
+    from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
+    from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
 
-    chosen, teacher, seed = flags.sizes(), flags.teacher, flags.seed or 0
+    flags.check()
+    teacher, checkpoint = flags.teacher, flags.checkpoint
+    chosen = read_checkpoint(checkpoint).variant if checkpoint else flags.sizes()
     path = flags.out or Path(f"{chosen.name}.safetensors")
-    if path.suffix != ".safetensors":
-        raise UsageError(f"--out {path}: checkpoints are safetensors files; use the suffix .safetensors")
-    claim_output(path, force=flags.force, inputs=[teacher])
-    torch.manual_seed(seed)
-    source = load_checkpoint(teacher) if teacher else None
-    model = build_model(chosen, flags.points or (source.num_points if source else 8192))
-    report = initialize_from(model, source) if source else None
-    save_checkpoint(path, model, made_by="slim", seed=seed, teacher=str(teacher) if teacher else None)
+    claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
+    model, report = _made(flags, chosen)
+    if path.suffix == PUBLISHED_SUFFIX:
+        save_published(path, model)
+    else:
+        sources = {"teacher": str(teacher) if teacher else None, "checkpoint": str(checkpoint) if checkpoint else None}
+        save_checkpoint(path, model, made_by="slim", seed=flags.seed or 0, **sources)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tensors = None if report is None else {kind: len(names) for kind, names in vars(report).items()}
     if flags.json:
@@ -106,6 +130,20 @@ def slim(flags: SlimFlags) -> None:
         print(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
     say(f"{chosen.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
     finish(path, f"bpfn profile --checkpoint {path}")
+
+
+def _made(flags: SlimFlags, sizes: Variant) -> tuple[BiPointFlowNet, SliceReport | None]:
+    """A network of these sizes: fresh, sliced, or read."""
+    import torch
+
+    from bpfn_cli.models import build_model, initialize_from, load_checkpoint
+
+    if flags.checkpoint is not None:
+        return load_checkpoint(flags.checkpoint), None
+    torch.manual_seed(flags.seed or 0)
+    source = load_checkpoint(flags.teacher) if flags.teacher else None
+    model = build_model(sizes, flags.points or (source.num_points if source else 8192))
+    return model, initialize_from(model, source) if source else None
 
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:
