@@ -143,15 +143,14 @@ def sizes_tree(variant: Variant) -> dict[str, Any]:
     """All sizes of a network as the values of `Sizes`, without its name."""
     levels = variant.levels
 
-    def column(field: str, part: slice) -> list[int]:
-        return [getattr(level, field) for level in levels[part]]
+    def column(field: str, count: int = len(levels)) -> list[int]:
+        return [getattr(level, field) for level in levels][:count]
 
-    finer = slice(4)
-    widths = {name: column(name, finer) for name in ("expanded", "context", "embedding")}
+    widths = {name: column(name, 4) for name in ("expanded", "context", "embedding")}
     return {
-        "widths": {"encoder": column("width", slice(5)), **widths},
+        "widths": {"encoder": column("width"), **widths},
         "reductions": list(variant.reductions),
-        "c_mid": column("c_mid", slice(5)),
+        "c_mid": column("c_mid"),
         "neighbors": {name: getattr(variant, f"{name}_neighbors") for name in vars(NO_NEIGHBORS)},
         "bn": variant.bn,
         "separable": variant.separable.plain(),

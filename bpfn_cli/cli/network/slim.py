@@ -65,11 +65,11 @@ class SlimFlags:
         c_mid = _numbers("--c-mid", self.c_mid)
         changes["neighbors"] = _neighbors(self.neighbors)
         changes["c_mid"] = c_mid[0] if c_mid is not None and len(c_mid) == 1 else c_mid
-        parts = {
+        given = {
             "encoder": _numbers("--separable-encoder", self.separable_encoder),
             "estimators": _numbers("--separable-estimators", self.separable_estimators),
         }
-        parts = {part: levels for part, levels in parts.items() if levels is not None}
+        parts = {part: levels for part, levels in given.items() if levels is not None}
         changed = bool(parts) or any(value is not None for value in changes.values())
         chosen = find_variant(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
         if parts:
