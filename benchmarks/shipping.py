@@ -26,7 +26,7 @@ from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.runs.record import STUDENT
 from bpfn_cli.shipped import FOLDER, Card, TestResult
 
-POINTS, PARTS = 8192, 2048  # of an evaluation, and those that the network sees at a time
+POINTS = 8192  # of an evaluation
 LICENSE = "MIT; trained on the project's own synthetic scenes alone"
 
 
@@ -73,14 +73,13 @@ def measured(weights: Path, data: Path, kind: str, out: Path) -> TestResult:
         weights,
         dataset,
         points=POINTS,
-        parts=PARTS,
         seed=EVALUATION_SEED,
         device=torch.device("cpu"),
         progress=ConsoleProgress(),
     )
     write_json(out / f"{kind}-{weights.stem}.json", result.as_dict())
     row = result.model.model_dump(exclude={"name"})
-    command = f"bpfn eval --checkpoint {weights.stem} --data data/{kind} --points {POINTS} --parts {PARTS}"
+    command = f"bpfn eval --checkpoint {weights.stem} --data data/{kind} --points {POINTS}"
     return TestResult(scenes=describe(dataset).partition(" in ")[0], command=command, points=POINTS, **row)
 
 

@@ -55,8 +55,8 @@ class BiPointFlowNet(nn.Module):
 
     Attributes:
         variant: its sizes.
-        num_points: points per cloud that it was trained with; it accepts any number from
-            `variant.least_points` up.
+        num_points: points of the densest clouds that it was trained on, which `bpfn predict` shows it at once; it
+            accepts any number from `variant.least_points` up.
     """
 
     def __init__(self, variant: Variant, num_points: int = 8192):

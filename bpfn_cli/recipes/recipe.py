@@ -75,6 +75,11 @@ class DataSettings:
     timeout: Annotated[float, Field(gt=0, le=1e6)] = 600.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
+    @property
+    def cloud_points(self) -> int:
+        """Points of the densest clouds that samples are taken from: those that the network may see at once."""
+        return int(self.points * self.augment.crop)
+
 
 @settings
 class TrainSettings:

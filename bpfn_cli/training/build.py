@@ -59,7 +59,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         teacher = TeacherNetwork.read(found, job.runs) if found else TeacherNetwork.untrained(job.recipe)
         awaits_teacher = found is None and not is_random
     torch.manual_seed(job.recipe.seed)  # after the teacher: reading a network draws random numbers
-    student = build_model(job.recipe.variant, job.recipe.data.points)
+    student = build_model(job.recipe.variant, job.recipe.data.cloud_points)
     if job.initial is not None and use_initial:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"

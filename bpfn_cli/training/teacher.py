@@ -46,7 +46,7 @@ class TeacherNetwork:
         """The recipe's teacher with random weights, always the same."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
-            network = build_model(recipe.teacher, recipe.data.points)
+            network = build_model(recipe.teacher, recipe.data.cloud_points)
         digest = hashlib.sha256()
         for tensor in network.state_dict().values():
             digest.update(tensor.numpy().tobytes())

@@ -95,3 +95,9 @@ def test_losses_are_checked_with_networks_of_own_sizes(command: Any) -> None:
     Path("mine.yaml").write_text("{width: 0.05, c_mid: 2}")
     checks = command("losses", "hint", "--check", "--student", "mine.yaml", "--teacher", "mine.yaml", "--json")
     assert checks and all(check["passed"] is not False for check in checks)
+
+
+def test_network_trained_on_crops_sees_whole_clouds_at_once(command: Any) -> None:
+    command("slim", "--width", 0.05, "--c-mid", 1, "--out", "mine.safetensors")
+    assert command("train", "--variant", "mine.safetensors", "--name", "a", "--set", "data.augment.crop=1.1") is None
+    assert read_checkpoint("runs/a/student.safetensors").num_points == 1126
