@@ -202,7 +202,8 @@ VARIANTS: dict[str, Variant] = {
         # Report 6: depthwise and pointwise maps instead of PointConv's linear one.
         slim(BASELINE, "declinear", separable=True),
         # The reports' "DecreasedLinear" itself: in the encoder's levels 3 and 4 alone. Theirs also has residual
-        # bottlenecks x + F(x) + D(x) in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`; left out here.
+        # bottlenecks x + F(x) + D(x) in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`. They are left out:
+        # F convolves along the stored order of points, and nothing says what replaces that, nor F's activations.
         slim(BASELINE, "declinear34", separable=Separable(encoder=(3, 4))),
         # Report 6: fewer WeightNet outputs.
         slim(BASELINE, "weightnet8", c_mid=8),
