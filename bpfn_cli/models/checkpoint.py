@@ -32,6 +32,7 @@ from bpfn_cli.structures import LEVELS
 
 FORMAT = 1
 SUFFIX, PUBLISHED_SUFFIX = ".safetensors", ".pth"
+SIZES_SUFFIXES = (".yaml", ".yml")
 LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
@@ -250,6 +251,8 @@ def _digest(state: Mapping[str, Tensor], about: str) -> str:
 def _read_foreign(path: Path, content: bytes, name: str) -> dict[str, Tensor]:
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         raise CheckpointError(f"{name}: not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set; unset it")
+    if path.suffix in SIZES_SUFFIXES:
+        raise CheckpointError(f"{name}: a file of sizes, not of weights; give it to --variant")
     _check_archive(path, content, name)
     try:
         with torch.serialization.safe_globals(_harmless_globals()), warnings.catch_warnings():

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from bpfn_cli.config import build, read_yaml, settings
 from bpfn_cli.errors import UsageError, printable
-from bpfn_cli.models.checkpoint import Few, Name, read_checkpoint
+from bpfn_cli.models.checkpoint import SIZES_SUFFIXES, Few, Name, read_checkpoint
 from bpfn_cli.models.variants import (
     CUSTOM,
     VARIANTS,
@@ -29,8 +29,6 @@ from bpfn_cli.models.variants import (
     variant_named,
 )
 from bpfn_cli.shipped import find_weights, shipped_networks
-
-SUFFIXES = (".yaml", ".yml")
 
 Width = Annotated[int, Field(ge=1, le=1 << 14)]
 Four, Five = Field(min_length=4, max_length=4), Field(min_length=5, max_length=5)
@@ -111,7 +109,7 @@ class Sizes:
 
         Raises: UsageError: sizes that do not fit together, or the name of a variant with other sizes.
         """
-        if Path(self.base).suffix in SUFFIXES:
+        if Path(self.base).suffix in SIZES_SUFFIXES:
             raise UsageError(f"base {printable(self.base)}: a base is a variant or a checkpoint, not a file of sizes")
         base = find_variant(self.base)
         base = replace(base, levels=self._with_columns(base.levels))
@@ -176,7 +174,7 @@ def find_variant(given: str) -> Variant:
     Raises: UsageError: unknown name, or mistakes in the YAML file. CheckpointError: as `read_checkpoint`.
     """
     path = Path(given)
-    if given not in VARIANTS and path.suffix in SUFFIXES:
+    if given not in VARIANTS and path.suffix in SIZES_SUFFIXES:
         sizes = build(Sizes, read_yaml(path, "no such file of sizes; docs/extending.md shows one"))
         try:
             return sizes.variant(file_name(path))
@@ -190,7 +188,7 @@ def find_variant(given: str) -> Variant:
 def is_checkpoint(given: str) -> bool:
     """Whether `given` means a file of weights, also one that is missing, rather than sizes."""
     path = Path(given)
-    if given in VARIANTS or path.suffix in SUFFIXES:
+    if given in VARIANTS or path.suffix in SIZES_SUFFIXES:
         return False
     return given in shipped_networks() or bool(path.suffix) or path.name != given or path.is_file()
 

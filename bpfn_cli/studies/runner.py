@@ -35,7 +35,7 @@ class Trainer(Protocol):
 
     @property
     def data_sha256(self) -> str: ...
-    def check(self, recipe: Recipe) -> None: ...
+    def check(self, recipe: Recipe, teacher: Path | None) -> None: ...
     def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None: ...
     def resume(self, run: Path, teacher: Path | None) -> None: ...
     def find_teacher(self, recipe: Recipe) -> Path | None: ...
@@ -149,8 +149,8 @@ class StudyRunner:
 
     def _teacher(self, cell: Cell, progress: Progress) -> Path:
         """The teacher of all seeds: given, found, or trained by whichever process comes first."""
-        if self.study.teacher is not None and cell.control != "same_width_teacher":
-            return find_weights(Path(self.study.teacher))
+        if (given := self._given_teacher(cell)) is not None:
+            return given
         recipe = teacher_recipe(self.study, cell)
         lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher.name}", False
         while (found := self.trainer.find_teacher(recipe)) is None:
@@ -166,12 +166,17 @@ class StudyRunner:
                 time.sleep(POLL_SECONDS)
         return found
 
+    def _given_teacher(self, cell: Cell) -> Path | None:
+        if self.study.teacher is None or cell.control == "same_width_teacher" or not _needs_teacher(cell):
+            return None
+        return find_weights(Path(self.study.teacher))
+
     def _check_all(self) -> list[CellState]:
         """Refuse what cannot work in any cell before the first one is trained; returns the states of all."""
         found = self.states()
         for cell in self.cells:
             if cell.recipe.seed == self.study.seeds[0]:
-                self.trainer.check(cell.recipe)
+                self.trainer.check(cell.recipe, self._given_teacher(cell))
         return found
 
     def _ended(self) -> Ended:

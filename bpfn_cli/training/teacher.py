@@ -63,8 +63,9 @@ class TeacherNetwork:
     def check_fits(self, student: BiPointFlowNet) -> None:
         """Raises: CheckpointError: the two networks cannot share a point pyramid."""
         if self.network.pyramid_shape != student.pyramid_shape:
-            sizes = "reductions and numbers of neighbors"
-            raise CheckpointError(f"teacher and student sample different points: they need equal {sizes}")
+            names = f"teacher {self.network.variant.name} and student {student.variant.name}"
+            sizes = "reductions, and numbers of neighbors of encoder and estimator"
+            raise CheckpointError(f"{names} sample different points: they need equal {sizes}")
 
 
 def teacher_checkpoint(job: Job) -> Path | None:

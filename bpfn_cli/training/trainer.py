@@ -33,8 +33,8 @@ class Trainer:
     def data_sha256(self) -> str:
         return self.data.identity.sha256
 
-    def check(self, recipe: Recipe) -> None:
-        job = self._job(recipe)
+    def check(self, recipe: Recipe, teacher: Path | None) -> None:
+        job = self._job(recipe, teacher=teacher)
         check_job(job)
         build(job, self.progress)
 

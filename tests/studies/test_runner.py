@@ -42,7 +42,7 @@ class InstantTrainer:
         self.resumed: list[str] = []
         self.teachers: dict[tuple[str, int], Path] = {}
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: Recipe, teacher: Path | None) -> None:
         pass
 
     def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None:

@@ -283,5 +283,5 @@ def test_teacher_that_samples_other_points_is_refused_with_exit_code_4(things: P
         things, tmp_path / "runs", small_recipe(loss=["basic"]), teacher=tmp_path / "t.safetensors"
     )
     assert code == 4
-    assert "teacher and student sample different points" in line
+    assert "teacher other and student tiny sample different points" in line
     assert not (tmp_path / "runs" / NAME).exists()

@@ -101,3 +101,23 @@ def test_network_trained_on_crops_sees_whole_clouds_at_once(command: Any) -> Non
     command("slim", "--width", 0.05, "--c-mid", 1, "--out", "mine.safetensors")
     assert command("train", "--variant", "mine.safetensors", "--name", "a", "--set", "data.augment.crop=1.1") is None
     assert read_checkpoint("runs/a/student.safetensors").num_points == 1126
+
+
+def test_study_of_own_sizes_has_a_teacher_with_the_same_neighbors(command: Any, things: Path) -> None:
+    Path("mine.yaml").write_text("{width: 0.05, c_mid: 1, neighbors: {estimator: 5}}")
+    command("slim", "--variant", "mine.yaml", "--out", "t.safetensors")
+
+    def plan(teacher: str) -> Any:
+        keys = "variants: [mine.yaml], losses: [none, basic], seeds: [0], controls: [], recipe: {data: {holdout: 0}}"
+        Path("study.yaml").write_text(f"{{teacher: {teacher}, {keys}}}")
+        return command("compare", "study.yaml", "--data", things, "--dry-run", "--json")
+
+    assert "teacher baseline and student mine sample different points" in plan("null")
+    assert [one["name"] for one in plan("t.safetensors")] == ["mine-scratch-seed0", "mine-basic-seed0"]
+
+
+def test_file_of_sizes_in_place_of_weights_is_refused(command: Any) -> None:
+    Path("mine.yaml").write_text("{width: 0.05}")
+    told = "mine.yaml: a file of sizes, not of weights; give it to --variant"
+    assert told in command("distill", "--loss", "basic", "--teacher", "mine.yaml")
+    assert told in command("slim", "--checkpoint", "mine.yaml", "--out", "x.pth")

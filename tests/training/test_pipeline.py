@@ -551,7 +551,7 @@ def test_missing_data_and_missing_weights_leave_no_run(things: Path, tmp_path: P
 def test_teacher_that_samples_other_points_is_refused(things: Path, tmp_path: Path) -> None:
     other = replace(BIG, name="other", estimator_neighbors=8)
     save_checkpoint(tmp_path / "t.safetensors", build_model(other, LEAST))
-    with pytest.raises(CheckpointError, match="teacher and student sample different points"):
+    with pytest.raises(CheckpointError, match="teacher other and student tiny sample different points"):
         carry_out(job_for(things, tmp_path / "runs", recipe("basic"), teacher=tmp_path / "t.safetensors"))
     assert not (tmp_path / "runs").exists()
 
