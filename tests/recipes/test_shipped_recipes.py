@@ -11,14 +11,16 @@ import yaml
 from tiny_world import write_things
 
 from bpfn_cli.cli.main import run
-from bpfn_cli.models import build_model, save_checkpoint
+from bpfn_cli.models import build_model, read_checkpoint, save_checkpoint
 from bpfn_cli.recipes.recipe import Recipe, load_recipe
 from bpfn_cli.reporting.published import read_published
+from bpfn_cli.shipped import shipped_network
 from bpfn_cli.studies.study import cells_of, read_study
 
 FOLDER = Path(__file__).parents[2] / "configs"
 REPORTS = sorted(FOLDER.glob("reports/*.yaml"))
 STUDIES = sorted(FOLDER.glob("studies/*.yaml"))
+NETWORKS = sorted(FOLDER.glob("networks/*.yaml"))
 SOURCES = {"flyingthings3d": "flyingthings3d", "fifth": "flyingthings3d_1_5", "kitti": "kitti"}
 LOSSES_OF_REPORT_1 = {"learned_from_teacher": ("basic", "baseline"), "learned_from_student": ("basic", "half")}
 
@@ -95,3 +97,13 @@ def test_dry_run_of_a_report_takes_trial_steps(
 def test_study_loads_and_names_its_command(path: Path) -> None:
     assert cells_of(read_study(path))
     assert command_of(path)[:2] == ["compare", f"configs/studies/{path.name}"]
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.name)
+def test_recipe_of_a_network_has_its_command_and_sizes(path: Path) -> None:
+    assert command_of(path)[:3] == ["train", "-c", f"configs/networks/{path.name}"]
+    shipped = shipped_network(path.stem)
+    assert f"configs/networks/{path.name}" in shipped.card.recipes
+    recipe = load_recipe(path, [], {})
+    assert recipe.variant == read_checkpoint(shipped.path).variant
+    assert recipe.data.cloud_points == shipped.card.points
