@@ -10,7 +10,7 @@ from bpfn_cli.config import build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
-DEFAULT = "baseline"  # of `bpfn predict`
+DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
 
 
 @settings

@@ -53,14 +53,21 @@ def augment(sample: Sample, options: AugmentSettings, generator: np.random.Gener
     return pc1.astype(np.float32), pc2.astype(np.float32), flow.astype(np.float32)
 
 
-def sample_points(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
-    """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer."""
-    chosen1, chosen2 = (_draw(len(cloud), points, generator) for cloud in (scene.pc1, scene.pc2))
+def sample_points(scene: Scene, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
+    """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer.
+
+    Args: least: if a cloud has fewer than `points`, draw as many as it has, but at least this many; None: `points`.
+    """
+    count = points if least is None else max(least, min(points, len(scene.pc1), len(scene.pc2)))
+    chosen1, chosen2 = (_draw(len(cloud), count, generator) for cloud in (scene.pc1, scene.pc2))
     return _rows(scene, chosen1, chosen2)
 
 
 def crop(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
-    """The `points` points of each cloud nearest to a random point of the first, and to where this region moves."""
+    """The `points` points of each cloud nearest to a random point of the first, and to where this region moves.
+
+    Both clouds must have more points than that.
+    """
     center = scene.pc1[generator.integers(len(scene.pc1))]
     chosen1 = _nearest(scene.pc1, center, points)
     known = chosen1 if scene.valid is None else chosen1[scene.valid[chosen1]]
@@ -88,6 +95,4 @@ def _rows(scene: Scene, chosen1: np.ndarray, chosen2: np.ndarray) -> Scene:
 
 def _nearest(cloud: np.ndarray, center: np.ndarray, points: int) -> np.ndarray:
     """Rows of the points nearest to `center`, in the order of the cloud."""
-    if points >= len(cloud):
-        return np.arange(len(cloud))
     return np.sort(np.argpartition(np.square(cloud - center).sum(axis=1), points)[:points])

@@ -78,12 +78,12 @@ class _Samples(torch.utils.data.Dataset):
         largest = 1.0 if self.augmentation is None else self.augmentation.crop
         drawn = int(self.points * largest ** generator.uniform()) if largest > 1 else self.points
         try:
-            scene = self.dataset.sample(index, drawn, generator)
+            scene = self.dataset.sample(index, drawn, generator, least=self.points)
         except BpfnError as error:
             return error
         if self.augmentation is None:
             return scene
-        if drawn > self.points:
+        if len(scene.pc1) > self.points:
             scene = crop(scene, self.points, generator)
         pc1, pc2, flow = augment((scene.pc1, scene.pc2, scene.flow), self.augmentation, generator)
         return replace(scene, pc1=pc1, pc2=pc2, flow=flow)

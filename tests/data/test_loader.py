@@ -81,6 +81,15 @@ def test_cropped_batches_hold_denser_clouds_of_the_same_size() -> None:
     assert spread(5) < 0.8 * spread(1)
 
 
+def test_crop_of_a_small_scene_repeats_no_point() -> None:
+    batches = training_batches(
+        Scenes(), range(5), points=16, batch_size=5, seed=0, epoch=0, augmentation=replace(STILL, crop=64), workers=0
+    )
+    (batch,) = batches  # of scenes with 40 points, so most draws ask for more than there are
+    for cloud in (*batch.pc1, *batch.pc2):
+        assert len(cloud.unique(dim=0)) == 16
+
+
 def by_name(batches: list[FlowBatch]) -> dict[str, torch.Tensor]:
     return {
         name: torch.cat([batch.pc1[i], batch.pc2[i], batch.flow[i]])

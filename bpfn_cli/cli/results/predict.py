@@ -51,9 +51,10 @@ class PredictFlags:
 def predict(flags: PredictFlags) -> None:
     """Predict the flow between two clouds, or of many pairs.
 
-    Without --checkpoint, the network is `baseline`, which comes with bpfn and was trained on synthetic traffic scenes.
-    The flow has one row for each point of PC1, in metres, in the frame of the clouds. It is written to `flow.npy`
-    unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is also compared with that flow.
+    Without --checkpoint, the network is `weightnet4`, which comes with bpfn and was trained on synthetic driving
+    scenes. The flow has one row for each point of PC1, in metres, in the frame of the clouds. It is written to
+    `flow.npy` unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is also compared with
+    that flow.
 
     PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, or a .txt list with a
     pair of paths on each line. Then --out is a folder (default `flow`), which gets a file for each pair.

@@ -90,9 +90,9 @@ class SceneDataset:
         """Read one scene. Raises: DataError: missing or damaged. DiskError: no permission."""
         return self.format.load(self.root, self.split, self.names[index])
 
-    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
-        """One scene with `points` points in each cloud. Raises: as `load`."""
-        return sample_points(self.load(index), points, generator)
+    def sample(self, index: int, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
+        """One scene with `points` points in each cloud. Args: least: as `sample_points`. Raises: as `load`."""
+        return sample_points(self.load(index), points, generator, least)
 
     def identity(self) -> str:
         """sha256 of the scene names and file sizes. Raises: DataError: missing files. DiskError: no permission."""

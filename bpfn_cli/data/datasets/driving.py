@@ -28,13 +28,14 @@ SPARSEST, DENSEST = 1.6, 3.6  # points of a training scene per point drawn from 
 class LiveScenes(SceneDataset):
     """The scenes of one split."""
 
-    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+    def sample(self, index: int, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
         """As `SceneDataset.sample`; a training scene is drawn with `generator`, and renders no more than is needed."""
         if self.split != "train":
-            return super().sample(index, points, generator)
+            return super().sample(index, points, generator, least)
         key = f"train {generator.integers(2**63)}"
         rows = min(2**18, max(256, int(points * generator.uniform(SPARSEST, DENSEST))))
-        return sample_points(_scene(self.names[index], key, replace(self._options, points=rows)), points, generator)
+        scene = _scene(self.names[index], key, replace(self._options, points=rows))
+        return sample_points(scene, points, generator, least)
 
     @cached_property
     def _options(self) -> DrivingOptions:

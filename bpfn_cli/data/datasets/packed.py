@@ -53,11 +53,11 @@ class PackedScenes(SceneDataset):
             rows = self._rows(stream.fileno(), start, end - start)
         return self._scene(index, rows, rows[:, :3] + rows[:, 3:])
 
-    def sample(self, index: int, points: int, generator: np.random.Generator) -> Scene:
+    def sample(self, index: int, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
         """Two windows of rows; each starts at random and wraps around at the end of the scene."""
         start, end = self.offsets[index : index + 2].tolist()
         if end - start < points:
-            return super().sample(index, points, generator)
+            return super().sample(index, points, generator, least)
         offsets = generator.integers(end - start, size=2).tolist()
         with open_regular(self.file, MAX_PACKED_BYTES) as (stream, _):
             first, second = (self._window(stream.fileno(), start, end, points, offset) for offset in offsets)
