@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVELS = 4  # levels with a flow; the encoder has one more below them
+ENCODER_FIELDS = ("encoder_source", "encoder_target")
+# The fields of a `FlowPyramid` that hold a value for each point.
+VALUE_FIELDS = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", *ENCODER_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,8 @@ class FlowPyramid:
         pyramid: the geometry used, for another network on the same clouds; None from `ReferenceNetwork`, which shares
             nothing.
         bfe_neighbors: l -> (B, N_l, k) neighbors of each source point among the warped target points.
+        encoder_source, encoder_target: l -> (B, N_l, C_l) encoder features of cloud 1, 2 after the expansion (512
+            channels at level 3 of `baseline`); empty unless the network's `encoder_features` is set.
     """
 
     flows: list[Tensor]
@@ -201,9 +206,10 @@ class FlowPyramid:
     estimator_features: list[Tensor]
     pyramid: PointPyramid | None
     bfe_neighbors: list[Tensor] = field(default_factory=list)
+    encoder_source: list[Tensor] = field(default_factory=list)
+    encoder_target: list[Tensor] = field(default_factory=list)
 
     def mapped(self, change: Callable[[int, Tensor], Tensor]) -> FlowPyramid:
         """Change flows and features: `change` is called with the level and a tensor (B, N_l, C)."""
-        names = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
-        changed = {name: [change(*each) for each in enumerate(getattr(self, name))] for name in names}
+        changed = {name: [change(*each) for each in enumerate(getattr(self, name))] for name in VALUE_FIELDS}
         return replace(self, **changed)  # type: ignore[arg-type]

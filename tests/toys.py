@@ -30,9 +30,11 @@ def batch_of(size: int = 1, seed: int = 0) -> FlowBatch:
 
 
 def network(sizes: Variant = TINY, seed: int = 0) -> BiPointFlowNet:
-    """With random weights, in evaluation mode."""
+    """With random weights, in evaluation mode; returns the encoder's features too."""
     torch.manual_seed(seed)
-    return build_model(sizes, POINTS).eval()
+    built = build_model(sizes, POINTS).eval()
+    built.encoder_features = True
+    return built
 
 
 @cache
@@ -48,7 +50,8 @@ def toy(flows: list[Tensor], features: list[Tensor] | None = None) -> FlowPyrami
     points = {level: flow.shape[1] for level, flow in enumerate(flows)}
     indices = {level: torch.arange(points[level]).expand(len(flows[0]), -1) for level in points if level}
     features = features if features is not None else [flow.clone() for flow in flows]
-    return FlowPyramid(flows, indices, indices, features, features, features, features, pyramid=None)
+    output = FlowPyramid(flows, indices, indices, features, features, features, features, pyramid=None)
+    return replace(output, encoder_source=features, encoder_target=features)
 
 
 def points(*rows: tuple[float, float, float]) -> Tensor:

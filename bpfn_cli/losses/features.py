@@ -7,13 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.term import HandValue, HintModule, Levels, check_same_points, check_shapes, level_of, option, total
 from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
-from bpfn_cli.structures import FlowPyramid
+from bpfn_cli.structures import ENCODER_FIELDS, FlowPyramid
 
-Feature = Literal["source", "target", "embedding", "estimator"]
-SourceFeature = Literal["source", "embedding", "estimator"]
-Norm = Literal["l1", "l2", "fvu"]
+SourceFeature = Literal["source", "embedding", "estimator", "encoder_source"]
+Feature = Literal["source", "target", "embedding", "estimator", "encoder_source", "encoder_target"]
+Norm = Literal["l1", "l2", "half_l2", "fvu"]
+Reduction = Literal["mean", "sum", "numel"]
 
 UNIT = "unit of the features"
 FIELDS: dict[str, str] = {
@@ -21,6 +23,8 @@ FIELDS: dict[str, str] = {
     "target": "bfe_target",
     "embedding": "bfe_embedding",
     "estimator": "estimator_features",
+    "encoder_source": "encoder_source",
+    "encoder_target": "encoder_target",
 }
 
 
@@ -31,7 +35,18 @@ def feature_option() -> Any:
 
 def norm_option() -> Any:
     """The option `norm`: one of `Norm`."""
-    return option("l1", "l1, l2, or fvu (fraction of variance unexplained, without a unit)")
+    return option(
+        "l1", "l1, l2 (squared), half_l2 (half of that), or fvu (fraction of variance unexplained, without a unit)"
+    )
+
+
+def reduction_option() -> Any:
+    """The option `reduction`: one of `Reduction`."""
+    return option(
+        "mean",
+        "mean over levels and elements; sum of both; numel: sum over the number of elements of the encoder's first "
+        "expanded feature, as in the reports' hint",
+    )
 
 
 def feature_of(output: FlowPyramid, feature: Feature, level: int) -> Tensor:
@@ -41,20 +56,24 @@ def feature_of(output: FlowPyramid, feature: Feature, level: int) -> Tensor:
 
 def feature_width(variant: Variant, feature: Feature, level: int) -> int:
     """Number of channels of a named feature at a level."""
-    return ESTIMATOR_FEATURES if feature == "estimator" else variant.levels[level].embedding
+    if feature == "estimator":
+        return ESTIMATOR_FEATURES
+    sizes = variant.levels[level]
+    return sizes.expanded if FIELDS[feature] in ENCODER_FIELDS else sizes.embedding
 
 
 class FeatureDistance(HintModule):
-    """Distance between a named feature of student and teacher: the mean over levels, batch, channels and points.
+    """Distance between a named feature of student and teacher, by default the mean over levels, batch, channels and
+    points; see `reduction_option` for the others.
 
     If the widths differ (or with `adapt`), the student's features first pass an adapter: a linear map that is
     trained with the student, and neither exported nor counted. Between equal widths it starts as the identity.
 
     Args (of the call): two outputs on the same points; weights: level -> (B, N_l) weights of the points instead of 1;
         levels: those compared this time; None: all.
-    Returns: level -> its part of the mean. l1: |A s - t|; l2: (A s - t)^2; fvu: sum (A s - t)^2 / sum (t - mean t)^2,
-        which has no unit, and is 0 for a perfect student and 1 for one that predicts the mean.
-    Raises: ShapeError: a feature is missing or empty, or the points differ.
+    Returns: level -> its part. l1: |A s - t|; l2: (A s - t)^2; half_l2: half of it; fvu: sum (A s - t)^2 / sum
+        (t - mean t)^2, which has no unit, and is 0 for a perfect student and 1 for one that predicts the mean.
+    Raises: ShapeError: a feature is missing or empty, or the points differ. UsageError: fvu with another reduction.
     """
 
     def __init__(
@@ -65,8 +84,12 @@ class FeatureDistance(HintModule):
         student: Variant,
         teacher: Variant,
         adapt: bool = False,
+        reduction: Reduction = "mean",
     ):
         super().__init__()
+        if norm == "fvu" and reduction != "mean":
+            raise UsageError(f"norm fvu is a fraction and has no reduction {reduction}; use reduction mean")
+        self.reduction, self.first_width = reduction, student.levels[0].expanded
         self.feature: Feature = feature
         self.field, self.levels, self.norm = FIELDS[feature], levels, norm
         self.widths = {i: (feature_width(student, feature, i), feature_width(teacher, feature, i)) for i in levels}
@@ -83,7 +106,14 @@ class FeatureDistance(HintModule):
     ) -> dict[int, Tensor]:
         check_same_points(student, teacher)
         chosen = self.levels if levels is None else levels
-        return {level: self._at_level(level, student, teacher, weights) / len(chosen) for level in chosen}
+        count = self._count(student, chosen)
+        return {level: self._at_level(level, student, teacher, weights) / count for level in chosen}
+
+    def _count(self, student: FlowPyramid, levels: Levels) -> int:
+        """What the parts of the levels are divided by."""
+        if self.reduction == "mean":
+            return len(levels)
+        return 1 if self.reduction == "sum" else student.flows[0][..., 0].numel() * self.first_width
 
     def _at_level(
         self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Mapping[int, Tensor] | None
@@ -98,7 +128,9 @@ class FeatureDistance(HintModule):
         if self.norm == "fvu":
             variance = (target - target.mean(dim=(0, 1))).square().sum()
             return distance.sum() / variance.clamp_min(torch.finfo(variance.dtype).tiny)
-        return distance.mean()
+        if self.norm == "half_l2":
+            distance = distance / 2
+        return distance.mean() if self.reduction == "mean" else distance.sum()
 
 
 def hand_value(norm: Norm, expected: float) -> HandValue:

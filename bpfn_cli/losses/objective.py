@@ -37,6 +37,8 @@ class WeightSettings:
     rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
     calibration_step: the step at which kappa is set; before it hint terms have weight 0.
     stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
+    beta: share that hints leave to the other terms: beta [(1 - gamma) L_gt + gamma L_kd] + (1 - beta) L_hint, as in the
+        compression reports (0.8); hints are then not scaled by kappa. null: hints are added, scaled by kappa.
     w_gt, w_kd, w_hint: explicit weights instead of those from gamma (w_hint is then not scaled by kappa).
     own: options of your own losses, by module:attribute.
     """
@@ -45,6 +47,7 @@ class WeightSettings:
     rho: Annotated[float, Field(gt=0, le=10)] = 0.3
     calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
     stage1_epochs: Annotated[int, Field(ge=0, le=10**6)] = 0
+    beta: Annotated[float, Field(ge=0, le=1)] | None = None
     w_gt: Weight | None = None
     w_kd: Weight | None = None
     w_hint: Weight | None = None
@@ -97,12 +100,22 @@ class Objective(nn.Module):
         self.teacher_share = 1.0
         self.hints_alone = False
         self._check_hints()
-        needs_kappa = bool(self.hints) and options.w_hint is None and options.gamma > 0
+        needs_kappa = bool(self.hints) and self.scales_hints and options.gamma > 0
         self.register_buffer("kappas", torch.ones(len(self.hints)))
         self.register_buffer("calibration", torch.tensor(not needs_kappa))
 
+    @property
+    def scales_hints(self) -> bool:
+        """Whether kappa sets the weight of hints."""
+        return self.options.w_hint is None and self.options.beta is None
+
     def _check_hints(self) -> None:
-        if self.hints and self.options.w_hint is None and self.weight(SUPERVISED) == 0:
+        options = self.options
+        if options.beta is not None and (options.w_gt, options.w_kd, options.w_hint) != (None, None, None):
+            raise UsageError("objective.beta sets all weights; remove objective.w_gt, w_kd and w_hint")
+        if options.beta is not None and self.names and not self.hints:
+            raise UsageError("objective.beta: none of the losses is a hint; remove it")
+        if self.hints and self.scales_hints and self.weight(SUPERVISED) == 0:
             cause = "gamma 1" if self.options.w_gt is None else "w_gt 0"
             raise UsageError(f"objective.{cause} leaves nothing to scale hints by; set objective.w_hint too")
         if self.options.stage1_epochs and self.names and not self.hints:
@@ -197,13 +210,16 @@ class Objective(nn.Module):
         if self.hints_alone and self.needs_teacher:
             return 1.0 / len(self.hints) if name in self.hints else 0.0
         gamma, output_terms = options.gamma * share, len(self.names) - len(self.hints)
+        of_hints = 0.0 if options.beta is None else (1 - options.beta) * share
         if name == SUPERVISED:
-            own = 1 - gamma if output_terms else 1.0
+            own = (1 - gamma if output_terms else 1.0) * (1 - of_hints)
             return own if options.w_gt is None else options.w_gt
+        if name in self.hints and options.beta is not None:
+            return of_hints / len(self.hints)
         if name in self.hints:
             kappa = float(self.kappas[self.hints.index(name)])
             return kappa * (gamma if options.w_hint is None else options.w_hint * share)
-        return gamma / output_terms if options.w_kd is None else options.w_kd * share
+        return gamma / output_terms * (1 - of_hints) if options.w_kd is None else options.w_kd * share
 
     def check_length(self, steps: int, epochs: int | None = None) -> None:
         """Raises: UsageError: a training of this length would end before hints, or the truth, get a weight."""

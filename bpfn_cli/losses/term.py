@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import LEVELS, VALUE_FIELDS, FlowBatch, FlowPyramid
 
 
 def _different(levels: tuple[int, ...]) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 Levels = Annotated[tuple[Level, ...], Field(min_length=1, max_length=LEVELS), AfterValidator(_different)]
 ALL_LEVELS = tuple(range(LEVELS))
 # The fields of a `FlowPyramid`.
-ALL_FIELDS = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", "bfe_neighbors")
+ALL_FIELDS = (*VALUE_FIELDS, "bfe_neighbors")
 
 # Passes of the fixed teacher over the training scenes: its outputs with their batches. Each call is one pass.
 TeacherPasses = Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]

@@ -7,6 +7,7 @@ Source: Cheng & Ko, Bi-PointFlowNet: Bidirectional Learning for Point Cloud Base
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -57,7 +58,10 @@ class BiPointFlowNet(nn.Module):
         variant: its sizes.
         num_points: points of the densest clouds that it was trained on, which `bpfn predict` shows it at once; it
             accepts any number from `variant.least_points` up.
+        encoder_features: whether outputs keep the encoder's features, for losses that compare them.
     """
+
+    encoder_features = False
 
     def __init__(self, variant: Variant, num_points: int = 8192):
         super().__init__()
@@ -129,8 +133,10 @@ class BiPointFlowNet(nn.Module):
                 pyramid = build_pyramid(pc1, pc2, self.pyramid_shape)
         features1, features2 = pc1 if features1 is None else features1, pc2 if features2 is None else features2
         with stage("encoder"):
-            encoded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
-        return self._decode(pyramid, encoded)
+            encoded, expanded = self._encode(pyramid.stacked, torch.cat([features1, features2]))
+        halves = [x.chunk(2) for x in expanded]
+        source, target = [first for first, _ in halves], [second for _, second in halves]
+        return replace(self._decode(pyramid, encoded), encoder_source=source, encoder_target=target)
 
     @property
     def shares_clouds(self) -> bool:
@@ -148,7 +154,7 @@ class BiPointFlowNet(nn.Module):
         with stage("geometry"):
             pyramid = build_cloud_pyramid(cloud, self.pyramid_shape)
         with stage("encoder"):
-            return EncodedCloud(pyramid, self._encode(pyramid, cloud))
+            return EncodedCloud(pyramid, self._encode(pyramid, cloud)[0])
 
     def estimate(self, source: EncodedCloud, target: EncodedCloud) -> FlowPyramid:
         """What `forward` returns for the clouds given to `encode`. Raises: ShapeError: they differ in shape."""
@@ -194,16 +200,20 @@ class BiPointFlowNet(nn.Module):
         flow = flow if coarser is None else coarser.flow + flow
         return LevelOutput(flow, source, target, embedding, estimated, neighbors[0])
 
-    def _encode(self, stacked: CloudPyramid, features: Tensor) -> list[Tensor]:
-        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch, or of one."""
+    def _encode(self, stacked: CloudPyramid, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Features F_0 .. F_3 and those of level 4, of both clouds in one batch, or of one; and those of levels 0 to 3
+        after the expansion, which only `encoder_features` keeps in memory."""
         siamese = self._siamese
+        kept: list[Tensor] = []
         encoded = [siamese(self.level0_1, siamese(self.level0, features))]
         for level, (expand, downsample, refine) in enumerate(self.encoder_stages(), start=1):
             expanded = siamese(expand, encoded[-1])
+            if self.encoder_features:
+                kept.append(expanded)
             points, finer = stacked.points[level], stacked.points[level - 1]
             x = siamese(downsample, points, finer, expanded, stacked.down_neighbors[level])
             encoded.append(x if refine is None else siamese(refine, x))
-        return encoded
+        return encoded, kept
 
     def _decode(self, pyramid: PointPyramid, encoded: list[Tensor]) -> FlowPyramid:
         source, target = pyramid.source, pyramid.target

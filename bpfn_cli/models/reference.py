@@ -6,6 +6,7 @@ compared with it in accuracy and speed, and MACs are counted on it. `BPFN_PLAIN=
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -55,10 +56,11 @@ class ReferenceNetwork(BiPointFlowNet):
             raise UsageError(f"precision {name}: the plain path is float32 throughout; unset BPFN_PLAIN or use 32")
         check_clouds(pc1, pc2, self.variant.least_points)
         (points1, indices1), (points2, indices2) = self._sample(pc1), self._sample(pc2)
-        encoded1 = self._encode_cloud(points1, pc1 if features1 is None else features1)
-        encoded2 = self._encode_cloud(points2, pc2 if features2 is None else features2)
+        encoded1, expanded1 = self._encode_cloud(points1, pc1 if features1 is None else features1)
+        encoded2, expanded2 = self._encode_cloud(points2, pc2 if features2 is None else features2)
         levels = self._decode_clouds(points1, points2, encoded1, encoded2)
-        return collect(levels, indices1, indices2, pyramid=None)
+        output = collect(levels, indices1, indices2, pyramid=None)
+        return replace(output, encoder_source=expanded1, encoder_target=expanded2)
 
     def _decode_clouds(
         self, points1: list[Tensor], points2: list[Tensor], encoded1: list[Tensor], encoded2: list[Tensor]
@@ -93,13 +95,17 @@ class ReferenceNetwork(BiPointFlowNet):
             points.append(gather(points[-1], indices[level]))
         return points, indices
 
-    def _encode_cloud(self, points: Sequence[Tensor], features: Tensor) -> list[Tensor]:
+    def _encode_cloud(self, points: Sequence[Tensor], features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        kept: list[Tensor] = []
         encoded = [self.level0_1(self.level0(features))]
         for level, (expand, downsample, refine) in enumerate(self.encoder_stages(), start=1):
             neighbors = knn(points[level], points[level - 1], self.variant.encoder_neighbors)
-            x = downsample(points[level], points[level - 1], expand(encoded[-1]), neighbors)
+            expanded = expand(encoded[-1])
+            if self.encoder_features:
+                kept.append(expanded)
+            x = downsample(points[level], points[level - 1], expanded, neighbors)
             encoded.append(x if refine is None else refine(x))
-        return encoded
+        return encoded, kept
 
 
 class _PointwiseBlock(layers.PointwiseBlock):

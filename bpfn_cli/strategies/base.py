@@ -23,7 +23,7 @@ from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.muon import Muon
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.strategies.terms import TermRecord, WeightedTerm, check_finite, gradient_shares, merge_records
-from bpfn_cli.structures import FlowBatch, FlowPyramid
+from bpfn_cli.structures import ENCODER_FIELDS, FlowBatch, FlowPyramid
 
 # Batches of scenes that are held out from training, shuffled by the given round number.
 MetaValBatches = Callable[[int], Iterable[FlowBatch]]
@@ -87,11 +87,18 @@ class Strategy:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LARGEST_SCALE, enabled=is_half)
         objective.await_calibration()
         self.set_up()
+        self._keep_encoder_features()
         self.optimizer: torch.optim.Optimizer = (
             Muon(self._trained(), weight_decay=weight_decay)
             if optimizer == "muon"
             else torch.optim.Adam(self._trained(), weight_decay=weight_decay, fused=True)
         )
+
+    def _keep_encoder_features(self) -> None:
+        """Let the networks return the encoder's features if a loss compares them."""
+        if self.objective.reads().intersection(ENCODER_FIELDS):
+            for network in [*self.networks(), *([self.teacher.network] if self.teacher else [])]:
+                network.encoder_features = True
 
     # --- hooks ---
 

@@ -19,9 +19,8 @@ from bpfn_cli.losses.term import ALL_FIELDS
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
 from bpfn_cli.strategies.base import PlainStrategy
 from bpfn_cli.strategies.teacher import Teacher
-from bpfn_cli.structures import FlowBatch, FlowPyramid
+from bpfn_cli.structures import VALUE_FIELDS, FlowBatch, FlowPyramid
 
-FEATURES = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
 EPSILON = 1e-8  # of a central difference; small because absolute values have kinks
 
 Outcome = tuple[bool | None, str]
@@ -53,6 +52,7 @@ class Pair:
         own, other = (_network(network, seed).eval() for seed, network in enumerate((student, teacher)))
         batch = random_batch(2, max(network.variant.least_points for network in (own, other)))
         with torch.no_grad():
+            own.encoder_features = other.encoder_features = True
             output = own(batch.pc1, batch.pc2)
             return cls(own, other, batch, output, other(batch.pc1, batch.pc2, pyramid=output.pyramid))
 
@@ -168,7 +168,7 @@ def _gradient(name: str, pair: Pair) -> Outcome:
     exact = (output.mapped(lambda level, tensor: tensor.double()) for output in (pair.own, pair.other))
     own, other = (replace(output, pyramid=None) for output in exact)
     batch = replace(pair.batch, pc1=pair.batch.pc1.double(), pc2=pair.batch.pc2.double(), flow=pair.batch.flow.double())
-    leaves = [tensor.requires_grad_() for field in FEATURES for tensor in getattr(own, field)]
+    leaves = [tensor.requires_grad_() for field in VALUE_FIELDS for tensor in getattr(own, field)]
     gradients = torch.autograd.grad(_value(objective, own, other, batch), leaves, allow_unused=True)
     if all(gradient is None for gradient in gradients):
         return False, "no gradient reaches the student"
@@ -182,7 +182,7 @@ def _gradient(name: str, pair: Pair) -> Outcome:
 
     def along(step: float) -> float:
         moved = iter([leaf + step * direction for leaf, direction in zip(leaves, directions, strict=True)])
-        fields: dict[str, Any] = {field: [next(moved) for _ in getattr(own, field)] for field in FEATURES}
+        fields: dict[str, Any] = {field: [next(moved) for _ in getattr(own, field)] for field in VALUE_FIELDS}
         return _number(objective, replace(own, **fields), other, batch)
 
     with torch.no_grad():
@@ -212,7 +212,7 @@ def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
     objective = _objective(name, pair)
     _value(objective, pair.own, pair.other, pair.batch)  # a loss that fails on complete outputs proves nothing here
     reads = _term(objective).reads()
-    fields = sorted(reads & set(FEATURES))
+    fields = sorted(reads & set(VALUE_FIELDS))
     for missing in [fields] if reads == set(ALL_FIELDS) else [[field] for field in fields]:
         without: dict[str, Any] = {field: [] for field in missing}
         try:

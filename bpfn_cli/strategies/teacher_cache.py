@@ -148,11 +148,13 @@ def bytes_per_sample(variant: Variant, points: int, reads: frozenset[str]) -> in
     """Bytes that `TeacherCache` stores for one sample of a teacher of `variant`, without headers."""
     size = 0
     for level, rows in enumerate(level_sizes(points, variant.reductions)[:LEVELS]):
-        width = variant.levels[level].embedding
+        width, expanded = variant.levels[level].embedding, variant.levels[level].expanded
         widths = {
             "flows": 3,
             "estimator_features": ESTIMATOR_FEATURES,
             "bfe_neighbors": 2 * variant.embedding_neighbors,
+            "encoder_source": expanded,
+            "encoder_target": expanded,
         }
         size += sum(4 * rows * widths.get(name, width) for name in reads)
     return size

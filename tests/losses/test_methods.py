@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import POINTS, SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, measure, network, objective, outputs, toy, value
 
+from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses, supervised_loss
 from bpfn_cli.losses.feature.mobilebert import attention_distance, attention_logits
-from bpfn_cli.losses.features import FeatureDistance, Norm
+from bpfn_cli.losses.features import FeatureDistance, Norm, Reduction
 from bpfn_cli.losses.imitability import phi
 from bpfn_cli.losses.relation.pairwise import similarities
 from bpfn_cli.losses.relation.rkd import angles, pair_distances
@@ -75,6 +76,36 @@ def test_fvu_is_zero_for_perfect_one_for_the_mean_and_free_of_units() -> None:
     assert hint_value("fvu", mean, target) == pytest.approx(1)
     assert hint_value("fvu", 7 * own, 7 * target) == pytest.approx(apart, rel=1e-5)
     assert hint_value("fvu", own + 5, target + 5) == pytest.approx(apart, rel=1e-4)
+
+
+def test_reductions_of_a_hint_by_hand() -> None:
+    # Two levels of 2 and 1 points with 3 channels that differ by 2 everywhere; the first expanded feature of TINY has
+    # 2 x 2 x 6 elements.
+    own = toy([torch.zeros(2, points, 3) for points in (2, 1)], [torch.ones(2, points, 3) for points in (2, 1)])
+    other = toy(own.flows, [torch.full((2, points, 3), 3.0) for points in (2, 1)])
+
+    def distance(norm: Norm, reduction: Reduction) -> float:
+        module = FeatureDistance("encoder_source", (0, 1), norm, TINY, TINY, reduction=reduction)
+        return float(total(module(own, other)))
+
+    assert TINY.levels[0].expanded == 6
+    assert [distance(norm, "mean") for norm in ("l1", "l2", "half_l2")] == [2, 4, 2]
+    assert [distance(norm, "sum") for norm in ("l1", "l2", "half_l2")] == [36, 72, 36]
+    assert distance("half_l2", "numel") == pytest.approx(36 / 24)
+    with pytest.raises(UsageError, match="norm fvu is a fraction and has no reduction sum"):
+        FeatureDistance("source", (0,), "fvu", TINY, TINY, reduction="sum")
+
+
+def test_hints_reach_the_encoder_alone() -> None:
+    student, teacher, batch = network(SMALLER, 1), network(), batch_of()
+    output = student(batch.pc1, batch.pc2)
+    with torch.no_grad():
+        guide = teacher(batch.pc1, batch.pc2)
+    measure("bihint", output, guide, batch, branches="encoder", levels=[3]).value.backward()
+    reached = {name.partition(".")[0] for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert reached == {"level0", "level0_1", "level0_2", "level1", "level1_0", "level1_1"} | {
+        "level2", "level2_0", "level2_1", "level3", "level3_0", "level3_1"
+    }  # fmt: skip
 
 
 # --- both ways ---

@@ -178,6 +178,26 @@ def test_disabled_distillation_names_only_the_supervised_term() -> None:
     assert float(terms["supervised"].detach()) == pytest.approx(float(supervised_loss(output, batch_of()).detach()))
 
 
+def test_beta_is_the_share_that_hints_leave_and_goes_with_the_teacher() -> None:
+    objective = build_losses(["basic", "bihint"], TINY, TINY, {"gamma": 0.3, "beta": 0.8})
+    assert objective.calibrated
+    names = ("supervised", "basic", "bihint")
+    assert [objective.weight(name) for name in names] == pytest.approx([0.56, 0.24, 0.2])
+    objective.teacher_share = 0.5
+    assert [objective.weight(name) for name in names] == pytest.approx([0.765, 0.135, 0.1])
+    objective.teacher_share = 0.0
+    assert objective.weight("supervised") == 1
+    two = build_losses(["hint", "bihint"], TINY, TINY, {"beta": 0.8})
+    assert [two.weight(name) for name in ("supervised", "hint", "bihint")] == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_beta_without_hints_or_with_weights_of_ones_own_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"objective\.beta: none of the losses is a hint"):
+        build_losses(["basic"], TINY, TINY, {"beta": 0.8})
+    with pytest.raises(UsageError, match=r"objective\.beta sets all weights; remove objective\.w_gt"):
+        build_losses(["hint"], TINY, TINY, {"beta": 0.8, "w_hint": 1.0})
+
+
 # --- what a training switches ---
 
 

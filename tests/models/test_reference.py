@@ -16,6 +16,7 @@ from bpfn_cli.models import BiPointFlowNet, build_model, load_checkpoint, save_c
 from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.ops import matrix_precision, neighborhood
 from bpfn_cli.precision import Precision
+from bpfn_cli.structures import VALUE_FIELDS
 
 TOLERANCE = 1e-9
 
@@ -27,9 +28,9 @@ def outputs_and_gradients(
     variant: str, training: bool, network: type[BiPointFlowNet] = BiPointFlowNet, clouds: Clouds | None = None
 ) -> tuple[dict[str, torch.Tensor], BiPointFlowNet]:
     model = filled_model(variant, network=network).train(training)
+    model.encoder_features = True
     output = model(*(clouds or random_pair(batch=2)))
-    features = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features")
-    found = {f"{name}{level}": tensor for name in features for level, tensor in enumerate(getattr(output, name))}
+    found = {f"{name}{level}": tensor for name in VALUE_FIELDS for level, tensor in enumerate(getattr(output, name))}
     generator = torch.Generator().manual_seed(1)
     # A fixed random direction, so that no gradient cancels by symmetry.
     loss = sum((t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).mean() for t in found.values())
@@ -165,6 +166,22 @@ def test_reference_has_the_fast_networks_weights_and_shares_no_geometry() -> Non
     assert found.pyramid is None
     assert all(torch.equal(a, b) for a, b in zip(found.bfe_neighbors, expected.bfe_neighbors, strict=True))
     torch.testing.assert_close(found.flows[0], expected.flows[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("network", [BiPointFlowNet, ReferenceNetwork])
+def test_encoder_features_are_those_after_the_expansion_of_each_cloud(network: type[BiPointFlowNet]) -> None:
+    model, (pc1, pc2) = network(TINY).eval(), random_pair(points=LEAST)
+    with torch.no_grad():
+        without = model(pc1.float(), pc2.float())
+        model.encoder_features = True
+        output = model(pc1.float(), pc2.float())
+        finest = [model.level0_2(model.level0_1(model.level0(cloud.float()))) for cloud in (pc1, pc2)]
+    assert without.encoder_source == without.encoder_target == []
+    for found, expected in zip((output.encoder_source, output.encoder_target), finest, strict=True):
+        assert torch.allclose(found[0], expected, atol=1e-6)
+        assert [x.shape[1] for x in found] == [flow.shape[1] for flow in output.flows]
+        assert [x.shape[2] for x in found] == [level.expanded for level in TINY.levels[:4]]
+    assert all(torch.equal(a, b) for a, b in zip(without.flows, output.flows, strict=True))
 
 
 def test_reference_rejects_reduced_precision() -> None:

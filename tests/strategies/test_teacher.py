@@ -13,10 +13,11 @@ from torch import Tensor
 from toys import POINTS, SMALLER, TINY, batch_of, network
 
 from bpfn_cli.errors import DataError, DiskError
+from bpfn_cli.losses import build_losses
 from bpfn_cli.losses.features import FIELDS
-from bpfn_cli.models import BASELINE
+from bpfn_cli.models import BASELINE, build_model
 from bpfn_cli.recipes.recipe import CONTROL_NAMES
-from bpfn_cli.strategies import Teacher, TeacherCache
+from bpfn_cli.strategies import PlainStrategy, Teacher, TeacherCache
 from bpfn_cli.strategies import teacher_cache as module
 from bpfn_cli.strategies.teacher import CONTROLS, random_adapter, shuffle_points
 from bpfn_cli.strategies.teacher_cache import bytes_per_sample, cache_key
@@ -194,3 +195,12 @@ def test_bytes_of_a_sample_are_those_of_the_file(tmp_path: Path) -> None:
     assert all(expected < size < expected + 2000 for size in sizes)
     # 8,192 points of the baseline: (8192 + 2048 + 512 + 256) points of 3 floats.
     assert bytes_per_sample(BASELINE, 8192, frozenset({"flows"})) == 132_096
+
+
+def test_networks_return_encoder_features_only_for_losses_that_compare_them() -> None:
+    for options, expected in (({}, False), ({"bihint": {"branches": "encoder"}}, True)):
+        student, teacher = build_model(SMALLER, POINTS), build_model(TINY, POINTS)
+        objective = build_losses(["bihint"], SMALLER, TINY, {"calibration_step": 0, **options})
+        strategy = PlainStrategy(student, Teacher(teacher), objective, weight_decay=0, clip_norm=None)
+        assert (student.encoder_features, teacher.encoder_features) == (expected, expected)
+        assert strategy.step(batch_of(), 1e-3)["bihint"].weighted > 0

@@ -15,6 +15,8 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 class AhtSettings(HintSettings, ImitabilitySettings):
     """The options of both."""
 
+    feature: features.SourceFeature = features.feature_option()  # type: ignore[assignment]
+
 
 class AhtLoss(AttentiveLoss, HintLoss):
     """`hint` with each point weighted by the teacher's accuracy there."""

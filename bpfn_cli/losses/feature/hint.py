@@ -6,15 +6,16 @@ from typing import ClassVar
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses import features
-from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 
 @settings
 class HintSettings:
-    feature: features.SourceFeature = features.feature_option()
+    feature: features.Feature = option("source", "feature to compare")
     norm: features.Norm = features.norm_option()
+    reduction: features.Reduction = features.reduction_option()
     levels: Levels = levels_option()
 
 
@@ -30,6 +31,9 @@ class HintLoss(DistillationLoss):
             "one stage, trained jointly with the supervised loss; use objective.stage1_epochs for two stages",
             "L1 instead of half the squared distance; an adapter only where widths differ",
             "kappa is set once so that the gradient is rho times that of the supervised loss",
+            "the compression reports' hint adds, without kappa, (1/n0) sum (e_s - e_t)^2 / 2 of the encoder's feature at "
+            "level 3, n0 being the number of elements at level 0: feature: encoder_source, levels: [3], norm: half_l2, "
+            "reduction: numel, with objective.w_hint: 1 and --loss basic",
         ),
         adapters="where widths differ",
         meaning="ground truth and the teacher's features of the first cloud",
@@ -39,7 +43,9 @@ class HintLoss(DistillationLoss):
 
     def __init__(self, options: HintSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.distance = features.FeatureDistance(options.feature, options.levels, options.norm, student, teacher)
+        self.distance = features.FeatureDistance(
+            options.feature, options.levels, options.norm, student, teacher, reduction=options.reduction
+        )
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         return Measured.sum_of(self.distance(student, teacher), features.UNIT)
