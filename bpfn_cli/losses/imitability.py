@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.supervised import errors_to_truth, known_points
+from bpfn_cli.losses.supervised import Target, errors_to_truth, known_points, supervised_loss, target_of
 from bpfn_cli.losses.term import DistillationLoss, TeacherPasses, option, quantile
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
@@ -20,8 +20,9 @@ HAND_ERRORS = torch.tensor([0.02, 0.05, 0.10])
 
 @settings
 class ImitabilitySettings:
-    granularity: Literal["point", "sample"] = option(
-        "point", "one weight per point (from its error in m) or sample (m^2)"
+    granularity: Literal["point", "sample", "batch"] = option(
+        "point",
+        "one weight per point (from its error in m), sample (m^2) or batch (the supervised loss of the teacher)",
     )
     phi: Literal["p95", "minmax", "paper"] = option(
         "p95", "p95: clamp(1 - e/q95, 0, 1); minmax: (max - e)/(max - min); paper: 1 - e/(max - min)"
@@ -55,18 +56,20 @@ def phi_by_hand(kind: str, index: int) -> float:
 class Imitability(nn.Module):
     """Phi of the teacher's errors at each level, from the spread of its errors over the training scenes.
 
+    Args: target: the teacher's flow whose error decides about a point of a coarser level.
+
     Attributes:
-        spread: (levels, 3) buffer: smallest error, largest error and their 95 % quantile; with granularity `sample`
-            only the first row.
+        spread: (levels, 3) buffer: smallest error, largest error and their 95 % quantile; with granularity `sample` and
+            `batch` only the first row.
         known: whether `prepare` was run; before, and with `eta: batch`, the spread is that of the batch.
     """
 
     spread: Tensor
     known: Tensor
 
-    def __init__(self, options: ImitabilitySettings):
+    def __init__(self, options: ImitabilitySettings, target: Target = "level"):
         super().__init__()
-        self.options = options
+        self.options, self.target = options, target
         self.register_buffer("spread", torch.zeros(LEVELS, 3))
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
 
@@ -98,10 +101,10 @@ class Imitability(nn.Module):
         spread = (self.spread if is_measured else self._spread_of(teacher, batch)).to(teacher.flows[0])
         known = known_points(teacher, batch)
         weights = {}
-        for level, errors in errors_to_truth(teacher, batch).items():
-            if self.options.granularity == "sample":
-                by_sample = phi(_sample_errors(teacher, batch), self.options.phi, *spread[0])
-                weights[level] = by_sample[:, None].expand_as(errors)
+        for level, errors in errors_to_truth(target_of(teacher, self.target), batch).items():
+            if self.options.granularity != "point":
+                whole = phi(self._whole_errors(teacher, batch), self.options.phi, *spread[0])
+                weights[level] = whole[:, None].expand_as(errors)
             else:
                 weights[level] = phi(errors, self.options.phi, *spread[level])
             if known is not None:
@@ -115,15 +118,21 @@ class Imitability(nn.Module):
         return spread
 
     def _errors(self, teacher: FlowPyramid, batch: FlowBatch) -> Iterator[tuple[int, Tensor]]:
-        """Errors of the points with a known flow, by level, or of the samples as level 0; none are empty."""
-        if self.options.granularity == "sample":
-            yield 0, _sample_errors(teacher, batch)
+        """Errors of the points with a known flow, by level, or of samples or the batch as level 0; none are empty."""
+        if self.options.granularity != "point":
+            yield 0, self._whole_errors(teacher, batch)
             return
         known = known_points(teacher, batch)
-        for level, errors in errors_to_truth(teacher, batch).items():
+        for level, errors in errors_to_truth(target_of(teacher, self.target), batch).items():
             chosen = errors.flatten() if known is None else errors[known[level]]
             if len(chosen):
                 yield level, chosen
+
+    def _whole_errors(self, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
+        """One error for each sample, (B,), or for the batch, (1,)."""
+        if self.options.granularity == "batch":
+            return supervised_loss(teacher, batch)[None]
+        return _sample_errors(teacher, batch)
 
 
 class AttentiveLoss(DistillationLoss):
@@ -131,7 +140,7 @@ class AttentiveLoss(DistillationLoss):
 
     def __init__(self, options: ImitabilitySettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.imitability = Imitability(options)
+        self.imitability = Imitability(options, getattr(options, "target", "level"))
 
     def prepare(self, passes: TeacherPasses) -> None:
         self.imitability.prepare(passes)

@@ -2,13 +2,14 @@
 """The multi-scale supervised loss, and the reduction that all output losses use."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses.term import Measured, level_of
+from bpfn_cli.losses.term import Measured, level_of, option
 from bpfn_cli.ops import gather
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
@@ -64,6 +65,27 @@ def errors_to_truth(output: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
 def flow_distance(student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:
     """||s - t||, (B, N_l) metres."""
     return torch.linalg.vector_norm(student.flows[level] - teacher.flows[level], dim=-1)
+
+
+Target = Literal["finest", "level"]
+NOT_ZERO = "the student's coarser flows differ from the finest, which is their target (zero with target: level)"
+
+
+def target_option() -> Any:
+    """The option `target`: one of `Target`."""
+    return option(
+        "finest", "flow of the teacher to follow; finest: its finest, at the points of each level; level: that level's"
+    )
+
+
+def target_of(teacher: FlowPyramid, target: Target) -> FlowPyramid:
+    """The teacher's output with the flows that the student follows.
+
+    The teacher's coarser flows err more than its finest flow at the same points. Raises: ShapeError: a flow is missing.
+    """
+    if target == "level":
+        return teacher
+    return replace(teacher, flows=at_levels(teacher, level_of(teacher.flows, "flow", 0)))
 
 
 def measured_to_truth(output: FlowPyramid, batch: FlowBatch) -> Measured:

@@ -20,7 +20,8 @@ from bpfn_cli.strategies.loss_checks import IDENTITIES, Pair, check_losses
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 ALL = tuple(LOSSES)
-NEVER_ZERO = {"localization", "adversarial", "gan-compression"}
+FOLLOW_THE_FINEST = {"basic", "ail", "weighted"}
+NEVER_ZERO = {"localization", "adversarial", "gan-compression"} | FOLLOW_THE_FINEST
 FROM_THE_BATCH = {"ail", "aht", "localization"}  # spread of errors, reach of bins: of the batch, until prepared
 
 
@@ -40,6 +41,9 @@ def test_zero_where_student_equals_teacher(name: str) -> None:
 
 def test_parts_of_the_losses_that_have_no_zero() -> None:
     _, guide, batch = outputs(TINY)
+    for name in FOLLOW_THE_FINEST:
+        assert value(name, guide, guide, batch, TINY, target="level") == 0
+        assert value(name, guide, guide, batch, TINY, levels=[0]) == 0
     assert value("gan-compression", guide, guide, batch, TINY, lambda_critic=0.0) == 0
     # With the same heads, localization is left with the distribution focal loss alone.
     one = objective("localization", TINY)
@@ -216,7 +220,7 @@ def test_card_says_what_it_is(name: str) -> None:
 def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     good = list(check_losses(["bounded"], pair))
     assert [check.passed for check in good] == [True] * (len(IDENTITIES) + 2)
-    kind = LOSSES["basic"]
+    kind = LOSSES["pairwise"]
     forward = kind.forward
 
     def shifted(self: object, student: FlowPyramid, teacher: FlowPyramid, batch: object) -> object:
@@ -224,7 +228,7 @@ def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, m
         return replace(found, value=found.value + 0.5)  # type: ignore[type-var]
 
     monkeypatch.setattr(kind, "forward", shifted)
-    failed = [check.name for check in check_losses(["basic"], pair) if check.passed is False]
+    failed = [check.name for check in check_losses(["pairwise"], pair) if check.passed is False]
     assert failed == ["zero at the teacher"]
 
 

@@ -51,6 +51,20 @@ def test_basic_by_hand(norm: str, expected: float) -> None:
     assert own_and_teacher("basic", norm=norm, levels=[0]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["basic", "ail", "weighted"])
+def test_target_is_the_teachers_finest_flow_or_that_of_the_level(name: str) -> None:
+    # The finest flow of the teacher is T; its coarser flow of one point errs by 1 m. The student's is G everywhere.
+    own, other = toy([G, G[:, :1]]), toy([T, G[:, :1] + torch.tensor([1.0, 0.0, 0.0])])
+    batch = FlowBatch(S, S, G, ("a",))
+    options = {"levels": [1], "eta": "batch"} if name == "ail" else {"levels": [1]}
+    flows = {"flows": [*own.flows, G[:, :1], G[:, :1]]}, {"flows": [*other.flows, *other.flows[1:] * 2]}
+    indices = {level: torch.zeros(1, 1, dtype=torch.long) for level in (1, 2, 3)}
+    own, other = (replace(x, **y, sample_indices1=indices) for x, y in zip((own, other), flows, strict=True))
+    assert value(name, own, other, batch, **options) == pytest.approx(0.04 * 0.0, abs=1e-9)  # T is exact at point 0
+    if name != "ail":  # whose weight of the worst error is 0
+        assert value(name, own, other, batch, target="level", **options) == pytest.approx(0.04 * 1.0)
+
+
 # --- hints ---
 
 
@@ -202,6 +216,19 @@ def test_spread_is_that_of_the_training_scenes(granularity: str) -> None:
     other = objective("ail", TINY, granularity=granularity, phi="minmax")
     other.load_state_dict(one.state_dict())
     assert not other.terms[0].needs_preparation()
+
+
+def test_weight_of_a_batch_is_that_of_the_reports() -> None:
+    teacher, batches = network(), [batch_of(2, seed=seed) for seed in (1, 2, 3)]
+    with torch.no_grad():
+        seen = [(teacher(batch.pc1, batch.pc2), batch) for batch in batches]
+    one = objective("ail", TINY, granularity="batch", phi="paper")
+    one.prepare(lambda: iter(seen))
+    errors = [float(supervised_loss(output, batch)) for output, batch in seen]
+    own, (guide, batch) = network(TINY, 1)(batches[0].pc1, batches[0].pc2), seen[0]
+    weight = 1 - errors[0] / (max(errors) - min(errors))
+    plain = value("basic", own, guide, batch, TINY)
+    assert float(one.measure(own, guide, batch)["ail"].value.detach()) == pytest.approx(weight * plain, rel=1e-5)
 
 
 def test_quantiles_of_phi_are_logged_and_no_gradient_goes_through_it() -> None:

@@ -51,9 +51,9 @@ class BihintLoss(DistillationLoss):
         deviations=(
             "each branch has its own adapters, since the two branches end in different projections",
             "u2 is needed: a hint on u1 alone gives the target projection of cross0 no gradient",
-            "the reports' bihint is beta [basic] + (1 - beta) [S1 + S2] / 2, S the plain sum of (e_s - e_t)^2 / 2 of the "
-            "encoder's features at level 3, without kappa: branches: encoder, levels: [3], norm: half_l2, reduction: "
-            "sum, with objective.beta: 0.8 and --loss basic",
+            "the reports' bihint is beta [basic] + (1 - beta) [S1 + S2] / 2, S the plain sum of (e_s - e_t)^2 / 2 of "
+            "the encoder's features at level 3, without kappa: branches: encoder, levels: [3], norm: half_l2, "
+            "reduction: sum, with objective.beta: 0.8 and --loss basic",
         ),
         adapters="where widths differ",
         meaning="ground truth and the teacher's features of both clouds",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.hand import G, S, T, norm
-from bpfn_cli.losses.supervised import flow_distance, measured
+from bpfn_cli.losses.supervised import NOT_ZERO, Target, flow_distance, measured, target_of, target_option
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -17,6 +17,7 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 @settings
 class BasicSettings:
     norm: Literal["l2", "sq", "smooth_l1"] = option("l2", "of the difference of two flows: l2 in m, sq in m^2")
+    target: Target = target_option()
     levels: Levels = levels_option()
 
 
@@ -25,14 +26,18 @@ class BasicLoss(DistillationLoss):
 
     card = Card(
         compares="flows",
-        formula="L_kd = R(||s - t||), R(x) = sum_l a_l mean_b sum_n x_l; total: (1 - gamma) L_gt + gamma L_kd",
+        formula="L_kd = R(||s_l - t_0||), R(x) = sum_l a_l mean_b sum_n x_l, t_0 the teacher's finest flow at the points "
+        "of level l; total: (1 - gamma) L_gt + gamma L_kd",
         source="Hinton, Vinyals & Dean, NIPS-W 2014; regression form of Saputra et al., ICCV 2019, eq. 3 "
         "[from secondary sources]",
         deviations=(
             "unsquared by default and summed like the supervised loss, so that gamma weights equal units; regression "
             "has no temperature",
+            "the finest flow is the target at all levels, as in the compression reports: the teacher's coarser flows "
+            "err more at the same points",
             "the pointwise minimizer of the total is then exactly the true flow for gamma < 1/2, else the teacher's",
         ),
+        never_zero=NOT_ZERO,
         meaning="ground truth and the teacher's flow",
     )
     settings = BasicSettings
@@ -42,6 +47,7 @@ class BasicLoss(DistillationLoss):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)
+        teacher = target_of(teacher, self.options.target)
         return measured({level: self._distance(student, teacher, level) for level in levels})
 
     def _distance(self, student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:

@@ -9,7 +9,16 @@ from pydantic import Field
 from torch import Tensor
 
 from bpfn_cli.config import settings
-from bpfn_cli.losses.supervised import at_levels, flow_distance, known_points, measured
+from bpfn_cli.losses.supervised import (
+    NOT_ZERO,
+    Target,
+    at_levels,
+    flow_distance,
+    known_points,
+    measured,
+    target_of,
+    target_option,
+)
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.ops import MOVING_M, moving_points
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -22,6 +31,7 @@ class WeightedSettings:
     tau_m: Annotated[float, Field(gt=0)] = option(
         MOVING_M, "residual after the camera's motion above which a point is moving, m"
     )
+    target: Target = target_option()
     levels: Levels = levels_option()
 
 
@@ -48,13 +58,14 @@ class WeightedLoss(DistillationLoss):
 
     card = Card(
         compares="flows, with moving and static points balanced",
-        formula="L_kd = R(w ||s - t||), w = N / (2 N_class) clipped to [0.5, 5], mean 1; moving: more than tau_m "
+        formula="L_kd = R(w ||s_l - t_0||), w = N / (2 N_class) clipped to [0.5, 5], mean 1; moving: more than tau_m "
         "beyond the rigid motion fitted to (p, p + g); total: (1 - gamma) L_gt + gamma L_kd",
         source="Chen et al., NIPS 2017, eq. 3 (w_bg = 1.5, else 1, on classes) [from secondary sources]",
         deviations=(
             "scene flow has no classes: points are moving or static, decided by Kabsch with five rounds of reweighting",
             "weights by class size instead of fixed ones; the supervised part is not weighted, as in the paper",
         ),
+        never_zero=NOT_ZERO,
         meaning="basic, with moving and static points balanced",
     )
     settings = WeightedSettings
@@ -64,6 +75,7 @@ class WeightedLoss(DistillationLoss):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         levels = self.options.levels
         check_flows(student, teacher, levels)
+        teacher = target_of(teacher, self.options.target)
         moving = moving_points(batch.pc1, batch.flow, batch.valid, self.options.tau_m)
         known = known_points(student, batch)
         errors = {}
