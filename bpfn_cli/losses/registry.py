@@ -11,6 +11,7 @@ from typing import Any, cast
 from bpfn_cli.errors import UsageError, did_you_mean, printable
 from bpfn_cli.losses.feature.aht import AhtLoss
 from bpfn_cli.losses.feature.bihint import BihintLoss
+from bpfn_cli.losses.feature.bridge import BridgeLoss
 from bpfn_cli.losses.feature.gan_compression import GanCompressionLoss
 from bpfn_cli.losses.feature.hint import HintLoss
 from bpfn_cli.losses.feature.mobilebert import MobilebertLoss
@@ -30,6 +31,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "basic": BasicLoss,
     "hint": HintLoss,
     "bihint": BihintLoss,
+    "bridge": BridgeLoss,
     "ail": AilLoss,
     "aht": AhtLoss,
     "bounded": BoundedLoss,

@@ -21,13 +21,14 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 ALL = tuple(LOSSES)
 FOLLOW_THE_FINEST = {"basic", "ail", "weighted"}
-NEVER_ZERO = {"localization", "adversarial", "gan-compression"} | FOLLOW_THE_FINEST
+NEVER_ZERO = {"localization", "adversarial", "gan-compression", "bridge"} | FOLLOW_THE_FINEST
 FROM_THE_BATCH = {"ail", "aht", "localization"}  # spread of errors, reach of bins: of the batch, until prepared
 
 
 def test_the_losses_are_those_of_the_specification() -> None:
     names = (
-        "basic hint bihint ail aht bounded weighted rkd localization pairwise adversarial gan-compression mobilebert"
+        "basic hint bihint bridge ail aht bounded weighted rkd localization pairwise adversarial gan-compression "
+        "mobilebert"
     )
     assert " ".join(ALL) == names
 
@@ -182,6 +183,8 @@ def test_points_that_do_not_match_are_an_error(name: str) -> None:
         guide,
         flows=[flow[:, :-1] for flow in guide.flows],
         bfe_source=[tensor[:, :-1] for tensor in guide.bfe_source],
+        encoder_source=[tensor[:, :-1] for tensor in guide.encoder_source],
+        encoder_target=[tensor[:, :-1] for tensor in guide.encoder_target],
         estimator_features=[tensor[:, :-1] for tensor in guide.estimator_features],
     )
     with pytest.raises(ShapeError):

@@ -160,6 +160,40 @@ def test_bihint_is_the_same_whatever_the_order_of_target_points() -> None:
     assert value("bihint", turned(own), turned(guide), batch, TINY) == pytest.approx(expected, rel=1e-6)
 
 
+# --- bridge ---
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_bridge_is_a_fixed_projection_unless_it_is_trained(mix: bool) -> None:
+    own, guide, batch = outputs(SMALLER)
+    fixed, trained = (objective("bridge", mix=mix, trained=trained) for trained in (False, True))
+    assert fixed.adapters() == []
+    assert len(trained.adapters()) == (4 if mix else 2)
+    for one in (fixed, trained):
+        feature = own.encoder_source[3].clone().requires_grad_()
+        one.measure(replace(own, encoder_source=[*own.encoder_source[:3], feature]), guide, batch)[
+            "bridge"
+        ].value.backward()
+        assert feature.grad is not None and bool(feature.grad.abs().sum() > 0)
+    assert all(parameter.grad is not None for parameter in trained.adapters())
+    restored = objective("bridge", mix=mix)
+    for parameter in restored.parameters():
+        parameter.data.fill_(0)
+    restored.load_state_dict(fixed.state_dict())
+    assert float(restored.measure(own, guide, batch)["bridge"].value) == pytest.approx(
+        float(fixed.measure(own, guide, batch)["bridge"].value)
+    )
+
+
+def test_a_side_of_the_bridge_depends_on_the_other_cloud_only_through_the_mix() -> None:
+    _, guide, _ = outputs(SMALLER)
+    turned = replace(guide, encoder_target=[x.flip(1) for x in guide.encoder_target])
+    for mix in (False, True):
+        term = objective("bridge", mix=mix).terms[0]
+        one, other = (term._through_bridge(output).encoder_source[3] for output in (guide, turned))
+        assert torch.equal(one, other) != mix
+
+
 # --- attention by the teacher's error ---
 
 
