@@ -17,7 +17,7 @@ from bpfn_cli import distributed
 from bpfn_cli.config import Tree, build, settings, to_tree
 from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
-from bpfn_cli.losses.supervised import measured_to_truth
+from bpfn_cli.losses.supervised import SupervisedNorm, measured_to_truth
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -37,6 +37,8 @@ class WeightSettings:
     rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
     calibration_step: the step at which kappa is set; before it hint terms have weight 0.
     stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
+    supervised_norm: of the error in the supervised loss: `l2`, unsquared, as published; `smooth_l1`, squared below 1 m,
+        summed over coordinates.
     beta: share that hints leave to the other terms: beta [(1 - gamma) L_gt + gamma L_kd] + (1 - beta) L_hint, as in the
         compression reports (0.8); hints are then not scaled by kappa. null: hints are added, scaled by kappa.
     w_gt, w_kd, w_hint: explicit weights instead of those from gamma (w_hint is then not scaled by kappa).
@@ -47,6 +49,7 @@ class WeightSettings:
     rho: Annotated[float, Field(gt=0, le=10)] = 0.3
     calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
     stage1_epochs: Annotated[int, Field(ge=0, le=10**6)] = 0
+    supervised_norm: SupervisedNorm = "l2"
     beta: Annotated[float, Field(ge=0, le=1)] | None = None
     w_gt: Weight | None = None
     w_kd: Weight | None = None
@@ -186,7 +189,7 @@ class Objective(nn.Module):
             each term before the next is measured.
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
-        found = {SUPERVISED: measured_to_truth(student, batch)}
+        found = {SUPERVISED: measured_to_truth(student, batch, self.options.supervised_norm)}
         check(SUPERVISED, found[SUPERVISED].value)
         if not self.needs_teacher:
             return found

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.errors import ShapeError
@@ -15,6 +16,8 @@ from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 LEVEL_WEIGHTS = (0.02, 0.04, 0.08, 0.16)  # finest first
 UNIT = "weighted sum of m"
+SupervisedNorm = Literal["l2", "smooth_l1"]
+Target = Literal["finest", "level"]
 
 
 def measured(errors: Mapping[int, Tensor], unit: str = UNIT, **details: Any) -> Measured:
@@ -46,8 +49,8 @@ def known_points(output: FlowPyramid, batch: FlowBatch) -> list[Tensor] | None:
     return [known[..., 0] > 0 for known in at_levels(output, batch.valid[..., None].to(batch.flow.dtype))]
 
 
-def errors_to_truth(output: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
-    """||flow_l - true flow_l||, (B, N_l) metres, 0 where the true flow is unknown.
+def errors_to_truth(output: FlowPyramid, batch: FlowBatch, norm: SupervisedNorm = "l2") -> dict[int, Tensor]:
+    """||flow_l - true flow_l||, (B, N_l) metres, or its smooth L1 norm; 0 where the true flow is unknown.
 
     Raises: ShapeError: a flow is missing, empty, or not at the points of its level.
     """
@@ -57,9 +60,14 @@ def errors_to_truth(output: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
         flow = level_of(output.flows, "flow", level)
         if flow.shape != truth.shape:
             raise ShapeError(f"flow at level {level}: {tuple(flow.shape)}, but the true flow is {tuple(truth.shape)}")
-        error = torch.linalg.vector_norm(flow - truth, dim=-1)
+        error = torch.linalg.vector_norm(flow - truth, dim=-1) if norm == "l2" else smooth_l1(flow, truth)
         errors[level] = error if known is None else torch.where(known[level], error, 0.0)
     return errors
+
+
+def smooth_l1(flow: Tensor, other: Tensor) -> Tensor:
+    """(B, N, 3) metres to (B, N): d^2 / 2 below 1 m and d - 1/2 above, summed over coordinates."""
+    return F.smooth_l1_loss(flow, other, reduction="none").sum(dim=-1)
 
 
 def flow_distance(student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:
@@ -67,7 +75,6 @@ def flow_distance(student: FlowPyramid, teacher: FlowPyramid, level: int) -> Ten
     return torch.linalg.vector_norm(student.flows[level] - teacher.flows[level], dim=-1)
 
 
-Target = Literal["finest", "level"]
 NOT_ZERO = "the student's coarser flows differ from the finest, which is their target (zero with target: level)"
 
 
@@ -88,10 +95,11 @@ def target_of(teacher: FlowPyramid, target: Target) -> FlowPyramid:
     return replace(teacher, flows=at_levels(teacher, level_of(teacher.flows, "flow", 0)))
 
 
-def measured_to_truth(output: FlowPyramid, batch: FlowBatch) -> Measured:
+def measured_to_truth(output: FlowPyramid, batch: FlowBatch, norm: SupervisedNorm = "l2") -> Measured:
     """The supervised loss with its parts, and EPE3D of the finest level, metres."""
     errors = errors_to_truth(output, batch)
-    return measured(errors, figures={"epe3d": finest_epe3d(errors, batch)})
+    epe3d = finest_epe3d(errors, batch)
+    return measured(errors if norm == "l2" else errors_to_truth(output, batch, norm), figures={"epe3d": epe3d})
 
 
 def finest_epe3d(errors: Mapping[int, Tensor], batch: FlowBatch) -> Tensor:
@@ -100,9 +108,9 @@ def finest_epe3d(errors: Mapping[int, Tensor], batch: FlowBatch) -> Tensor:
     return error.mean() if batch.valid is None else error.sum() / batch.valid.sum().clamp_min(1)
 
 
-def supervised_loss(output: FlowPyramid, batch: FlowBatch) -> Tensor:
-    """R(||flow_l - true flow_l||), unsquared, summed over the points with a known flow.
+def supervised_loss(output: FlowPyramid, batch: FlowBatch, norm: SupervisedNorm = "l2") -> Tensor:
+    """R(||flow_l - true flow_l||), unsquared by default, summed over the points with a known flow.
 
     Source: PointPWC-Net, ECCV 2020; weights of Bi-PointFlowNet's released training.
     """
-    return measured(errors_to_truth(output, batch)).value
+    return measured(errors_to_truth(output, batch, norm)).value

@@ -160,7 +160,7 @@ class MetaStrategy(Strategy):
         return torch.stack(list(self.objective.weigh(measured).values())).sum()
 
     def _val_loss(self, batch: FlowBatch) -> Tensor:
-        value = supervised_loss(self.run(self.student, batch), batch)
+        value = supervised_loss(self.run(self.student, batch), batch, self.objective.options.supervised_norm)
         self._val_losses.append(float(value.detach()))
         return value
 

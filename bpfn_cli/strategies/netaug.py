@@ -114,7 +114,8 @@ class NetaugStrategy(Strategy):
         with matrix_precision(self.precision):
             wide = functional_call(structure, weights, (batch.pc1, batch.pc2), {"pyramid": output.pyramid})
         weight = self.options.alpha * terms[SUPERVISED].weight
-        return terms | {"augmented": WeightedTerm(measured(errors_to_truth(wide, batch)), weight)}
+        errors = errors_to_truth(wide, batch, self.objective.options.supervised_norm)
+        return terms | {"augmented": WeightedTerm(measured(errors), weight)}
 
     def weights_of(self, wider: _Wider) -> dict[str, Tensor]:
         """Weights of a wider network: the student's where it has them, otherwise the widest's; initial statistics."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import total
 from bpfn_cli.losses.objective import SUPERVISED
-from bpfn_cli.losses.supervised import at_levels, errors_to_truth, finest_epe3d, measured
+from bpfn_cli.losses.supervised import SupervisedNorm, at_levels, errors_to_truth, finest_epe3d, measured
 from bpfn_cli.losses.term import Measured, option
 from bpfn_cli.strategies.base import Strategy, StrategyCard, Terms
 from bpfn_cli.strategies.terms import WeightedTerm
@@ -26,12 +26,14 @@ class SelfSettings:
     start: Annotated[float, Field(ge=0, le=1)] = option(0.1, "share of the epochs before self-distillation starts")
 
 
-def self_terms(output: FlowPyramid, batch: FlowBatch, alpha: float) -> tuple[Measured, Measured, Measured]:
+def self_terms(
+    output: FlowPyramid, batch: FlowBatch, alpha: float, norm: SupervisedNorm = "l2"
+) -> tuple[Measured, Measured, Measured]:
     """Three terms: the supervised loss with (1 - alpha) at the coarser levels; alpha R(||s_l - sg(s_0)||) there; and
     the mean over them of mean (h_l - sg(h_0))^2. The last two have no gradient at level 0."""
-    errors = errors_to_truth(output, batch)
+    errors = errors_to_truth(output, batch, norm)
     kept = {i: error * (1 - alpha) if i else error for i, error in errors.items()}
-    epe3d = finest_epe3d(errors, batch)
+    epe3d = finest_epe3d(errors_to_truth(output, batch), batch)
     finest = at_levels(output, output.flows[0].detach())
     distances = {i: alpha * torch.linalg.vector_norm(output.flows[i] - finest[i], dim=-1) for i in COARSER}
     features = at_levels(output, output.estimator_features[0].detach())
@@ -69,7 +71,8 @@ class SelfStrategy(Strategy):
         if self.epoch < self.options.start * self.epochs:
             return terms
         weight = terms[SUPERVISED].weight
-        supervised, flow, features = self_terms(output, batch, self.options.alpha)
+        norm = self.objective.options.supervised_norm
+        supervised, flow, features = self_terms(output, batch, self.options.alpha, norm)
         return {
             **terms,
             SUPERVISED: WeightedTerm(supervised, weight),

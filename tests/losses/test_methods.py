@@ -405,6 +405,22 @@ def test_weighted_is_basic_in_a_scene_that_only_the_camera_moves_through() -> No
     assert float(found.value) != pytest.approx(value("basic", own, guide, moving, TINY), rel=1e-3)
 
 
+def test_fixed_class_weights_by_hand() -> None:
+    # The first 100 points move; the student is off by 0.1 m everywhere, at level 0 with weight 0.02.
+    _, guide, batch = outputs(TINY)
+    flow = torch.zeros_like(batch.flow)
+    flow[:, :100] += 1.0
+    off = torch.tensor([0.1, 0.0, 0.0])
+    own = replace(guide, flows=[each + off for each in guide.flows])
+
+    def weighted(**options: float) -> float:
+        return value("weighted", own, guide, replace(batch, flow=flow), TINY, levels=[0], **options) / 0.002
+
+    assert weighted(w_moving=3.0, w_still=0.5) == pytest.approx(3 * 100 + 0.5 * (POINTS - 100), rel=1e-4)
+    assert weighted(w_still=1.5) == pytest.approx(100 + 1.5 * (POINTS - 100), rel=1e-4)
+    assert weighted(w_moving=1.0, w_still=1.0) == pytest.approx(POINTS, rel=1e-4)
+
+
 # --- relations ---
 
 X = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from toys import G, S, toy
 
-from bpfn_cli.losses import supervised_loss
+from bpfn_cli.losses import build_losses, supervised_loss
 from bpfn_cli.losses.supervised import measured
+from bpfn_cli.models import BASELINE
 from bpfn_cli.structures import FlowBatch
 
 
@@ -38,6 +39,16 @@ def test_supervised_by_hand() -> None:
     output = replace(toy(flows), sample_indices1=order)
     batch = FlowBatch(flow, flow, flow, ("a", "b"))
     assert float(supervised_loss(output, batch)) == pytest.approx(1.44)
+
+
+def test_smooth_l1_by_hand_is_squared_below_a_metre_and_the_error_stays_in_metres() -> None:
+    # S errs by 0.1 m at both points: 0.005 each, at all levels; an error of 2 m counts 1.5.
+    batch = FlowBatch(S, S, G, ("a",))
+    found = build_losses(["none"], BASELINE, None, {"supervised_norm": "smooth_l1"}).measure(toy([S] * 4), None, batch)
+    assert float(found["supervised"].value) == pytest.approx(0.3 * 0.01, rel=1e-5)
+    assert float(found["supervised"].figures["epe3d"]) == pytest.approx(0.1)
+    far = G + torch.tensor([2.0, 0.0, 0.0])
+    assert float(supervised_loss(toy([far] * 4), batch, "smooth_l1")) == pytest.approx(0.3 * 3.0)
 
 
 def test_reduction_of_an_error_of_3_cm_everywhere() -> None:

@@ -4,12 +4,11 @@
 from collections.abc import Iterator
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.hand import G, S, T, norm
-from bpfn_cli.losses.supervised import NOT_ZERO, Target, flow_distance, measured, target_of, target_option
+from bpfn_cli.losses.supervised import NOT_ZERO, Target, flow_distance, measured, smooth_l1, target_of, target_option
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, check_flows, levels_option, option
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -52,7 +51,7 @@ class BasicLoss(DistillationLoss):
 
     def _distance(self, student: FlowPyramid, teacher: FlowPyramid, level: int) -> Tensor:
         if self.options.norm == "smooth_l1":
-            return F.smooth_l1_loss(student.flows[level], teacher.flows[level], reduction="none").sum(dim=-1)
+            return smooth_l1(student.flows[level], teacher.flows[level])
         distance = flow_distance(student, teacher, level)
         return distance if self.options.norm == "l2" else distance.square()
 

@@ -24,12 +24,19 @@ from bpfn_cli.ops import MOVING_M, moving_points
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 SMALLEST, LARGEST = 0.5, 5.0
+ClassWeight = Annotated[float, Field(ge=0, le=1e3)]
 
 
 @settings
 class WeightedSettings:
     tau_m: Annotated[float, Field(gt=0)] = option(
         MOVING_M, "residual after the camera's motion above which a point is moving, m"
+    )
+    w_moving: ClassWeight | None = option(
+        None, "fixed weight of moving points; null: 1 if w_still is set, else by class size"
+    )
+    w_still: ClassWeight | None = option(
+        None, "fixed weight of static points; null: 1 if w_moving is set, else by class size"
     )
     target: Target = target_option()
     levels: Levels = levels_option()
@@ -64,6 +71,8 @@ class WeightedLoss(DistillationLoss):
         deviations=(
             "scene flow has no classes: points are moving or static, decided by Kabsch with five rounds of reweighting",
             "weights by class size instead of fixed ones; the supervised part is not weighted, as in the paper",
+            "the direction is reversed: the paper raises the background, which here would be the static points, and "
+            "the weights by size raise the rarer class, mostly the moving points; w_still: 1.5 is the paper's form",
         ),
         never_zero=NOT_ZERO,
         meaning="basic, with moving and static points balanced",
@@ -82,10 +91,18 @@ class WeightedLoss(DistillationLoss):
         for level, values in enumerate(at_levels(student, moving[..., None].to(batch.flow.dtype))):
             if level not in levels:
                 continue
-            weights = class_weights(values[..., 0] > 0, None if known is None else known[level])
+            weights = self._weights(values[..., 0] > 0, None if known is None else known[level])
             errors[level] = weights * flow_distance(student, teacher, level)
         seen = moving if batch.valid is None else moving[batch.valid]
         return measured(errors, figures={"moving_share": seen.float().mean()})
+
+    def _weights(self, moving: Tensor, known: Tensor | None) -> Tensor:
+        fixed = self.options.w_moving, self.options.w_still
+        if fixed == (None, None):
+            return class_weights(moving, known)
+        of_moving, of_static = (1.0 if weight is None else weight for weight in fixed)
+        weights = torch.where(moving, of_moving, of_static)
+        return weights if known is None else weights * known
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
