@@ -23,6 +23,7 @@ from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 SUPERVISED = "supervised"
+LARGEST_CHANGE = 4.0  # of kappa when it is set again
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 TermCheck = Callable[[str, Tensor], None]
@@ -34,8 +35,10 @@ class WeightSettings:
 
     gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms L_gt + gamma kappa L_hint;
         several output terms share gamma equally.
-    rho: kappa is set once so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
+    rho: kappa is set so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
     calibration_step: the step at which kappa is set; before it hint terms have weight 0.
+    recalibrate_every: number of steps after which kappa is set again; 0: never. A loss that shrinks faster or more
+        slowly than the supervised one keeps its share that way.
     stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
     supervised_norm: of the error in the supervised loss: `l2`, unsquared, as published; `smooth_l1`, squared below 1 m,
         summed over coordinates.
@@ -48,6 +51,7 @@ class WeightSettings:
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
     rho: Annotated[float, Field(gt=0, le=10)] = 0.3
     calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
+    recalibrate_every: Annotated[int, Field(ge=0, le=10**6)] = 100
     stage1_epochs: Annotated[int, Field(ge=0, le=10**6)] = 0
     supervised_norm: SupervisedNorm = "l2"
     beta: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -80,7 +84,9 @@ class Objective(nn.Module):
 
     Attributes:
         terms: distillation terms, in the order of `names`; empty for training without a teacher.
-        kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set. calibrated: whether they are.
+        kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set.
+        calibration: 0 until they are set, then 1 + the step at which they were set last.
+        needs_kappa: whether hint terms are scaled at all.
         teacher_share: factor on gamma by which a schedule fades the teacher out; at 0 no teacher is needed.
         hints_alone: whether this is an epoch of the first stage.
     """
@@ -103,9 +109,9 @@ class Objective(nn.Module):
         self.teacher_share = 1.0
         self.hints_alone = False
         self._check_hints()
-        needs_kappa = bool(self.hints) and self.scales_hints and options.gamma > 0
+        self.needs_kappa = bool(self.hints) and self.scales_hints and options.gamma > 0
         self.register_buffer("kappas", torch.ones(len(self.hints)))
-        self.register_buffer("calibration", torch.tensor(not needs_kappa))
+        self.register_buffer("calibration", torch.tensor(int(not self.needs_kappa)))
 
     @property
     def scales_hints(self) -> bool:
@@ -126,11 +132,12 @@ class Objective(nn.Module):
 
     @property
     def calibrated(self) -> bool:
+        """Whether the hint terms have their weights."""
         return bool(self.calibration)
 
     @calibrated.setter
     def calibrated(self, value: bool) -> None:
-        self.calibration.fill_(value)
+        self.calibration.fill_(int(value))
 
     @property
     def needs_teacher(self) -> bool:
@@ -250,20 +257,26 @@ class Objective(nn.Module):
             self.calibrated = True
 
     def is_due(self, step: int) -> bool:
-        """Whether kappa must be set at this step."""
-        waits = self.calibrated or self.hints_alone or not self.needs_teacher
-        return not waits and step >= self.options.calibration_step
+        """Whether kappa must be set, or set again, at this step."""
+        if self.hints_alone or not self.needs_teacher or not self.needs_kappa:
+            return False
+        if not self.calibrated:
+            return step >= self.options.calibration_step
+        every = self.options.recalibrate_every
+        return every > 0 and step + 1 - int(self.calibration) >= every
 
     def calibrate(
         self,
         found: Mapping[str, Measured],
         parameters: Iterable[nn.Parameter],
         check: TermCheck = lambda name, value: None,
+        step: int = 0,
     ) -> None:
-        """Set kappa once, from the gradients of the raw terms with respect to the student's parameters.
+        """Set kappa from the gradients of the raw terms with respect to the student's parameters.
 
-        A term without gradient (the student already equals its teacher) gets kappa 0. `check` is called with a name
-        for each gradient and its norm before anything is set.
+        A term without gradient (the student already equals its teacher) gets kappa 0, or keeps the one it has. After
+        the first time, kappa changes by at most a factor of `LARGEST_CHANGE`, since one odd batch could make it huge.
+        `check` is called with a name for each gradient and its norm before anything is set.
         """
         used = [p for p in parameters if p.requires_grad]
         target = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
@@ -271,8 +284,11 @@ class Objective(nn.Module):
         for name, norm in zip((SUPERVISED, *self.hints), (target, *norms), strict=True):
             check(f"{name}, its gradient,", torch.tensor(norm))
         for index, norm in enumerate(norms):
-            self.kappas[index] = target / norm if norm > 0 else 0.0
-        self.calibrated = True
+            before = float(self.kappas[index]) if self.calibrated else 0.0
+            wanted = target / norm if norm > 0 else before
+            low, high = (before / LARGEST_CHANGE, before * LARGEST_CHANGE) if before > 0 else (0.0, torch.inf)
+            self.kappas[index] = min(max(wanted, low), high)
+        self.calibration.fill_(step + 1)
 
 
 def build_losses(

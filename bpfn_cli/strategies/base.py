@@ -335,7 +335,7 @@ class Strategy:
         check = self.finite_check(batch, prefix)
         measured = objective.measure(output, teacher_output, batch, check=check)
         if objective.is_due(self.steps):
-            objective.calibrate(measured, (network or self.student).parameters(), check)
+            objective.calibrate(measured, (network or self.student).parameters(), check, self.steps)
         return {name: WeightedTerm(term, objective.weight(name)) for name, term in measured.items()}
 
     def finite_check(self, batch: FlowBatch, prefix: str = "") -> TermCheck:

@@ -126,4 +126,5 @@ def _weight(objective: Objective, name: str) -> str:
     if objective.calibrated:
         return f"weight gamma {options.gamma:g} x kappa {objective.scales()[f'kappa_{name}']:.4g}"
     wanted = f"so that its gradient is {options.rho / len(objective.hints):.3g} of the supervised one"
-    return f"weight gamma {options.gamma:g} x kappa, set at step {options.calibration_step} {wanted}"
+    again = f" and every {options.recalibrate_every} steps" if options.recalibrate_every else ""
+    return f"weight gamma {options.gamma:g} x kappa, set at step {options.calibration_step}{again} {wanted}"

@@ -95,6 +95,27 @@ def test_calibration_happens_after_warm_up_and_once() -> None:
     assert float(objective.kappas[0]) == kappa
 
 
+@pytest.mark.parametrize(("every", "changes"), [(0, [0]), (2, [0, 2, 4])])
+def test_kappa_is_set_again_on_its_calendar_and_by_a_bounded_factor(every: int, changes: list[int]) -> None:
+    options = {"calibration_step": 0, "recalibrate_every": every, "hint": {"norm": "l2"}}
+    objective = build_losses(["hint"], SMALLER, TINY, options)
+    student = network(SMALLER, 1)
+    strategy = PlainStrategy(student, Teacher(network()), objective, weight_decay=0, clip_norm=None, accumulate=2)
+    found = []
+    for seed in range(5):
+        if seed == 4:  # a kappa that is off by more than the factor comes back in steps
+            objective.kappas *= 100
+            before = float(objective.kappas[0])
+        strategy.step(batch_of(2, seed), 1e-3)
+        found.append(int(objective.calibration) - 1)
+    assert sorted(set(found)) == changes
+    assert float(objective.kappas[0]) == pytest.approx(before / 4 if every else before)
+    if every:
+        restored = build_losses(["hint"], SMALLER, TINY, options)
+        restored.load_state_dict(objective.state_dict())
+        assert [restored.is_due(step) for step in (5, 6)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("names", "teacher", "options", "expected"),
     [

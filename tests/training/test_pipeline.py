@@ -243,7 +243,10 @@ def test_plan_is_printed_before_training_and_recorded(distilled: tuple[Outcome, 
     assert plan["seconds_per_step"] > 0
     assert plan["memory_mb"] > 10
     said = [line for line in progress.lines if line.startswith("plan: ")]
-    assert any("kappa, set at step 1 so that its gradient is 0.3 of the supervised one" in line for line in said)
+    assert any(
+        "kappa, set at step 1 and every 100 steps so that its gradient is 0.3 of the supervised one" in line
+        for line in said
+    )
 
 
 def test_metrics_hold_raw_values_weights_gradient_shares_and_active_shares(things: Path, tmp_path: Path) -> None:

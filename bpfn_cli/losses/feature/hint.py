@@ -30,7 +30,7 @@ class HintLoss(DistillationLoss):
         deviations=(
             "one stage, trained jointly with the supervised loss; use objective.stage1_epochs for two stages",
             "L1 instead of half the squared distance; an adapter only where widths differ",
-            "kappa is set once so that the gradient is rho times that of the supervised loss",
+            "kappa is set so that the gradient is rho times that of the supervised loss",
             "the compression reports' hint adds, without kappa, (1/n0) sum (e_s - e_t)^2 / 2 of the encoder's feature "
             "at level 3, n0 being the number of elements at level 0: feature: encoder_source, levels: [3], norm: "
             "half_l2, reduction: numel, with objective.w_hint: 1 and --loss basic",
