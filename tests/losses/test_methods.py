@@ -586,10 +586,37 @@ def test_critic_is_fixed_in_the_students_step_and_learns_in_its_own() -> None:
 def test_critic_learns_to_tell_student_from_teacher() -> None:
     own, guide, batch = outputs(TINY)
     torch.manual_seed(0)
-    adversary = Adversary(AdversarialSettings(lr=1e-3))
+    adversary = Adversary(AdversarialSettings(lr=1e-3, rescale=False))
     for _ in range(60):
         adversary.learn(own, guide, batch)
     assert float(adversary.score(guide, batch).mean()) > float(adversary.score(own, batch).mean()) + 0.01
+
+
+def test_push_of_the_critic_has_norm_1_whatever_its_slope() -> None:
+    own, _, batch = outputs(TINY, size=2)
+    torch.manual_seed(0)
+    adversary = Adversary(AdversarialSettings())
+    for steepness in (1.0, 50.0):
+        with torch.no_grad():
+            adversary.critic.score.weight *= steepness
+        flow = own.flows[0].clone().requires_grad_()
+        adversary.score(replace(own, flows=[flow, *own.flows[1:]]), batch).sum().backward()
+        assert flow.grad is not None
+        assert flow.grad.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0, 1.0], rel=1e-4)
+
+
+def test_critic_takes_the_truth_as_real_where_it_is_known() -> None:
+    own, guide, batch = outputs(TINY)
+    half = torch.arange(POINTS)[None] < POINTS // 2
+    mixed = replace(guide, flows=[torch.where(half[..., None], batch.flow, guide.flows[0]), *guide.flows[1:]])
+    weights = []
+    for real, teacher in (("truth", guide), ("teacher", mixed), ("teacher", guide)):
+        torch.manual_seed(0)
+        adversary = Adversary(AdversarialSettings(real=real))
+        adversary.learn(own, teacher, replace(batch, valid=half))
+        weights.append(adversary.critic.per_point[0].weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_critic_goes_on_where_it_was() -> None:

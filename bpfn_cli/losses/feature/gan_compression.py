@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """GAN Compression: squared hints through learned adapters, and a critic."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -35,8 +35,9 @@ class GanCompressionLoss(DistillationLoss):
         "authors' code]",
         deviations=(
             "there are adapters at every level; between equal widths they start as the identity",
-            "the critic is that of adversarial; its weight relative to the hints is ours, since the paper's task loss "
-            "was that of a GAN",
+            "the teacher is real to the critic, where the original has the truth (real: truth for that)",
+            "the critic is that of adversarial, rescaled in each step; its weight relative to the hints is ours, since "
+            "the paper's task loss was that of a GAN",
             "the paper's weight of hints is 0.001 of the reconstruction; here kappa determines it",
         ),
         adapters="one per level, and a critic",
@@ -44,6 +45,7 @@ class GanCompressionLoss(DistillationLoss):
         meaning="squared hints and a critic",
     )
     settings = GanCompressionSettings
+    exact_gradient_options: ClassVar[Mapping[str, Any]] = {"rescale": False}
     uses = ("flows",)
 
     def __init__(self, options: GanCompressionSettings, student: Variant, teacher: Variant):

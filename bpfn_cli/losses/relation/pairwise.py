@@ -40,7 +40,8 @@ class PairwiseLoss(DistillationLoss):
         source="Liu et al., Structured Knowledge Distillation, CVPR 2019 [read in the authors' code]",
         deviations=(
             "points of a coarse level instead of max-pooled pixels; no adapters",
-            "kappa replaces lambda = 10; together with --loss adversarial it is the paper's whole method",
+            "kappa replaces lambda = 10; the paper's whole method has two more terms, a pixel-wise one on the outputs "
+            "and a critic: --loss basic --loss pairwise --loss adversarial",
         ),
         meaning="ground truth and the similarities among the teacher's features",
     )

@@ -2,9 +2,10 @@
 """Adversarial distillation: a critic learns to tell student from teacher, and the student to fool it."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from bpfn_cli.ops import gather
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 WIDTHS = (6, 64, 128, 256)
+SMALLEST_SLOPE = 1e-6  # 1/m
 
 
 @settings
@@ -29,6 +31,8 @@ class AdversarialSettings:
     )
     lr: Annotated[float, Field(gt=0, le=1)] = option(4e-4, "learning rate of the critic (Adam, betas 0 and 0.9)")
     gradient_penalty: Annotated[float, Field(ge=0)] = option(10.0, "lambda_gp, weight of the critic's gradient penalty")
+    real: Literal["teacher", "truth"] = option("teacher", "flow that the critic takes as real")
+    rescale: bool = option(True, "divide the score of a sample by the norm of its gradient by the flow, in each step")
     seed: Annotated[int, Field(ge=0)] = option(0, "seed of the random mixtures for the gradient penalty")
 
 
@@ -68,13 +72,27 @@ class Adversary(nn.Module):
         self.last: dict[str, Tensor] = {}
 
     def score(self, output: FlowPyramid, batch: FlowBatch) -> Tensor:
-        """(B,) scores of an output; the critic is fixed, so only the flow gets a gradient."""
+        """(B,) scores of an output; the critic is fixed, so only the flow gets a gradient.
+
+        With `rescale` that gradient has norm 1 for each sample, whatever the critic's slope.
+        """
         fixed = {name: tensor.detach() for name, tensor in self.critic.named_parameters()}
-        return functional_call(self.critic, fixed, self._seen(output, batch))
+        points, flow = self._seen(output, batch)
+        scores = functional_call(self.critic, fixed, (points, flow))
+        if not self.options.rescale:
+            return scores
+        with torch.enable_grad():
+            leaf = flow.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(functional_call(self.critic, fixed, (points, leaf)).sum(), leaf)
+        return scores / torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp_min(SMALLEST_SLOPE)
 
     def learn(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> None:
-        """Take one step of the critic; the teacher's flow is the real one."""
+        """Take one step of the critic. Where the truth is real but unknown, the teacher's flow takes its place."""
         points, fake = self._seen(student, batch)
+        if self.options.real == "truth":
+            known = None if batch.valid is None else batch.valid[..., None]
+            truth = batch.flow if known is None else torch.where(known, batch.flow, teacher.flows[0])
+            teacher = replace(teacher, flows=[truth, *teacher.flows[1:]])
         _, real = self._seen(teacher, batch)
         whole = batch.whole or len(points)  # drawn for all samples, so that all processes keep the same generator state
         drawn = torch.rand(whole, 1, 1, generator=self.draws)
@@ -109,14 +127,15 @@ class AdversarialLoss(DistillationLoss):
 
     card = Card(
         compares="flows, as a critic sees them",
-        formula="L = -mean_b D(p, s); critic: lambda_gp mean (||grad D|| - 1)^2 + mean D(s) - mean D(t); "
-        "total: L_gt + gamma kappa L",
+        formula="L = -mean_b D(p, s) / |grad_s D(p, s)|; critic: lambda_gp mean (||grad D|| - 1)^2 + mean D(s) - "
+        "mean D(t); total: L_gt + gamma kappa L",
         source="Liu et al., Structured Knowledge Distillation, CVPR 2019, holistic distillation (WGAN-GP) [read in the "
         "authors' code]",
         deviations=(
             "the critic is a small point network (6-64-128-256, maximum, 1), without batch norm",
-            "one critic step per student step; kappa is set while the critic is hardly trained, so that the gradient "
-            "grows as the critic learns (gradient_share in the log)",
+            "one critic step per student step; the score is divided by the norm of its gradient in each step, since "
+            "the critic's push would otherwise swing by a factor of 40 as it learns (rescale: false: as in the source)",
+            "the teacher is the real one, as in the source (real: truth for ground truth)",
             "the critic sees points relative to their mean",
         ),
         adapters="a critic",
@@ -124,6 +143,7 @@ class AdversarialLoss(DistillationLoss):
         meaning="ground truth and a critic that tells student from teacher",
     )
     settings = AdversarialSettings
+    exact_gradient_options: ClassVar[Mapping[str, Any]] = {"rescale": False}
     uses = ("flows",)
 
     def __init__(self, options: AdversarialSettings, student: Variant, teacher: Variant):
@@ -138,7 +158,8 @@ class AdversarialLoss(DistillationLoss):
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         check_flows(student, teacher, (0,))
-        return Measured(-self.adversary.score(student, batch).mean(), "1", figures=self.adversary.last)
+        unit = "m" if self.options.rescale else "1"
+        return Measured(-self.adversary.score(student, batch).mean(), unit, figures=self.adversary.last)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
