@@ -25,6 +25,7 @@ from bpfn_cli.losses.response.localization import (
     distribution_focal_loss,
     expectation,
     residual_truth,
+    shifted,
     softened_divergence,
 )
 from bpfn_cli.losses.response.weighted import class_weights
@@ -489,6 +490,33 @@ def test_expectation_of_one_bin_is_its_center_and_logits_may_be_shifted() -> Non
 def test_softened_divergence_by_hand() -> None:
     found = softened_divergence(torch.zeros(1, 3), torch.tensor([[2.0, 0.0, 0.0]]), 10.0)
     assert float(found) == pytest.approx(0.4626, abs=5e-5)
+
+
+def test_distribution_moves_along_its_bins() -> None:
+    # Bins at -0.2, -0.1, 0, 0.1, 0.2: a shift of 0.1 moves all by one bin, one of 0.05 by half.
+    logits, reach = torch.tensor([[1.0, 5.0, 2.0, 0.0, 3.0]]), torch.tensor(0.2)
+    assert shifted(logits, torch.tensor([0.1]), reach)[0].tolist() == pytest.approx([1, 1, 5, 2, 0], abs=1e-5)
+    assert shifted(logits, torch.tensor([-0.1]), reach)[0].tolist() == pytest.approx([5, 2, 0, 3, 3], abs=1e-5)
+    assert shifted(logits, torch.tensor([0.05]), reach)[0].tolist() == pytest.approx([1, 3, 3.5, 1, 1.5], abs=1e-5)
+
+
+def test_localization_compares_distributions_of_the_same_flow() -> None:
+    # The teacher adds a residual of 0.1 to a coarse flow that exceeds the student's by 0.05: 0.15 for the student.
+    own, guide, batch = outputs(TINY)
+    one = objective("localization", TINY, levels=[2], bins=5)
+    term = one.terms[0]
+    term.reaches.fill_(0.2)
+    term.fitted.fill_(True)
+    for heads, logits in ((term.teacher_heads, [0.0, 0, 0, 4, 0]), (term.own_heads, [0.0, 0, 0, 2, 2])):
+        torch.nn.init.zeros_(heads["2"].weight)
+        heads["2"].bias.data.copy_(torch.tensor(logits).repeat(3))
+    flows = [torch.full_like(flow, 0.3) for flow in guide.flows]
+    teacher = replace(guide, flows=flows)
+    student = replace(own, flows=[flow - 0.05 for flow in flows])
+    assert float(one.measure(student, teacher, batch)["localization"].figures["divergence"]) == pytest.approx(
+        0, abs=1e-4
+    )
+    assert float(one.measure(teacher, teacher, batch)["localization"].figures["divergence"]) > 0.5
 
 
 def test_residual_truth_is_what_is_missing_from_the_coarser_flow() -> None:

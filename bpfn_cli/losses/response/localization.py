@@ -27,7 +27,7 @@ class LocalizationSettings:
     bins: Annotated[int, Field(ge=3, le=257)] = option(33, "number of bins for each coordinate of the residual flow")
     temperature: Annotated[float, Field(gt=0)] = option(10.0, "tau, temperature of both distributions")
     weight: Annotated[float, Field(ge=0)] = option(
-        0.25, "weight of the distillation relative to the distribution focal loss"
+        1.0, "weight of the distillation relative to the distribution focal loss"
     )
     head_epochs: Annotated[int, Field(ge=1, le=100)] = option(5, "passes that fit the teacher's heads before training")
     head_lr: Annotated[float, Field(gt=0, le=1)] = option(1e-2, "learning rate of this fit (Adam)")
@@ -62,10 +62,21 @@ def expectation(logits: Tensor, reach: Tensor) -> Tensor:
     return (logits.softmax(dim=-1) * centers).sum(dim=-1)
 
 
-def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
-    """What each level's estimator should add to the flow from the coarser level: (B, N_l, 3) metres."""
-    truth = at_levels(output, batch.flow)
-    found = [truth[-1]]
+def shifted(logits: Tensor, shift: Tensor, reach: Tensor) -> Tensor:
+    """The logits of a distribution that is moved along its bins: those at c_k - shift, interpolated linearly.
+
+    Args: logits: (..., K); beyond the bins, the outermost counts. shift: (...) metres. reach: scalar, metres.
+    """
+    bins = logits.shape[-1]
+    centers = torch.arange(bins, dtype=logits.dtype, device=logits.device)
+    position = (centers - shift[..., None] / reach * ((bins - 1) / 2)).clamp(0, bins - 1)
+    lower = position.floor().clamp(max=bins - 2).long()
+    return torch.lerp(logits.gather(-1, lower), logits.gather(-1, lower + 1), position - lower)
+
+
+def coarse_flows(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
+    """The flow to which each level's estimator adds, from the coarser level, without gradient: (B, N_l, 3) metres."""
+    found = [torch.zeros_like(output.flows[LEVELS - 1])]
     points = None if isinstance(output.pyramid, PointPyramid) else at_levels(output, batch.pc1)
     for level in reversed(range(LEVELS - 1)):
         coarser = output.flows[level + 1].detach()
@@ -74,8 +85,14 @@ def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
         else:
             source = output.pyramid.source  # type: ignore[union-attr]
             coarse = interpolate(coarser, source.up_neighbors[level], source.up_weights[level])
-        found.insert(0, truth[level] - coarse)
+        found.insert(0, coarse)
     return found
+
+
+def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
+    """What each level's estimator should add to the flow from the coarser level: (B, N_l, 3) metres."""
+    pairs = zip(at_levels(output, batch.flow), coarse_flows(output, batch), strict=True)
+    return [truth - coarse for truth, coarse in pairs]
 
 
 class Heads(nn.ModuleDict):
@@ -97,8 +114,8 @@ class LocalizationLoss(DistillationLoss):
 
     card = Card(
         compares="distributions of the residual flow over bins",
-        formula="mean over levels of [DFL + 0.25 tau^2 KL(softmax(z_t / tau) || softmax(z_s / tau)) / K]; "
-        "total: L_gt + gamma kappa L",
+        formula="mean over levels of [DFL + tau^2 KL(softmax(z_t' / tau) || softmax(z_s / tau))], z_t' the teacher's "
+        "logits, moved along the bins by the difference of the two coarser flows; total: L_gt + gamma kappa L",
         source="Zheng et al., Localization Distillation, CVPR 2022; distribution focal loss of Li et al., NeurIPS 2020 "
         "[read in the authors' code]",
         deviations=(
@@ -106,7 +123,8 @@ class LocalizationLoss(DistillationLoss):
             "the exported flow is still that of `fc`",
             "the teacher's body is frozen; its heads are fitted by DFL on the training scenes before the training",
             "the bins reach to the 99.5 % quantile of the teacher's residual; each network's residual is relative to "
-            "its own coarser flow",
+            "its own coarser flow, so the teacher's distribution is moved to the student's",
+            "both parts have weight 1 and the divergence is summed over bins",
         ),
         adapters="two heads per level",
         never_zero="the distribution focal loss compares with the truth, and the two heads differ",
@@ -160,9 +178,12 @@ class LocalizationLoss(DistillationLoss):
         reaches = self.reaches if bool(self.fitted) else self._reaches_of(teacher, batch)
         focal = self._focal(self.own_heads, student, batch, reaches)
         divergence = {}
+        pairs = zip(coarse_flows(teacher, batch), coarse_flows(student, batch), strict=True)
+        shifts = [other - own for other, own in pairs]
         for level in self.options.levels:
             own, other = self.own_heads.logits(student, level), self.teacher_heads.logits(teacher, level)
-            each = softened_divergence(own, other, self.options.temperature) / self.options.bins
+            other = shifted(other, shifts[level], reaches[level])
+            each = softened_divergence(own, other, self.options.temperature)
             divergence[level] = each.mean() / len(self.options.levels)
         levels = {level: focal[level] + self.options.weight * divergence[level] for level in focal}
         figures = {
