@@ -15,9 +15,10 @@ from bpfn_cli.structures import ENCODER_FIELDS, FlowPyramid
 SourceFeature = Literal["source", "embedding", "estimator", "encoder_source"]
 Feature = Literal["source", "target", "embedding", "estimator", "encoder_source", "encoder_target"]
 Norm = Literal["l1", "l2", "half_l2", "fvu"]
-Reduction = Literal["mean", "sum", "numel"]
+Reduction = Literal["relative", "mean", "sum", "numel"]
 
 UNIT = "unit of the features"
+SMALLEST_SPREAD = 1e-8
 FIELDS: dict[str, str] = {
     "source": "bfe_source",
     "target": "bfe_target",
@@ -43,9 +44,9 @@ def norm_option() -> Any:
 def reduction_option() -> Any:
     """The option `reduction`: one of `Reduction`."""
     return option(
-        "mean",
-        "mean over levels and elements; sum of both; numel: sum over the number of elements of the encoder's first "
-        "expanded feature, as in the reports' hint",
+        "relative",
+        "relative: mean over levels and elements, each level divided by the spread of the teacher's feature; mean: "
+        "without that; sum: over both; numel: sum over the number of elements of the encoder's first expanded feature",
     )
 
 
@@ -63,8 +64,8 @@ def feature_width(variant: Variant, feature: Feature, level: int) -> int:
 
 
 class FeatureDistance(HintModule):
-    """Distance between a named feature of student and teacher, by default the mean over levels, batch, channels and
-    points; see `reduction_option` for the others.
+    """Distance between a named feature of student and teacher. reduction: `mean`, over levels, batch, channels and
+    points, or another of `reduction_option`.
 
     If the widths differ (or with `adapt`), the student's features first pass an adapter: a linear map that is
     trained with the student, and neither exported nor counted. Between equal widths it starts as the identity.
@@ -87,8 +88,8 @@ class FeatureDistance(HintModule):
         reduction: Reduction = "mean",
     ):
         super().__init__()
-        if norm == "fvu" and reduction != "mean":
-            raise UsageError(f"norm fvu is a fraction and has no reduction {reduction}; use reduction mean")
+        if norm == "fvu" and reduction in ("sum", "numel"):
+            raise UsageError(f"norm fvu is a fraction and has no reduction {reduction}; use reduction relative")
         self.reduction, self.first_width = reduction, student.levels[0].expanded
         self.feature: Feature = feature
         self.field, self.levels, self.norm = FIELDS[feature], levels, norm
@@ -111,7 +112,7 @@ class FeatureDistance(HintModule):
 
     def _count(self, student: FlowPyramid, levels: Levels) -> int:
         """What the parts of the levels are divided by."""
-        if self.reduction == "mean":
+        if self.reduction in ("relative", "mean"):
             return len(levels)
         return 1 if self.reduction == "sum" else student.flows[0][..., 0].numel() * self.first_width
 
@@ -121,16 +122,27 @@ class FeatureDistance(HintModule):
         own, target = (feature_of(output, self.feature, level) for output in (student, teacher))
         adapted = self.adapters[str(level)](own) if str(level) in self.adapters else own
         check_shapes(f"hint {self.feature}", level, adapted, target)
-        difference = adapted - target
-        distance = difference.abs() if self.norm == "l1" else difference.square()
+        distance = self._distance(adapted, target)
         if weights is not None:
             distance = distance * weights[level][..., None]
         if self.norm == "fvu":
             variance = (target - target.mean(dim=(0, 1))).square().sum()
             return distance.sum() / variance.clamp_min(torch.finfo(variance.dtype).tiny)
-        if self.norm == "half_l2":
-            distance = distance / 2
+        if self.reduction == "relative":
+            target = target.detach()
+            spread = self._distance(target, target.mean(dim=1, keepdim=True)).mean(dim=(1, 2))
+            return (distance.mean(dim=(1, 2)) / spread.clamp_min(SMALLEST_SPREAD)).mean()
         return distance.mean() if self.reduction == "mean" else distance.sum()
+
+    def _distance(self, own: Tensor, target: Tensor) -> Tensor:
+        difference = own - target
+        if self.norm == "l1":
+            return difference.abs()
+        return difference.square() / 2 if self.norm == "half_l2" else difference.square()
+
+    @property
+    def unit(self) -> str:
+        return "1" if self.reduction == "relative" or self.norm == "fvu" else UNIT
 
 
 def hand_value(norm: Norm, expected: float) -> HandValue:

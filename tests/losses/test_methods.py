@@ -111,6 +111,32 @@ def test_reductions_of_a_hint_by_hand() -> None:
         FeatureDistance("source", (0,), "fvu", TINY, TINY, reduction="sum")
 
 
+@pytest.mark.parametrize("name", ["hint", "bihint", "aht", "gan-compression", "mobilebert"])
+def test_levels_count_equally_whatever_the_size_of_their_features(name: str) -> None:
+    own, guide, batch = outputs(TINY)
+
+    def larger(output: FlowPyramid) -> FlowPyramid:
+        fields = {
+            field: [tensor * 10**level for level, tensor in enumerate(getattr(output, field))]
+            for field in ("bfe_source", "bfe_target")
+        }
+        return replace(output, **fields)  # type: ignore[arg-type]
+
+    options = {"lambda_critic": 0.0} if name == "gan-compression" else {}
+    plain = value(name, own, guide, batch, TINY, **options)
+    assert value(name, larger(own), larger(guide), batch, TINY, **options) == pytest.approx(plain, rel=1e-4)
+
+
+def test_relative_distance_by_hand() -> None:
+    # Values 0, 2 of two points: spread 1 in l1 and l2. The student is off by 0.5.
+    other = toy([torch.zeros(1, 2, 3)], [torch.tensor([[[0.0], [2.0]]])])
+    own = toy(other.flows, [other.bfe_embedding[0] + 0.5])
+    for norm, expected in (("l1", 0.5), ("l2", 0.25), ("half_l2", 0.25)):
+        module = FeatureDistance("embedding", (0,), norm, TINY, TINY, reduction="relative")  # type: ignore[arg-type]
+        module.adapters.clear()
+        assert float(total(module(own, other))) == pytest.approx(expected)
+
+
 def test_hints_reach_the_encoder_alone() -> None:
     student, teacher, batch = network(SMALLER, 1), network(), batch_of()
     output = student(batch.pc1, batch.pc2)

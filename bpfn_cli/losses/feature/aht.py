@@ -23,8 +23,7 @@ class AhtLoss(AttentiveLoss, HintLoss):
 
     card = Card(
         compares="features of the source points, where the teacher is accurate",
-        formula="D = mean over levels of mean_{b,n} [Phi mean_c |A F_s - F_t|], Phi as in ail; "
-        "total: L_gt + gamma kappa D",
+        formula="D as in hint, of Phi |A F_s - F_t|, Phi as in ail; total: L_gt + gamma kappa D",
         source="Saputra et al., ICCV 2019, eq. 12 [from secondary sources]",
         deviations=(
             "L1 as in hint, not squared (norm: l2 for that); Phi as in ail",
@@ -39,7 +38,7 @@ class AhtLoss(AttentiveLoss, HintLoss):
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         weights = self.imitability(teacher, batch)
-        return Measured.sum_of(self.distance(student, teacher, weights), features.UNIT, **weight_details(weights))
+        return Measured.sum_of(self.distance(student, teacher, weights), self.distance.unit, **weight_details(weights))
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

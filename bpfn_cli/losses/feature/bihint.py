@@ -8,7 +8,6 @@ from torch import nn
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import (
-    UNIT,
     Feature,
     FeatureDistance,
     Norm,
@@ -71,7 +70,7 @@ class BihintLoss(DistillationLoss):
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         found = [branch(student, teacher) for branch in self.branches]
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, UNIT)
+        return Measured.sum_of(levels, self.branches[0].unit)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import (
-    UNIT,
     FeatureDistance,
     Norm,
     Reduction,
@@ -91,7 +90,7 @@ class BridgeLoss(DistillationLoss):
         teacher = self._through_bridge(teacher)
         found = [branch(student, teacher) for branch in self.branches]
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, UNIT)
+        return Measured.sum_of(levels, self.branches[0].unit)
 
     def _through_bridge(self, teacher: FlowPyramid) -> FlowPyramid:
         """The teacher's output with only the projected encoder features of the levels compared."""

@@ -29,7 +29,7 @@ class GanCompressionLoss(DistillationLoss):
 
     card = Card(
         compares="features through adapters, and flows as a critic sees them",
-        formula="lambda_distill mean over levels of mean (f(F_s) - F_t)^2 - lambda_critic mean_b D(p, s); "
+        formula="lambda_distill mean over levels of mean (f(F_s) - F_t)^2 / var F_t - lambda_critic mean_b D(p, s); "
         "total: L_gt + gamma kappa L",
         source="Li et al., GAN Compression, CVPR 2020; scripts: lambda_distill 0.01, lambda_recon 10 [read in the "
         "authors' code]",
@@ -50,7 +50,8 @@ class GanCompressionLoss(DistillationLoss):
 
     def __init__(self, options: GanCompressionSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.distance = FeatureDistance(options.feature, options.levels, "l2", student, teacher, adapt=True)
+        sizes = student, teacher
+        self.distance = FeatureDistance(options.feature, options.levels, "l2", *sizes, adapt=True, reduction="relative")
         self.adversary = Adversary(options) if options.lambda_critic else None
 
     def adapters(self) -> list[nn.Parameter]:

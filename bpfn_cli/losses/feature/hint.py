@@ -24,11 +24,13 @@ class HintLoss(DistillationLoss):
 
     card = Card(
         compares="features of the source points",
-        formula="D = mean over levels of mean_{b,n,c} |A F_s - F_t|; total: L_gt + gamma kappa D",
+        formula="D = mean over levels and b of mean_{n,c} |A F_s - F_t| / mean_{n,c} |F_t - mean_n F_t|; "
+        "total: L_gt + gamma kappa D",
         source="FitNets, Romero et al., ICLR 2015, eq. 3 [from memory]; L1 form and 1x1 adapters of Chen et al., "
         "NIPS 2017, section 3.4 [from secondary sources]",
         deviations=(
             "one stage, trained jointly with the supervised loss; use objective.stage1_epochs for two stages",
+            "each level is divided by the spread of the teacher's feature there; otherwise level 3 is most of the loss",
             "L1 instead of half the squared distance; an adapter only where widths differ",
             "kappa is set so that the gradient is rho times that of the supervised loss",
             "the compression reports' hint adds, without kappa, (1/n0) sum (e_s - e_t)^2 / 2 of the encoder's feature "
@@ -48,7 +50,7 @@ class HintLoss(DistillationLoss):
         )
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        return Measured.sum_of(self.distance(student, teacher), features.UNIT)
+        return Measured.sum_of(self.distance(student, teacher), self.distance.unit)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

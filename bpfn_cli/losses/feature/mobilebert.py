@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
-from bpfn_cli.losses.features import FeatureDistance, feature_of
+from bpfn_cli.losses.features import SMALLEST_SPREAD, FeatureDistance, feature_of
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option, total
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import gather
@@ -40,12 +40,14 @@ class MobilebertLoss(DistillationLoss):
 
     card = Card(
         compares="features, and which target points each source point attends to",
-        formula="mean over levels of [mean (A u1_s - u1_t)^2 + attention mean_i KL(a_t || a_s)], a = softmax over the "
-        "teacher's 32 warped neighbors of <u1_i, u2_k> / sqrt(C); total: L_gt + gamma kappa L",
+        formula="mean over levels of [mean (A u1_s - u1_t)^2 / var u1_t + attention mean_i KL(a_t || a_s)], a = "
+        "softmax over the teacher's 32 warped neighbors of <u1_i, u2_k> / sigma, sigma the spread of the teacher's "
+        "products; total: L_gt + gamma kappa L",
         source="Sun et al., MobileBERT, ACL 2020: feature map transfer, attention transfer [from memory]",
         deviations=(
             "the network has no attention: it is defined by the bidirectional features, over the teacher's neighbors "
             "for both networks, without adapters",
+            "each level is scaled by the teacher's spread there; otherwise level 3 is most of both parts",
             "progressive: N starts with level 3 and adds a finer level every N epochs; nothing is frozen",
         ),
         adapters="where widths differ",
@@ -56,7 +58,7 @@ class MobilebertLoss(DistillationLoss):
 
     def __init__(self, options: MobilebertSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.distance = FeatureDistance("source", options.levels, "l2", student, teacher)
+        self.distance = FeatureDistance("source", options.levels, "l2", student, teacher, reduction="relative")
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
@@ -81,7 +83,9 @@ class MobilebertLoss(DistillationLoss):
             attention_logits(feature_of(output, "source", level), feature_of(output, "target", level), neighbors)
             for output in (student, teacher)
         )
-        return attention_distance(own, other)
+        spread = (other - other.mean(dim=-1, keepdim=True)).square().mean(dim=(1, 2), keepdim=True).sqrt()
+        spread = spread.clamp_min(SMALLEST_SPREAD)
+        return attention_distance(own / spread, other / spread)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
