@@ -285,10 +285,15 @@ class Objective(nn.Module):
             check(f"{name}, its gradient,", torch.tensor(norm))
         for index, norm in enumerate(norms):
             before = float(self.kappas[index]) if self.calibrated else 0.0
-            wanted = target / norm if norm > 0 else before
-            low, high = (before / LARGEST_CHANGE, before * LARGEST_CHANGE) if before > 0 else (0.0, torch.inf)
-            self.kappas[index] = min(max(wanted, low), high)
+            self.kappas[index] = limited_change(before, target / norm if norm > 0 else before)
         self.calibration.fill_(step + 1)
+
+
+def limited_change(before: float, wanted: float) -> float:
+    """A new scale that differs from the one before, unless that is 0, by at most a factor of `LARGEST_CHANGE`."""
+    if before == 0:
+        return wanted
+    return min(max(wanted, before / LARGEST_CHANGE), before * LARGEST_CHANGE)
 
 
 def build_losses(

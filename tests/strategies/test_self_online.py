@@ -52,7 +52,7 @@ def test_terms_by_hand(alpha: float) -> None:
         expected += (1 - alpha) * LEVEL_WEIGHTS[level] * float(errors[level].sum())
         apart += alpha * LEVEL_WEIGHTS[level] * float((own.flows[level] - finest[level]).norm(dim=-1).sum())
         mine, best = own.estimator_features[level], at_levels(own, own.estimator_features[0])[level]
-        squares += float((mine - best).square().mean()) / 3
+        squares += float((mine - best).square().sum())
     assert float(supervised.value) == pytest.approx(expected, rel=1e-5)
     assert float(flow.value) == pytest.approx(apart, rel=1e-5)
     assert float(features.value) == pytest.approx(squares, rel=1e-5)
@@ -74,6 +74,26 @@ def test_without_weights_it_is_training_from_scratch() -> None:
     scratch = trained("plain")
     assert same(trained("self", alpha=0.0, feature_weight=0.0), scratch)
     assert not same(trained("self"), scratch)
+
+
+def test_features_get_rho_of_the_supervised_gradient_and_keep_it_when_resumed() -> None:
+    strategy = made("self", losses=("none",), start=0.0)
+    strategy.objective.options = replace(strategy.objective.options, recalibrate_every=3)
+    batch, shares, weights = batch_of(), [], []
+    for _ in range(4):
+        terms = strategy.step(batch, 1e-4, measure_gradients=True)
+        shares.append(terms["self_features"].gradient_share / terms["supervised"].gradient_share)
+        weights.append(terms["self_features"].weight)
+    assert [shares[0], shares[3]] == pytest.approx([0.3, 0.3], rel=1e-3)
+    assert weights[0] == weights[1] == weights[2] != weights[3]
+    other = made("self", losses=("none",), start=0.0)
+    other.load_state_dict(strategy.state_dict())
+    assert other.step(batch, 1e-4)["self_features"].weight == weights[3]
+
+
+def test_feature_weight_of_the_paper_is_used_as_it_is() -> None:
+    terms = made("self", losses=("none",), start=0.0, feature_weight=1e-6).step(batch_of(), 1e-3)
+    assert terms["self_features"].weight == 1e-6
 
 
 def test_it_starts_after_a_tenth_of_the_epochs() -> None:
