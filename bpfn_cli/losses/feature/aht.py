@@ -15,7 +15,7 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 class AhtSettings(HintSettings, ImitabilitySettings):
     """The options of both."""
 
-    feature: features.SourceFeature = features.feature_option()  # type: ignore[assignment]
+    feature: features.SourceFeature = features.feature_option()
 
 
 class AhtLoss(AttentiveLoss, HintLoss):

@@ -62,15 +62,16 @@ class BihintLoss(DistillationLoss):
 
     def __init__(self, options: BihintSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.branches = nn.ModuleList(
+        branches = [
             FeatureDistance(feature, options.levels, options.norm, student, teacher, reduction=options.reduction)
             for feature in _BRANCHES[options.branches]
-        )
+        ]
+        self.branches, self.unit = nn.ModuleList(branches), branches[0].unit
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         found = [branch(student, teacher) for branch in self.branches]
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, self.branches[0].unit)
+        return Measured.sum_of(levels, self.unit)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

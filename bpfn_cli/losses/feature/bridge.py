@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bpfn_cli.config import settings
 from bpfn_cli.losses.features import (
+    Feature,
     FeatureDistance,
     Norm,
     Reduction,
@@ -19,7 +20,9 @@ from bpfn_cli.losses.features import (
 )
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, option, total
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.structures import ENCODER_FIELDS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import FlowBatch, FlowPyramid
+
+_FEATURES: tuple[Feature, ...] = ("encoder_source", "encoder_target")
 
 
 @settings
@@ -76,12 +79,13 @@ class BridgeLoss(DistillationLoss):
         self.bridges = nn.ModuleDict({str(i): Bridge(inputs, own, options.mix) for i, (own, inputs) in widths.items()})
         self.bridges.requires_grad_(options.trained)
         # Behind the bridge, the teacher's features are as wide as the student's.
-        self.branches = nn.ModuleList(
+        branches = [
             FeatureDistance(feature, options.levels, options.norm, student, student, reduction=options.reduction)
-            for feature in ENCODER_FIELDS
-        )
-        for branch in self.branches:
+            for feature in _FEATURES
+        ]
+        for branch in branches:
             branch.widths = widths
+        self.branches, self.unit = nn.ModuleList(branches), branches[0].unit
 
     def adapters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -90,13 +94,13 @@ class BridgeLoss(DistillationLoss):
         teacher = self._through_bridge(teacher)
         found = [branch(student, teacher) for branch in self.branches]
         levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, self.branches[0].unit)
+        return Measured.sum_of(levels, self.unit)
 
     def _through_bridge(self, teacher: FlowPyramid) -> FlowPyramid:
         """The teacher's output with only the projected encoder features of the levels compared."""
         source, target = list(teacher.encoder_source), list(teacher.encoder_target)
         for level in self.options.levels:
-            pair = [feature_of(teacher, feature, level) for feature in ENCODER_FIELDS]
+            pair = [feature_of(teacher, feature, level) for feature in _FEATURES]
             source[level], target[level] = self.bridges[str(level)](*pair)
         return replace(teacher, encoder_source=source, encoder_target=target)
 

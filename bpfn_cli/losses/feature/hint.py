@@ -40,7 +40,7 @@ class HintLoss(DistillationLoss):
         adapters="where widths differ",
         meaning="ground truth and the teacher's features of the first cloud",
     )
-    settings = HintSettings
+    settings: ClassVar[type] = HintSettings
     uses: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: HintSettings, student: Variant, teacher: Variant):
