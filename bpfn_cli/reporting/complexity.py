@@ -77,7 +77,8 @@ def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[
 
 def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Network]:
     """Runs grouped by points, variant and size; for each number of points the baseline variant comes first."""
-    sizes = {entry.variant: entry for entry in published.complexity} if published else {}
+    ours = [entry for entry in published.complexity if not entry.is_other_network] if published else []
+    sizes = {entry.variant: entry for entry in ours}
     baselines: dict[int, Complexity] = {}
     sized = [(run, size) for run in runs if (size := run.record.complexity)]
     for _, group in groupby(sorted(sized, key=_place), key=_place):

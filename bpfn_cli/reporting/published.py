@@ -12,42 +12,59 @@ from pydantic import BaseModel, BeforeValidator
 from bpfn_cli.reporting.tables import METRICS, PUBLISHED, Column, Table, dataset_title, row_of
 
 TRAINING_ERROR = "training error: these are the scenes that it was trained on"
-# Why results of a variant belong to another network than ours of this name.
-OTHER_NETWORKS = {"declinear": "another network: separable at encoder levels 3 and 4 alone, with bottlenecks"}
+# Why results of a variant, in a report, belong to another network than ours of this name.
+OTHER_NETWORKS = {
+    ("half", 3): "another network: with residual bottlenecks",
+    ("declinear", 6): "another network: separable at encoder levels 3 and 4 alone, with bottlenecks",
+}
 
 Printed = Annotated[Decimal | None, BeforeValidator(lambda text: None if text == "null" else text)]
 
 
-class PublishedComplexity(BaseModel):
+class PublishedRow(BaseModel):
+    """A row of a published table."""
+
+    report: int
+    variant: str
+    note: str | None = None
+
+    @property
+    def is_other_network(self) -> bool:
+        """Whether the row is about another network than ours of this name."""
+        return (self.variant, self.report) in OTHER_NETWORKS
+
+    @property
+    def remarks(self) -> str | None:
+        """What a reader must know before comparing the row with others."""
+        return "; ".join(self._remarks()) or None
+
+    def _remarks(self) -> list[str]:
+        return [remark for remark in (OTHER_NETWORKS.get((self.variant, self.report)), self.note) if remark]
+
+
+class PublishedComplexity(PublishedRow):
     """The size of a variant at 8192 points, batch 1."""
 
-    variant: str
     parameters_m: Printed = None
     macs_g: Printed = None
     checkpoint_mb: Printed = None
-    note: str | None = None
 
 
-class PublishedResult(BaseModel):
+class PublishedResult(PublishedRow):
     """One row of a published accuracy table; `values` in the order of `METRICS`, None if not printed."""
 
-    variant: str
     method: str
     trained_on: str
     test: str
     values: tuple[Printed, ...]
     conditions: str | None = None
-    note: str | None = None
 
     def metric(self, name: str) -> Decimal | None:
         return dict(zip((metric.key for metric in METRICS), self.values, strict=True))[name]
 
-    @property
-    def remarks(self) -> str | None:
-        """What a reader must know before comparing the row with others."""
-        found = [TRAINING_ERROR] if self.trained_on == self.test == "kitti" else []
-        found += [remark for remark in (OTHER_NETWORKS.get(self.variant), self.note) if remark]
-        return "; ".join(found) or None
+    def _remarks(self) -> list[str]:
+        is_training_error = self.trained_on == self.test == "kitti"
+        return [*([TRAINING_ERROR] if is_training_error else []), *super()._remarks()]
 
 
 class Published(BaseModel):
@@ -58,8 +75,10 @@ class Published(BaseModel):
     results: tuple[PublishedResult, ...]
 
 
+REPORT = Column("report", "Report", lambda row: row.report, "d")
 # For rows about a `PublishedResult`.
 ACCURACY = [
+    REPORT,
     Column("model", "Model", lambda row: row.variant),
     Column("method", "Method", lambda row: row.method.replace("_", " ")),
     Column("trained_on", "Trained on", lambda row: dataset_title(row.trained_on)),
@@ -69,11 +88,12 @@ ACCURACY = [
 ]
 # For rows about a `PublishedComplexity`.
 COMPLEXITY = [
+    REPORT,
     Column("model", "Model", lambda row: row.variant),
     Column("parameters_m", "Params", lambda row: row.parameters_m, "", "M"),
     Column("macs_g", "MACs", lambda row: row.macs_g, "", "G"),
     Column("checkpoint_mb", "File", lambda row: row.checkpoint_mb, "", "MB"),
-    Column("note", "Note", lambda row: row.note, detail=1),
+    Column("note", "Note", lambda row: row.remarks, detail=1),
 ]
 NOTES = ["Digits as printed; a dash means that the reports give no value."]
 

@@ -13,7 +13,7 @@ Value = str | int | float | Decimal | None
 Mark = Literal["", "reference", "incomplete"]
 
 NO_VALUE = "–"
-PUBLISHED = "published (reports 1 and 6), not measured here"
+PUBLISHED = "published (reports 1 to 11), not measured here"
 
 
 @dataclass(frozen=True)

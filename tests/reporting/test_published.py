@@ -16,9 +16,9 @@ def test_every_entry_of_the_file_has_one_row():
     )
     tables = published_tables(read_published())
     sizes = {table.title.rpartition(" on ")[2]: len(table.rows) for table in tables[:-1]}
-    assert sizes == {"KITTI": 13, "FlyingThings3D": 17}
+    assert sizes == {"KITTI": 32, "FlyingThings3D": 26}
     assert sum(sizes.values()) == len(content["results"])
-    assert len(tables[-1].rows) == len(content["complexity"]) == 5
+    assert len(tables[-1].rows) == len(content["complexity"]) == 6
 
 
 def test_metrics_of_the_file_are_in_the_order_of_the_columns():
@@ -27,18 +27,19 @@ def test_metrics_of_the_file_are_in_the_order_of_the_columns():
 
 def test_titles_say_that_results_are_published():
     titles = [table.title for table in published_tables(read_published())]
-    assert all(title.startswith("published (reports 1 and 6), not measured here: ") for title in titles)
+    assert all(title.startswith("published (reports 1 to 11), not measured here: ") for title in titles)
 
 
 def test_digits_notes_and_gaps_are_as_printed(tmp_path):
     text = to_markdown(build_report(read_runs(tmp_path), published=True))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    teacher = ["baseline", "teacher", "KITTI", "0.050", "0.869", "0.940", "0.177", "1.771", "0.896", "–"]
+    teacher = ["1", "baseline", "teacher", "KITTI", "0.050", "0.869", "0.940", "0.177", "1.771", "0.896", "–"]
     slip = "another network: separable at encoder levels 3 and 4 alone, with bottlenecks; "
     slip += "EPE2D printed 0.1675, probably 1.675"
-    hint = ["declinear", "hint", "FlyingThings3D", "0.049", "0.878", "0.938", "0.167", "0.1675", "0.905"]
-    ail = ["weightnet4", "ail", "FlyingThings3D", *"––––––––"]
+    hint = ["6", "declinear", "hint", "FlyingThings3D", "0.049", "0.878", "0.938", "0.167", "0.1675", "0.905"]
+    ail = ["6", "weightnet4", "ail", "FlyingThings3D", *"––––––––"]
     fifth = [
+        "6",
         "weightnet8",
         "scratch",
         "FlyingThings3D 1/5",
@@ -49,10 +50,27 @@ def test_digits_notes_and_gaps_are_as_printed(tmp_path):
         "1.462",
         "0.922",
     ]
-    assert [*teacher, "training error: these are the scenes that it was trained on"] in rows
+    trained_on = "training error: these are the scenes that it was trained on"
+    assert [*teacher, trained_on] in rows
     assert [*fifth, "–", "–"] in rows
     assert [*hint, "gamma 0.3, epoch 470", slip] in rows
     assert ail in rows
+    half = ["3", "half", "basic", "KITTI", "0.041", "0.857", "0.946", "0.198", "1.96", "0.896"]
+    other = f"{trained_on}; another network: with residual bottlenecks"
+    assert [*half, "gamma 0.5, teacher trained on FlyingThings3D", other] in rows
+    best = [
+        "7",
+        "weightnet8",
+        "bihint scratch",
+        "FlyingThings3D",
+        "0.0266",
+        "0.932",
+        "0.982",
+        "0.129",
+        "1.492",
+        "0.941",
+    ]
+    assert [*best, "–", "–"] in rows
 
 
 def test_published_tables_are_optional(runs, make_run):
