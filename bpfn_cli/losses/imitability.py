@@ -14,6 +14,7 @@ from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
 
 QUANTILE = 0.95
+SMALLEST_MEAN = 0.1  # of Phi, by which it is divided
 KEPT_PER_SCENE = 256  # errors of each level from which the quantile is taken
 HAND_ERRORS = torch.tensor([0.02, 0.05, 0.10])
 
@@ -61,16 +62,19 @@ class Imitability(nn.Module):
     Attributes:
         spread: (levels, 3) buffer: smallest error, largest error and their 95 % quantile; with granularity `sample` and
             `batch` only the first row.
-        known: whether `prepare` was run; before, and with `eta: batch`, the spread is that of the batch.
+        means: (levels,) buffer: mean of Phi over the training scenes, at least `SMALLEST_MEAN`.
+        known: whether `prepare` was run; before, and with `eta: batch`, spread and means are those of the batch.
     """
 
     spread: Tensor
+    means: Tensor
     known: Tensor
 
     def __init__(self, options: ImitabilitySettings, target: Target = "level"):
         super().__init__()
         self.options, self.target = options, target
         self.register_buffer("spread", torch.zeros(LEVELS, 3))
+        self.register_buffer("means", torch.ones(LEVELS))
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
 
     @property
@@ -91,14 +95,15 @@ class Imitability(nn.Module):
                 kept[level].append(errors[::stride].cpu())
         for level, errors_of_level in enumerate(kept):
             if errors_of_level:
-                self.spread[level] = torch.stack([*extremes[level], quantile(torch.cat(errors_of_level), QUANTILE)])
+                errors = torch.cat(errors_of_level)
+                self.spread[level] = torch.stack([*extremes[level], quantile(errors, QUANTILE)])
+                self.means[self._levels_like(level)] = self._mean_phi(errors, self.spread[level])
         self.known.fill_(True)
 
     @torch.no_grad()
     def forward(self, teacher: FlowPyramid, batch: FlowBatch) -> dict[int, Tensor]:
         """level -> (B, N_l) weights, without gradient; 0 where the true flow is unknown."""
-        is_measured = bool(self.known) and self.options.eta == "training"
-        spread = (self.spread if is_measured else self._spread_of(teacher, batch)).to(teacher.flows[0])
+        spread = (self.spread if self._is_measured else self._of_batch(teacher, batch)[0]).to(teacher.flows[0])
         known = known_points(teacher, batch)
         weights = {}
         for level, errors in errors_to_truth(target_of(teacher, self.target), batch).items():
@@ -111,11 +116,30 @@ class Imitability(nn.Module):
                 weights[level] = torch.where(known[level], weights[level], 0.0)
         return weights
 
-    def _spread_of(self, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
-        spread = torch.zeros(LEVELS, 3)
+    @torch.no_grad()
+    def scales(self, teacher: FlowPyramid, batch: FlowBatch) -> list[float]:
+        """For each level, what gives the weights a mean of 1 over the training scenes."""
+        means = self.means if self._is_measured else self._of_batch(teacher, batch)[1]
+        return (1 / means).tolist()
+
+    @property
+    def _is_measured(self) -> bool:
+        return bool(self.known) and self.options.eta == "training"
+
+    def _of_batch(self, teacher: FlowPyramid, batch: FlowBatch) -> tuple[Tensor, Tensor]:
+        """Spread and means of a batch alone."""
+        spread, means = torch.zeros(LEVELS, 3), torch.ones(LEVELS)
         for level, errors in self._errors(teacher, batch):
             spread[level] = torch.stack([errors.min(), errors.max(), quantile(errors, QUANTILE)]).cpu()
-        return spread
+            means[self._levels_like(level)] = self._mean_phi(errors.cpu(), spread[level])
+        return spread, means
+
+    def _mean_phi(self, errors: Tensor, spread: Tensor) -> Tensor:
+        return phi(errors, self.options.phi, *spread.to(errors)).mean().clamp_min(SMALLEST_MEAN)
+
+    def _levels_like(self, level: int) -> slice:
+        """The levels that have the weights of one."""
+        return slice(level, level + 1) if self.options.granularity == "point" else slice(None)
 
     def _errors(self, teacher: FlowPyramid, batch: FlowBatch) -> Iterator[tuple[int, Tensor]]:
         """Errors of the points with a known flow, by level, or of samples or the batch as level 0; none are empty."""

@@ -292,6 +292,18 @@ def test_weight_of_a_batch_is_that_of_the_reports() -> None:
     assert float(one.measure(own, guide, batch)["ail"].value.detach()) == pytest.approx(weight * plain, rel=1e-5)
 
 
+def test_ail_divides_phi_by_its_mean_over_the_training_scenes_but_not_that_of_the_paper() -> None:
+    own, guide, batch = outputs(TINY)
+    for kind in ("minmax", "p95", "paper"):
+        one = objective("ail", TINY, phi=kind, levels=[0])
+        one.prepare(lambda: iter([(guide, batch)]))
+        weights = one.terms[0].imitability(guide, batch)[0]
+        mean = 1.0 if kind == "paper" else float(weights.mean())
+        expected = 0.02 * (weights / mean * (own.flows[0] - guide.flows[0]).norm(dim=-1)).sum(dim=1).mean()
+        found = one.measure(own, guide, batch)["ail"].value.detach()
+        assert float(found) == pytest.approx(float(expected), rel=0.02)  # the mean is that of every other point
+
+
 def test_quantiles_of_phi_are_logged_and_no_gradient_goes_through_it() -> None:
     own, guide, batch = outputs(TINY)
     found = measure("ail", own, guide, batch, TINY)
