@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,10 +19,13 @@ from bpfn_cli.losses.objective import option_key
 from bpfn_cli.losses.term import ALL_FIELDS
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
 from bpfn_cli.strategies.base import PlainStrategy
+from bpfn_cli.strategies.gradient_checks import ERRORS_M, Course, States, course_of
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.structures import VALUE_FIELDS, FlowBatch, FlowPyramid
 
 EPSILON = 1e-8  # of a central difference; small because absolute values have kinks
+LARGEST_FACTOR = 2.0  # between the share of a loss in the gradient and its aim
+LARGEST_COSINE = 0.9  # between the gradients with a teacher and with a shuffled one
 
 Outcome = tuple[bool | None, str]
 
@@ -56,6 +60,11 @@ class Pair:
             output = own(batch.pc1, batch.pc2)
             return cls(own, other, batch, output, other(batch.pc1, batch.pc2, pyramid=output.pyramid))
 
+    @cached_property
+    def states(self) -> States:
+        """The student at several errors, on a scene whose points move farther."""
+        return States(self.student, self.teacher, random_batch(1, self.batch.pc1.shape[1], speed_m=1.0))
+
 
 def _network(network: Variant | BiPointFlowNet, seed: int) -> BiPointFlowNet:
     if not isinstance(network, Variant):
@@ -65,11 +74,11 @@ def _network(network: Variant | BiPointFlowNet, seed: int) -> BiPointFlowNet:
         return build_model(network, network.least_points)
 
 
-def random_batch(size: int, points: int) -> FlowBatch:
-    """Points in a cube of 8 m, half of them static and half moving by 0.2 m."""
+def random_batch(size: int, points: int, speed_m: float = 0.2) -> FlowBatch:
+    """Points in a cube of 8 m, half of them static and half moving, by `speed_m` in each coordinate."""
     generator = torch.Generator().manual_seed(0)
     pc1 = torch.rand(size, points, 3, generator=generator) * 8
-    flow = 0.2 * torch.randn(size, points, 3, generator=generator)
+    flow = speed_m * torch.randn(size, points, 3, generator=generator)
     flow[:, : points // 2] = 0
     names = tuple(f"scene{index}" for index in range(size))
     return FlowBatch(pc1, (pc1 + flow).flip(1), flow, names, (None,) * size)
@@ -83,7 +92,32 @@ def check_losses(names: Iterable[str], pair: Pair) -> Iterator[Check]:
                 yield Check(name, what, *check(name, pair))
             except Exception as error:  # a user's loss may raise anything
                 yield Check(name, what, False, f"{type(error).__name__}: {error}")
+        yield from _check_gradients(name, pair)
         yield from _check_hand_values(name)
+
+
+def _check_gradients(name: str, pair: Pair) -> Iterator[Check]:
+    """The share of the loss in the gradient, and the teacher's part in it, while the student's error falls."""
+    share, part = "share of the gradient", "teacher's part of it"
+    try:
+        found = course_of(name, pair.states)
+    except Exception as error:  # as above
+        yield from (Check(name, what, False, f"{type(error).__name__}: {error}") for what in (share, part))
+        return
+    errors = f"at errors of {', '.join(f'{error:g}' for error in ERRORS_M)} m"
+    shares, cosines = (", ".join(f"{x:.2f}" for x in figures) for figures in (found.shares, found.cosines))
+    yield Check(name, share, keeps_share(found), f"{shares} of the supervised one {errors}; aim {found.aim:.2f}")
+    yield Check(name, part, needs_teacher(found), f"cosine {cosines} with that of a shuffled teacher, {errors}")
+
+
+def keeps_share(found: Course) -> bool:
+    """Whether a loss keeps its share of the gradient as the student improves."""
+    return all(found.aim / LARGEST_FACTOR <= share <= found.aim * LARGEST_FACTOR for share in found.shares)
+
+
+def needs_teacher(found: Course) -> bool:
+    """Whether most of a loss's gradient comes from the teacher."""
+    return all(cosine < LARGEST_COSINE for cosine in found.cosines)
 
 
 def _check_hand_values(name: str) -> Iterator[Check]:

@@ -81,12 +81,12 @@ def test_wrong_names_are_refused(tmp_path):
 
 
 def test_check_on_ones_own_pair(work):
-    result = bpfn("losses", "basic", "--check", "--student", "tiny", "--teacher", "teacher.safetensors", cwd=work)
+    result = bpfn("losses", "hint", "--check", "--student", "tiny", "--teacher", "teacher.safetensors", cwd=work)
     assert result.returncode == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert len(lines) == 7 + 3
+    assert len(lines) == 7 + 2 + 2
     assert all(line.startswith("pass ") for line in lines)
-    assert result.stderr.splitlines()[-1] == "10 passed, 0 failed, 0 not applicable"
+    assert result.stderr.splitlines()[-1] == "11 passed, 0 failed, 0 not applicable"
 
 
 def test_check_finds_a_loss_that_contradicts_its_card(work, tmp_path):

@@ -16,7 +16,8 @@ from bpfn_cli.errors import ShapeError
 from bpfn_cli.losses import LOSSES, Card, DistillationLoss, build_losses
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import PlainStrategy, Teacher
-from bpfn_cli.strategies.loss_checks import IDENTITIES, Pair, check_losses
+from bpfn_cli.strategies.gradient_checks import course_of
+from bpfn_cli.strategies.loss_checks import IDENTITIES, Pair, check_losses, keeps_share, needs_teacher
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 ALL = tuple(LOSSES)
@@ -143,6 +144,36 @@ def test_gradient_is_the_slope_along_a_random_direction(name: str, pair: Pair) -
     assert passed, detail
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_loss_keeps_its_share_of_the_gradient_and_gets_it_from_the_teacher(name: str, pair: Pair) -> None:
+    """While the student's error falls from 0.6 to 0.03 m."""
+    found = course_of(name, pair.states)
+    assert keeps_share(found), found.shares
+    assert needs_teacher(found), found.cosines
+
+
+def test_share_of_a_squared_loss_falls_if_kappa_is_set_only_once(pair: Pair) -> None:
+    found = course_of("bounded", pair.states, {"recalibrate_every": 0})
+    assert not keeps_share(found)
+    assert found.shares == sorted(found.shares, reverse=True)
+
+
+class MostlyTruth(DistillationLoss):
+    """The supervised loss again, with a little of the teacher."""
+
+    card = Card(compares="flows", formula="R(||s - g||) + R(||s - t||) / 100", source="this test")
+
+    def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Tensor:
+        distances = [(student.flows[0] - aim).norm(dim=-1).sum(dim=1).mean() for aim in (batch.flow, teacher.flows[0])]
+        return distances[0] + distances[1] / 100
+
+
+def test_loss_to_which_the_teacher_adds_little_is_found(pair: Pair) -> None:
+    found = course_of(f"{__name__}:MostlyTruth", pair.states)
+    assert keeps_share(found)
+    assert not needs_teacher(found)
+
+
 def train_steps(names: list[str], options: dict[str, float], teacher: BiPointFlowNet | None) -> dict[str, Tensor]:
     student = network(SMALLER, 1)
     one = build_losses(names, SMALLER, TINY if teacher else None, options)
@@ -222,7 +253,7 @@ def test_card_says_what_it_is(name: str) -> None:
 
 def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     good = list(check_losses(["bounded"], pair))
-    assert [check.passed for check in good] == [True] * (len(IDENTITIES) + 2)
+    assert [check.passed for check in good] == [True] * (len(IDENTITIES) + 2 + 2)
     kind = LOSSES["pairwise"]
     forward = kind.forward
 
@@ -253,6 +284,8 @@ def test_checks_find_a_loss_that_does_not_look_at_its_teacher_and_one_that_is_no
     found = {check.name: check.passed for check in check_losses([f"{__name__}:TeachesNothing"], pair)}
     assert found["uses the teacher"] is False
     assert found["missing hint raises"] is False
+    assert found["share of the gradient"] is False
+    assert found["teacher's part of it"] is False
     assert not any(check.passed for check in check_losses([f"{__name__}:Vector"], pair))
 
 

@@ -23,7 +23,8 @@ def losses(
         list[str] | None, typer.Argument(help="Losses or strategies to describe.", metavar="[NAME]...")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Check identities and hand values on a pair of networks.", metavar="")
+        bool,
+        typer.Option("--check", help="Check identities, gradients and hand values on a pair of networks.", metavar=""),
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time a training step with each loss on this machine.", metavar="")
