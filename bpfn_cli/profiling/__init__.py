@@ -2,7 +2,7 @@
 """What a network costs: parameters, multiply-accumulates, file size, time and memory."""
 
 from bpfn_cli.profiling.latency import Latency, describe_machine, measure_latency
-from bpfn_cli.profiling.profile import ModuleCounts, Profile, count_modules, profile_model
+from bpfn_cli.profiling.profile import ModuleCounts, Profile, TensorSize, count_modules, list_tensors, profile_model
 from bpfn_cli.profiling.workload import Case
 
 __all__ = [
@@ -10,8 +10,10 @@ __all__ = [
     "Latency",
     "ModuleCounts",
     "Profile",
+    "TensorSize",
     "count_modules",
     "describe_machine",
+    "list_tensors",
     "measure_latency",
     "profile_model",
 ]

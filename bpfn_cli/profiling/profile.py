@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,27 @@ def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
         parameters[level_of(name)] += parameter.numel()
     sizes = (points, *(indices.shape[1] for indices in output.sample_indices1.values()))
     return ModuleCounts(sizes, parameters, macs, _unused_parameters(model, output.flows[0]))
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """A tensor of a network's state dict. buffer: not trained, such as the running statistics of a batch norm."""
+
+    elements: int
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["parameter", "buffer"]
+
+
+def list_tensors(variant: Variant) -> list[TensorSize]:
+    """All tensors of a variant, in the order of its layers; a checkpoint of these sizes holds exactly these."""
+    with torch.device("meta"):
+        model = BiPointFlowNet(variant)
+    trained = dict(model.named_parameters())
+    return [
+        TensorSize(tensor.numel(), name, tuple(tensor.shape), "parameter" if name in trained else "buffer")
+        for name, tensor in model.state_dict().items()
+    ]
 
 
 def level_of(name: str) -> int:

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from command import bpfn, succeeded
+from tiny_world import tiny_network
 from torch import nn
 
 from bpfn_cli.errors import UsageError
-from bpfn_cli.models import VARIANTS, build_model, save_checkpoint
+from bpfn_cli.models import BASELINE, VARIANTS, build_model, save_checkpoint, slim
 from bpfn_cli.models.reference import ReferenceNetwork
-from bpfn_cli.profiling import ModuleCounts, count_modules, profile_model
+from bpfn_cli.profiling import ModuleCounts, count_modules, list_tensors, profile_model
 from bpfn_cli.profiling.profile import level_of, macs_of_call
 
 README = Path(__file__).parents[2] / "README.md"
+STATE_DICTS = Path(__file__).parents[1] / "golden" / "state_dicts.json"
 
 
 @cache
@@ -151,3 +156,37 @@ def test_profile_agrees_with_itself_with_torchs_counter_and_with_the_file(varian
 def test_too_few_points_are_refused(points: int) -> None:
     with pytest.raises(UsageError, match=f"{points} points"):
         profile_model(VARIANTS["baseline"], points)
+
+
+@pytest.mark.parametrize(("name", "printed_m"), [("baseline_bn", "7.98"), ("half", "3.73"), ("weightnet4", "2.74")])
+def test_tensors_are_those_of_the_published_network(name: str, printed_m: str) -> None:
+    """Report 6 prints 7.98 M for the network with batch norm, which counts the buffers."""
+    expected = json.loads(STATE_DICTS.read_text())[name]
+    found = list_tensors(slim(BASELINE, name, bn=True) if name == "baseline_bn" else VARIANTS[name])
+    assert {one.name: list(one.shape) for one in found} == expected
+    assert f"{sum(one.elements for one in found) / 1e6:.2f}" == printed_m
+    model = build_model(name.removesuffix("_bn"), bn=name != "weightnet4")
+    kinds = {one.name: one.kind for one in found}
+    assert {kind for name, kind in kinds.items() if "running_" in name or "num_batches" in name} == {"buffer"}
+    assert sum(one.elements for one in found if one.kind == "parameter") == sum(p.numel() for p in model.parameters())
+
+
+def test_profile_command_lists_tensors_with_totals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bpfn_cli.profiling.profile._operator_macs", lambda _: (Counter(), {}))  # takes seconds
+    network = tiny_network()
+    save_checkpoint(tmp_path / "tiny.safetensors", network)
+    words = ("profile", "--checkpoint", "tiny.safetensors", "--points", 1024, "--tensors")
+    found = json.loads(succeeded(bpfn(*words, "--json", cwd=tmp_path)).stdout)
+    state = network.state_dict()
+    assert [(one["name"], one["shape"]) for one in found["tensors"]] == [(n, list(t.shape)) for n, t in state.items()]
+    assert all(one["elements"] == state[one["name"]].numel() for one in found["tensors"])
+    totals = found["tensor_elements"]
+    assert totals["parameter"] == found["parameters"] == sum(p.numel() for p in network.parameters())
+    assert totals["total"] == totals["parameter"] + totals["buffer"] == sum(t.numel() for t in state.values())
+
+    lines = succeeded(bpfn(*words, cwd=tmp_path)).stdout.splitlines()
+    start = lines.index("Tensors of tiny: elements, name, shape") + 1
+    first, shape = next(iter(state.items()))[0], list(next(iter(state.values())).shape)
+    assert lines[start].split(maxsplit=2) == [f"{next(iter(state.values())).numel():,}", first, str(shape)]
+    total = f"{totals['total']:,}  elements in {len(state)} tensors: {totals['parameter']:,} of parameters"
+    assert total in lines[start + len(state)]

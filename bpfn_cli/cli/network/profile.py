@@ -12,7 +12,7 @@ from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 
 if TYPE_CHECKING:
     from bpfn_cli.models import Variant
-    from bpfn_cli.profiling import Latency, Profile
+    from bpfn_cli.profiling import Latency, Profile, TensorSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class ProfileFlags:
     latency: Annotated[bool, options.switch("--latency", "Also the time of one pass, measured as in `bpfn bench`.")] = (
         False
     )
+    tensors: Annotated[bool, options.switch("--tensors", "Also elements, name and shape of every tensor.")] = False
     json: options.Json = False
 
 
@@ -40,8 +41,9 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --variant weightnet48              # one network, with each level
       $ bpfn profile --all --latency                    # all variants, and the time of a pass
       $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
+      $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
-    from bpfn_cli.profiling import profile_model
+    from bpfn_cli.profiling import list_tensors, profile_model
 
     names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
     checkpoint = flags.checkpoint
@@ -53,10 +55,13 @@ def profile(flags: ProfileFlags) -> None:
             profiles.append(profile_model(one, points, file_bytes=file_bytes))
             bar(done, len(chosen), one.name)
     measured = _measure(chosen, points) if flags.latency else []
+    tensors = [list_tensors(one) for one in chosen] if flags.tensors else []
     if flags.json:
         found = [asdict(one) for one in profiles]
         for fields, its_latency in zip(found, measured, strict=False):
             fields["latency"] = asdict(its_latency)
+        for fields, its_tensors in zip(found, tensors, strict=False):
+            fields |= {"tensors": [asdict(one) for one in its_tensors], "tensor_elements": _totals(its_tensors)}
         print_json(found if flags.all_variants else found[0])
         return
     _print_sizes(profiles)
@@ -64,6 +69,8 @@ def profile(flags: ProfileFlags) -> None:
         _print_latencies(measured)
     if len(profiles) == 1:
         _print_levels(profiles[0])
+    for one, its_tensors in zip(chosen, tensors, strict=False):
+        _print_tensors(one.name, its_tensors)
     say("next: bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names))
 
 
@@ -106,3 +113,20 @@ def _print_levels(one: Profile) -> None:
     print_table(f"{one.variant} by level", headings, rows)
     names = ", ".join(f"{name.split('::')[-1]} {count}x" for name, count in one.uncounted.items())
     console().print(f"Not counted by fvcore: {names}.", soft_wrap=True)
+
+
+def _totals(tensors: list[TensorSize]) -> dict[str, int]:
+    """Elements by kind of tensor, and in all."""
+    kinds = ("parameter", "buffer")
+    sums = {kind: sum(one.elements for one in tensors if one.kind == kind) for kind in kinds}
+    return {**sums, "total": sum(sums.values())}
+
+
+def _print_tensors(name: str, tensors: list[TensorSize]) -> None:
+    """Plain lines, for grep and awk."""
+    totals, longest = _totals(tensors), max(len(one.name) for one in tensors)
+    print(f"\nTensors of {name}: elements, name, shape")
+    for one in tensors:
+        print(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")
+    parts = f"{totals['parameter']:,} of parameters and {totals['buffer']:,} of buffers (statistics of batch norms)"
+    print(f"{totals['total']:>9,}  elements in {len(tensors)} tensors: {parts}")
