@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, RIGID_ICP, EvaluationResult
 from bpfn_cli.reporting.methods import method_meanings, method_rank
-from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, dataset_title, reference_row, row_of
+from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, Value, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
 
@@ -72,6 +72,12 @@ class Trained:
         return "finished" if self.run.complete else f"incomplete ({self.record.state})"
 
     @property
+    def progress(self) -> str | None:
+        """The last validated epoch of an incomplete run and its EPE3D in metres, such as "epoch 50: 0.0492"."""
+        epoch = None if self.run.complete else max(self.run.curve, default=None)
+        return None if epoch is None else f"epoch {epoch}: {self.run.curve[epoch]:.4f}"
+
+    @property
     def train_minutes(self) -> float | None:
         return None if self.record.train_seconds is None else self.record.train_seconds / 60
 
@@ -86,6 +92,21 @@ class Trained:
     def row(self, columns: Sequence[Column]) -> Row:
         complete = self.run.complete
         return row_of(columns, self, "" if complete else "incomplete", complete and self.record.role == "student")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training without a run. name: of the run folder it will have. epochs: None: decided when it starts."""
+
+    name: str
+    variant: str
+    method: str
+    seed: int
+    epochs: int | None
+
+    def row(self, columns: Sequence[Column]) -> Row:
+        known: dict[str, Value] = {"model": self.variant, "method": self.method, "state": "planned", "run": self.name}
+        return reference_row(columns, (), "incomplete", **known, seed=self.seed, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -125,11 +146,13 @@ ACCURACY = [
     Column("model", "Model", lambda row: row.record.variant),
     Column("method", "Method", lambda row: row.method),
     Column("state", "State", lambda row: row.state, usual="finished"),
+    Column("progress", "Validation EPE3D", lambda row: row.progress, unit="m", detail=1),
     Column("trained_on", "Trained on", lambda row: row.trained_on, detail=3),
     *METRICS,
     Column("below_best_baseline_percent", "Below best baseline", lambda row: row.gain, ".1f", "%", detail=1),
     Column("seed", "Seed", lambda row: row.record.seed, "d", detail=2),
     Column("weights", "Weights", lambda row: row.evaluation.checkpoint.which, detail=4),
+    Column("best_epoch", "Best epoch", lambda row: row.run.best_epoch, "d", detail=5),
     Column("epochs_done", "Epochs done", lambda row: row.record.epochs_done, "d", detail=5),
     Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=5),
     Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=6),
@@ -138,7 +161,8 @@ ACCURACY = [
 ]
 REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
 # For rows about a `Trained`.
-_KEYS = ("model", "method", "state", "epochs_done", "epochs", "trained_on", "seed", "reason", "run")
+_KEYS = ["model", "method", "state", "progress", "best_epoch", "epochs_done", "epochs", "trained_on", "seed"]
+_KEYS += ["reason", "run"]
 WITHOUT_RESULTS = [column for key in _KEYS for column in (*ACCURACY, REASON) if column.key == key]
 # For the rows of one evaluation.
 PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
@@ -166,17 +190,19 @@ def evaluation_table(evaluation: EvaluationResult) -> Table:
     return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, rows)
 
 
-def without_results_tables(runs: Sequence[Run]) -> list[Table]:
-    """One table of the runs without an evaluation, or none."""
+def without_results_tables(runs: Sequence[Run], planned: Sequence[Planned] = ()) -> list[Table]:
+    """One table of the runs without an evaluation, then of planned trainings; or none."""
     waiting = sorted((run for run in runs if not run.evaluations), key=lambda run: (not run.complete, run.name))
-    if not waiting:
+    if not waiting and not planned:
         return []
     notes = []
     if any(run.complete for run in waiting):
         notes.append("Finished: evaluate it with `bpfn eval --checkpoint FILE`, where FILE is its student.safetensors.")
     if any(run.record.state == "running" for run in waiting):
         notes.append("Running: in progress, or killed.")
-    rows = [Trained(run).row(WITHOUT_RESULTS) for run in waiting]
+    if planned:
+        notes.append("Planned: trainings of the study that have no run yet.")
+    rows = [Trained(run).row(WITHOUT_RESULTS) for run in waiting] + [one.row(WITHOUT_RESULTS) for one in planned]
     return [Table("without_results", "Runs without results", WITHOUT_RESULTS, rows, notes)]
 
 
@@ -190,8 +216,8 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
         f"Method: how a network was trained; + combines methods. {meanings}.",
         "Below best baseline: how far EPE3D is below the best of zero flow, nearest neighbor and rigid ICP; "
         "negative is worse. Marked: the lowest EPE3D of the finished students.",
-        "Weights: best are those of the validated epoch with the lowest EPE3D on the held-out training scenes, last "
-        "those of the last epoch.",
+        "Weights: best are those of the validated epoch with the lowest EPE3D on the held-out training scenes (best "
+        "epoch), last those of the last epoch.",
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from bpfn_cli.errors import UsageError
 from bpfn_cli.files import write_atomic
 from bpfn_cli.reporting.comparison import Group, groups_by_variant
-from bpfn_cli.runs.results import RunResults, validation_curve
+from bpfn_cli.runs.results import RunResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def write_plots(results: RunResults, folder: Path) -> list[Path]:
     check_matplotlib()
     written = []
     for variant, groups in groups_by_variant(results).items():
-        curves = {group.label: found for group in groups if len((found := _curves(results.folder, group))[0])}
+        curves = {group.label: found for group in groups if len((found := _curves(group))[0])}
         if curves:
             where = "the test split" if groups[0].record.selected_on == "test" else "held-out training scenes"
             stream = io.BytesIO()
@@ -46,9 +46,9 @@ def write_plots(results: RunResults, folder: Path) -> list[Path]:
     return written
 
 
-def _curves(folder: Path, group: Group) -> tuple[np.ndarray, np.ndarray]:
+def _curves(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """The epochs (E,) at which all seeds were validated, and their EPE3D (seeds, E) in metres."""
-    curves = [validation_curve(folder / one.run.name) for one in group.members]
+    curves = [one.run.curve for one in group.members]
     epochs = sorted(set.intersection(*map(set, curves)))
     return np.array(epochs), np.array([[curve[epoch] for epoch in epochs] for curve in curves])
 

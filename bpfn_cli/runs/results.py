@@ -2,7 +2,7 @@
 """The results of runs: `run.json` with `evaluations/*.json`, and `metrics.jsonl`, read without trusting any."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,20 +11,29 @@ from pydantic import ValidationError
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.metrics.result import Amount, EvaluationResult, Positive, Schema
 from bpfn_cli.runs.listing import find_runs
-from bpfn_cli.runs.record import METRICS, RunRecord, read_schema
+from bpfn_cli.runs.record import LARGEST_FILE, METRICS, RunRecord, read_schema
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run and its evaluations; `name` is that of the folder, which a user may have renamed."""
+    """A run and its evaluations; `name` is that of the folder, which a user may have renamed.
+
+    curve: validation EPE3D in metres by epoch, counted from 1; only of validated epochs.
+    """
 
     name: str
     record: RunRecord
     evaluations: tuple[EvaluationResult, ...]
+    curve: Mapping[int, float]
 
     @property
     def complete(self) -> bool:
         return self.record.is_finished
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The first epoch with the lowest validation EPE3D; None: there was no validation."""
+        return min(self.curve, key=lambda epoch: self.curve[epoch], default=None)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,10 @@ def read_runs(folder: Path) -> RunResults:
     """Read the runs of a folder. Raises: as `find_runs`."""
     found = find_runs(folder)
     problems = list(found.problems)
-    runs = [Run(run.path.absolute().name, run.record, _evaluations(run.path, problems)) for run in found.runs]
+    runs = [
+        Run(run.path.absolute().name, run.record, _evaluations(run.path, problems), validation_curve(run.path))
+        for run in found.runs
+    ]
     return RunResults(folder, tuple(_with_teachers(runs)), tuple(problems))
 
 
@@ -52,10 +64,12 @@ class _Epoch(Schema):
 
 
 def validation_curve(run: Path) -> dict[int, float]:
-    """Validation EPE3D in metres of a run by epoch, counted from 1; unreadable lines are left out."""
-    found = {}
-    with contextlib.suppress(OSError), (run / METRICS).open("rb") as lines:
-        for line in lines:
+    """As `Run.curve`; unreadable lines are left out, and all of a file that is none or huge."""
+    path, found = run / METRICS, {}
+    with contextlib.suppress(OSError):
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            return {}
+        for line in path.read_bytes().splitlines():
             with contextlib.suppress(ValidationError):
                 known = _Epoch.model_validate_json(line)
                 if known.validation_epe3d is not None:

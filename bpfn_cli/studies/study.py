@@ -3,7 +3,7 @@
 helped."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,8 @@ from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION
 from bpfn_cli.models import VARIANTS, Variant
 from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
-from bpfn_cli.recipes.recipe import Recipe, checked_recipe
+from bpfn_cli.recipes.recipe import Recipe, checked_recipe, decisive_tree
+from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.strategies import STRATEGIES
 
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher", "random_adapter"]
@@ -102,6 +103,18 @@ def cells_of(study: Study) -> list[Cell]:
                     f"{cell.name}: two different trainings would have this name; rename a method or a variant"
                 )
     return list(found.values())
+
+
+def cells_without_run(study: Study, records: Iterable[RunRecord]) -> list[Cell]:
+    """The trainings of a study that have no run yet, finished or not: neither of the study, nor of the same recipe."""
+    found = list(records)
+    names, recipes = {one.cell for one in found}, [one.recipe for one in found]
+
+    def has_run(cell: Cell) -> bool:
+        # A control of equal time has the recipe of scratch until it starts.
+        return cell.name in names or (cell.control != "equal_time" and decisive_tree(cell.recipe) in recipes)
+
+    return [cell for cell in cells_of(study) if not has_run(cell)]
 
 
 def _check_keys(study: Study) -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import json
+
 import pytest
+from command import bpfn, refused, succeeded
 from run_folders import evaluation, metrics
 
-from bpfn_cli.reporting import Table, build_report, read_runs
+from bpfn_cli.reporting import Planned, Table, build_report, read_runs, to_markdown
 
 
 def test_rows_are_sorted_by_role_and_method(runs, make_run):
@@ -257,6 +260,71 @@ def test_runs_without_results_have_their_own_table(runs, make_run):
     assert column(table, "reason") == [None, "loss is NaN"]
     assert any("bpfn eval" in note for note in table.notes)
     assert tables(runs) == []
+
+
+def validated(folder, **epe3d: float) -> None:
+    """Write the metrics of an epoch for each keyword, such as `epoch4=0.25`, and of an epoch without validation."""
+    lines = [{"epoch": int(key.removeprefix("epoch")), "validation_epe3d": value} for key, value in epe3d.items()]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [{"epoch": 1}, *lines]))
+
+
+def test_best_epoch_is_the_first_with_the_lowest_validation_epe3d(runs, make_run):
+    validated(make_run("a", evaluation(0.1)), epoch2=0.5, epoch4=0.25, epoch6=0.25, epoch8=0.3)
+    make_run("b", evaluation(0.12), method="basic")
+    validated(make_run("c"), epoch5=0.4)
+    table = accuracy(runs)
+    assert dict(zip(column(table, "run")[2:], column(table, "best_epoch")[2:], strict=True)) == {"a": 4, "b": None}
+    assert column(table, "progress") == [None, None, None, None]
+    assert "Validation EPE3D" not in to_markdown(build_report(read_runs(runs)))
+    (waiting,) = tables(runs, "without_results")
+    assert column(waiting, "best_epoch") == [5]
+
+
+def test_incomplete_run_shows_its_last_validated_epoch(runs, make_run):
+    validated(make_run("a", state="running", epochs_done=51), epoch45=0.0481, epoch50=0.04918)
+    validated(make_run("b", evaluation(0.1), state="interrupted"), epoch2=0.25)
+    make_run("c", state="running", epochs_done=1)
+    (waiting,) = tables(runs, "without_results")
+    assert column(waiting, "progress") == ["epoch 50: 0.0492", None]
+    assert column(accuracy(runs), "progress") == [None, None, "epoch 2: 0.2500"]
+    assert "epoch 50: 0.0492" in to_markdown(build_report(read_runs(runs)))
+
+
+def test_planned_trainings_come_after_the_runs_without_results(runs, make_run):
+    make_run("waiting")
+    planned = [Planned("tiny-hint-seed1", "tiny", "hint", 1, 8), Planned("tiny-equal_time-seed1", "tiny", "a", 1, None)]
+    report = build_report(read_runs(runs), planned=planned)
+    (table,) = [one for one in report.tables if one.kind == "without_results"]
+    keys = ("model", "method", "state", "seed", "epochs", "run", "epochs_done")
+    assert [tuple(column(table, key)[row] for key in keys) for row in (1, 2)] == [
+        ("tiny", "hint", "planned", 1, 8, "tiny-hint-seed1", None),
+        ("tiny", "a", "planned", 1, None, "tiny-equal_time-seed1", None),
+    ]
+    assert any(note.startswith("Planned: ") for note in table.notes)
+    assert column(table, "state")[0] == "finished"
+
+
+def test_plan_without_any_run_is_a_report(tmp_path):
+    report = build_report(read_runs(tmp_path / "none"), planned=[Planned("a", "half", "hint", 0, 8)])
+    assert report.message is None
+    assert [len(table.rows) for table in report.tables] == [1]
+
+
+def test_report_command_adds_what_is_left_of_a_study(tmp_path, make_run):
+    path = tmp_path / "mine.yaml"
+    path.write_text("variants: [half]\nlosses: [none, basic]\nseeds: [0]\ncontrols: [equal_time]\n")
+    make_run("other")
+
+    def planned() -> list[tuple[str, str, int | None]]:
+        tables = json.loads(succeeded(bpfn("report", "--planned", path, "--json", cwd=tmp_path)).stdout)["tables"]
+        rows = [row for table in tables if table["kind"] == "without_results" for row in table["rows"]]
+        return [(row["state"], row["run"], row["epochs"]) for row in rows]
+
+    basic, timed = ("planned", "half-basic-seed0", 12), ("planned", "half-equal_time-seed0", None)
+    assert planned() == [("finished", "other", 8), ("planned", "half-scratch-seed0", 12), basic, timed]
+    make_run("mine/half-scratch-seed0", cell="half-scratch-seed0", state="running")
+    assert planned() == [("incomplete (running)", "half-scratch-seed0", 8), basic, timed]
+    refused(bpfn("report", "--planned", "none.yaml", cwd=tmp_path), 2, "none.yaml: no such study file")
 
 
 def test_notes_explain_the_methods_used_and_no_other(runs, make_run):

@@ -44,15 +44,15 @@ MARKDOWN = """\
 -----------------:|
 """
 CSV = """\
-table,dataset,split,scenes,points,sampling_seed,data_sha256,model,method,state,trained_on,epe3d,acc3d_strict,\
-acc3d_relax,outliers3d,epe2d,acc2d,below_best_baseline_percent,seed,weights,epochs_done,epochs,train_minutes,\
-teacher,run
-"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,zero flow,,,,0.3,0.05,0.1,0.95,\
-21.25,0.02,,,,,,,,
-"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,nearest neighbor,,,,0.2,0.2,\
-0.45,0.8,15.0,0.1,,,,,,,,
-"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,weightnet48,bihint,finished,\
-"synthetic 1/5, 80 scenes",0.25,0.4,0.7,0.5,9.5,0.25,-25.0,0,best,8,8,1.5,baseline (teacher-a),b
+table,dataset,split,scenes,points,sampling_seed,data_sha256,model,method,state,progress,trained_on,epe3d,\
+acc3d_strict,acc3d_relax,outliers3d,epe2d,acc2d,below_best_baseline_percent,seed,weights,best_epoch,epochs_done,\
+epochs,train_minutes,teacher,run
+"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,zero flow,,,,,0.3,0.05,0.1,0.95,\
+21.25,0.02,,,,,,,,,
+"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,nearest neighbor,,,,,0.2,0.2,\
+0.45,0.8,15.0,0.1,,,,,,,,,
+"synthetic, test split, 40 scenes, 1024 points",synthetic,test,40,1024,0,SHA,weightnet48,bihint,finished,,\
+"synthetic 1/5, 80 scenes",0.25,0.4,0.7,0.5,9.5,0.25,-25.0,0,best,,8,8,1.5,baseline (teacher-a),b
 """
 HOSTILE = "<script>alert(1)</script>|*_`[x](y)\n\x1b[31m\u202e[bold]"
 

@@ -122,6 +122,20 @@ def test_run_json_that_is_a_folder_pipe_or_huge_is_reported(runs, make_run):
     assert "huge/run.json: too large" in huge and "1099511627776 bytes" in huge
 
 
+def test_metrics_that_are_a_folder_pipe_or_huge_are_left_out(runs, make_run):
+    for name in ("folder", "pipe", "huge", "sound"):
+        make_run(name)
+        (runs / name / "metrics.jsonl").write_text('{"epoch": 3, "validation_epe3d": 0.5}\n')
+    (runs / "folder" / "metrics.jsonl").unlink()
+    (runs / "folder" / "metrics.jsonl").mkdir()
+    (runs / "pipe" / "metrics.jsonl").unlink()
+    os.mkfifo(runs / "pipe" / "metrics.jsonl")
+    with (runs / "huge" / "metrics.jsonl").open("ab") as stream:
+        stream.truncate(1 << 40)
+    found = {run.name: run.best_epoch for run in read_runs(runs).runs}
+    assert found == {"folder": None, "pipe": None, "huge": None, "sound": 3}
+
+
 def test_linked_run_is_read_once(runs, make_run, tmp_path):
     make_run("one")
     (runs / "latest").symlink_to("one")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from small_studies import names, study
 
 from bpfn_cli.config import build, parse_yaml
 from bpfn_cli.errors import UsageError
-from bpfn_cli.studies.study import Study, cells_of, read_study
+from bpfn_cli.recipes.recipe import Recipe, decisive_tree
+from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.studies.study import Study, cells_of, cells_without_run, read_study
 
 
 def test_cells_are_all_combinations_seed_by_seed() -> None:
@@ -150,3 +154,28 @@ def test_read_study_rejects_unknown_keys_and_values(tmp_path: Path) -> None:
     path.write_text("seed: [0]\ncontrols: [equal]\n")
     with pytest.raises(UsageError, match=r"controls\.0: input should be.*unknown key seed, did you mean seeds\?"):
         read_study(path)
+
+
+def record_of(recipe: Recipe, cell: str | None = None) -> RunRecord:
+    """What `run.json` says about a run that has just started."""
+    data = {"source_kind": "synthetic", "train_scenes": 3, "fraction": None}
+    known = {"role": "student", "variant": recipe.variant.name, "method": recipe.method(), "seed": recipe.seed}
+    known |= {"points": 1024, "epochs": 1, "data": data, "cell": cell, "recipe": decisive_tree(recipe)}
+    return RunRecord.model_validate_json(json.dumps({**known, "started": str(datetime.now(timezone.utc))}))
+
+
+def test_cells_without_run_have_neither_a_run_of_the_study_nor_one_of_their_recipe() -> None:
+    given = study(controls=("equal_time",), seeds=(0, 1))
+    cells = {cell.name: cell for cell in cells_of(given)}
+    left = list(cells)
+    assert [cell.name for cell in cells_without_run(given, [])] == left
+    hint, scratch = (cells[f"tiny-{method}-seed1"].recipe for method in ("hint", "scratch"))
+    runs = [
+        record_of(hint),
+        record_of(replace(hint, seed=5)),
+        record_of(scratch),  # leaves the control of equal time, which starts from the same recipe
+        record_of(replace(scratch, seed=7), cell="tiny-equal_time-seed0"),
+    ]
+    for name in ("tiny-hint-seed1", "tiny-scratch-seed1", "tiny-equal_time-seed0"):
+        left.remove(name)
+    assert [cell.name for cell in cells_without_run(given, runs)] == left

@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: MIT
 """`bpfn report`."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, finish, print_json, say
 from bpfn_cli.cli.places import RUNS
+
+if TYPE_CHECKING:
+    from bpfn_cli.reporting import Planned
+    from bpfn_cli.runs.results import RunResults
+
+PLANNED = options.path("--planned", help="Study whose trainings without a run are added.", metavar="FILE")
 
 
 def report(
     source: options.Source = None,
     out: options.Out = None,
     published: Annotated[bool, options.switch("--published", "Add tables of the published results.")] = False,
+    planned: Annotated[Path | None, PLANNED] = None,
     json: options.Json = False,
 ) -> None:
     """Print tables of the accuracy and size of all networks.
 
     There is one table of accuracy for each dataset. With --out DIR, also write them as `report.md` and as CSV files.
+    With --planned FILE, the runs are those that `bpfn compare FILE` trains, if there are any.
 
     \b
     Examples:
       $ bpfn report                                  # the runs in `runs/`
       $ bpfn report --out results                    # also as Markdown and CSV files
       $ bpfn report --published                      # with the published results
+      $ bpfn report --planned study.yaml             # with what is left to train
     """
     from bpfn_cli.errors import DataError, printable
     from bpfn_cli.files import make_folder
@@ -32,8 +44,8 @@ def report(
         raise DataError(f"{printable(source)}: no such folder of runs; check the path")
     if out is not None:
         make_folder(out)
-    results = read_runs(source or RUNS)
-    tables = build_report(results, published=published)
+    results = read_runs(source or _folder_of(planned))
+    tables = build_report(results, published=published, planned=_without_run(planned, results) if planned else ())
     if json:
         print_json(to_json(tables))
     else:
@@ -43,3 +55,26 @@ def report(
         finish(out, f"open {out / 'report.md'}")
     elif results.runs:
         say("next: bpfn report --out results (Markdown and CSV), bpfn report --published, or bpfn eval on other data")
+
+
+def _folder_of(study: Path | None) -> Path:
+    """Where the runs are: those of a study, if it has some."""
+    folder = RUNS / (study.stem if study else "")
+    return folder if folder.is_dir() else RUNS
+
+
+def _without_run(path: Path, results: RunResults) -> list[Planned]:
+    from bpfn_cli.reporting import Planned
+    from bpfn_cli.studies.study import cells_without_run, read_study
+
+    found = cells_without_run(read_study(path), (run.record for run in results.runs))
+    return [
+        Planned(
+            cell.name,
+            cell.recipe.variant.name,
+            cell.method,
+            cell.recipe.seed,
+            None if cell.control == "equal_time" else cell.recipe.train.epochs,
+        )
+        for cell in found
+    ]
