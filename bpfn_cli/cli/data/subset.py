@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 METHOD = typer.Option("--method", help="hash: by name; stride: every n-th; stratified: same flow and depth as all.")
 VAL_FRACTION = typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
 MAX_POINTS = typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
+FIFTH = options.switch("--fifth", "Every fifth scene of both splits, as in the compression reports.")
 LEAVE_OUT = typer.Option("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
 
 
@@ -31,6 +32,7 @@ def subset(
     offset: Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")] = 0,
     link: Annotated[Link, typer.Option("--link", help="auto: hard link if possible, else copy.")] = "auto",
     val_fraction: Annotated[float | None, VAL_FRACTION] = None,
+    fifth: Annotated[bool, FIFTH] = False,
     packed: Annotated[bool, options.switch("--packed", "One file per split, fast to train from.")] = False,
     max_points: Annotated[int | None, MAX_POINTS] = None,
     leave_out: Annotated[Path | None, LEAVE_OUT] = None,
@@ -48,6 +50,7 @@ def subset(
     Examples:
       $ bpfn subset                                       # a fifth of the training scenes
       $ bpfn subset --fraction 0.1 --dry-run              # show the size of a tenth
+      $ bpfn subset --fifth                               # the fifth of the compression reports
       $ bpfn subset --packed --max-points 32768           # one file per split
       $ bpfn subset --verify --out data/synthetic-subset  # check every file of a subset
     """
@@ -59,6 +62,7 @@ def subset(
         return _verify(source, out, json)
     left_out = read_leave_out(leave_out) if leave_out else ()
     chosen = SubsetOptions(fraction, method, seed or 0, offset, link, val_fraction, packed, max_points, left_out)
+    chosen = chosen.as_reported() if fifth else chosen
     place = source or full_dataset(make=not dry_run)
     if place is None:
         return say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")

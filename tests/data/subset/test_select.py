@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
+from command import bpfn, refused, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 from scene_folders import contents, write_flyingthings3d
@@ -61,6 +63,45 @@ def test_stride_keeps_every_kth_from_the_offset(source):
     assert chosen(source, SubsetOptions(0.25, "stride")) == ("0000000", "0000004", "0000008")
     assert chosen(source, SubsetOptions(0.25, "stride", offset=3)) == ("0000003", "0000007")
     assert chosen(source, SubsetOptions(0.3, "stride", offset=2)) == ("0000002", "0000005", "0000008")
+
+
+FIFTH = SubsetOptions().as_reported()
+
+
+@pytest.mark.parametrize(
+    ("scenes", "kept"),
+    [((22_516, 2_251), (4504, 451)), ((22_520, 2_255), (4504, 451)), ((19_640, 3_824), (3928, 765))],
+)
+def test_fifth_has_the_size_of_the_reports_for_lists_of_their_length(scenes, kept):
+    """The reports have 4,504 and 451 scenes; the third case is HPLFlowNet's list."""
+    for split, count, expected in zip(("train", "val"), scenes, kept, strict=True):
+        names = tuple(f"{index:07d}" for index in range(count))
+        found = choose(names, FIFTH.share(split), FIFTH)
+        assert len(found) == expected
+        assert found == tuple(f"{index:07d}" for index in range(count) if index % 5 == 0)
+
+
+def test_fifth_counts_places_in_the_sorted_list_of_each_split_not_numbers_in_names(tmp_path):
+    """Numbers are missing in HPLFlowNet's lists."""
+    train, val = ("3", "10", "11", "12", "20", "21", "30"), ("7", "8", "9", "40", "41", "42")
+    numbers = {"train": [f"{int(name):07d}" for name in train], "val": [f"{int(name):07d}" for name in val]}
+    source = write_flyingthings3d(tmp_path / "source", **numbers)
+    assert chosen(source, FIFTH) == ("0000003", "0000021")
+    assert chosen(source, FIFTH, "val") == ("0000007", "0000042")
+
+
+def test_fifth_command_writes_both_splits_and_refuses_another_share(tmp_path):
+    write_flyingthings3d(tmp_path / "source", val=[f"{index:07d}" for index in range(7)])
+    words = ("subset", "--source", "source", "--out", "out", "--fifth")
+    for more in (("--fraction", 0.1), ("--method", "stratified"), ("--val-fraction", 0.2)):
+        refused(bpfn(*words, *more, cwd=tmp_path), 2, "fifth: sets fraction, method, offset and val_fraction")
+    assert "2 train and 2 val scenes" in succeeded(bpfn(*words, cwd=tmp_path)).stdout
+    manifest = json.loads((tmp_path / "out" / "subset.json").read_text())
+    assert {split: list(files) for split, files in manifest["files"].items()} == {
+        "train": ["0000000", "0000005"],
+        "val": ["0000000", "0000005"],
+    }
+    assert (manifest["method"], manifest["fraction"], manifest["val_fraction"]) == ("stride", 0.2, 0.2)
 
 
 def test_stride_beyond_the_last_scene_is_refused(source):
