@@ -56,10 +56,11 @@ class DataSettings:
     """The training scenes and how they are sampled.
 
     path: dataset folder, if `--data` is not given; null: the dataset in the data folder. test: dataset whose test split
-    the network is tested on; null: that of the training data. kind: required format of the
-    dataset (`bpfn data check` names it); auto: any. points: drawn from each cloud. holdout: share of the training
-    scenes held out to choose the best checkpoint. meta_val: share held out in addition for strategies that validate
-    inside the training loop (meta; online with target general). views: number of epochs after which draws and
+    the network is tested on; null: that of the training data. kind: required format of the dataset (`bpfn data check`
+    names it); auto: any. split: the one to train on; `test`: the scenes that the network is tested on, so that its
+    results are training errors, as in the first compression reports. points: drawn from each cloud. holdout: share of
+    the training scenes held out to choose the best checkpoint. meta_val: share held out in addition for strategies that
+    validate inside the training loop (meta; online with target general). views: number of epochs after which draws and
     augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes that load scenes;
     null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
     """
@@ -67,6 +68,7 @@ class DataSettings:
     path: str | None = None
     test: str | None = None
     kind: Annotated[str, AfterValidator(_known_format)] = "auto"
+    split: Literal["train", "test"] = "train"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
     meta_val: Annotated[float, Field(gt=0, le=0.5)] = 0.05
@@ -254,8 +256,9 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
     tree |= {"variant": sizes_identity(recipe.variant), "teacher": sizes_identity(recipe.teacher)}
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
-    if recipe.train.optimizer == "adam":  # runs of earlier versions do not have this key
-        del tree["train"]["optimizer"]
+    for part, key, usual in (("train", "optimizer", "adam"), ("data", "split", "train")):
+        if tree[part][key] == usual:  # runs of earlier versions do not have these keys
+            del tree[part][key]
     return tree
 
 

@@ -23,6 +23,7 @@ ON_TEST = (
     "Weights chosen on the test split, as published: {}. These figures are the best of many evaluations on these "
     "scenes and look better than those of runs that were evaluated on them once."
 )
+TRAINED_ON_TEST = "Training errors, since they learned from the scenes that they are tested on: {}."
 REDUCED = "Trained with reduced precision of the matrix products: {}."
 CHANGED = "Recipe, data or versions changed during training: {}; see run.json."
 
@@ -86,12 +87,15 @@ class Trained:
         """Dataset, fraction, number of scenes and of points."""
         data = self.record.data
         fraction = "" if data.fraction is None or data.fraction == 1 else f" {_fraction(data.fraction)}"
-        scenes = data.train_scenes - data.held_out_scenes
-        return f"{dataset_title(data.source_kind)}{fraction}, {scenes} scenes, {self.record.points} points"
+        scenes = f"{data.train_scenes - data.held_out_scenes} {'test ' * (self.record.learned_from == 'test')}scenes"
+        return f"{dataset_title(data.source_kind)}{fraction}, {scenes}, {self.record.points} points"
+
+    @property
+    def is_ranked(self) -> bool:
+        return self.run.complete and self.record.role == "student"
 
     def row(self, columns: Sequence[Column]) -> Row:
-        complete = self.run.complete
-        return row_of(columns, self, "" if complete else "incomplete", complete and self.record.role == "student")
+        return row_of(columns, self, "" if self.run.complete else "incomplete", self.is_ranked)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,16 @@ class Result(Trained):
     @property
     def protocol(self) -> Protocol:
         return Protocol.from_evaluation(self.evaluation)
+
+    @property
+    def is_training_error(self) -> bool:
+        """Whether it learned from the scenes of the evaluation."""
+        tested = self.evaluation.dataset
+        return self.record.learned_from == tested.split == "test" and tested.kind == self.record.data.source_kind
+
+    @property
+    def is_ranked(self) -> bool:
+        return super().is_ranked and not self.is_training_error
 
     @property
     def trained_on(self) -> str:
@@ -273,7 +287,8 @@ def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
     on_test = {one.run.name for one in results if one.record.selected_on == "test"}
     reduced = {f"{one.run.name} ({bits})" for one in results if (bits := one.record.precision) != "32"}
     changed = {one.run.name for one in results if any(again.differences for again in one.record.resumed)}
-    for note, names in ((ON_TEST, on_test), (REDUCED, reduced), (CHANGED, changed)):
+    learned = {one.run.name for one in results if one.is_training_error}
+    for note, names in ((TRAINED_ON_TEST, learned), (ON_TEST, on_test), (REDUCED, reduced), (CHANGED, changed)):
         if names:
             yield note.format(", ".join(sorted(names)))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bpfn_cli.data.datasets import is_synthetic_kind, sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, Result, results_of
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
@@ -138,8 +138,10 @@ def comparison_report(results: RunResults) -> Report:
         return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
     tables = [table for variant, groups in trained.items() for table in _tables(variant, groups)]
     first = next(iter(trained.values()))[0].members[0]  # all have one protocol
-    is_synthetic = is_synthetic_kind(first.evaluation.dataset.kind)
-    return Report(tuple(tables), (*NOTES, SYNTHETIC_NOTE) if is_synthetic else NOTES, results.problems)
+    notes = [*NOTES, *([SYNTHETIC_NOTE] if is_synthetic_kind(first.evaluation.dataset.kind) else [])]
+    if first.is_training_error:
+        notes.append(TRAINED_ON_TEST.format("all networks"))
+    return Report(tuple(tables), tuple(notes), results.problems)
 
 
 def groups_by_variant(results: RunResults) -> dict[str, list[Group]]:

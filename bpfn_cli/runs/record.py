@@ -182,6 +182,11 @@ class RunRecord(Schema):
         return self.state == "failed" and self.failed_by == "NonFiniteError"
 
     @property
+    def learned_from(self) -> str:
+        """The split that it was trained on: train or test."""
+        return str(self.recipe.get("data", {}).get("split", "train"))
+
+    @property
     def precision(self) -> str:
         """Precision of the large matrix products in training: 32, bf16 or 16."""
         return str(self.recipe.get("train", {}).get("precision", "32"))

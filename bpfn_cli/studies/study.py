@@ -70,6 +70,11 @@ class Study:
         found = self.recipe.get("data", {}).get("test")
         return None if found is None else Path(found)
 
+    @property
+    def split(self) -> str:
+        """The split that all trainings learn from."""
+        return str(self.recipe.get("data", {}).get("split", "train"))
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -110,6 +110,8 @@ def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> Teach
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"train.teacher_cache {printable(folder)}: is a file; name a folder")
     drawn = {"dataset": job.data.identity.sha256, "points": data.points, "augment": to_tree(data.augment)}
+    if data.split != "train":  # scenes of different splits may have the same names
+        drawn["split"] = data.split
     key = cache_key(teacher_sha256, {**drawn, "precision": precision.value}, reads)
     return TeacherCache(folder / key, reads, TOLERANCE[precision])
 
@@ -123,6 +125,8 @@ def job_notes(job: Job) -> Iterator[str]:
     """Lines about keys of the recipe that have no effect, or not the expected one."""
     recipe, why = job.recipe, "since no --loss needs a teacher"
     yield from _unused_options(recipe)
+    if recipe.data.split == "test" and job.data.test_path is None:
+        yield "data.split test: trains on the scenes that it is tested on; its results will be training errors"
     if recipe.distillation_losses():
         if recipe.control == "random_adapter" and not build_objective(recipe).reads().intersection(FIELDS.values()):
             yield "control random_adapter: no effect, since no --loss reads the teacher's features"

@@ -24,7 +24,7 @@ from bpfn_cli.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A dataset, opened once: what identifies it, and its training and test scenes.
+    """A dataset, opened once: what identifies it, and its training and test scenes, which may be the same ones.
 
     test_path: another dataset, whose test scenes these are; it is part of the identity.
     """
@@ -36,14 +36,17 @@ class OpenedDataset:
     test_path: Path | None = None
 
     @classmethod
-    def open(cls, path: Path, test_path: Path | None = None) -> OpenedDataset:
-        """Raises: as `find_dataset` and `Dataset.open`."""
+    def open(cls, path: Path, test_path: Path | None = None, split: str = "train") -> OpenedDataset:
+        """Args: split: the one to train on. Raises: as `find_dataset` and `Dataset.open`."""
         found = find_dataset(path)
+        train, identity = found.open(split), found.identity
+        if split != "train":
+            identity = replace(identity, train_scenes=len(train))
         if test_path is None:
-            return cls(path, found.identity, found.open("train"), found.open("test"))
+            return cls(path, identity, train, found.open("test"))
         test = find_dataset(test_path).open("test")
-        both = replace(found.identity, sha256=json_hash([found.identity.sha256, test.identity()]))
-        return cls(path, both, found.open("train"), test, test_path)
+        identity = replace(identity, sha256=json_hash([identity.sha256, test.identity()]))
+        return cls(path, identity, train, test, test_path)
 
     @cached_property
     def test_sha256(self) -> str:
@@ -99,9 +102,12 @@ class Job:
     def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
         """Open and split the data. Raises: as `OpenedDataset.open`; UsageError: another format; `runs` inside."""
         test = None if recipe.data.test is None else Path(recipe.data.test)
-        opened = OpenedDataset.open(data, test) if isinstance(data, Path) else data
+        split = recipe.data.split
+        opened = OpenedDataset.open(data, test, split) if isinstance(data, Path) else data
         if opened.test_path != test:
             raise UsageError(f"data.test {printable(test)}: all trainings here test on {printable(opened.test_path)}")
+        if opened.train.split != split:
+            raise UsageError(f"data.split {split}: all trainings here learn from split {opened.train.split}")
         wanted, root = recipe.data.kind, opened.train.root
         if wanted not in ("auto", opened.train.kind):
             raise UsageError(f"data.kind {wanted}: {printable(root)} is {opened.train.kind}; change one of them")

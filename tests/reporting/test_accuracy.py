@@ -130,6 +130,22 @@ def test_notes_name_runs_selected_on_the_test_split_and_runs_in_reduced_precisio
     assert "Trained with reduced precision of the matrix products: two (bf16)." in notes
 
 
+def test_training_errors_are_noted_and_not_ranked(runs, make_run):
+    make_run("honest", evaluation(0.2), method="basic")
+    learned = {"recipe": {"data": {"split": "test"}}, "data__source_kind": "synthetic"}
+    make_run("same", evaluation(0.1), evaluation(0.1, dataset__kind="kitti"), **learned)
+    elsewhere, table = tables(runs)
+    assert dict(zip(column(table, "run"), table.marks, strict=True)) == {
+        None: "reference",
+        "honest": "best",
+        "same": "",
+    }
+    told = "Training errors, since they learned from the scenes that they are tested on: same."
+    assert told in table.notes and told not in elsewhere.notes
+    assert column(table, "trained_on")[2:] == ["synthetic 1/5, 80 scenes", "synthetic 1/5, 80 test scenes"]
+    assert elsewhere.marks[-1] == "best"
+
+
 def test_evaluation_of_the_same_weights_from_another_folder_has_no_row_of_its_own(runs, make_run):
     make_run("one", evaluation(0.1, dataset__path="/a"), evaluation(0.1, dataset__path="/b"))
     assert len(accuracy(runs).rows) == 3

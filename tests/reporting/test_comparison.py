@@ -57,6 +57,15 @@ def cells(table: Table, label: str) -> dict[str, Any]:
     return {column.key: value for column, value in zip(table.columns, row.cells, strict=True)}
 
 
+def test_study_that_is_tested_on_its_training_scenes_says_so(tmp_path: Path) -> None:
+    told = "Training errors, since they learned from the scenes that they are tested on: all networks."
+    write(tmp_path, "scratch", 0, 0.3)
+    assert told not in comparison_report(read_runs(tmp_path)).notes
+    write(tmp_path, "scratch", 0, 0.3, control="again", recipe={"data": {"split": "test"}})
+    (tmp_path / "scratch-None-0" / "run.json").unlink()
+    assert told in comparison_report(read_runs(tmp_path)).notes
+
+
 @pytest.fixture
 def six(tmp_path: Path) -> Path:
     for seed, (scratch, basic) in enumerate(zip(SCRATCH, BASIC, strict=True)):

@@ -30,11 +30,15 @@ from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
-from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
+from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings, decisive_tree, teacher_key
+from bpfn_cli.reporting import build_report, read_runs
+from bpfn_cli.runs.folder import RunFolder
+from bpfn_cli.stop import Interruption
 from bpfn_cli.strategies import Strategy
-from bpfn_cli.training import Job, pipeline, teacher_checkpoint
+from bpfn_cli.training import Changes, Job, pipeline, teacher_checkpoint
 from bpfn_cli.training.build import job_notes
 from bpfn_cli.training.pipeline import Outcome, train_teacher
+from bpfn_cli.training.resume import job_of
 
 CPU = torch.device("cpu")
 
@@ -627,6 +631,28 @@ def test_data_of_another_format_than_the_recipe_requires_is_refused(things: Path
     with pytest.raises(UsageError, match=r"data\.kind synthetic: .*things is flyingthings3d"):
         of_kind("synthetic")
     assert not (tmp_path / "runs").exists()
+
+
+def test_training_on_the_test_split_is_another_training_and_gives_training_errors(
+    things: Path, tmp_path: Path, outside_teacher: Path
+) -> None:
+    usual, runs = two_epochs(tmp_path / "cache"), tmp_path / "runs"
+    same = replace(usual, data=replace(usual.data, split="test"))
+    assert "split" not in decisive_tree(usual)["data"]  # as in earlier runs
+    carry_out(job_for(things, runs, usual, teacher=outside_teacher))
+    job = job_for(things, runs, same, teacher=outside_teacher, name="same")
+    assert job.data.train.names == job.data.test.names == ("0000000",)
+    assert teacher_key(same, "data") != teacher_key(usual, "data")
+    outcome, progress = carry_out(job)
+    assert any(line.startswith("data.split test: trains on the scenes that it is tested on") for line in progress.lines)
+    record = record_of(outcome.folder)
+    assert (record["data"]["train_scenes"], record["recipe"]["data"]["split"]) == (1, "test")
+    assert record["teacher_cache"]["missed"] == 2  # although a training scene has the same name
+    assert job_of(RunFolder.open(outcome.folder), Interruption(), Changes()).data.train.split == "test"
+    (table,) = (one for one in build_report(read_runs(runs)).tables if one.kind == "accuracy")
+    assert "Training errors, since they learned from the scenes that they are tested on: same." in table.notes
+    with pytest.raises(UsageError, match=r"data\.split train: all trainings here learn from split test"):
+        job_for(job.data, runs, usual)  # type: ignore[arg-type]
 
 
 def test_data_flag_takes_precedence_over_the_recipe(
