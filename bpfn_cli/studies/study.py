@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from bpfn_cli.config import Tree, build, read_yaml, settings
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.losses import NO_DISTILLATION
-from bpfn_cli.models import VARIANTS, Variant
+from bpfn_cli.models import VARIANTS, Variant, read_checkpoint
 from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
 from bpfn_cli.recipes.recipe import Recipe, checked_recipe, decisive_tree
 from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
 
 Control = Literal["equal_time", "same_width_teacher", "random_teacher", "shuffled_teacher", "random_adapter"]
@@ -101,8 +102,9 @@ def cells_of(study: Study) -> list[Cell]:
     """
     _check_keys(study)
     found: dict[str, Cell] = {}
+    untrained = _given_teacher(study) if "random_teacher" in study.controls else None
     for seed, variant in product(study.seeds, study.variants):
-        for cell in _cells_of_seed(study, variant, seed):
+        for cell in _cells_of_seed(study, variant, seed, untrained):
             if found.setdefault(cell.name, cell) != cell:
                 raise UsageError(
                     f"{cell.name}: two different trainings would have this name; rename a method or a variant"
@@ -167,7 +169,20 @@ def _compared(study: Study, variant: Variant, seed: int) -> Iterator[tuple[str, 
         yield name, _recipe(study, variant, seed, keys, f"methods.{name}")
 
 
-def _cells_of_seed(study: Study, variant: Variant, seed: int) -> Iterator[Cell]:
+def _given_teacher(study: Study) -> Variant | None:
+    """The sizes of the teacher of all trainings; None: of the recipe's, or its file is not there yet.
+
+    Raises: UsageError: it holds no weights.
+    """
+    try:
+        path = None if study.teacher is None else find_weights(Path(study.teacher))
+        return read_checkpoint(path).variant if path is not None and path.exists() else None
+    except CheckpointError as error:
+        raise UsageError(f"teacher: {error}") from None
+
+
+def _cells_of_seed(study: Study, variant: Variant, seed: int, untrained: Variant | None) -> Iterator[Cell]:
+    """The trainings of a variant and a seed. untrained: sizes of the random teacher; None: those of the recipe's."""
     scratch, compared = _recipe(study, variant, seed), dict(_compared(study, variant, seed))
     yield _cell(scratch)
     for strategy, loss in product(study.strategies, study.losses):
@@ -188,6 +203,8 @@ def _cells_of_seed(study: Study, variant: Variant, seed: int) -> Iterator[Cell]:
             yield _cell(replace(compared[name], teacher=variant), control, method)
         else:
             changed = replace(compared[name], control=RECIPE_CONTROLS[control])  # type: ignore[arg-type]
+            if control == "random_teacher" and untrained is not None:
+                changed = replace(changed, teacher=untrained)
             yield _cell(changed, control, method)
 
 

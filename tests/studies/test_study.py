@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from small_studies import names, study
+from tiny_world import BIG, TINY, tiny_network
 
 from bpfn_cli.config import build, parse_yaml
 from bpfn_cli.errors import UsageError
+from bpfn_cli.models import Variant, save_checkpoint, slim
 from bpfn_cli.recipes.recipe import Recipe, decisive_tree
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.studies.study import Study, cells_of, cells_without_run, read_study
@@ -37,6 +39,23 @@ def test_controls_have_their_own_recipes() -> None:
     assert controls["same_width_teacher"].teacher.name == "tiny"
     assert [controls[f"{kind}_teacher"].control for kind in ("random", "shuffled")] == ["random", "shuffled"]
     assert all(controls[kind].loss == ("hint",) for kind in controls if kind != "equal_time")
+
+
+def test_random_teacher_has_the_sizes_of_the_teacher_of_the_study(tmp_path: Path) -> None:
+    path, sizes = tmp_path / "teacher.safetensors", replace(slim(BIG, "mine", c_mid=3), estimator_neighbors=7)
+    controls = ("random_teacher", "shuffled_teacher", "same_width_teacher")
+    given = study(controls=controls, control_loss="hint", seeds=(0,), teacher=str(path))
+
+    def teachers() -> dict[str | None, Variant]:
+        return {cell.control: cell.recipe.teacher for cell in cells_of(given)}
+
+    recipes = {None: BIG, "random_teacher": BIG, "shuffled_teacher": BIG, "same_width_teacher": TINY}
+    assert teachers() == recipes  # before the teacher is trained
+    save_checkpoint(path, tiny_network(0, sizes))
+    assert teachers() == {**recipes, "random_teacher": sizes}
+    path.write_text("no weights")
+    with pytest.raises(UsageError, match=r"^teacher: .*teacher.safetensors: damaged"):
+        cells_of(given)
 
 
 def test_variants_are_names_files_or_sizes(tmp_path: Path) -> None:
