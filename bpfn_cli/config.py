@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pydantic
 import yaml
@@ -21,11 +21,15 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 from yaml.constructor import ConstructorError
 
-from bpfn_cli.errors import UsageError, did_you_mean, printable
+from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 5000
+
+# Types of validation errors whose messages are complete.
+ABOUT_SIZES: Final = "sizes"
+ABOUT_WEIGHTS: Final = "weights"
 
 T = TypeVar("T")
 
@@ -165,14 +169,17 @@ def build(kind: type[T], tree: Tree) -> T:
     """Make a `settings` dataclass from a parsed recipe.
 
     Raises: UsageError: all mistakes in one line: file, line, dotted key, what is wrong, nearest valid key.
+        CheckpointError: the same, if all of them are about files of weights.
     """
     # JSON mode is strict about scalars, yet accepts a list for a tuple.
     text = json.dumps(tree.values)
     try:
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
-        mistakes = [_explain(kind, tree, mistake) for mistake in error.errors(include_url=False)]
-        raise UsageError(f"{tree.name}: " + "; ".join(dict.fromkeys(mistakes))) from None
+        found = error.errors(include_url=False)
+        mistakes = dict.fromkeys(_explain(kind, tree, mistake) for mistake in found)
+        are_weights = all(mistake["type"] == ABOUT_WEIGHTS for mistake in found)
+        raise (CheckpointError if are_weights else UsageError)(f"{tree.name}: {'; '.join(mistakes)}") from None
 
 
 def to_tree(value: Any) -> dict[str, Any]:
@@ -217,6 +224,8 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
         known = _field_names(kind, keys[:-1])
         hint = did_you_mean(keys[-1], known, prefix) or (known and f"; known: {', '.join(known)}") or ""
         return f"{where}unknown key {dotted}{hint}"
+    if mistake["type"] in (ABOUT_SIZES, ABOUT_WEIGHTS):
+        return f"{where}{dotted}: {mistake['msg']}"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
     return f"{where}{dotted}: {message}, got {printable(repr(mistake['input']))[:60]}"
 

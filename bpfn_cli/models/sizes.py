@@ -13,8 +13,8 @@ import pydantic
 from pydantic import BeforeValidator, Field, PlainSerializer, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from bpfn_cli.config import build, read_yaml, settings
-from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.config import ABOUT_SIZES, ABOUT_WEIGHTS, build, read_yaml, settings
+from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.models.checkpoint import SIZES_SUFFIXES, Few, Name, read_checkpoint
 from bpfn_cli.models.variants import (
     CUSTOM,
@@ -178,8 +178,8 @@ def find_variant(given: str) -> Variant:
         sizes = build(Sizes, read_yaml(path, "no such file of sizes; docs/extending.md shows one"))
         try:
             return sizes.variant(file_name(path))
-        except UsageError as error:
-            raise UsageError(f"{printable(path)}: {error}") from None
+        except (UsageError, CheckpointError) as error:
+            raise type(error)(f"{printable(path)}: {error}") from None
     if is_checkpoint(given):
         return read_checkpoint(find_weights(path)).variant
     return variant_named(given)
@@ -202,8 +202,9 @@ def _read_variant(value: Any, _: Callable[[Any], Any]) -> Variant:
         # As JSON, like the recipe around it: then lists are accepted for tuples.
         sizes: Sizes = pydantic.TypeAdapter(Sizes).validate_json(json.dumps(value), strict=True)
         return sizes.variant()
-    except UsageError as error:  # reported with the other mistakes of the recipe
-        raise PydanticCustomError("sizes", "{problem}", {"problem": str(error)}) from None
+    except (UsageError, CheckpointError) as error:  # reported with the other mistakes of the recipe
+        kind = ABOUT_WEIGHTS if isinstance(error, CheckpointError) else ABOUT_SIZES
+        raise PydanticCustomError(kind, "{problem}", {"problem": str(error)}) from None
 
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ import pytest
 from tiny_world import TINY, tiny_network
 
 from bpfn_cli.config import build, parse_yaml, to_yaml
+from bpfn_cli.errors import CheckpointError, UsageError
 from bpfn_cli.models import VARIANTS, save_checkpoint
 from bpfn_cli.recipes.recipe import Recipe, TrainSettings, decisive_tree, load_recipe, recipe_tree, teacher_key
+from bpfn_cli.studies.study import Study
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,24 @@ def test_initial_weights_of_own_sizes_decide_the_variant_that_nothing_else_names
     assert load_recipe(None, [], {"initial": "baseline"}).variant.name == "weightnet48"  # sliced from a named variant
     save_checkpoint(path, tiny_network(variant=VARIANTS["weightnet4"]))
     assert load_recipe(None, [], {"initial": str(path)}).variant.name == "weightnet48"
+
+
+def test_missing_weights_are_reported_with_line_and_key_and_all_other_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe, missing = Path("r.yaml"), "no such checkpoint file; `bpfn train` or `bpfn slim` writes one"
+    Path("Mine.yaml").write_text("base: None.pth")
+    weights = "variant: {base: None.safetensors, c_mid: 4}\nteacher: Mine.yaml\n"
+    told = f"r.yaml: line 1: variant: None.safetensors: {missing}; line 2: teacher: Mine.yaml: None.pth: {missing}"
+    recipe.write_text(weights)
+    with pytest.raises(CheckpointError) as alone:
+        load_recipe(recipe, [], {})
+    assert str(alone.value) == told
+    recipe.write_text(f"{weights}train: {{epochs: many}}\n")
+    with pytest.raises(UsageError) as both:
+        load_recipe(recipe, [], {})
+    assert str(both.value).startswith(f"{told}; line 3: train.epochs: ")
+    Path("damaged.safetensors").write_text("no weights")
+    with pytest.raises(CheckpointError, match=r"^study\.yaml: line 3: variants\.1: damaged\.safetensors: damaged, or"):
+        build(Study, parse_yaml("variants:\n- half\n- damaged.safetensors", "study.yaml"))
