@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from bpfn_cli import choices
-from bpfn_cli.models.predict import FRAMES
+from bpfn_cli.frames import FRAMES
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.recipes.recipe import TrainSettings
 from bpfn_cli.strategies import STRATEGIES

@@ -27,6 +27,7 @@ RANKS = (
             "launch",
             "shipped",
             "disk_names",
+            "frames",
         ),
         "stop",
     },

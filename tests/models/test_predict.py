@@ -15,9 +15,10 @@ import pytest
 import torch
 from tiny_world import LEAST, TINY, tiny_network
 
-from bpfn_cli.errors import NonFiniteError, ShapeError
+from bpfn_cli.errors import NonFiniteError, ShapeError, UsageError
+from bpfn_cli.frames import FRAMES, axes_of, describe_frame
 from bpfn_cli.models import BiPointFlowNet, Variant, slim
-from bpfn_cli.models.predict import FRAMES, FlowPredictor, predict_flow
+from bpfn_cli.models.predict import FlowPredictor, predict_flow
 from bpfn_cli.models.reference import ReferenceNetwork
 
 # The same cloud, x left, y up, z forward, in other axes: written out, not taken from FRAMES.
@@ -25,6 +26,7 @@ TO_FRAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "internal": lambda cloud: cloud,
     "lidar": lambda cloud: np.stack([cloud[:, 2], cloud[:, 0], cloud[:, 1]], axis=1),
     "camera": lambda cloud: np.stack([-cloud[:, 0], -cloud[:, 1], cloud[:, 2]], axis=1),
+    "nuscenes": lambda cloud: np.stack([-cloud[:, 0], cloud[:, 2], cloud[:, 1]], axis=1),
     "flyingthings3d": lambda cloud: np.stack([-cloud[:, 0], cloud[:, 1], -cloud[:, 2]], axis=1),
 }
 
@@ -224,6 +226,56 @@ def test_network_sees_the_internal_frame(frame: str) -> None:
     flow, seen = run(TO_FRAME[frame](pc1), TO_FRAME[frame](pc1), frame=frame)
     assert times_seen(pc1, [seen[0][0]]) == times_seen(pc1, [seen[0][1]]) == [1] * LEAST
     assert np.array_equal(flow, TO_FRAME[frame](-pc1 / 2))
+
+
+def test_axes_say_where_x_y_and_z_point() -> None:
+    pc1, pc2, network = cloud(LEAST), cloud(LEAST, 1), tiny_network()
+    turned = TO_FRAME["nuscenes"]
+    found = predict_flow(network, turned(pc1), turned(pc2), points=LEAST, frame="Right, forward,up")
+    assert np.array_equal(found, turned(predict_flow(network, pc1, pc2, points=LEAST)))
+    assert describe_frame("nuscenes") == "nuscenes (x right, y forward, z up)"
+    assert describe_frame("right,up,forward") == "x right, y up, z forward"
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ("right,forwards,up", "forwards is not a direction; use three of left, .*did you mean forward?"),
+        ("right,up", "not three perpendicular directions"),
+        ("right,up,left", "not three perpendicular directions"),
+        ("lidr", "lidr is not a direction"),
+    ],
+)
+def test_axes_that_span_no_space_are_refused(axes: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        axes_of(axes)
+
+
+# --- several splits ---------------------------------------------------------------------------------
+
+
+class CountingNetwork(PointwiseNetwork):
+    """The flow of a point is the number of the run, along x."""
+
+    def flow(self, pc1: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([float(len(self.seen)), 0, 0]).expand(pc1.shape).clone()
+
+
+def test_flows_of_several_splits_are_averaged_and_their_spread_is_known() -> None:
+    network = CountingNetwork()
+    predictor = FlowPredictor(network, points=LEAST, average=2)  # type: ignore[arg-type]
+    estimate = predictor.estimate(cloud(2 * LEAST), cloud(2 * LEAST, 1))
+    assert len(network.seen) == 4
+    assert estimate.parts == 2
+    assert set(estimate.flow[:, 0]) == {2, 2.5, 3}  # a point is in run 1 or 2, and in run 3 or 4
+    assert estimate.flow[:, 0].mean() == pytest.approx(2.5)
+    assert estimate.spread_m == pytest.approx(1.0)  # runs 1 and 3, or 2 and 4
+
+
+def test_clouds_that_are_not_split_are_predicted_once() -> None:
+    network = CountingNetwork()
+    estimate = FlowPredictor(network, points=LEAST, average=4).estimate(cloud(LEAST), cloud(LEAST, 1))  # type: ignore[arg-type]
+    assert (len(network.seen), estimate.parts, estimate.spread_m) == (1, 1, None)
 
 
 # --- refusals ---------------------------------------------------------------------------------------
