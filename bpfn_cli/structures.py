@@ -54,6 +54,7 @@ class Scene:
         name: unique inside its dataset. pc1, pc2: (N, 3), (M, 3) float32 metres. flow: (N, 3) float32 metres, from pc1.
         camera: for the 2D metrics; None if the cloud does not come from an image.
         valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
+        kept: (rows of the first cloud in its file,) bool, True for the N rows that are `pc1`; None: all.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Scene:
     flow: np.ndarray
     camera: Camera | None = None
     valid: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

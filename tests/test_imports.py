@@ -36,6 +36,7 @@ RANKS = (
     {"data"},
     {"losses"},
     {"strategies", "metrics"},
+    {"prediction"},
     {"profiling"},
     {"recipes"},
     {"runs"},

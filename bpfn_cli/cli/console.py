@@ -47,10 +47,11 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def finish(written: object, next_command: str) -> None:
-    """Print the last lines of a command: what it wrote, and the next command."""
+def finish(written: object, next_command: str | None) -> None:
+    """Print the last lines of a command: what it wrote, and the next command, if there is one."""
     say(f"written: {written}")
-    say(f"next: {next_command}")
+    if next_command:
+        say(f"next: {next_command}")
 
 
 def print_json(value: Any) -> None:

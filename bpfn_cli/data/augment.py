@@ -90,7 +90,8 @@ def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray
 def _rows(scene: Scene, chosen1: np.ndarray, chosen2: np.ndarray) -> Scene:
     """The scene with these points of its clouds."""
     valid = None if scene.valid is None else scene.valid[chosen1]
-    return replace(scene, pc1=scene.pc1[chosen1], pc2=scene.pc2[chosen2], flow=scene.flow[chosen1], valid=valid)
+    pc1, pc2, flow = scene.pc1[chosen1], scene.pc2[chosen2], scene.flow[chosen1]
+    return replace(scene, pc1=pc1, pc2=pc2, flow=flow, valid=valid, kept=None)
 
 
 def _nearest(cloud: np.ndarray, center: np.ndarray, points: int) -> np.ndarray:

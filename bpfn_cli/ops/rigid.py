@@ -41,10 +41,19 @@ def rigid_motion(points: Tensor, flow: Tensor, weights: Tensor | None = None) ->
 def motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> Tensor:
     """Distance by which each point deviates from the scene's own (the camera's) rigid motion: (B, N) metres.
 
+    Arguments as of `scene_motion`.
+    """
+    return scene_motion(points, flow, valid)[2].to(points.dtype)
+
+
+def scene_motion(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The scene's own (the camera's) rigid motion, and the distance by which each point deviates from it.
+
     The motion is fitted by iteratively reweighted least squares. The Geman-McClure weights come from the previous
     round's residuals; their scale halves in each round, down to `MOVING_M`. Computed in float64, without gradients.
 
     Args: points, flow: (B, N, 3) metres. valid: (B, N) bool, the points to fit to; None: all.
+    Returns: (B, 3, 3), (B, 1, 3), as of `rigid_motion`, and (B, N) metres; float64.
     """
     with torch.no_grad():
         start, motion = points.double(), flow.double()
@@ -55,7 +64,7 @@ def motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -
             residual = torch.linalg.vector_norm(start + motion - start @ rotation.mT - translation, dim=-1)
             scale = MOVING_M * 2.0**left
             weights = counted * (scale**2 / (scale**2 + residual.square())).square()
-        return residual.to(points.dtype)
+        return rotation, translation, residual
 
 
 def moving_points(points: Tensor, flow: Tensor, valid: Tensor | None = None, threshold_m: float = MOVING_M) -> Tensor:

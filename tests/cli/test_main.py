@@ -50,7 +50,7 @@ from bpfn_cli.cli import main
         (["resume", "a", "--max-time", "soon"], 2, ["--max-time soon: write 90m, 36h"]),
         (["predict", "a.npy", "b.npy", "--out", "a.txt"], 2, [".npy"]),
         (["predict", "a.npy", "b.npy"], 3, ["a.npy"]),
-        (["predict", "a.xyz", "b.xyz"], 3, [".ply"]),
+        (["predict", "a.obj", "b.obj"], 3, [".ply"]),
         (["prepare", "kitti", "--source", "nowhere"], 3, ["nowhere"]),
         (["subset", "--source", "nowhere"], 3, ["nowhere"]),
         (["subset", "--fraction", "0"], 2, ["fraction"]),

@@ -17,6 +17,10 @@ from bpfn_cli.models.predict import predict_flow
 
 FRAMES = 4
 WEIGHTS = ("--checkpoint", "tiny.safetensors")
+FIGURES = [
+    *("points", "mean_flow_m", "median_flow_m", "metrics", "measured", "holds", "left_out", "nearest_m"),
+    *("parts", "spread_m", "origin", "pose", "residual_m", "notes"),
+]
 
 
 def cloud(seed: int, points: int = LEAST + 20) -> np.ndarray:
@@ -67,12 +71,12 @@ def test_figures_in_json_are_those_of_each_pair(work: Path) -> None:
     text = succeeded(bpfn("predict", "pairs", *WEIGHTS, cwd=work)).stdout
     assert "mean over 1 pairs with a flow: EPE3D " in text
     done = json.loads(succeeded(bpfn("predict", "pairs", *WEIGHTS, "--force", "--json", cwd=work)).stdout)
-    assert list(done) == ["out", "pairs", "pairs_per_s", "peak_memory_mb"]
+    assert list(done) == ["out", "frame", "pairs", "pairs_per_s", "peak_memory_mb"]
     assert done["out"] == "flow"
     assert done["pairs_per_s"] > 0
     assert 50 < done["peak_memory_mb"] < 50_000
     first, second = done["pairs"]
-    assert list(first) == ["name", "out", "points", "mean_flow_m", "median_flow_m", "metrics"]
+    assert list(first) == ["name", "out", *FIGURES]
     assert [(one["name"], one["out"], one["points"]) for one in (first, second)] == [
         ("a", "flow/a.npy", LEAST + 20),
         ("b", "flow/b.npy", LEAST),
@@ -105,7 +109,7 @@ def test_one_pair_keeps_its_words_and_keys(work: Path) -> None:
     assert succeeded(bpfn(*words, cwd=work)).stdout.startswith("mean flow ")
     assert close(work / "flow.npy", predicted(0, 1))
     done = json.loads(succeeded(bpfn(*words, "--force", "--json", cwd=work)).stdout)
-    assert list(done) == ["out", "points", "mean_flow_m", "median_flow_m", "metrics", "peak_memory_mb"]
+    assert list(done) == ["out", "frame", *FIGURES, "peak_memory_mb"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------

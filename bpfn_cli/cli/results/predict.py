@@ -3,31 +3,59 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bpfn_cli.choices import Frame
+from bpfn_cli.choices import Frame, Invalid
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
-    from bpfn_cli.metrics.prediction import Predictions
+    import numpy as np
+
+    from bpfn_cli.data.clouds.pairs import PairReader
+    from bpfn_cli.data.clouds.search import Source
     from bpfn_cli.models.predict import FlowPredictor
+    from bpfn_cli.prediction.many import Predictions
+    from bpfn_cli.prediction.outputs import Outputs
+    from bpfn_cli.prediction.pair import FlowFigures, Treatment
 
 FIRST = typer.Argument(
-    readable=False, help="First cloud: .npy, .npz, .ply, .pcd or .bin; or a folder or .txt list of many.", metavar="PC1"
+    readable=False,
+    help="First cloud: .npy, .npz, .ply, .pcd, .bin, .las, .laz, .xyz, .txt or .csv, also with .gz; or a folder, "
+    "a .txt list, a dataset or one of its scenes.",
+    metavar="PC1",
 )
 SECOND = typer.Argument(readable=False, help="Second cloud; not needed if PC1 holds both, or many.", metavar="PC2")
 FRAME = typer.Option(
     "--frame",
-    help="internal: x left, y up, z forward. lidar: x forward, y left, z up. camera: x right, y down, z forward. "
-    "flyingthings3d: x right, y up, z backward.",
+    help="internal (default): x left, y up, z forward. lidar: x forward, y left, z up. nuscenes: x right, y forward, "
+    "z up. camera: x right, y down, z forward. flyingthings3d: x right, y up, z backward.",
 )
+AXES = typer.Option(
+    "--axes", help="Any other frame: where x, y and z point, such as right,forward,up.", metavar="X,Y,Z"
+)
+COLUMNS = typer.Option(
+    "--columns", min=3, max=256, help="Columns of a .bin file; default: by its statistics.", metavar="N"
+)
+INVALID = typer.Option("--invalid", help="Flow of rows without a prediction, such as NaN or (0, 0, 0).")
+POSE = options.path(
+    "--pose",
+    help="4x4 motion of the sensor, from coordinates of PC1 to those of PC2, or `estimate`; "
+    "writes the flow without it too.",
+    metavar="FILE|estimate",
+)
+AVERAGE = typer.Option("--average", min=1, max=1000, help="Mean over N random splits of a large cloud.", metavar="N")
+ESTIMATE = Path("estimate")
 ONE, MANY = Path("flow.npy"), Path("flow")  # default outputs
+MOST_PAIRS_WITH_NOTES = 5  # of many, that are printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +66,14 @@ class PredictFlags:
     pc2: Annotated[Path | None, SECOND] = None
     checkpoint: options.CheckpointFile = None
     out: options.Out = None
-    frame: Annotated[Frame, FRAME] = "internal"
+    frame: Annotated[Frame | None, FRAME] = None
+    axes: Annotated[str | None, AXES] = None
+    columns: Annotated[int | None, COLUMNS] = None
+    center: Annotated[bool, options.switch("--center", "Subtract an origin: for coordinates of a map.")] = False
+    remove_ground: Annotated[bool, options.switch("--remove-ground", "Leave out the plane of the ground.")] = False
+    invalid: Annotated[Invalid, INVALID] = "zero"
+    pose: Annotated[Path | None, POSE] = None
+    average: Annotated[int, AVERAGE] = 1
     points: options.Points = None
     seed: options.Seed = 0
     device: options.Device = "auto"
@@ -46,122 +81,213 @@ class PredictFlags:
     force: options.Force = False
     json: options.Json = False
 
+    @property
+    def asked_frame(self) -> str | None:
+        """The frame that the user gives, as `axes_of` takes it."""
+        return self.frame or self.axes
+
 
 @options.takes(PredictFlags)
 def predict(flags: PredictFlags) -> None:
     """Predict the flow between two clouds, or of many pairs.
 
     Without --checkpoint, the network is `weightnet4`, which comes with bpfn and was trained on synthetic driving
-    scenes. The flow has one row for each point of PC1, in metres, in the frame of the clouds. It is written to
-    `flow.npy` unless --out is given. If PC1 is an .npz with pc1, pc2 and flow, the prediction is also compared with
-    that flow.
+    scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
+    left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
+    out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a scene
+    of a dataset, the prediction is also compared with that flow.
 
-    PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, or a .txt list with a
-    pair of paths on each line. Then --out is a folder (default `flow`), which gets a file for each pair.
+    PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, a dataset, or a .txt list
+    with a pair of paths, or one frame, on each line. Then --out is a folder (default `flow`), which gets a file for
+    each pair.
 
     \b
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
       $ bpfn predict a.ply b.ply --checkpoint mine.safetensors  # your own network
-      $ bpfn predict pair.npz --frame lidar                     # both clouds in one file
+      $ bpfn predict a.pcd.bin b.pcd.bin --remove-ground        # two sweeps of nuScenes
+      $ bpfn predict a.laz b.laz --frame nuscenes --center      # coordinates of a map: x east, y north, z up
+      $ bpfn predict pair.npz --frame lidar --pose estimate     # both clouds in one file; the motion of objects too
       $ bpfn predict scans --frame lidar --out flows            # a sequence: each scan with the next
       $ bpfn predict pairs.txt --frame lidar --out flows        # a list: a.ply b.ply on each line
+      $ bpfn predict data/kitti                                 # the test scenes of a dataset
     """
-    from bpfn_cli.data.files.pairs import holds_many
-    from bpfn_cli.errors import DataError, UsageError, printable
+    from bpfn_cli.data.clouds.pairs import PairReader
+    from bpfn_cli.data.clouds.search import find_source
+    from bpfn_cli.frames import axes_of
+    from bpfn_cli.prediction.motion import read_poses
 
-    if flags.pc2 is None and not flags.pc1.exists():
-        raise DataError(f"{printable(flags.pc1)}: no such file or folder; check the path")
-    if not holds_many(flags.pc1):
-        _predict_one(flags)
-    elif flags.pc2 is None:
-        _predict_many(flags)
-    else:
-        raise UsageError(f"{printable(flags.pc1)}: holds many pairs; leave out {printable(flags.pc2)}")
+    if flags.frame is not None and flags.axes is not None:
+        raise UsageError("--frame and --axes: use only one of them")
+    if flags.asked_frame:
+        axes_of(flags.asked_frame)
+    source = find_source(flags.pc1, flags.pc2, known_frame=flags.asked_frame is not None)
+    if flags.columns is not None and not source.is_plain:
+        raise UsageError(f"--columns {flags.columns}: only .bin files need it; the others name their columns")
+    poses = read_poses(flags.pose, len(source.pairs)) if flags.pose and flags.pose != ESTIMATE else None
+    outputs = _claim_outputs(flags, source)
+    from bpfn_cli.prediction.many import predict_pairs
+    from bpfn_cli.prediction.pair import Treatment
 
-
-def _predict_one(flags: PredictFlags) -> None:
-    from bpfn_cli.errors import UsageError
-    from bpfn_cli.files import claim_output
-
-    path, pc1, pc2 = flags.out or ONE, flags.pc1, flags.pc2
-    if path.suffix != ".npy":
-        raise UsageError(f"--out {path}: flow is written as .npy; use that extension")
-    claim_output(path, force=flags.force, inputs=[pc1, pc2, flags.checkpoint])
-    from bpfn_cli.data.files.clouds import read_cloud, read_cloud_pair
-    from bpfn_cli.data.files.points import write_points
-    from bpfn_cli.metrics.prediction import FlowFigures
-    from bpfn_cli.profiling.memory import resident_bytes
-
-    first, second, truth = read_cloud_pair(pc1) if pc2 is None else (read_cloud(pc1), read_cloud(pc2), None)
-    predictor = _load(flags, f"{len(first):,} and {len(second):,} points")
+    treatment = Treatment(
+        center=flags.center,
+        remove_ground=flags.remove_ground,
+        invalid=flags.invalid,
+        estimate_pose=flags.pose == ESTIMATE,
+    )
+    reader = PairReader(flags.columns)
+    if not source.many:
+        _predict_one(flags, source, outputs[0], treatment, reader, poses[0] if poses else None)
+        return
+    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
     with ConsoleProgress().bar("predicting") as bar:
-        flow = predictor(first, second, progress=bar)
-    write_points(path, flow)
-    figures = FlowFigures.of(flow, first, truth)
-    if flags.json:
-        print_json({"out": str(path), **figures.as_dict(), "peak_memory_mb": resident_bytes(peak=True) / 1e6})
-    else:
-        print(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m")
-        if metrics := figures.metrics:
-            print(f"against the flow in {pc1}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
-    finish(path, "bpfn report")
+        done = predict_pairs(
+            predictor, source.pairs, outputs, treatment=treatment, reader=reader, poses=poses, progress=bar
+        )
+    folder = flags.out or MANY
+    _show_many(flags, folder, done, predictor.frame)
+    _finish(flags, folder)
 
 
-def _predict_many(flags: PredictFlags) -> None:
-    from bpfn_cli.data.files.pairs import find_pairs
-    from bpfn_cli.errors import UsageError
-    from bpfn_cli.files import claim_outputs
+def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
+    """Where the results go, which is checked before any work."""
+    from bpfn_cli.files import claim_output, claim_outputs
+    from bpfn_cli.prediction.outputs import Outputs
 
+    inputs = [path for pair in source.pairs for path in pair.inputs]
+    extra = {"residual": flags.pose is not None, "pose": flags.pose == ESTIMATE}
+    if not source.many:
+        path = flags.out or ONE
+        if path.suffix != ".npy":
+            raise UsageError(f"--out {printable(path)}: flow is written as .npy; use that extension")
+        output = Outputs.beside(path, **extra)
+        for one in output.paths:
+            claim_output(one, force=flags.force, inputs=[*inputs, flags.checkpoint, flags.pose])
+        return [output]
     folder = flags.out or MANY
     if folder.suffix == ".npy":
-        raise UsageError(f"--out {folder}: the flows of many pairs need a folder; leave out .npy")
-    pairs = find_pairs(flags.pc1)
-    inputs = [path for pair in pairs for path in (pair.first, pair.second) if path is not None]
-    names = [f"{pair.name}.npy" for pair in pairs]
-    outputs = claim_outputs(folder, names, force=flags.force, inputs=[flags.pc1, *inputs])
-    from bpfn_cli.metrics.prediction import predict_pairs
+        raise UsageError(f"--out {printable(folder)}: the flows of many pairs need a folder; leave out .npy")
+    outputs = [Outputs.beside(folder / f"{pair.name}.npy", **extra) for pair in source.pairs]
+    names = [path.name for output in outputs for path in output.paths]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(
+            f"--out {printable(folder)}: two results would be written to {printable(twice)}; rename a pair"
+        )
+    others = [path for path in (flags.checkpoint, flags.pose) if path is not None]
+    claim_outputs(folder, names, force=flags.force, inputs=[flags.pc1, *inputs, *others])
+    return outputs
 
-    predictor = _load(flags, f"{len(pairs):,} pairs")
+
+def _predict_one(
+    flags: PredictFlags,
+    source: Source,
+    output: Outputs,
+    treatment: Treatment,
+    reader: PairReader,
+    pose: np.ndarray | None,
+) -> None:
+    from bpfn_cli.prediction.pair import predict_pair
+    from bpfn_cli.profiling.memory import resident_bytes
+
+    clouds = reader(source.pairs[0])
+    for cloud in clouds[:2]:
+        say(f"{cloud.name}: {len(cloud.points):,} points{f' ({cloud.holds})' if cloud.holds else ''}")
+    predictor = _load(flags, source, f"{len(clouds.first.points):,} and {len(clouds.second.points):,} points")
     with ConsoleProgress().bar("predicting") as bar:
-        done = predict_pairs(predictor, pairs, outputs, bar)
-    _show_many(folder, done, json=flags.json)
-    finish(folder, "bpfn report")
+        done = predict_pair(predictor, clouds, treatment, pose=pose, progress=bar)
+    output.write(done)
+    figures = done.figures
+    if flags.json:
+        memory = {"peak_memory_mb": resident_bytes(peak=True) / 1e6}
+        print_json({"out": str(output.flow), "frame": predictor.frame, **figures.as_dict(), **memory})
+    else:
+        print(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m{_motion(figures)}")
+        if figures.spread_m is not None:
+            print(f"mean of {flags.average} splits, from which a single one deviates by {figures.spread_m:.3f} m")
+        before, after = figures.nearest_m
+        print(f"median distance to the nearest point of PC2: {before:.3f} m, after the flow {after:.3f} m")
+        if metrics := figures.metrics:
+            where = f"against the flow in {printable(source.pairs[0])}, over {figures.measured:,} points"
+            print(f"{where}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+    for line in (*_left_out(figures, flags.invalid), *figures.notes):
+        say(f"note: {line}")
+    _finish(flags, *output.paths)
 
 
-def _load(flags: PredictFlags, what: str) -> FlowPredictor:
+def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
     """The network with its settings. what: the data, for the line that is printed."""
     from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.frames import INTERNAL, describe_frame
     from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.shipped import weights_title
 
+    frame = flags.asked_frame or source.frame or INTERNAL
     device = resolve_device(flags.device)
     weights, read = read_weights(flags.checkpoint)
     keep_freed_memory()
     own = f" ({read.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
     say(f"{what}; weights: {weights_title(weights)}{own}")
+    why = "" if flags.asked_frame else f", {source.origin or 'the default; give --frame if the clouds have other axes'}"
+    say(f"frame: {describe_frame(frame)}{why}")
     return FlowPredictor(
         build_from(read).to(device),
         points=flags.points or read.num_points,
-        frame=flags.frame,
+        frame=frame,
+        average=flags.average,
         seed=flags.seed or 0,
         device=device,
         precision=flags.precision,
     )
 
 
-def _show_many(folder: Path, done: Predictions, *, json: bool) -> None:
+def _motion(figures: FlowFigures) -> str:
+    """What is in the flow, for the line with its length."""
+    if figures.residual_m is None:
+        return " (with the motion of the sensor)"
+    return f", {figures.residual_m:.3f} m without the motion of the sensor"
+
+
+def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
+    """A sentence for each cloud with rows that are left out."""
+    said = []
+    for name, counts, total in zip(("PC1", "PC2"), figures.left_out, (f" of {figures.points:,}", ""), strict=True):
+        if counts:
+            why = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+            rows = f"; their flow is {'NaN' if invalid == 'nan' else 'zero'}" if name == "PC1" else ""
+            said.append(f"{sum(counts.values()):,}{total} rows of {name} are left out ({why}){rows}")
+    return said
+
+
+def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str) -> None:
     from bpfn_cli.profiling.memory import resident_bytes
 
     memory_mb = resident_bytes(peak=True) / 1e6
-    if json:
+    if flags.json:
         pairs = [{"name": path.stem, "out": str(path), **each.as_dict()} for path, each in done.figures.items()]
         figures = {"pairs_per_s": done.pairs_per_s, "peak_memory_mb": memory_mb}
-        print_json({"out": str(folder), "pairs": pairs, **figures})
-        return
-    print(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
-    metrics, known = done.mean_metrics()
-    if metrics is not None:
-        print(f"mean over {known:,} pairs with a flow: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+        print_json({"out": str(folder), "frame": frame, "pairs": pairs, **figures})
+    else:
+        print(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
+        metrics, known = done.mean_metrics()
+        if metrics is not None:
+            over = f"mean over {known:,} pairs with a flow"
+            print(f"{over}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+    for holds in sorted({one for each in done.figures.values() for one in each.holds if one}):
+        pairs_read = sum(holds in each.holds for each in done.figures.values())
+        say(f"read: {holds}, in {pairs_read:,} pairs")
+    said = {path.stem: [*_left_out(each, flags.invalid), *each.notes] for path, each in done.figures.items()}
+    noted = [name for name, lines in said.items() if lines]
+    for name in noted[:MOST_PAIRS_WITH_NOTES]:
+        for line in said[name]:
+            say(f"note: {name}: {line}")
+    if len(noted) > MOST_PAIRS_WITH_NOTES:
+        say(f"note: and {len(noted) - MOST_PAIRS_WITH_NOTES:,} more pairs with notes; --json lists them all")
+
+
+def _finish(flags: PredictFlags, *written: Path) -> None:
+    """Print what is written and, if that was not done, how to take out the motion of the sensor."""
+    again = ["bpfn", *sys.argv[1:], "--pose", str(ESTIMATE), *([] if flags.force else ["--force"])]
+    finish(", ".join(map(str, written)), None if flags.pose else shlex.join(again))

@@ -31,6 +31,7 @@ class Argoverse2(Format):
     """`LOG.h5` files; needs h5py."""
 
     name = "argoverse2"
+    frame = "lidar"
     title = "Argoverse 2"
     layout = ".h5 logs"
     splits = ("test", "all")
@@ -67,7 +68,7 @@ class Argoverse2(Format):
         if not (keep1 & valid).any() or not keep2.any():
             raise DataError(f"{printable(path)}: {first}: no point with known flow within {MAX_DEPTH_M:g} m")
         pc1, pc2, flow = (np.ascontiguousarray(x[:, _AXES]) for x in (pc1[keep1], pc2[keep2], flow[keep1]))
-        return Scene(name, pc1, pc2, flow, valid=valid[keep1])
+        return Scene(name, pc1, pc2, flow, valid=valid[keep1], kept=keep1)
 
     def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
         sizes = {log: _log_file(root, log).stat().st_size for log in {name.split("/")[0] for name in names}}

@@ -16,6 +16,7 @@ import numpy as np
 from bpfn_cli.data.augment import sample_points
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
+from bpfn_cli.frames import INTERNAL
 from bpfn_cli.structures import Scene
 
 SceneNames = Mapping[str, tuple[str, ...]]  # split as stored -> sorted scene names
@@ -34,6 +35,7 @@ class Format(ABC):
     folders: ClassVar[tuple[str, ...]] = ()  # usual names, looked for in the folder given by the user
     raw_folders: ClassVar[tuple[str, ...]] = ()  # any of them marks a raw download, for `bpfn prepare NAME`
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")  # `test` may be stored as `val`; `all`: every one
+    frame: ClassVar[str] = INTERNAL  # of the coordinates in the files, as `axes_of` takes it
     is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
 
     @abstractmethod
@@ -82,6 +84,11 @@ class SceneDataset:
     @property
     def kind(self) -> str:
         return self.format.name
+
+    @property
+    def frame(self) -> str:
+        """Of the coordinates in the files; `load` returns internal ones."""
+        return self.format.frame
 
     def __len__(self) -> int:
         return len(self.names)

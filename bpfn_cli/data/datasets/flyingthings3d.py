@@ -22,6 +22,7 @@ class FlyingThings3D(Format):
     """`{train,val}/NNNNNNN/{pc1,pc2}.npy`; x right, y up, z backward."""
 
     name = "flyingthings3d"
+    frame = "flyingthings3d"
     title = "FlyingThings3D"
     layout = "train/ and val/ with NNNNNNN/pc1.npy"
     folders: ClassVar[tuple[str, ...]] = (FLYINGTHINGS3D_FOLDER,)

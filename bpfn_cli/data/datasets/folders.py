@@ -107,6 +107,7 @@ def cut_scene(folder: Path, pc1: np.ndarray, pc2: np.ndarray, camera: Camera, ke
         cuts = f"{MAX_DEPTH_M:g} m, and the ground of KITTI"
         fault = f"none of {len(keep)} points is left after the cuts ({cuts})"
         raise DataError(f"{printable(folder)}: {fault}; are the axes those of the format?")
-    if not keep.all():  # most scenes were cut when they were prepared
-        pc1, pc2 = pc1[keep], pc2[keep]
-    return Scene(folder.name, pc1, pc2, pc2 - pc1, camera)
+    if keep.all():  # most scenes were cut when they were prepared
+        return Scene(folder.name, pc1, pc2, pc2 - pc1, camera)
+    pc1, pc2 = pc1[keep], pc2[keep]
+    return Scene(folder.name, pc1, pc2, pc2 - pc1, camera, kept=keep)

@@ -58,6 +58,7 @@ class OccludedFlyingThings3D(_Occluded):
     """`{TRAIN,TEST}_A_NNNN_left_NNNN-0.npz` and the like; x right, y up, z forward."""
 
     name = "flyingthings3d_occluded"
+    frame = "right,up,forward"
     title = "FlyingThings3D with occlusion"
     layout = "TRAIN_A_NNNN_left_NNNN-0.npz"
     pattern = r"(TRAIN|TEST)_[ABC]_[0-9]{4}_(left|right)_[0-9]{4}-0"
@@ -86,6 +87,7 @@ class OccludedKitti(_Occluded):
     """`NNNNNN.npz`; x forward, y left, z up."""
 
     name = "kitti_occluded"
+    frame = "lidar"
     title = "KITTI with occlusion"
     layout = "NNNNNN.npz"
     splits = ("test", "all")
@@ -107,4 +109,4 @@ def _cut(path: Path, scene: Scene) -> Scene:
     if not near1.any() or not near2.any() or (valid is not None and not valid.any()):
         raise DataError(f"{printable(path)}: no point with known flow within {MAX_DEPTH_M:g} m; leave the scene out")
     pc1, pc2, flow = map(np.ascontiguousarray, (scene.pc1[near1], scene.pc2[near2], scene.flow[near1]))
-    return Scene(scene.name, pc1, pc2, flow, scene.camera, valid)
+    return Scene(scene.name, pc1, pc2, flow, scene.camera, valid, near1)

@@ -25,6 +25,7 @@ from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.data.subset.manifest import FileRecord
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import atomic_stream, disk_errors, open_regular
+from bpfn_cli.frames import INTERNAL
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
 
@@ -45,6 +46,11 @@ class PackedScenes(SceneDataset):
     file: Path
     first_byte: int  # of the rows
     offsets: np.ndarray  # (scenes + 1,) rows
+
+    @property
+    def frame(self) -> str:
+        """Packed scenes are as `load` returns them."""
+        return INTERNAL
 
     def load(self, index: int) -> Scene:
         """All points; the order of the rows is that of the file."""

@@ -12,10 +12,10 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,6 +35,9 @@ _HEADER_CHARACTERS = re.compile(r"[\w\s{}()\[\],:'\"<>=|]*", re.ASCII)
 _CAUSES_WARNING = re.compile(r"\d[A-Za-z_]")  # Python prints a warning when it evaluates "1if"
 _KINDS = ("f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8")
 _DTYPES = {f"{order}{kind}" for order in "<>" for kind in _KINDS} | {"|b1", "|i1", "|u1"}
+_TABLE_DTYPES = {*_DTYPES, "<f2", ">f2"}
+_SKIPPED_DTYPE = re.compile(r"[<>|][SUV][1-9][0-9]{0,3}")  # text and padding in a table
+_MAX_FIELDS = 256
 
 # What the standard library raises for damaged files, found by mutation.
 DAMAGE = (zlib.error, struct.error, EOFError, LookupError, OverflowError, ValueError)
@@ -74,9 +77,9 @@ def npy_shape(path: Path) -> tuple[int, ...]:
     return header.shape
 
 
-def parse_npy(content: bytearray, name: str) -> np.ndarray:
-    """As `read_npy`, from the bytes of a file; errors start with `name`."""
-    header = _parse_header(content, name)
+def parse_npy(content: bytearray, name: str, tables: bool = False) -> np.ndarray:
+    """As `read_npy`, from the bytes of a file; errors start with `name`. tables: also structured arrays and float16."""
+    header = _parse_header(content, name, tables)
     header.check_size(len(content), name)
     if header.dtype == np.bool_:  # bytes other than 0 and 1 are not a valid bool in memory
         flat = np.frombuffer(content, np.uint8, offset=header.offset) != 0
@@ -86,7 +89,7 @@ def parse_npy(content: bytearray, name: str) -> np.ndarray:
     return np.require(array, dtype=header.dtype.newbyteorder("="), requirements=["C", "A", "W"])
 
 
-def _parse_header(content: bytes | bytearray, name: str) -> _Header:
+def _parse_header(content: bytes | bytearray, name: str, tables: bool = False) -> _Header:
     if not content.startswith(_MAGIC):
         raise DataError(f"{name}: {_guess_content(content)}, not a .npy file; write it with numpy.save")
     if len(content) < 12:
@@ -101,7 +104,8 @@ def _parse_header(content: bytes | bytearray, name: str) -> _Header:
     if len(content) < start + length:
         raise DataError(f"{name}: truncated: {len(content)} bytes found, {start + length} expected; write it again")
     fields = _header_fields(bytes(content[start : start + length]), name)
-    dtype, shape = _allowed_dtype(fields["descr"], name), _allowed_shape(fields["shape"], name)
+    dtype = _allowed_table(fields["descr"], name) if tables else _allowed_dtype(fields["descr"], name)
+    shape = _allowed_shape(fields["shape"], name)
     if not isinstance(fields["fortran_order"], bool):
         raise DataError(f"{name}: damaged .npy header: fortran_order is not True or False")
     return _Header(dtype, shape, fields["fortran_order"], start + length)
@@ -139,6 +143,28 @@ def _allowed_dtype(descr: object, name: str) -> np.dtype:
     return np.dtype(descr)
 
 
+def _allowed_table(descr: object, name: str) -> np.dtype:
+    """As `_allowed_dtype`, or float16, or named fields of these types, of text and of padding."""
+    if isinstance(descr, str) and descr in _TABLE_DTYPES:
+        return np.dtype(descr)
+    if not isinstance(descr, list):
+        return _allowed_dtype(descr, name)
+    fields: list[tuple[Any, ...]] = []
+    for index, entry in enumerate(descr):
+        label, kind, *shape = entry if isinstance(entry, tuple) and len(entry) in (2, 3) else (None, None)
+        known = isinstance(kind, str) and (kind in _TABLE_DTYPES or _SKIPPED_DTYPE.fullmatch(kind))
+        if not isinstance(label, str) or not known:
+            raise DataError(f"{name}: field {printable(entry)[:60]} is not plain numbers; save plain float32")
+        fields.append((label or f"padding {index}", kind, *(_allowed_shape(one, name) for one in shape)))
+    try:
+        dtype = np.dtype(fields[:_MAX_FIELDS])
+    except ValueError as error:
+        raise DataError(f"{name}: damaged .npy header: two fields of one name, or too large ones") from error
+    if not dtype.itemsize or len(fields) > _MAX_FIELDS:
+        raise DataError(f"{name}: damaged .npy header: no fields, or more than {_MAX_FIELDS}")
+    return dtype
+
+
 def _allowed_shape(shape: object, name: str) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
         raise DataError(f"{name}: damaged .npy header: shape is not a tuple of sizes")
@@ -149,8 +175,8 @@ def _allowed_shape(shape: object, name: str) -> tuple[int, ...]:
 
 def npz_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an `.npz` file, in its order. Raises: as `read_npz`."""
-    with open_regular(path) as (stream, _), _archive(stream, path) as archive:
-        return tuple(_members(archive, path))
+    with open_regular(path) as (stream, _), _archive(stream, printable(path)) as archive:
+        return tuple(_members(archive, printable(path)))
 
 
 def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -158,49 +184,61 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     Raises: DataError: not an archive of plain arrays, damaged, a name missing, or a zip bomb. DiskError: no permission.
     """
-    with _open_npz(path) as archive:
-        members = _members(archive, path)
+    return parse_npz(read_file(path), printable(path), lambda _: names)
+
+
+def parse_npz(
+    content: bytearray, name: str, choose: Callable[[tuple[str, ...]], Sequence[str]], tables: bool = False
+) -> dict[str, np.ndarray]:
+    """As `read_npz`, from the bytes of a file. choose: gets the names of all arrays and returns those to read.
+
+    tables: also structured arrays and float16.
+    """
+    with _archive(io.BytesIO(content), name) as archive:
+        members = _members(archive, name)
+        names = choose(tuple(members))
         if missing := [name for name in names if name not in members]:
             found = printable(", ".join(members))[:200] or "nothing"
-            raise DataError(f"{printable(path)}: no array {', '.join(missing)}; it holds {found}")
-        packed = sum(members[name].compress_size for name in names)
-        expanded = sum(members[name].file_size for name in names)
-        if expanded > MAX_FILE_BYTES or (expanded > MAX_UNQUESTIONED_BYTES and expanded > MAX_PACKING * packed):
-            raise DataError(f"{printable(path)}: {packed} bytes would expand to {expanded}; refused as a zip bomb")
-        return {name: _read_member(archive, members[name], path) for name in names}
+            raise DataError(f"{name}: no array {', '.join(missing)}; it holds {found}")
+        check_expansion(
+            sum(members[one].compress_size for one in names), sum(members[one].file_size for one in names), name
+        )
+        return {one: _read_member(archive, members[one], name, tables) for one in names}
 
 
-def _open_npz(path: Path) -> zipfile.ZipFile:
-    return _archive(io.BytesIO(read_file(path)), path)
+def check_expansion(packed: int, expanded: int, name: str) -> None:
+    """Raises: DataError: `packed` bytes would expand to more than any file should."""
+    if expanded > MAX_FILE_BYTES or (expanded > MAX_UNQUESTIONED_BYTES and expanded > MAX_PACKING * packed):
+        raise DataError(f"{name}: {packed} bytes would expand to {expanded}; refused as a zip bomb")
 
 
-def _archive(stream: IO[bytes], path: Path) -> zipfile.ZipFile:
+def _archive(stream: IO[bytes], name: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(stream)
     except ZIP_FAULTS as error:
-        raise DataError(f"{printable(path)}: not an .npz archive, or damaged; write it with numpy.savez") from error
+        raise DataError(f"{name}: not an .npz archive, or damaged; write it with numpy.savez") from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
-        raise DataError(f"{printable(path)}: {len(entries)} members, at most {MAX_MEMBERS} are read")
+        raise DataError(f"{name}: {len(entries)} members, at most {MAX_MEMBERS} are read")
     if len({entry.filename for entry in entries}) != len(entries):
-        raise DataError(f"{printable(path)}: two members with the same name; write it with numpy.savez")
+        raise DataError(f"{name}: two members with the same name; write it with numpy.savez")
     return {entry.filename.removesuffix(".npy"): entry for entry in entries if entry.filename.endswith(".npy")}
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    name = f"{printable(path)}: {printable(member.filename)}"
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: str, tables: bool) -> np.ndarray:
+    name = f"{file}: {printable(member.filename)}"
     if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or member.flag_bits & 1:
         raise DataError(f"{name}: encrypted, or unusual compression; write it with numpy.savez")
     try:
         with archive.open(member) as stream:
             prefix = stream.read(_MAX_PREFIX_BYTES)
-            implied = _parse_header(prefix, name).total_bytes
+            implied = _parse_header(prefix, name, tables).total_bytes
             if member.file_size != implied:
                 raise DataError(f"{name}: {member.file_size} bytes declared, {implied} expected; write it again")
             content = bytearray(prefix) + stream.read()
     except ZIP_FAULTS as error:
         raise DataError(f"{name}: damaged archive member; write the file again") from error
-    return parse_npy(content, name)
+    return parse_npy(content, name, tables)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npy_files import refusal
+from cloud_files import refusal, scan
 
-from bpfn_cli.data.files import pairs
-from bpfn_cli.data.files.pairs import CloudPair, PairReader, find_pairs, holds_many
+from bpfn_cli.data.clouds.pairs import CloudPair
+from bpfn_cli.data.clouds.search import Source, find_source
+from bpfn_cli.errors import UsageError
 
 CLOUD = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -32,11 +33,16 @@ def scene(path: Path) -> None:
         frame(path / name)
 
 
-def found(source: Path, root: Path) -> list[tuple[str, ...]]:
+def search(path: Path) -> Source:
+    """As with --frame, so that datasets are not looked for."""
+    return find_source(path, None, known_frame=True)
+
+
+def found(path: Path, root: Path) -> list[tuple[str, ...]]:
     """The name of each pair, and its paths below `root`."""
-    paths = [(pair.first,) if pair.second is None else (pair.first, pair.second) for pair in find_pairs(source)]
-    names = [pair.name for pair in find_pairs(source)]
-    return [(name, *(str(one.relative_to(root)) for one in each)) for name, each in zip(names, paths, strict=True)]
+    source = search(path)
+    assert source.many
+    return [(pair.name, *(str(one.relative_to(root)) for one in pair.inputs)) for pair in source.pairs]
 
 
 # --- folders ----------------------------------------------------------------------------------------
@@ -45,7 +51,6 @@ def found(source: Path, root: Path) -> list[tuple[str, ...]]:
 def test_frames_are_paired_in_natural_order(tmp_path: Path) -> None:
     for name in ("f10.ply", "f9.ply", "f08.PLY", ".f1.ply", "f9.json", "notes.txt"):
         frame(tmp_path / name)
-    assert holds_many(tmp_path)
     assert found(tmp_path, tmp_path) == [("f08", "f08.PLY", "f9.ply"), ("f9", "f9.ply", "f10.ply")]
 
 
@@ -71,18 +76,22 @@ def test_scene_folders_are_pairs_and_so_is_one_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: None, ["found no clouds; expected either two or more cloud files (frames), or .npz files"]),
+        (lambda root: None, ["found no clouds; expected either two or more cloud files of one kind (frames), or "]),
         (lambda root: frame(root / "notes.txt"), ["found no clouds"]),
-        (lambda root: frame(root / "a.ply"), ["found cloud files: 1;"]),
-        (lambda root: (frame(root / "a.ply"), npz_pair(root / "b.npz")), ["cloud files: 1, .npz pairs: 1;"]),
+        (lambda root: frame(root / "a.ply"), ["found .ply files: 1;"]),
+        (lambda root: (frame(root / "a.ply"), npz_pair(root / "b.npz")), [".ply files: 1, .npz pairs: 1;"]),
         (
             lambda root: (frame(root / "a.ply"), scene(root / "b")),
-            ["cloud files: 1, folders with pc1.npy and pc2.npy: 1;"],
+            [".ply files: 1, folders with pc1.npy and pc2.npy: 1;"],
         ),
         (lambda root: (scene(root / "a"), frame(root / "b" / "pc1.npy")), ["pc2.npy: 1, other folders: 1;"]),
         (
             lambda root: (frame(root / "a.ply"), frame(root / "a.npy"), frame(root / "b.ply")),
-            ["a.npy", "a.ply would both be written to a.npy; rename one"],
+            [".npy files: 1, .ply files: 2; expected either two or more cloud files of one kind"],
+        ),
+        (
+            lambda root: (frame(root / "a.ply"), frame(root / "a.ply.gz"), frame(root / "b.ply")),
+            ["a.ply", "would both be written to a.npy; rename one"],
         ),
         (lambda root: (root / "a.npz").write_bytes(b"no archive"), ["a.npz: not an .npz archive"]),
     ],
@@ -91,7 +100,7 @@ def test_folder_of_no_or_several_kinds_is_refused(
     make: Callable[[Path], object], words: list[str], tmp_path: Path
 ) -> None:
     make(tmp_path)
-    message = refusal(tmp_path, find_pairs)
+    message = refusal(tmp_path, search)
     assert all(word in message for word in words), message
 
 
@@ -104,7 +113,6 @@ def test_list_holds_two_clouds_or_one_npz_a_line(tmp_path: Path) -> None:
     npz_pair(tmp_path / "p.npz")
     lines = ("# scans", "", "a.ply 'with space.bin'  # a comment", f"{tmp_path}/p.npz", "s/pc1.npy s/../s/pc2.npy")
     (tmp_path / "in" / "pairs.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    assert holds_many(tmp_path / "in" / "pairs.txt")
     assert found(tmp_path / "in" / "pairs.txt", tmp_path) == [
         ("a", "in/a.ply", "in/with space.bin"),
         ("p", "p.npz"),
@@ -116,10 +124,11 @@ def test_list_holds_two_clouds_or_one_npz_a_line(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ("a.ply b.ply c.ply", ["line 2: 3 paths found, two clouds or one .npz expected"]),
-        ("a.ply", ["line 2: ", "a.ply: one path found; two clouds, or an .npz with pc1 and pc2, expected"]),
-        ("one.npz", ["line 2: ", "one.npz: one path found;"]),
+        ("a.ply", ["a.ply: one path found; two clouds, or an .npz with pc1 and pc2, expected"]),
+        ("one.npz", ["one.npz: one path found;"]),
+        ("a.ply b.ply\nc.ply", ["c.ply: one path found;", "(or one frame on every line)"]),
         ("a.ply nowhere.ply", ["line 2: ", "nowhere.ply: no such file; paths are relative to the list"]),
-        ("a.ply b.obj", ["line 2: ", "b.obj: unknown ending; use one of .bin, .npy, .npz, .pcd, .ply"]),
+        ("a.ply b.obj", ["line 2: ", "b.obj: unknown ending; use one of .npy, .npz, .ply, .pcd, "]),
         ("a.ply 'b.ply", ["line 2: No closing quotation"]),
         ("# nothing", ["no pairs found; one a line expected"]),
         ("a.ply b.ply\na.ply a.ply", ["a.ply would both be written to a.npy; rename one"]),
@@ -130,32 +139,54 @@ def test_faulty_line_is_named(line: str, words: list[str], tmp_path: Path) -> No
         frame(tmp_path / name)
     np.savez(tmp_path / "one.npz", points=CLOUD)
     (tmp_path / "pairs.txt").write_text(f"\n{line}\n")
-    message = refusal(tmp_path / "pairs.txt", find_pairs)
+    message = refusal(tmp_path / "pairs.txt", search)
     assert all(word in message for word in words), message
 
 
 def test_list_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
-    assert "no such file" in refusal(tmp_path / "pairs.txt", find_pairs)
+    assert "no such file" in refusal(tmp_path / "pairs.txt", search)
     (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe")
-    assert "not UTF-8 text" in refusal(tmp_path / "pairs.txt", find_pairs)
+    assert "not UTF-8 text" in refusal(tmp_path / "pairs.txt", search)
 
 
-# --- reading ----------------------------------------------------------------------------------------
+# --- text, endings, and single paths ---------------------------------------------------------------------
 
 
-def test_reader_reads_each_frame_of_a_sequence_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / f"{index}.npy" for index in range(4)]
-    for index, path in enumerate(paths):
-        np.save(path, CLOUD + index)
-    np.savez(tmp_path / "pair.npz", pc1=CLOUD, pc2=CLOUD + 1, flow=CLOUD + 2)
-    seen, read = [], pairs.read_cloud
-    monkeypatch.setattr(pairs, "read_cloud", lambda path: (seen.append(path.stem), read(path))[1])
-    both = [(0, 1), (1, 2), (2, 3), (0, 1)]
-    wanted = [CloudPair(paths[first], paths[second]) for first, second in both] + [CloudPair(tmp_path / "pair.npz")]
-    answers = list(map(PairReader(), wanted))
-    for (first, second), (pc1, pc2, flow) in zip(both, answers, strict=False):
-        assert np.array_equal(pc1, CLOUD + first)
-        assert np.array_equal(pc2, CLOUD + second)
-        assert flow is None
-    assert np.array_equal(answers[-1][2], CLOUD + 2)  # type: ignore[arg-type]
-    assert seen == ["0", "1", "2", "3", "0", "1"]
+def test_text_is_a_frame_only_where_nothing_else_is(tmp_path: Path) -> None:
+    for name in ("a1.xyz", "a2.xyz"):
+        np.savetxt(tmp_path / name, scan(20))
+    (tmp_path / "notes.txt").write_text("two scans")
+    (tmp_path / "times.txt").write_text("0.1\n0.2\n")
+    assert found(tmp_path, tmp_path) == [("a1", "a1.xyz", "a2.xyz")]
+    for name in ("b1.ply", "b2.ply.gz"):
+        frame(tmp_path / name)
+    assert found(tmp_path, tmp_path) == [("b1", "b1.ply", "b2.ply.gz")]
+
+
+def test_list_of_one_frame_a_line_is_a_sequence(tmp_path: Path) -> None:
+    for name in ("c.ply", "a.ply", "b.ply"):
+        frame(tmp_path / name)
+    (tmp_path / "frames.txt").write_text("c.ply\na.ply\nb.ply\n")
+    assert found(tmp_path / "frames.txt", tmp_path) == [("c", "c.ply", "a.ply"), ("a", "a.ply", "b.ply")]
+
+
+def test_text_of_numbers_is_a_cloud_and_no_list(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "a.txt", scan(20))
+    source = search(tmp_path / "a.txt")
+    assert (source.pairs, source.many) == ([CloudPair(tmp_path / "a.txt")], False)
+
+
+def test_two_files_are_a_pair_and_a_folder_stands_alone(tmp_path: Path) -> None:
+    source = find_source(tmp_path / "a.txt", tmp_path / "b.txt", known_frame=False)
+    assert (source.pairs, source.many) == ([CloudPair(tmp_path / "a.txt", tmp_path / "b.txt")], False)
+    with pytest.raises(UsageError, match="holds many pairs; leave out "):
+        find_source(tmp_path, tmp_path / "b.txt", known_frame=True)
+    assert "no such file or folder" in refusal(tmp_path / "nowhere", search)
+
+
+def test_ending_of_nuscenes_tells_the_frame(tmp_path: Path) -> None:
+    sweeps = [tmp_path / "a.pcd.bin", tmp_path / "b.pcd.bin.gz"]
+    source = find_source(*sweeps, known_frame=False)
+    assert (source.frame, source.origin, source.is_plain) == ("nuscenes", "by the ending", True)
+    assert find_source(sweeps[0], tmp_path / "b.bin", known_frame=False).frame is None
+    assert not find_source(sweeps[0], tmp_path / "b.ply", known_frame=False).is_plain

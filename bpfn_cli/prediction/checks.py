@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Whether a result is plausible: each doubt is a sentence for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bpfn_cli.data.augment import even_rows
+from bpfn_cli.frames import FRAMES, axes_of
+from bpfn_cli.ops import knn
+
+MOST_QUERIES = 4096
+FAR_M = 5.0  # median distance of two clouds of one scene; vehicles and frame rates as in the training data stay below
+SAME_M = 0.02  # no nearest neighbor needs to be nearer than that
+SMALL_M, LARGE_M = 1.0, 1000.0  # extents of scenes in metres
+FLAT_M = 0.05  # extent in degrees of a scene that extends over metres
+MOST_DUPLICATES = 0.01
+FLATTEST = 0.4  # of the extent along what should be up
+
+
+def nearest_m(points: np.ndarray, cloud: np.ndarray) -> float:
+    """Median distance in metres of points to their nearest one in `cloud`. Args: (N, 3), (M, 3); some of N are used."""
+    queries = points[even_rows(len(points), MOST_QUERIES)].astype(np.float32)
+    found = cloud[knn(torch.from_numpy(queries)[None], torch.from_numpy(cloud)[None], 1)[0, :, 0].numpy()]
+    return float(np.median(np.linalg.norm(found - queries, axis=1)))
+
+
+def doubts_about_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
+    """Duplicates and units. Args: cloud: (N, 3) float32 metres."""
+    duplicates = 1 - len(np.unique(np.ascontiguousarray(cloud).view("V12"))) / len(cloud)
+    if duplicates > MOST_DUPLICATES:
+        yield f"{name}: {duplicates:.0%} of the points are duplicates"
+    extents = _extents(cloud)
+    across = "x".join(f"{extent:.3g}" for extent in extents)
+    _, middle, longest = np.sort(extents)
+    if longest > LARGE_M:
+        yield f"{name} extends over {across} m; are these millimetres or centimetres?"
+    elif longest < SMALL_M:
+        yield f"{name} extends over {across} m only; are these kilometres, degrees, or a cloud scaled to size 1?"
+    elif middle < FLAT_M:
+        yield f"{name} extends over {across} m; are these degrees? project them to metres"
+
+
+def doubts_about_frame(cloud: np.ndarray, frame: str, name: str) -> Iterator[str]:
+    """Whether a cloud, (N, 3) metres, is flat along another axis than the vertical one of its frame."""
+    extents, up = _extents(cloud), _vertical_axis(frame)
+    flattest = int(np.argmin(extents))
+    if flattest != up and extents[flattest] < FLATTEST * extents[up]:
+        others = " or ".join(f"--frame {other}" for other in FRAMES if _vertical_axis(other) == flattest)
+        fault = f"{name} is flattest along {'xyz'[flattest]}, but {'xyz'[up]} is vertical in this frame"
+        yield f"{fault}; perhaps {others or '--axes'}"
+
+
+def _extents(cloud: np.ndarray) -> np.ndarray:
+    """(3,) metres, without the outer tenth of the points."""
+    low, high = np.quantile(cloud[even_rows(len(cloud), MOST_QUERIES)], (0.05, 0.95), axis=0)
+    return high - low
+
+
+def _vertical_axis(frame: str) -> int:
+    return int(np.argmax(np.abs(axes_of(frame)[1])))
+
+
+def doubts_about_fit(before_m: float, after_m: float) -> Iterator[str]:
+    """What the median distances from the first to the second cloud tell, before and after the flow."""
+    if before_m == 0:
+        yield "the clouds are the same, or most of their points are"
+    elif before_m > FAR_M:
+        yield f"the clouds are {before_m:.3g} m apart; are they of one place, frame and unit?"
+    elif after_m > max(before_m, SAME_M):
+        yield "the flow brings the clouds no closer; check --frame and the order of the clouds"
+
+
+def doubts_about_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -> Iterator[str]:
+    """Whether a pose leads the wrong way. Args: as of `nearest_m`, and (4, 4)."""
+    used, back = points[even_rows(len(points), MOST_QUERIES)], np.linalg.inv(pose)
+    given, inverse = (nearest_m(used @ one[:3, :3].T + one[:3, 3], cloud) for one in (pose, back))
+    if inverse < 0.8 * given:
+        meaning = "T must map coordinates of the first cloud to the second"
+        yield f"the inverse of the pose brings the clouds closer ({inverse:.3g} m, not {given:.3g} m); {meaning}"
+
+
+def doubts_about_viewpoints(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> Iterator[str]:
+    """Whether the sensor moved between two clouds, as their files say."""
+    if first is None or second is None or np.allclose(first, second, atol=1e-6):
+        return
+    distance = np.linalg.norm(np.subtract(second[:3], first[:3]))
+    yield f"the viewpoints of the clouds differ ({distance:.3g} m apart), which is not used; bring both to one frame"

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: MIT
+"""Prediction of one pair: points are prepared, the network runs, and its flow gets one row for each row of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpfn_cli.choices import Invalid
+from bpfn_cli.data.clouds.cloud import Cloud
+from bpfn_cli.data.clouds.pairs import Clouds
+from bpfn_cli.data.files.points import MAX_COORDINATE_M
+from bpfn_cli.data.ground import ground_rows
+from bpfn_cli.errors import DataError
+from bpfn_cli.frames import axes_of
+from bpfn_cli.metrics.scene_flow import SceneFlowMetrics, scene_flow_metrics
+from bpfn_cli.models.predict import Estimate, FlowPredictor
+from bpfn_cli.prediction import checks
+from bpfn_cli.prediction.motion import estimate_pose, sensor_flow, with_origin
+from bpfn_cli.progress import ProgressCallback
+
+GROUND = "on the ground"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """What is done beside running the network.
+
+    Attributes: center: subtract an origin near the first cloud from both. remove_ground: leave it out. invalid: the
+        flow of rows that are left out. estimate_pose: take out the sensor's motion as estimated from the flow.
+    """
+
+    center: bool = False
+    remove_ground: bool = False
+    invalid: Invalid = "zero"
+    estimate_pose: bool = False
+
+
+@dataclass(frozen=True)
+class FlowFigures:
+    """A predicted flow in figures.
+
+    Attributes:
+        points: its rows. mean_flow_m, median_flow_m: over the rows with a prediction.
+        metrics: against the true flow, if that is known; over `measured` rows.
+        holds: how the first and the second cloud were read, such as "5 columns of float32".
+        left_out: of both clouds: why rows are left out -> how many.
+        nearest_m: median distance from the first cloud to the second, before and after the flow.
+        parts, spread_m: as in `Estimate`.
+        origin: what was subtracted from both clouds, if anything.
+        pose: (4, 4) the motion of the sensor, if known. residual_m: mean length of the flow without it.
+        notes: what a user should know, one sentence each.
+    """
+
+    points: int
+    mean_flow_m: float
+    median_flow_m: float
+    metrics: SceneFlowMetrics | None = None
+    measured: int = 0
+    holds: tuple[str, str] = ("", "")
+    left_out: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
+    nearest_m: tuple[float, float] = (0.0, 0.0)
+    parts: int = 1
+    spread_m: float | None = None
+    origin: list[float] | None = None
+    pose: list[list[float]] | None = None
+    residual_m: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        holds, left_out = (dict(zip(("pc1", "pc2"), both, strict=True)) for both in (self.holds, self.left_out))
+        nearest = dict(zip(("before", "after"), self.nearest_m, strict=True))
+        metrics = None if self.metrics is None else dict(self.metrics)
+        return {**vars(self), "metrics": metrics, "holds": holds, "left_out": left_out, "nearest_m": nearest}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The flow of a pair, (N, 3) float32 metres in the axes of the file; residual: without the sensor's motion."""
+
+    flow: np.ndarray
+    figures: FlowFigures
+    residual: np.ndarray | None = None
+    pose: np.ndarray | None = None
+
+
+def predict_pair(
+    predictor: FlowPredictor,
+    clouds: Clouds,
+    treatment: Treatment,
+    *,
+    pose: np.ndarray | None = None,
+    keep: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Prediction:
+    """Predict the flow of every row of the first cloud that is a point.
+
+    Args: pose: (4, 4) of the sensor, in the axes of the file. keep: as of `FlowPredictor.estimate`.
+    Raises: DataError: points beyond 10 km. ShapeError: too few points. NonFiniteError: the flow is not finite.
+    """
+    origin = _origin_of(clouds.first) if treatment.center else None
+    axes = axes_of(predictor.frame)
+    first, second = (_prepare(cloud, origin, axes, treatment.remove_ground) for cloud in clouds[:2])
+    estimate = predictor.estimate(first.points, second.points, keep=keep and origin is None, progress=progress)
+    moved = first.points + estimate.flow
+    nearest = checks.nearest_m(first.points, second.points), checks.nearest_m(moved, second.points)
+    notes = [
+        *_notes_of(clouds),
+        *first.notes,
+        *second.notes,
+        *checks.doubts_about_cloud(first.points, clouds.first.name),
+        *checks.doubts_about_cloud(second.points, clouds.second.name),
+        *checks.doubts_about_frame(first.points, predictor.frame, clouds.first.name),
+        *checks.doubts_about_viewpoints(clouds.first.viewpoint, clouds.second.viewpoint),
+        *checks.doubts_about_fit(*nearest),
+        *_notes_on_parts(estimate),
+    ]
+    shift = np.zeros(3) if origin is None else origin
+    if treatment.estimate_pose:
+        pose = with_origin(estimate_pose(first.points, estimate.flow), -shift)
+    static = None
+    if pose is not None:
+        centered = with_origin(pose, shift)
+        notes += [] if treatment.estimate_pose else checks.doubts_about_pose(first.points, second.points, centered)
+        static = sensor_flow(first.points, centered)
+    residual = None if static is None else (estimate.flow - static).astype(np.float32)
+    full = _all_rows(estimate.flow, first.rows, treatment.invalid)
+    measured = np.zeros_like(first.rows) if clouds.known is None else first.rows & clouds.known
+    lengths = np.linalg.norm(estimate.flow, axis=1)
+    figures = FlowFigures(
+        points=len(clouds.first.points),
+        mean_flow_m=float(lengths.mean()),
+        median_flow_m=float(np.median(lengths)),
+        metrics=_measure(clouds, measured, full),
+        measured=int(measured.sum()),
+        holds=(clouds.first.holds, clouds.second.holds),
+        left_out=(first.left_out, second.left_out),
+        nearest_m=nearest,
+        parts=estimate.parts,
+        spread_m=estimate.spread_m,
+        origin=None if origin is None else origin.tolist(),
+        pose=None if pose is None else pose.tolist(),
+        residual_m=None if residual is None else float(np.linalg.norm(residual, axis=1).mean()),
+        notes=tuple(notes),
+    )
+    return Prediction(full, figures, _all_rows(residual, first.rows, treatment.invalid), pose)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The points that the network sees: (M, 3) float32, in the axes of the file. rows: (N,) bool, which they are."""
+
+    points: np.ndarray
+    rows: np.ndarray
+    left_out: dict[str, int]
+    notes: Sequence[str]
+
+
+def _origin_of(cloud: Cloud) -> np.ndarray:
+    """(3,) whole metres, in the middle of a cloud."""
+    return np.rint(np.median(cloud.points[cloud.valid].astype(np.float64), axis=0)) + 0.0
+
+
+def _prepare(cloud: Cloud, origin: np.ndarray | None, axes: np.ndarray, remove_ground: bool) -> _Prepared:
+    rows, left_out, notes = cloud.valid, dict(cloud.left_out), []
+    points = cloud.points[rows]
+    if origin is not None:
+        largest = np.abs(points).max()
+        if points.dtype == np.float32 and largest > MAX_COORDINATE_M:
+            step = float(np.spacing(np.float32(largest)))
+            notes.append(f"{cloud.name}: coordinates in float32 have steps of {step:.2g} m there; save them as float64")
+        points = points - origin
+    if not np.abs(points).max() <= MAX_COORDINATE_M:
+        _refuse_far(points, rows, cloud.name, origin is not None)
+    points = np.ascontiguousarray(points, np.float32)
+    if remove_ground:
+        ground = ground_rows(points @ axes.T)
+        if ground is None or not ground.any():
+            notes.append(f"{cloud.name}: no plane is the ground; nothing is removed")
+        else:
+            rows, left_out[GROUND] = rows.copy(), int(ground.sum())
+            rows[rows] = ~ground
+            points = points[~ground]
+    return _Prepared(points, rows, left_out, notes)
+
+
+def _refuse_far(points: np.ndarray, rows: np.ndarray, name: str, centered: bool) -> None:
+    far = (np.abs(points) > MAX_COORDINATE_M).any(axis=1)
+    first = int(np.flatnonzero(rows)[np.argmax(far)])
+    fault = f"{far.sum():,} of {len(rows):,} rows are beyond {MAX_COORDINATE_M:.0f} m, the first is row {first}"
+    advice = "are these metres?" if centered else "--center subtracts an origin; or are these no metres?"
+    raise DataError(f"{name}: {fault}; {advice}")
+
+
+def _notes_of(clouds: Clouds) -> list[str]:
+    return [f"{cloud.name}: {note}" for cloud in clouds[:2] for note in cloud.notes]
+
+
+def _notes_on_parts(estimate: Estimate) -> list[str]:
+    if estimate.parts == 1 or estimate.spread_m is not None:
+        return []
+    split = f"the cloud is split into {estimate.parts} parts at random"
+    return [f"{split}, and flows vary with --seed; --average 4 steadies them and says how much"]
+
+
+def _measure(clouds: Clouds, measured: np.ndarray, flow: np.ndarray) -> SceneFlowMetrics | None:
+    """Metrics over the rows `measured`; None: no true flow, or no such row."""
+    if clouds.truth is None or not measured.any():
+        return None
+    return scene_flow_metrics(flow, clouds.truth, clouds.first.points, mask=measured)
+
+
+def _all_rows(flow: np.ndarray | None, rows: np.ndarray, invalid: Invalid) -> Any:
+    """(N, 3) float32 with the flow in its rows, and zero or NaN elsewhere; None of None."""
+    if flow is None:
+        return None
+    full = np.full((len(rows), 3), np.nan if invalid == "nan" else 0, np.float32)
+    full[rows] = flow
+    return full

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Scenes of datasets as pairs: their rows are those of the files, in the axes of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scene_folders import write_scene
+
+from bpfn_cli.data.clouds.pairs import Clouds, PairReader
+from bpfn_cli.data.clouds.scenes import CUT
+from bpfn_cli.data.clouds.search import Source, find_source
+from bpfn_cli.frames import axes_of
+
+CHANCE = np.random.default_rng(0)
+
+
+def cloud(low: tuple[float, ...], high: tuple[float, ...], points: int = 50) -> np.ndarray:
+    return CHANCE.uniform(low, high, (points, 3)).astype(np.float32)
+
+
+def kitti(root: Path, name: str) -> np.ndarray:
+    """A scene with ground in row 3 and a point beyond 35 m in row 5; x left, y up, z forward."""
+    pc1 = cloud((-5, -1, 4), (5, 2, 30))
+    pc1[3, 1], pc1[5, 2] = -1.7, 40
+    write_scene(root / name, pc1, pc1 + np.float32([0.1, 0, -0.5]))
+    return pc1
+
+
+def flyingthings3d(root: Path, split: str, name: str) -> np.ndarray:
+    """x right, y up, z backward."""
+    pc1 = cloud((-5, -2, -30), (5, 3, -2))
+    write_scene(root / split / name, pc1, pc1 + np.float32([0.1, 0.2, 0.3]))
+    return pc1
+
+
+def search(path: Path) -> Source:
+    return find_source(path, None, known_frame=False)
+
+
+def read(source: Source, index: int = 0) -> Clouds:
+    return source.pairs[index].read(PairReader())
+
+
+def test_kitti_scene_keeps_the_rows_of_its_file(tmp_path: Path) -> None:
+    pc1 = kitti(tmp_path / "kitti", "000002")
+    source = search(tmp_path / "kitti" / "000002")
+    assert (source.frame, source.many, len(source.pairs)) == ("internal", True, 1)
+    assert source.origin == "of KITTI scenes"
+    assert source.pairs[0].name == "000002"
+    clouds = read(source)
+    kept = ~np.isin(np.arange(50), (3, 5))
+    assert np.array_equal(clouds.first.valid, kept)
+    assert np.array_equal(clouds.first.points[kept], pc1[kept])
+    assert clouds.first.left_out == {CUT: 2}
+    assert len(clouds.second.points) == 48
+    assert clouds.known is not None and clouds.truth is not None
+    assert np.array_equal(clouds.known, kept)
+    assert np.allclose(clouds.truth[kept], (0.1, 0, -0.5), atol=1e-5)
+
+
+def test_dataset_is_its_test_scenes_and_a_split_folder_its_own(tmp_path: Path) -> None:
+    root = tmp_path / "things"
+    for split, name in (("train", "0000000"), ("val", "0000001"), ("val", "0000002")):
+        flyingthings3d(root, split, name)
+    assert [pair.name for pair in search(root).pairs] == ["0000001", "0000002"]
+    assert [pair.name for pair in search(root / "val").pairs] == ["0000001", "0000002"]
+    assert [pair.name for pair in search(root / "train").pairs] == ["0000000"]
+    assert [pair.name for pair in search(root / "val" / "0000002").pairs] == ["0000002"]
+    assert search(root).frame == "flyingthings3d"
+
+
+def test_scene_is_in_the_axes_of_its_file(tmp_path: Path) -> None:
+    pc1 = flyingthings3d(tmp_path / "things", "val", "0000001")
+    flyingthings3d(tmp_path / "things", "train", "0000000")
+    clouds = read(search(tmp_path / "things"))
+    assert np.array_equal(clouds.first.points, pc1)
+    assert clouds.truth is not None and np.allclose(clouds.truth, (0.1, 0.2, 0.3), atol=1e-5)
+
+
+def test_occluded_scenes_are_in_the_axes_of_their_files(tmp_path: Path) -> None:
+    pos1 = cloud((2, -5, -1), (30, 5, 2))  # x forward, y left, z up
+    pos1[7, 0] = 50
+    np.savez(tmp_path / "000002.npz", pos1=pos1, pos2=pos1 + 1, gt=np.full((50, 3), (1, 2, 3), np.float32))
+    source = search(tmp_path / "000002.npz")
+    assert (source.frame, source.many) == ("lidar", False)
+    clouds = read(source)
+    assert np.array_equal(clouds.first.points[clouds.first.valid], np.delete(pos1, 7, axis=0))
+    assert clouds.first.left_out == {CUT: 1}
+    assert clouds.truth is not None and clouds.truth[0].tolist() == [1, 2, 3]
+    name = "TEST_A_0000_left_0006-0"
+    points1 = cloud((-5, -2, 2), (5, 3, 30))  # x right, y up, z forward
+    mask = np.arange(50) % 2
+    (tmp_path / "ft3d").mkdir()
+    np.savez(tmp_path / "ft3d" / name, points1=points1, points2=points1, flow=points1 / 9, valid_mask1=mask)
+    source = search(tmp_path / "ft3d")
+    assert source.frame == "right,up,forward"
+    clouds = read(source)
+    assert np.array_equal(clouds.first.points, points1)
+    assert clouds.known is not None and np.array_equal(clouds.known, mask == 1)
+
+
+def test_given_frame_reads_the_files_as_they_are(tmp_path: Path) -> None:
+    kitti(tmp_path / "scans", "000002")
+    source = find_source(tmp_path / "scans", None, known_frame=True)
+    assert source.frame is None
+    assert read(source).first.valid.all()
+
+
+def test_folders_that_only_look_like_datasets_are_read_as_files(tmp_path: Path) -> None:
+    for name in ("000000", "000001"):  # names of KITTI with occlusion, and none of its arrays
+        pc1 = cloud((-5, -1, 4), (5, 2, 30))
+        np.savez(tmp_path / f"{name}.npz", pc1=pc1, pc2=pc1)
+    source = search(tmp_path)
+    assert (source.frame, len(source.pairs)) == (None, 2)
+    assert read(source).first.points.shape == (50, 3)
+    kitti(tmp_path / "others", "first")
+    assert search(tmp_path / "others").frame is None
+
+
+@pytest.mark.parametrize("frame", ["lidar", "flyingthings3d", "right,up,forward", "internal"])
+def test_axes_lead_there_and_back(frame: str) -> None:
+    points = cloud((-1, -1, -1), (1, 1, 1))
+    assert np.array_equal(points @ axes_of(frame).T @ axes_of(frame), points)
