@@ -13,6 +13,9 @@ REMOVED_M = 0.3  # height above the plane below which points are ground; 1.65 m 
 MOST_TILT_DEGREES = 15.0
 LEAST_SHARE = 0.1  # of the points support the plane; or else there is no ground
 MOST_BELOW = 0.05  # of the points may be further below it; or else it is a roof or a table
+# Points per height within PEAK_M of the plane, over those between ABOVE_M: at least LEAST_PEAK. It is 5.5 in a sweep of
+# Argoverse 2, and at most 2.5 in KITTI scenes whose ground was cut off, where the lowest points are no plane.
+PEAK_M, ABOVE_M, LEAST_PEAK = 0.1, (0.2, 0.5), 3.0
 
 
 def ground_rows(cloud: np.ndarray) -> np.ndarray | None:
@@ -39,7 +42,16 @@ def ground_rows(cloud: np.ndarray) -> np.ndarray | None:
     if support[best] < LEAST_SHARE * len(points):
         return None
     normal, offset = _fit(points[np.abs(heights[:, best]) < NEAR_M])
+    if not _is_peak(points @ normal - offset):
+        return None
     return cloud @ normal - offset < REMOVED_M
+
+
+def _is_peak(heights: np.ndarray) -> bool:
+    """Whether many more points are near the plane than above it."""
+    near = (np.abs(heights) < PEAK_M).sum() / (2 * PEAK_M)
+    above = ((heights >= ABOVE_M[0]) & (heights < ABOVE_M[1])).sum() / (ABOVE_M[1] - ABOVE_M[0])
+    return bool(near >= LEAST_PEAK * above)
 
 
 def _fit(points: np.ndarray) -> tuple[np.ndarray, float]:

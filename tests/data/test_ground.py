@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bpfn_cli.data.ground import ground_rows
+from bpfn_cli.frames import axes_of
 
 CHANCE = np.random.default_rng(0)
 
@@ -46,6 +50,25 @@ def test_ground_is_found(slope: float, share: float) -> None:
 )
 def test_no_ground_is_found_where_there_is_none(cloud: np.ndarray) -> None:
     assert ground_rows(cloud) is None
+
+
+def test_cloud_whose_ground_was_cut_off_keeps_its_low_points() -> None:
+    hillside = road(6000, slope=0.03) + CHANCE.uniform(0, 2, (6000, 1)).astype(np.float32) * np.float32([0, 1, 0])
+    assert ground_rows(hillside[hillside[:, 1] > -1.4]) is None
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("BPFN_REAL_DATA" not in os.environ, reason="BPFN_REAL_DATA is not set")
+def test_ground_of_real_scenes() -> None:
+    """Argoverse: only the second cloud has its ground. KITTI: it was cut off."""
+    root, axes = Path(os.environ["BPFN_REAL_DATA"]), axes_of("lidar")
+    pair = np.load(root / "argoverse2" / "pair.npz")
+    found = ground_rows(pair["pc2"] @ axes.T)
+    assert found is not None
+    assert 0.1 < found.mean() < 0.25
+    assert ground_rows(pair["pc1"] @ axes.T) is None
+    for scene in sorted((root / "kitti_s").iterdir())[:30]:
+        assert ground_rows(np.load(scene / "pc1.npy")) is None, scene.name
 
 
 def test_ground_is_a_function_of_the_cloud() -> None:
