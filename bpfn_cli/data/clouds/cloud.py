@@ -131,7 +131,7 @@ class Cloud:
             raise DataError(f"{name}: empty, at least one row expected")
         finite = np.isfinite(points).all(axis=1)
         points[~finite] = 0
-        valid: np.ndarray = points.any(axis=1)
+        valid = np.asarray(points.any(axis=1))
         counts = {NOT_FINITE: int((~finite).sum()), AT_ORIGIN: int((finite & ~valid).sum())}
         left_out = {reason: count for reason, count in counts.items() if count}
         if not valid.any():
