@@ -49,7 +49,7 @@ def read_poses(path: Path, count: int) -> list[np.ndarray]:
 
 def write_pose(path: Path, pose: np.ndarray) -> None:
     """Write (4, 4) as text that `read_poses` reads. Raises: DiskError."""
-    write_atomic(path, "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in pose).encode())
+    write_atomic(path, "".join(" ".join(f"{value:.12g}" for value in row) + "\n" for row in pose).encode())
 
 
 def estimate_pose(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
