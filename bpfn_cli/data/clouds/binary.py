@@ -27,6 +27,7 @@ _SAME_SHARE = 0.02
 _FARTHEST_M, _LEAST_NEAR = 1e7, 0.99  # coordinates, of maps too
 _SURE, _POSSIBLE = 0.75, 0.6  # of the largest information; fewer columns have up to 55 % of it, the right ones 97 %
 _LEAST_INFORMATION = 0.05  # nats
+_UNLIKE = 3  # times larger
 _any_bits = functools.partial(np.errstate, invalid="ignore", over="ignore")  # for values that may be no floats
 
 
@@ -100,12 +101,31 @@ def _usual_share(values: np.ndarray) -> float:
 
 def _count_columns(values: np.ndarray) -> int | None:
     """The number of columns; None: the statistics do not tell."""
-    index = np.flatnonzero(_not_in_empty_rows(values[:_MOST_VALUES]))
+    values = values[:_MOST_VALUES]
+    index = np.flatnonzero(_not_in_empty_rows(values))
     bins = _bins(values[index])
     known = {columns: _information(bins, index % columns, columns) for columns in range(3, _MOST_COLUMNS + 1)}
     largest = max(known.values())
     possible = [columns for columns, information in known.items() if information >= _POSSIBLE * largest]
-    return possible[0] if largest > 0 and known[possible[0]] >= _SURE * largest else None
+    if largest == 0 or known[found := possible[0]] < _SURE * largest:
+        return None
+    hides_more = 2 * found in _OFFERED and _alternate(values, found)
+    is_two_rows = found % 2 == 0 and found >= 6 and not _alternate(values, found // 2)
+    return None if hides_more or is_two_rows else found
+
+
+def _alternate(values: np.ndarray, columns: int) -> bool:
+    """Whether every second row is of another kind, such as colors or the same point in a second cloud.
+
+    Its coordinates are much larger or smaller, or it is much nearer to the row before than to the next one.
+    """
+    used = values[: len(values) // (2 * columns) * 2 * columns].astype(np.float64)
+    with _any_bits():
+        rows = np.nan_to_num(used, nan=0, posinf=0, neginf=0).clip(-_FARTHEST_M, _FARTHEST_M)
+    first, second = np.moveaxis(rows.reshape(-1, 2, columns)[..., :3], 1, 0)
+    pairs = [(np.abs(first), np.abs(second)), (np.abs(second - first), np.abs(second[:-1] - first[1:]))]
+    sizes = np.array([[one.mean(axis=0) for one in pair] for pair in pairs])
+    return bool((sizes.max(axis=1) > _UNLIKE * sizes.min(axis=1)).any())
 
 
 def _undecided(values: np.ndarray, file: CloudFile, kind: str) -> DataError:

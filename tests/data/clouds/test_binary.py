@@ -74,6 +74,18 @@ def test_ambiguous_files_are_refused_with_the_candidates(tmp_path: Path) -> None
     assert "4 (5 points), 5 (4 points)" in refusal(written(tmp_path, "few.bin", few.tobytes()))
 
 
+@pytest.mark.parametrize("others", [np.zeros((3000, 3)), POINTS + 0.1], ids=["no colors", "second cloud"])
+def test_six_columns_that_look_like_three_are_refused(tmp_path: Path, others: np.ndarray) -> None:
+    path = written(tmp_path, "a.bin", np.hstack([POINTS, others]).astype(np.float32).tobytes())
+    assert "3 (6,000 points), 4 (4,500 points), 5 (3,600 points), 6 (3,000 points)" in refusal(path)
+    assert np.array_equal(read_cloud(path, 6).points, POINTS)
+
+
+def test_interleaved_scanners_are_not_taken_for_twice_the_columns(tmp_path: Path) -> None:
+    up_and_down = np.abs(POINTS) * np.where(np.arange(3000) % 2, 1, -1)[:, None].astype(np.float32)
+    assert "3 (3,000 points), " in refusal(written(tmp_path, "a.bin", up_and_down.tobytes()))
+
+
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
     content = np.concatenate([POINTS, REFLECTANCE], axis=1).tobytes()
     for missing in (1, 4, 8):
