@@ -9,7 +9,7 @@ from bpfn_cli.data.clouds.cloud import CloudFile, Columns, unnamed
 from bpfn_cli.data.files.npy import parse_npy, parse_npz
 from bpfn_cli.errors import printable
 
-_CLOUD_NAMES = ("points", "pc", "xyz", "pos", "coords")
+_CLOUD_NAMES = ("points", "pc", "xyz", "pos", "position", "coords")
 _COORDINATES = ("x", "y", "z")
 
 
@@ -35,10 +35,11 @@ def columns_of(array: np.ndarray, file: CloudFile) -> Columns:
     if math.prod(array.shape) != max(array.shape, default=0):
         raise file.fault(f"a table of shape {array.shape}; save array.reshape(-1)")
     table = array.reshape(-1)
-    names = [name for name in array.dtype.names if table[name].ndim == 1]
-    if "xyz" in array.dtype.names and table["xyz"].shape[1:] == (3,):
-        return Columns(dict(zip(_COORDINATES, table["xyz"].T, strict=True)), f"field xyz of {len(array.dtype.names)}")
-    return Columns({name: table[name] for name in names}, f"a table of {len(array.dtype.names)} fields")
+    for name in _CLOUD_NAMES:
+        if name in array.dtype.names and table[name].shape[1:] == (3,):
+            holds = f"field {name} of {len(array.dtype.names)}"
+            return Columns(dict(zip(_COORDINATES, table[name].T, strict=True)), holds)
+    return Columns({name: table[name] for name in array.dtype.names}, f"a table of {len(array.dtype.names)} fields")
 
 
 def _choose(names: tuple[str, ...], file: CloudFile) -> list[str]:
@@ -49,4 +50,4 @@ def _choose(names: tuple[str, ...], file: CloudFile) -> list[str]:
     if len(names) == 1:
         return list(names)
     found, wanted = printable(", ".join(names))[:200] or "nothing", ", ".join(_CLOUD_NAMES)
-    raise file.fault(f"holds {found}; one array, or one named {wanted}, expected")
+    raise file.fault(f"holds {found}; one array, one named {wanted}, or x, y and z expected")

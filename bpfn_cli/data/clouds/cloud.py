@@ -109,7 +109,7 @@ class Cloud:
         axes, notes = [columns.by_name[axis] for axis in _axes_among(columns.by_name, name)], list(columns.notes)
         if any(axis.ndim != 1 or axis.dtype.kind not in "fiu" for axis in axes):
             raise DataError(f"{name}: x, y and z are not one number per point")
-        single = all(axis.dtype in (np.float16, np.float32) for axis in axes)
+        single = all(axis.dtype.kind == "f" and axis.dtype.itemsize <= 4 for axis in axes)
         with np.errstate(invalid="ignore"):  # a signalling NaN
             points = np.stack([axis.astype(np.float32 if single else np.float64) for axis in axes], axis=1)
         if any(axis.dtype == np.float16 for axis in axes):

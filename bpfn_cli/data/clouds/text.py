@@ -31,6 +31,8 @@ def read_text(file: CloudFile) -> Columns:
         names = _commented_names(file.content, separator, len(names))
     else:
         lines = lines[1:]
+    if separator:  # an empty field is how tables write NaN
+        lines = [_without_gaps(line, separator.encode()) for line in lines]
     rows = read_numbers(lines, file, separator)
     if not names:
         return unnamed(rows, file)
@@ -63,10 +65,24 @@ def read_numbers(lines: Sequence[bytes], file: CloudFile, separator: str | None 
             warnings.simplefilter("error")
             values = np.loadtxt(lines, dtype=np.float64, comments=None, ndmin=2, delimiter=separator)
     except (ValueError, Warning) as error:
-        raise file.fault("a point does not consist of numbers only; write the file again") from error
+        raise file.fault(_first_fault(lines, separator)) from error
     if len(values) != len(lines):
         raise file.fault(f"{len(values):,} points in {len(lines):,} lines; one a line expected")
     return values
+
+
+def _first_fault(lines: Sequence[bytes], separator: str | None) -> str:
+    """Which line does not consist of as many numbers as the first one that is not empty."""
+    count = next((len(_words(line, separator)) for line in lines if line.strip()), 0)
+    for number, words in enumerate((_words(line, separator) for line in lines), start=1):
+        if len(words) != count or not all(map(_is_number, words)):
+            found = printable(lines[number - 1].decode("latin-1"))[:60]
+            return f"point {number:,} is '{found}'; {count} numbers in each line expected; write it again"
+    return "a point does not consist of numbers only; write the file again"
+
+
+def _without_gaps(line: bytes, separator: bytes) -> bytes:
+    return separator.join(word if word.strip() else b"nan" for word in line.split(separator))
 
 
 def _separator_of(*lines: bytes) -> str | None:
@@ -89,8 +105,9 @@ def _commented_names(content: bytearray, separator: str | None, count: int) -> l
 
 
 def _is_number(word: str) -> bool:
+    """Whether a word is a number, or an empty field."""
     try:
-        float(word)
+        float(word or "nan")
     except ValueError:
         return False
     return True

@@ -46,9 +46,10 @@ def test_table_is_read_by_name(tmp_path: Path, order: str) -> None:
     assert read_cloud(saved(tmp_path, table)).holds.startswith("a table of ")
 
 
-def test_table_with_one_field_for_the_coordinates_is_read(tmp_path: Path) -> None:
-    table = np.zeros(2, [("intensity", "f4"), ("xyz", "f4", (3,))])
-    table["xyz"] = POINTS
+@pytest.mark.parametrize("name", ["xyz", "position"])
+def test_table_with_one_field_for_the_coordinates_is_read(tmp_path: Path, name: str) -> None:
+    table = np.zeros(2, [("intensity", "f4"), (name, "f4", (3,))])
+    table[name] = POINTS
     assert points_of(saved(tmp_path, table)) == POINTS
 
 
@@ -60,7 +61,7 @@ def test_table_with_one_field_for_the_coordinates_is_read(tmp_path: Path) -> Non
             "points without x, y and z; they have x, y, height",
         ),
         (np.zeros((4, 5), [("x", "f4"), ("y", "f4"), ("z", "f4")]), "a table of shape (4, 5)"),
-        (np.zeros(3, [("x", "f4", (2,)), ("y", "f4"), ("z", "f4")]), "points without x, y and z; they have y, z"),
+        (np.zeros(3, [("x", "f4", (2,)), ("y", "f4"), ("z", "f4")]), "not one number per point"),
         (np.zeros(3, [("x", "S4"), ("y", "f4"), ("z", "f4")]), "not one number per point"),
         (np.zeros(3, [("x", "c8"), ("y", "f4"), ("z", "f4")]), "is not plain numbers"),
         (np.zeros(3, [("x", "M8[s]"), ("y", "f4"), ("z", "f4")]), "is not plain numbers"),
@@ -97,7 +98,7 @@ def test_arrays_that_are_no_cloud_are_named(tmp_path: Path, array: np.ndarray, w
     assert words in refusal(saved(tmp_path, array))
 
 
-@pytest.mark.parametrize("name", ["points", "pc", "xyz", "pos", "coords"])
+@pytest.mark.parametrize("name", ["points", "pc", "xyz", "pos", "position", "coords"])
 def test_npz_cloud_is_the_array_of_a_known_name(tmp_path: Path, name: str) -> None:
     np.savez(tmp_path / "cloud.npz", other=np.zeros(3), **{name: np.array(POINTS)})
     assert points_of(tmp_path / "cloud.npz") == POINTS

@@ -104,6 +104,14 @@ def test_doubles_are_kept_for_coordinates_of_maps(tmp_path: Path) -> None:
     assert points_of(written(tmp_path, "a.csv", "x,y,z\n500000.123456,4812345.654321,12.5\n")) == [point]
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_singles_of_both_byte_orders_stay_singles(tmp_path: Path, order: str) -> None:
+    header = f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\nelement vertex 2\n"
+    properties = "".join(f"property float {axis}\n" for axis in "xyz")
+    content = f"{header}{properties}end_header\n".encode() + np.array(POINTS, f"{order}f4").tobytes()
+    assert read_cloud(written(tmp_path, "a.ply", content)).points.dtype == np.float32
+
+
 def test_endings_are_read_in_any_case(tmp_path: Path) -> None:
     assert points_of(written(tmp_path, "CLOUD.NPY", npy(np.array(POINTS)))) == POINTS
     assert stem_of(Path("a/n015.PCD.bin.gz")) == "n015"

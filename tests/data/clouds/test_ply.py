@@ -102,12 +102,12 @@ def test_ply_skips_plain_elements_before_the_vertices(tmp_path):
         ),
         ("property float y", "property float h", "without x, y and z; they have x, red, h, z"),
         ("element vertex 2\n", "", "unknown PLY header line"),
-        ("1 255 2 3", "1 255 2", "numbers only"),
-        ("1 255 2 3", "1 255 2 3 4", "numbers only"),
+        ("1 255 2 3", "1 255 2", "point 2 is '-4 0 5.5 6.25'; 3 numbers in each line expected"),
+        ("1 255 2 3", "1 255 2 3 4", "point 2 is '-4 0 5.5 6.25'"),
         ("1 255 2 3\n-4 0 5.5 6.25", "1 2 3\n4 5 6", "expected"),
-        ("1 255 2 3", "", "numbers only"),
-        ("1 255 2 3", "1 255 two 3", "numbers only"),
-        ("1 255 2 3", "1 255 0x2 3", "numbers only"),
+        ("1 255 2 3", "", "point 1 is ''; 4 numbers in each line expected"),
+        ("1 255 2 3", "1 255 two 3", "point 1 is '1 255 two 3'"),
+        ("1 255 2 3", "1 255 0x2 3", "point 1 is"),
     ],
 )
 def test_damaged_ascii_ply_is_refused(tmp_path, old, new, word):

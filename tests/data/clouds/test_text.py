@@ -55,11 +55,10 @@ def test_columns_are_taken_by_name(tmp_path: Path, text: str) -> None:
         ("# nothing\n", "empty"),
         ("x,y,z\n", "empty"),
         ("1 2\n3 4\n", "shape (2, 2) found"),
-        ("1 2 3\n4 5\n", "numbers only"),
-        ("1 2 3\n4 5 six\n", "numbers only"),
-        ("1,2,3\n4,,6\n", "numbers only"),
+        ("1 2 3\n4 5\n", "point 2 is '4 5'; 3 numbers in each line expected"),
+        ("1 2 3\n4 5 six\n", "point 2 is '4 5 six'"),
         ("1,5;2,5;3,5\n1,5;2,5;3,5\n", "decimal commas"),
-        ("2\nwater\nO 0 0 0\nH 0 0 1\n", "numbers only"),  # the chemists' .xyz
+        ("2\nwater\nO 0 0 0\nH 0 0 1\n", "point 2 is 'water'"),  # the chemists' .xyz
         ("a,b,c\n1,2,3\n", "points without x, y and z; they have a, b, c"),
         ("x,y,z,x\n1,2,3,4\n", "two columns of one name"),
         ("x,y,z\n1,2,3,4\n", "3 column names and 4 numbers"),
@@ -68,6 +67,13 @@ def test_columns_are_taken_by_name(tmp_path: Path, text: str) -> None:
 )
 def test_other_text_is_refused(tmp_path: Path, text: str, words: str) -> None:
     assert words in refusal(written(tmp_path, "a.csv", text))
+
+
+@pytest.mark.parametrize("text", ["x,y,z\n1,2,3\n4,,6\n,,\n", "1;2;3;\n4; ;6;1\n;;;\n"])
+def test_row_with_an_empty_field_is_kept_as_nan(tmp_path: Path, text: str) -> None:
+    cloud = read_cloud(written(tmp_path, "a.csv", text))
+    assert cloud.valid.tolist() == [True, False, False]
+    assert cloud.left_out == {"NaN or infinite": 2}
 
 
 def test_large_file_keeps_every_row(tmp_path: Path) -> None:
