@@ -162,6 +162,20 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Create `path` for the block; if that fails, remove the folders that were created, if they are empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def replace_link(link: Path, target: str) -> None:
     """Point a symbolic link to `target` in one step. A convenience: a file system without links is no error."""
     temporary = _temporary(link.parent)

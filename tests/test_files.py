@@ -17,6 +17,7 @@ from bpfn_cli.files import (
     claim_output,
     disk_errors,
     explain,
+    made_folder,
     make_folder,
     remove_temporaries,
     sha256_of,
@@ -209,6 +210,17 @@ def test_killed_write_leaves_what_remove_temporaries_finds(tmp_path: Path) -> No
     remove_temporaries(tmp_path)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_made_folder_goes_if_the_work_fails_and_it_is_empty(tmp_path: Path) -> None:
+    for content in (False, True):
+        with pytest.raises(KeyError), made_folder(tmp_path / "a" / "b"):
+            (tmp_path / "a" / "c").touch() if content else None
+            raise KeyError
+        assert names(tmp_path) == ["a"] * content
+    with made_folder(tmp_path / "a" / "b"):
+        pass
+    assert names(tmp_path / "a") == ["b", "c"]
 
 
 def test_json_is_indented_and_refuses_nan(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def predict_pair(
         *checks.doubts_about_frame(first.points, predictor.frame, clouds.first.name),
         *checks.doubts_about_viewpoints(clouds.first.viewpoint, clouds.second.viewpoint),
         *checks.doubts_about_fit(*nearest),
-        *_notes_on_parts(estimate),
+        *_notes_on_parts(estimate, len(first.points), len(second.points)),
     ]
     shift = np.zeros(3) if origin is None else origin
     if treatment.estimate_pose:
@@ -200,10 +200,16 @@ def _notes_of(clouds: Clouds) -> list[str]:
     return [f"{cloud.name}: {note}" for cloud in clouds[:2] for note in cloud.notes]
 
 
-def _notes_on_parts(estimate: Estimate) -> list[str]:
-    if estimate.parts == 1 or estimate.spread_m is not None:
+def _notes_on_parts(estimate: Estimate, count: int, count2: int) -> list[str]:
+    """That the network saw random points. Args: count, count2: points of both clouds."""
+    if estimate.spread_m is not None:
         return []
-    split = f"the cloud is split into {estimate.parts} parts at random"
+    if estimate.parts > 1:
+        split = f"the cloud is split into {estimate.parts} parts at random"
+    elif count < count2:
+        split = f"{count:,} of {count2:,} points of the second cloud are used, drawn at random"
+    else:
+        return []
     return [f"{split}, and flows vary with --seed; --average 4 steadies them and says how much"]
 
 

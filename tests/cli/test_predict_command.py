@@ -342,6 +342,13 @@ def test_splits_are_said_or_averaged(work: Path) -> None:
     assert figures(work, *words, "--average", 2)["spread_m"] > 0
 
 
+def test_points_that_are_drawn_from_a_larger_second_cloud_are_said(work: Path) -> None:
+    np.save(work / "b.npy", street(points=POINTS + 5) + SHIFT)
+    said = f"{POINTS:,} of {POINTS + 5:,} points of the second cloud are used, drawn at random"
+    assert any(note.startswith(said) for note in notes(run(work, "a.npy", "b.npy", "--points", POINTS)))
+    assert not any("at random" in note for note in notes(run(work, "b.npy", "b.npy", "--points", POINTS + 5)))
+
+
 def test_viewpoints_that_differ_are_said(work: Path) -> None:
     for name, x in (("a", 0), ("b", 1.5)):
         header = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
@@ -349,6 +356,16 @@ def test_viewpoints_that_differ_are_said(work: Path) -> None:
         (work / f"{name}.pcd").write_bytes(header.encode() + street().tobytes())
     assert any("viewpoints of the clouds differ (1.5 m apart)" in note for note in notes(run(work, "a.pcd", "b.pcd")))
     assert not any("viewpoint" in note for note in notes(run(work, "a.pcd", "a.pcd")))
+
+
+@pytest.mark.parametrize("words", [("a.npy", "bad.npy", "--out", "new/x.npy"), ("frames", "--out", "new/deeper")])
+def test_refused_command_leaves_no_folder(work: Path, words: tuple[str, ...]) -> None:
+    (work / "frames").mkdir()
+    np.save(work / "bad.npy", np.zeros((5, 2)))
+    for number in range(2):
+        np.save(work / f"frames/{number}.npy", np.zeros((5, 2)))
+    refused(bpfn("predict", *words, *WEIGHTS, cwd=work), 3, "two columns are not a point in space")
+    assert not (work / "new").exists()
 
 
 # --- datasets, and what comes next ------------------------------------------------------------------

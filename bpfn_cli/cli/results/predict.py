@@ -20,7 +20,6 @@ from bpfn_cli.precision import Precision
 if TYPE_CHECKING:
     import numpy as np
 
-    from bpfn_cli.data.clouds.pairs import PairReader
     from bpfn_cli.data.clouds.search import Source
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.prediction.many import Predictions
@@ -94,8 +93,8 @@ def predict(flags: PredictFlags) -> None:
     Without --checkpoint, the network is `weightnet4`, which comes with bpfn and was trained on synthetic driving
     scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
     left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
-    out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a scene
-    of a dataset, the prediction is also compared with that flow.
+    out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a
+    scene of a dataset, the prediction is also compared with that flow.
 
     PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, a dataset, or a .txt list
     with a pair of paths, or one frame, on each line. Then --out is a folder (default `flow`), which gets a file for
@@ -112,8 +111,8 @@ def predict(flags: PredictFlags) -> None:
       $ bpfn predict pairs.txt --frame lidar --out flows        # a list: a.ply b.ply on each line
       $ bpfn predict data/kitti                                 # the test scenes of a dataset
     """
-    from bpfn_cli.data.clouds.pairs import PairReader
     from bpfn_cli.data.clouds.search import find_source
+    from bpfn_cli.files import made_folder
     from bpfn_cli.frames import axes_of
     from bpfn_cli.prediction.motion import read_poses
 
@@ -125,28 +124,22 @@ def predict(flags: PredictFlags) -> None:
     if flags.columns is not None and not source.is_plain:
         raise UsageError(f"--columns {flags.columns}: only .bin files need it; the others name their columns")
     poses = read_poses(flags.pose, len(source.pairs)) if flags.pose and flags.pose != ESTIMATE else None
-    outputs = _claim_outputs(flags, source)
-    from bpfn_cli.prediction.many import predict_pairs
+    with made_folder(flags.out or MANY if source.many else (flags.out or ONE).parent):
+        if source.many:
+            _predict_many(flags, source, poses)
+        else:
+            _predict_one(flags, source, poses[0] if poses else None)
+
+
+def _treatment(flags: PredictFlags) -> Treatment:
     from bpfn_cli.prediction.pair import Treatment
 
-    treatment = Treatment(
+    return Treatment(
         center=flags.center,
         remove_ground=flags.remove_ground,
         invalid=flags.invalid,
         estimate_pose=flags.pose == ESTIMATE,
     )
-    reader = PairReader(flags.columns)
-    if not source.many:
-        _predict_one(flags, source, outputs[0], treatment, reader, poses[0] if poses else None)
-        return
-    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
-    with ConsoleProgress().bar("predicting") as bar:
-        done = predict_pairs(
-            predictor, source.pairs, outputs, treatment=treatment, reader=reader, poses=poses, progress=bar
-        )
-    folder = flags.out or MANY
-    _show_many(flags, folder, done, predictor.frame)
-    _finish(flags, folder)
 
 
 def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
@@ -179,23 +172,38 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
     return outputs
 
 
-def _predict_one(
-    flags: PredictFlags,
-    source: Source,
-    output: Outputs,
-    treatment: Treatment,
-    reader: PairReader,
-    pose: np.ndarray | None,
-) -> None:
+def _predict_many(flags: PredictFlags, source: Source, poses: list[np.ndarray] | None) -> None:
+    from bpfn_cli.data.clouds.pairs import PairReader
+    from bpfn_cli.prediction.many import predict_pairs
+
+    folder, outputs = flags.out or MANY, _claim_outputs(flags, source)
+    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
+    with ConsoleProgress().bar("predicting") as bar:
+        done = predict_pairs(
+            predictor,
+            source.pairs,
+            outputs,
+            treatment=_treatment(flags),
+            reader=PairReader(flags.columns),
+            poses=poses,
+            progress=bar,
+        )
+    _show_many(flags, folder, done, predictor.frame)
+    _finish(flags, folder)
+
+
+def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -> None:
+    from bpfn_cli.data.clouds.pairs import PairReader
     from bpfn_cli.prediction.pair import predict_pair
     from bpfn_cli.profiling.memory import resident_bytes
 
-    clouds = reader(source.pairs[0])
+    (output,) = _claim_outputs(flags, source)
+    clouds = PairReader(flags.columns)(source.pairs[0])
     for cloud in clouds[:2]:
         say(f"{cloud.name}: {len(cloud.points):,} points{f' ({cloud.holds})' if cloud.holds else ''}")
     predictor = _load(flags, source, f"{len(clouds.first.points):,} and {len(clouds.second.points):,} points")
     with ConsoleProgress().bar("predicting") as bar:
-        done = predict_pair(predictor, clouds, treatment, pose=pose, progress=bar)
+        done = predict_pair(predictor, clouds, _treatment(flags), pose=pose, progress=bar)
     output.write(done)
     figures = done.figures
     if flags.json:
