@@ -74,6 +74,13 @@ def doubts_about_fit(before_m: float, after_m: float) -> Iterator[str]:
         yield "the flow brings the clouds no closer; check --frame and the order of the clouds"
 
 
+def doubts_about_truth(truth: np.ndarray) -> Iterator[str]:
+    """Whether a true flow, (N, 3) metres, is that of rows that do not belong together."""
+    length = float(np.median(np.linalg.norm(truth, axis=1)))
+    if length > FAR_M:
+        yield f"the true flow is {length:.3g} m long; is each row of the second cloud the same point as in the first?"
+
+
 def doubts_about_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -> Iterator[str]:
     """Whether a pose leads the wrong way. Args: as of `nearest_m`, and (4, 4)."""
     used, back = points[even_rows(len(points), MOST_QUERIES)], np.linalg.inv(pose)

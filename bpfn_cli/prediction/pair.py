@@ -130,6 +130,8 @@ def predict_pair(
     residual = None if static is None else (estimate.flow - static).astype(np.float32)
     full = _all_rows(estimate.flow, first.rows, treatment.invalid)
     measured = np.zeros_like(first.rows) if clouds.known is None else first.rows & clouds.known
+    if clouds.truth is not None and measured.any():
+        notes += checks.doubts_about_truth(clouds.truth[measured])
     lengths = np.linalg.norm(estimate.flow, axis=1)
     figures = FlowFigures(
         points=len(clouds.first.points),

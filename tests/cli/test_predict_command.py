@@ -315,6 +315,13 @@ def test_implausible_clouds_are_doubted(work: Path, change: Any, words: str) -> 
     assert any(words in note for note in said) if words else not said
 
 
+def test_true_flow_between_rows_that_do_not_belong_together_is_doubted(work: Path) -> None:
+    for order, doubted in ((np.random.default_rng(0).permutation(POINTS), True), (np.arange(POINTS), False)):
+        write_scene(work / "kitti/000002", street(), (street() + SHIFT)[order])
+        said = notes(run(work, "kitti/000002"))
+        assert any("is each row of the second cloud the same point" in note for note in said) is doubted
+
+
 def test_distances_before_and_after_are_printed(work: Path) -> None:
     found = figures(work, "a.npy", "b.npy")["nearest_m"]
     assert found["before"] == pytest.approx(nearest(street(), street() + SHIFT), rel=1e-4)

@@ -46,13 +46,14 @@ def read_nuscenes(file: CloudFile) -> Columns:
 def read_binary(file: CloudFile) -> Columns:
     """Rows of `file.columns` floats, or of as many as their statistics tell.
 
-    Raises: DataError: not floats, a size that is not whole rows, a number of columns that cannot be told, or one that
+    Raises: DataError: not floats, a size that is not whole rows, a number of columns that is not clear, or one that
         gives no coordinates.
     """
     kind = _kind_of(file)
     size = np.dtype(kind).itemsize
     values = np.frombuffer(file.content, kind, len(file.content) // size)
-    columns = file.columns or _count_columns(values)
+    found = _count_columns(values)
+    columns = file.columns or found
     if columns is None:
         raise _undecided(values, file, kind)
     if len(file.content) % (columns * size):
@@ -65,7 +66,8 @@ def read_binary(file: CloudFile) -> Columns:
         advice = "write x, y, z, intensity as little-endian float32"
         raise file.fault(f"{columns} columns of {_TYPES[kind]} that do not begin with coordinates; {advice}")
     how = "" if file.columns else ", by their statistics (--columns sets another number)"
-    return unnamed(rows, file, f"{columns} columns of {_TYPES[kind]}{how}")
+    notes = [f"{found} columns by their statistics, but read as {columns}"] if found not in (None, columns) else []
+    return unnamed(rows, file, f"{columns} columns of {_TYPES[kind]}{how}", notes)
 
 
 def _kind_of(file: CloudFile) -> str:

@@ -59,7 +59,10 @@ def test_given_number_of_columns_is_used(tmp_path: Path) -> None:
     path = written(tmp_path, "a.bin", rows.tobytes())
     assert np.array_equal(read_cloud(path, 4).points, POINTS)
     assert read_cloud(path, 4).holds == "4 columns of float32"
-    assert len(read_cloud(path, 3).points) == 4000  # as asked for
+    assert not read_cloud(path, 4).notes
+    other = read_cloud(path, 3)
+    assert len(other.points) == 4000  # as asked for
+    assert other.notes == ("4 columns by their statistics, but read as 3",)
     said = refusal(path, lambda path: read_cloud(path, 7))
     assert "48,000 bytes found, a multiple of 28 expected (7 columns of float32); truncated, or give" in said
 
