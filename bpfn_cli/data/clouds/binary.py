@@ -28,6 +28,7 @@ _FARTHEST_M, _LEAST_NEAR = 1e7, 0.99  # coordinates, of maps too
 _SURE, _POSSIBLE = 0.75, 0.6  # of the largest information; fewer columns have up to 55 % of it, the right ones 97 %
 _LEAST_INFORMATION = 0.05  # nats
 _UNLIKE = 3  # times larger
+_CORRELATED = 0.5
 _any_bits = functools.partial(np.errstate, invalid="ignore", over="ignore")  # for values that may be no floats
 
 
@@ -111,23 +112,33 @@ def _count_columns(values: np.ndarray) -> int | None:
     possible = [columns for columns, information in known.items() if information >= _POSSIBLE * largest]
     if largest == 0 or known[found := possible[0]] < _SURE * largest:
         return None
-    hides_more = 2 * found in _OFFERED and _alternate(values, found)
-    is_two_rows = found % 2 == 0 and found >= 6 and not _alternate(values, found // 2)
-    return None if hides_more or is_two_rows else found
+    if found % 2 == 0 and found >= 6 and _are_alike(*_alternate_rows(values, found // 2)):
+        return None  # perhaps half as many, and every second row is of another scanner
+    if 2 * found in _OFFERED and _are_unlike(*_alternate_rows(values, found)):
+        return None  # perhaps twice as many, and every second row is colors, or the same point in another cloud
+    return found
 
 
-def _alternate(values: np.ndarray, columns: int) -> bool:
-    """Whether every second row is of another kind, such as colors or the same point in a second cloud.
-
-    Its coordinates are much larger or smaller, or it is much nearer to the row before than to the next one.
-    """
+def _alternate_rows(values: np.ndarray, columns: int) -> np.ndarray:
+    """(2, N, 3): the coordinates of the rows 0, 2, 4, ..., and of the rows 1, 3, 5, ..."""
     used = values[: len(values) // (2 * columns) * 2 * columns].astype(np.float64)
     with _any_bits():
-        rows = np.nan_to_num(used, nan=0, posinf=0, neginf=0).clip(-_FARTHEST_M, _FARTHEST_M)
-    first, second = np.moveaxis(rows.reshape(-1, 2, columns)[..., :3], 1, 0)
+        used = np.nan_to_num(used, nan=0, posinf=0, neginf=0).clip(-_FARTHEST_M, _FARTHEST_M)
+    return np.moveaxis(used.reshape(-1, 2, columns)[..., :3], 1, 0)
+
+
+def _are_unlike(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether one kind is much larger, or a row is much nearer to the one before than to the next one."""
     pairs = [(np.abs(first), np.abs(second)), (np.abs(second - first), np.abs(second[:-1] - first[1:]))]
     sizes = np.array([[one.mean(axis=0) for one in pair] for pair in pairs])
     return bool((sizes.max(axis=1) > _UNLIKE * sizes.min(axis=1)).any())
+
+
+def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether both kinds are of one size, or two of their coordinates correlate, as of rays in one direction."""
+    with np.errstate(invalid="ignore"):  # a column that is constant
+        correlations = [np.corrcoef(one, other)[0, 1] for one, other in zip(first.T, second.T, strict=True)]
+    return not _are_unlike(first, second) or sum(one > _CORRELATED for one in correlations) >= 2
 
 
 def _undecided(values: np.ndarray, file: CloudFile, kind: str) -> DataError:

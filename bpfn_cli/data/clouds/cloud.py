@@ -65,7 +65,7 @@ def unnamed(array: np.ndarray, file: CloudFile, holds: str = "", notes: Sequence
     if array.shape[0] <= 16 < array.shape[1]:
         raise file.fault(f"shape {shape} found, (N, 3) or more columns expected; transposed? save its transpose (.T)")
     first = array[:, 0]
-    if len(first) >= _FEWEST_INDICES and np.array_equal(first - first[0], np.arange(len(first))) and first[0] in (0, 1):
+    if len(first) >= _FEWEST_INDICES and first[0] in (0, 1) and np.array_equal(first, first[0] + np.arange(len(first))):
         raise file.fault("the first column numbers the rows; leave it out, or name the columns in a header")
     if array.shape != shape:
         notes.append(f"shape {shape} is read as {array.shape}")

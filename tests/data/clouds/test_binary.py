@@ -89,6 +89,13 @@ def test_interleaved_scanners_are_not_taken_for_twice_the_columns(tmp_path: Path
     assert "3 (3,000 points), " in refusal(written(tmp_path, "a.bin", up_and_down.tobytes()))
 
 
+def test_beams_that_alternate_are_not_taken_for_twice_the_columns(tmp_path: Path) -> None:
+    azimuth = np.repeat(np.linspace(0, 6, 1500), 2)  # of two beams: one meets the ground, the other one walls
+    rays = np.stack([np.cos(azimuth), np.sin(azimuth), np.tile([-0.4, 0.1], 1500)], axis=1)
+    points = rays * np.tile([4.5, 25], 1500)[:, None] + CHANCE.normal(0, 0.1, (3000, 3))
+    assert "3 (3,000 points), " in refusal(written(tmp_path, "a.bin", points.astype(np.float32).tobytes()))
+
+
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
     content = np.concatenate([POINTS, REFLECTANCE], axis=1).tobytes()
     for missing in (1, 4, 8):
@@ -127,10 +134,12 @@ def test_nuscenes_ending_means_five_columns(tmp_path: Path) -> None:
     assert np.array_equal(read_cloud(tmp_path / "c.pcd.bin", 4).points, POINTS)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rows_without_a_return_do_not_hide_type_and_columns(tmp_path: Path, value: float) -> None:
     rows = np.concatenate([POINTS, INTENSITY, RING], axis=1)
     rows[CHANCE.random(3000) < 0.5, :3] = value
+    rows[0, :3] = value
     cloud = read_cloud(written(tmp_path, "a.bin", rows.tobytes()))
     assert cloud.holds.startswith("5 columns of float32")
     assert np.array_equal(cloud.points[cloud.valid], rows[np.isfinite(rows).all(axis=1), :3])
