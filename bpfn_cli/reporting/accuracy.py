@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, RIGID_ICP, EvaluationResult
+from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, RIGID_ICP, ZERO_FLOW, EvaluationResult
 from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, Value, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
@@ -18,6 +18,7 @@ from bpfn_cli.runs.results import Run
 
 ROUNDING = 1e-4  # by which baselines of one protocol may differ between machines, relative
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
+SPLIT = "Zero flow has another error in another table of these data, so the scenes differ: evaluate again to compare."
 # Each is filled in with names of runs.
 ON_TEST = (
     "Weights chosen on the test split, as published: {}. These figures are the best of many evaluations on these "
@@ -136,6 +137,10 @@ class Result(Trained):
     @property
     def is_ranked(self) -> bool:
         return super().is_ranked and not self.is_training_error
+    def zero_flow(self) -> float:
+        """EPE3D of zero flow; 0: not measured."""
+        row = self.evaluation.row(ZERO_FLOW)
+        return 0.0 if row is None else row.epe3d
 
     @property
     def trained_on(self) -> str:
@@ -190,12 +195,28 @@ def results_of(run: Run) -> list[Result]:
 
 def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
     """One table for each protocol."""
-    results = [result for run in runs for result in results_of(run)]
-    titles = Counter(protocol.title for protocol in {result.protocol for result in results})
+    groups = comparable([result for run in runs for result in results_of(run)])
+    protocols = Counter(group[0].protocol for group in groups)
+    titles = Counter(protocol.title for protocol in protocols)
     return [
-        _accuracy_table(protocol, [one for one in results if one.protocol == protocol], titles[protocol.title] > 1)
-        for protocol in sorted({result.protocol for result in results})
+        _accuracy_table(group, titles[group[0].protocol.title] > 1, protocols[group[0].protocol] > 1)
+        for group in groups
     ]
+
+
+def comparable(results: Sequence[Result]) -> list[list[Result]]:
+    """Groups of results that may share a table: they have one protocol, and equal errors of zero flow.
+
+    Those depend on the scenes alone, so they differ where two datasets were taken for one.
+    """
+    groups: list[list[Result]] = []
+    for one in sorted(results, key=lambda one: (one.protocol, one.zero_flow)):
+        last = groups[-1][0] if groups else None
+        if last and last.protocol == one.protocol and one.zero_flow <= last.zero_flow * (1 + ROUNDING):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
 
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
@@ -235,11 +256,18 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _accuracy_table(protocol: Protocol, results: Sequence[Result], is_ambiguous: bool) -> Table:
+def _accuracy_table(results: Sequence[Result], is_ambiguous: bool, is_split: bool) -> Table:
+    """The table of comparable results. is_ambiguous: other data have this title, is_split: and even this protocol."""
+    protocol = results[0].protocol
     rows = [*_baseline_rows(results), *_outside_teacher_rows(results)]
     rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
-    details = f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}" if is_ambiguous else ""
-    notes = [*_notes(protocol, results), *_disagreements(results)]
+    details = (
+        f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}"
+        if is_ambiguous or is_split
+        else ""
+    )
+    details += f", zero flow {results[0].zero_flow:.4f} m" if is_split else ""
+    notes = [*_notes(protocol, results), *([SPLIT] if is_split else []), *_disagreements(results)]
     return Table("accuracy", protocol.title + details, [*ACCURACY], rows, notes, protocol.as_dict())
 
 

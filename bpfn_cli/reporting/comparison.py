@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +12,7 @@ import numpy as np
 
 from bpfn_cli.data.datasets import is_synthetic_kind, sequence_of
 from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, results_of
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, comparable, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
@@ -155,9 +154,8 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
     """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
     cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
     results = [one for run in cells.values() for one in results_of(run)]
-    protocols = Counter(one.protocol for one in results)
-    shared = max(sorted(protocols), key=lambda protocol: protocols[protocol], default=None)
-    of_study = (one for one in results if one.protocol == shared)
+    shared = set(map(id, max(comparable(results), key=len, default=[])))
+    of_study = (one for one in results if id(one) in shared)
     return [next(found) for _, found in groupby(of_study, key=lambda one: one.record.cell)]
 
 

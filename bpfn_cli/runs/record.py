@@ -34,6 +34,7 @@ class TrainingData(Schema):
     method: str | None = None
     seed: int | None = None
     sha256: str = ""
+    written: str = ""
 
 
 class TeacherTest(Schema):

@@ -27,6 +27,7 @@ from bpfn_cli.training.start import (
     paths_of,
     present_entries,
     recipe_differences,
+    rewritten_note,
     use_recorded_threads,
 )
 
@@ -60,6 +61,8 @@ def resume(folder: Path, progress: Progress, stop: Interruption | None = None, c
         for line in changed:
             found.log(f"changed since the run started: {line}")
             progress.line(f"warning: changed since the run started: {line}")
+        if note := rewritten_note(found, job):
+            progress.line(note)
         again = Resumption(epochs_done=found.record.epochs_done, differences=tuple(changed))
         now = present_entries(found, job) if changed else {}  # earlier values are in `resumed`
         found.update(paths=paths_of(job), resumed=(*found.record.resumed, again), **now)

@@ -252,11 +252,26 @@ def test_held_out_scenes_do_not_count_as_training_scenes(runs, make_run):
 
 
 def test_differing_baselines_are_reported(runs, make_run):
-    other = [evaluation()["rows"][0], metrics("zero_flow", 0.301, 0.05, 0.1, 0.95, 21.25, 0.02)]
+    other = [*evaluation()["rows"][:2], metrics("nearest_neighbor", 0.201, 0.2, 0.45, 0.8, 15.0, 0.1)]
     make_run("a", evaluation(0.1))
     make_run("b", evaluation(0.1, rows=other))
     (caution,) = [note for note in accuracy(runs).notes if note.startswith("Caution")]
-    assert "zero flow is 0.3000 in run a and 0.3010 in run b" in caution
+    assert "nearest neighbor is 0.2000 in run a and 0.2010 in run b" in caution
+
+
+def test_a_table_is_split_where_zero_flow_has_other_errors(runs, make_run):
+    other = [
+        metrics("model", 0.05, 0.4, 0.7, 0.5, 9.5, 0.25),
+        metrics("zero_flow", 0.301, 0.05, 0.1, 0.95, 21.25, 0.02),
+    ]
+    make_run("a", evaluation(0.1))
+    make_run("b", evaluation(0.11), seed=1)
+    make_run("c", evaluation(rows=other))
+    first, second = tables(runs, "accuracy")
+    assert (column(first, "run")[2:], column(second, "run")[1:]) == (["a", "b"], ["c"])
+    assert ", zero flow 0.3000 m" in first.title and ", zero flow 0.3010 m" in second.title
+    assert all(any("scenes differ" in note for note in table.notes) for table in (first, second))
+    assert [table.marks.count("best") for table in (first, second)] == [1, 1]
 
 
 def test_baselines_that_differ_by_rounding_are_not_reported(runs, make_run):
