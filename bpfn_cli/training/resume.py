@@ -16,7 +16,8 @@ from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.recipe import checked_recipe
 from bpfn_cli.runs.folder import RunFolder, check_run_name
-from bpfn_cli.runs.record import RECORD_FILE, STUDENT, Resumption
+from bpfn_cli.runs.record import RECORD_FILE, Resumption
+from bpfn_cli.shipped import STUDENT
 from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build
 from bpfn_cli.training.job import Job, OpenedDataset
@@ -34,12 +35,16 @@ from bpfn_cli.training.start import (
 
 @dataclass(frozen=True)
 class Changes:
-    """What a user changes when resuming (None: as it was). allow: resume although the numbers will differ."""
+    """What a user changes when resuming (None: as it was).
+
+    allow: resume although the numbers will differ. allow_code: import losses that the run's config.yaml names.
+    """
 
     data: Path | OpenedDataset | None = None
     teacher: Path | None = None
     device: str | None = None
     allow: bool = False
+    allow_code: bool = False
 
 
 def resume(folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes = Changes()) -> Outcome:
@@ -88,7 +93,9 @@ def run_or_resume(job: Job, progress: Progress) -> Outcome:
     changed += initial_difference(found, job)
     _refuse(f"--resume: {printable(folder)} is a different training", changed, "choose another --name")
     progress.line(f"run: {printable(folder)}")
-    return resume(folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device)))
+    return resume(
+        folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device), allow_code=job.allow_code)
+    )
 
 
 def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
@@ -114,6 +121,7 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
         name=folder.path.name,
         teacher=changes.teacher or teacher_of(folder),
         initial=paths.initial and Path(paths.initial),
+        allow_code=changes.allow_code,
         stop=stop,
     )
 

@@ -51,7 +51,7 @@ def test_of_many_files_the_same_ones_are_read_whatever_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contents, "FILES", 2)
-    sizes = write(tmp_path, {name: b"0" for name in "abcdef"})
+    sizes = write(tmp_path, dict.fromkeys("abcdef", b"0"))
     before = contents_sha256(tmp_path, dict(reversed(sizes.items())))
     seen = []
     for name in sizes:

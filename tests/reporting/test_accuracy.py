@@ -78,6 +78,36 @@ def test_best_is_the_finished_student_with_the_lowest_epe3d(runs, make_run):
     assert marks == {None: "reference", "teacher": "", "good": "", "better": "best", "killed": "incomplete"}
 
 
+def test_no_student_is_the_best_that_is_no_better_than_zero_flow_and_nearest_neighbor(runs, make_run):
+    make_run("poor", evaluation(0.21))
+    make_run("poorer", evaluation(0.25), method="hint")
+    assert "best" not in accuracy(runs).marks
+    make_run("good", evaluation(0.19), method="basic")
+    marks = dict(zip(column(accuracy(runs), "run"), accuracy(runs).marks, strict=True))
+    assert (marks["good"], marks["poor"]) == ("best", "")
+
+
+def test_weights_of_no_run_have_a_row(runs, make_run):
+    make_run("a", evaluation(0.12))
+    (runs / "evaluations").mkdir()
+    other = evaluation(0.09, checkpoint={"which": "last", "sha256": "9" * 64, "variant": "half", "path": "w/mine.pth"})
+    (runs / "evaluations" / "one.json").write_text(json.dumps(other))
+    table = accuracy(runs)
+    found = list(zip(*(column(table, key) for key in ("model", "method", "run", "epe3d")), strict=True))
+    assert found[2:] == [("half", "given weights", "mine.pth", 0.09), ("weightnet48", "bihint", "a", 0.12)]
+    assert table.marks[2:] == ["", "best"]
+
+
+def test_weights_of_no_run_are_reported_alone_and_not_twice(runs, make_run):
+    (runs / "evaluations").mkdir()
+    checkpoint = {"which": "last", "sha256": "e" * 64, "variant": "half", "path": "mine.pth"}
+    (runs / "evaluations" / "one.json").write_text(json.dumps(evaluation(0.09, checkpoint=checkpoint)))
+    assert column(accuracy(runs), "run")[2:] == ["mine.pth"]
+    rows = [*evaluation(0.12)["rows"], metrics("teacher", 0.09, 0.1, 0.2, 0.9, None, None)]
+    make_run("a", evaluation(0.12, rows=rows), teacher={"run": None, "variant": "half", "sha256": "e" * 64})
+    assert column(accuracy(runs), "run")[2:] == ["e" * 8, "a"]
+
+
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
 def test_incomplete_run_comes_last_and_is_not_compared(runs, make_run, state):
     make_run("teacher", evaluation(0.08), role="teacher", variant="baseline", method="scratch", state=state)

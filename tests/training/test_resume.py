@@ -271,7 +271,10 @@ def test_run_that_must_be_new_is_busy_if_its_name_is_taken(things: Path, finishe
     assert sorted(path.name for path in finished.iterdir()) == [NAME, "latest"]
 
 
-@pytest.mark.parametrize(("key", "below"), [("data", "train_scenes"), ("epochs_done", None), ("paths", "device")])
+@pytest.mark.parametrize(
+    ("key", "below"),
+    [("data", "train_scenes"), ("epochs_done", None), ("paths", "device"), ("versions", None), ("teacher", None)],
+)
 def test_resume_rejects_a_damaged_record(finished: Path, key: str, below: str | None) -> None:
     entry = record_of(finished)[key]
     damaged = {name: value for name, value in entry.items() if name != below} if below else "x"

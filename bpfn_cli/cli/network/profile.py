@@ -44,6 +44,7 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
     from bpfn_cli.profiling import list_tensors, profile_model
+    from bpfn_cli.shipped import weights_argument
 
     names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
     checkpoint = flags.checkpoint
@@ -71,7 +72,8 @@ def profile(flags: ProfileFlags) -> None:
         _print_levels(profiles[0])
     for one, its_tensors in zip(chosen, tensors, strict=False):
         _print_tensors(one.name, its_tensors)
-    say("next: bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names))
+    distill = "bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names)
+    say(f"next: {distill if checkpoint is None else f'bpfn eval --checkpoint {weights_argument(checkpoint)}'}")
 
 
 def _measure(variants: list[Variant], points: int) -> list[Latency]:

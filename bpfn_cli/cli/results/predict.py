@@ -11,17 +11,17 @@ import typer
 
 from bpfn_cli.choices import Frame
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, echo, finish, print_json, say
 from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     from bpfn_cli.metrics.prediction import Predictions
     from bpfn_cli.models.predict import FlowPredictor
 
-FIRST = typer.Argument(
-    readable=False, help="First cloud: .npy, .npz, .ply, .pcd or .bin; or a folder or .txt list of many.", metavar="PC1"
+FIRST = options.path_argument(
+    help="First cloud: .npy, .npz, .ply, .pcd or .bin; or a folder or .txt list of many.", metavar="PC1"
 )
-SECOND = typer.Argument(readable=False, help="Second cloud; not needed if PC1 holds both, or many.", metavar="PC2")
+SECOND = options.path_argument(help="Second cloud; not needed if PC1 holds both, or many.", metavar="PC2")
 FRAME = typer.Option(
     "--frame",
     help="internal: x left, y up, z forward. lidar: x forward, y left, z up. camera: x right, y down, z forward. "
@@ -102,9 +102,9 @@ def _predict_one(flags: PredictFlags) -> None:
     if flags.json:
         print_json({"out": str(path), **figures.as_dict(), "peak_memory_mb": resident_bytes(peak=True) / 1e6})
     else:
-        print(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m")
+        echo(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m")
         if metrics := figures.metrics:
-            print(f"against the flow in {pc1}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+            echo(f"against the flow in {pc1}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
     finish(path, "bpfn report")
 
 
@@ -161,7 +161,7 @@ def _show_many(folder: Path, done: Predictions, *, json: bool) -> None:
         figures = {"pairs_per_s": done.pairs_per_s, "peak_memory_mb": memory_mb}
         print_json({"out": str(folder), "pairs": pairs, **figures})
         return
-    print(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
+    echo(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
     metrics, known = done.mean_metrics()
     if metrics is not None:
-        print(f"mean over {known:,} pairs with a flow: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+        echo(f"mean over {known:,} pairs with a flow: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
