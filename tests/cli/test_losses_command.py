@@ -189,7 +189,7 @@ def test_invalid_loss_is_refused_before_training(work):
 
 def test_code_that_only_a_file_names_is_not_imported(work, monkeypatch):
     """Showing, checking, planning, training and resuming a recipe of unknown origin import nothing."""
-    (work / "canary.py").write_text("from pathlib import Path\nPath('canary').touch()\n" + example())
+    (work / "canary.py").write_text(example() + "\nfrom pathlib import Path\n\nPath('canary').touch()\n")
     name, small = "canary:DirectionLoss", [*SMALL, "--teacher", "teacher.safetensors"]
     (work / "foreign.yaml").write_text(f"loss: ['{name}']\n")
     (work / "foreign-study.yaml").write_text(f"variants: [tiny]\nlosses: [none, '{name}']\nseeds: [0]\n")
