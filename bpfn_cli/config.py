@@ -234,7 +234,9 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
 def _elsewhere(kind: Any, name: str) -> str:
     """A hint where a key belongs that was written without the keys above it."""
     found = [dotted for dotted in _dotted_keys(kind) if dotted.rpartition(".")[2] == name]
-    return f", did you mean {' or '.join(found[:3])}?" if found else ""
+    least = min((dotted.count(".") for dotted in found), default=0)
+    nearest = [dotted for dotted in found if dotted.count(".") == least]
+    return f", did you mean {' or '.join(nearest[:3])}?" if nearest else ""
 
 
 def _dotted_keys(kind: Any, prefix: str = "") -> Iterator[str]:

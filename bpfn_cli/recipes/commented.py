@@ -44,7 +44,7 @@ def _lines(kind: type, tree: dict[str, Any], indent: str) -> Iterator[str]:
     known = meanings(kind)
     fields: dict[str, Any] = getattr(kind, "__pydantic_fields__", {})
     for key, value in tree.items():
-        below = fields[key].annotation if key in fields else None
+        below: Any = fields[key].annotation if key in fields else None
         is_section = isinstance(value, dict) and hasattr(below, "__pydantic_fields__")
         summary = _doc(below).partition("\n")[0] or f"Options of {key}; `bpfn losses {key}` explains them."
         for line in wrap(known.get(key, summary if is_section else ""), WIDTH - len(indent)):

@@ -66,8 +66,8 @@ class Subset(Dataset):
             sizes = {} if packed else self.format.file_sizes(self.root, self.scenes)
         sizes |= {name: record.bytes for name, record in packed.items()}
         options, sha256 = self.manifest.task.options, sha256_of(self.root / MANIFEST)
-        chosen = {"fraction": options.fraction, "method": options.method, "seed": options.seed}
-        return self._identified("subset", sizes, sha256, **chosen)
+        fraction, method, seed = options.fraction, options.method, options.seed
+        return self._identified("subset", sizes, sha256, fraction=fraction, method=method, seed=seed)
 
 
 def _refuse_escape(root: Path, folder: Path) -> None:
