@@ -162,7 +162,8 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
     """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
     cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
     results = [one for run in cells.values() for one in results_of(run)]
-    shared = set(map(id, max(comparable(results), key=lambda group: len(group), default=[])))
+    groups = comparable(results)
+    shared = set(map(id, max(groups, key=len) if groups else ()))
     of_study = (one for one in results if id(one) in shared)
     return [next(found) for _, found in groupby(of_study, key=lambda one: one.record.cell)]
 
