@@ -117,7 +117,7 @@ class DataIdentity:
     method: str | None
     seed: int | None
     sha256: str  # of `subset.json`, all file names and sizes, and blocks of the contents
-    written: str  # when the newest file was written
+    written: str = ""  # when the newest file was written
 
 
 @dataclass(frozen=True)
