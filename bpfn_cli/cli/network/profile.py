@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say
 from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def _totals(tensors: list[TensorSize]) -> dict[str, int]:
 def _print_tensors(name: str, tensors: list[TensorSize]) -> None:
     """Plain lines, for grep and awk."""
     totals, longest = _totals(tensors), max(len(one.name) for one in tensors)
-    print(f"\nTensors of {name}: elements, name, shape")
+    echo(f"\nTensors of {name}: elements, name, shape")
     for one in tensors:
-        print(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")
+        echo(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")
     parts = f"{totals['parameter']:,} of parameters and {totals['buffer']:,} of buffers (statistics of batch norms)"
-    print(f"{totals['total']:>9,}  elements in {len(tensors)} tensors: {parts}")
+    echo(f"{totals['total']:>9,}  elements in {len(tensors)} tensors: {parts}")
