@@ -23,8 +23,7 @@ from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.models import load_checkpoint, save_checkpoint
 from bpfn_cli.profiling import count_modules, describe_machine
 from bpfn_cli.runs.folder import RunFolder
-from bpfn_cli.runs.record import STUDENT
-from bpfn_cli.shipped import FOLDER, Card, TestResult
+from bpfn_cli.shipped import FOLDER, STUDENT, Card, TestResult
 
 POINTS = 8192  # of an evaluation
 LICENSE = "MIT; trained on the project's own synthetic scenes alone"

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -222,12 +222,27 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
     if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         prefix = "".join(f"{key}." for key in keys[:-1])
         known = _field_names(kind, keys[:-1])
-        hint = did_you_mean(keys[-1], known, prefix) or (known and f"; known: {', '.join(known)}") or ""
+        hint = did_you_mean(keys[-1], known, prefix) or _elsewhere(kind, keys[-1])
+        hint = hint or (known and f"; known: {', '.join(known)}") or ""
         return f"{where}unknown key {dotted}{hint}"
     if mistake["type"] in (ABOUT_SIZES, ABOUT_WEIGHTS):
         return f"{where}{dotted}: {mistake['msg']}"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
     return f"{where}{dotted}: {message}, got {printable(repr(mistake['input']))[:60]}"
+
+
+def _elsewhere(kind: Any, name: str) -> str:
+    """A hint where a key belongs that was written without the keys above it."""
+    found = [dotted for dotted in _dotted_keys(kind) if dotted.rpartition(".")[2] == name]
+    least = min((dotted.count(".") for dotted in found), default=0)
+    nearest = [dotted for dotted in found if dotted.count(".") == least]
+    return f", did you mean {' or '.join(nearest[:3])}?" if nearest else ""
+
+
+def _dotted_keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    for name, field_ in getattr(kind, "__pydantic_fields__", {}).items():
+        yield f"{prefix}{name}"
+        yield from _dotted_keys(field_.annotation, f"{prefix}{name}.")
 
 
 def _field_names(kind: Any, keys: Iterable[str]) -> list[str]:

@@ -60,6 +60,10 @@ class OutOfMemoryError(BpfnError):
     exit_code = 8
 
 
+class BpfnWarning(UserWarning):
+    """What a user must know and no result says; shown as one line."""
+
+
 class Interrupted(BpfnError):
     """Work that a signal or a time limit stopped; what was done is saved."""
 

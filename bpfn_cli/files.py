@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -19,6 +20,10 @@ from bpfn_cli.errors import DataError, DiskError, UsageError, printable
 
 TEMPORARY_PREFIX = ".bpfn-tmp-"
 MAX_FILE_BYTES = 2 << 30
+SECONDS_TO_WRITE = 600.0  # a writer that has not written for so long was killed
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+# Windows has only the last, and opens files as text without it.
+_READ = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _ADVICE = {
     errno.ENOSPC: "no space left on the disk (or no inodes: `df -i`); free some, then repeat the command",
@@ -31,6 +36,22 @@ _ADVICE = {
     errno.EISDIR: "is a folder; a file is needed; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+
+
+def expanded(given: Path | str) -> Path:
+    """`given` with `~` and `$NAME` replaced, as a shell does, unless it exists as it is.
+
+    Raises: UsageError: no home folder, or no variable of this name.
+    """
+    text = str(given)
+    if ("~" not in text and "$" not in text) or os.path.lexists(text):
+        return Path(given)
+    found = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111  (keeps `~name` of an unknown user)
+    if found == "~" or found.startswith("~/"):
+        raise UsageError(f"{printable(text)}: this user has no home folder; write the whole path")
+    if unset := _VARIABLE.search(found):
+        raise UsageError(f"{printable(text)}: the environment variable {unset[1]} is not set; write the whole path")
+    return Path(found)
 
 
 def read_file(path: Path) -> bytearray:
@@ -50,7 +71,7 @@ def open_regular(path: Path, largest: int = MAX_FILE_BYTES) -> Iterator[tuple[io
     """A regular file of at most `largest` bytes, and its size. Raises: as `read_file`."""
     try:
         _regular_size(path, path.stat(), largest)  # before opening: opening a device may have an effect
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ)
         with os.fdopen(descriptor, "rb") as stream:
             yield stream, _regular_size(path, os.fstat(descriptor), largest)
     except OSError as error:
@@ -128,7 +149,7 @@ def claim_output(path: Path, *, force: bool, inputs: Iterable[Path | None] = ())
         raise DiskError(f"{printable(path)}: is a folder; give a file name")
     if os.path.lexists(path) and not force:
         raise DiskError(f"{printable(path)}: exists; choose another --out, or --force to overwrite it")
-    make_folder(path.parent)
+    _swept(path.parent)
 
 
 def claim_outputs(folder: Path, names: Iterable[str], *, force: bool, inputs: Iterable[Path]) -> list[Path]:
@@ -144,8 +165,15 @@ def claim_outputs(folder: Path, names: Iterable[str], *, force: bool, inputs: It
         how_many = f"{len(existing)} of {len(paths)} outputs do"
         advice = "choose another --out, or --force to overwrite files"
         raise DiskError(f"{printable(existing[0])}: exists ({how_many}); {advice}")
-    make_folder(folder)
+    _swept(folder)
     return paths
+
+
+def _swept(folder: Path) -> None:
+    """Create a folder for a result, and remove what writers left there that were killed a while ago."""
+    make_folder(folder)
+    with contextlib.suppress(DiskError):
+        remove_temporaries(folder, SECONDS_TO_WRITE)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,16 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""Locks on folders and files. The system releases them when the process ends, however it ends."""
+"""Locks on folders and files. The system releases them when the process ends, however it ends.
+
+Without `fcntl`, as on Windows, nothing is locked, and a warning says so.
+"""
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from bpfn_cli.errors import BusyError, printable
+from bpfn_cli.errors import BpfnWarning, BusyError, printable
 from bpfn_cli.files import disk_errors
+
+try:
+    import fcntl as _fcntl
+except ImportError:
+    fcntl: Any = None
+else:
+    fcntl = _fcntl
+
+NO_LOCKS = "this system has no file locks: do not run two commands on one folder at the same time"
 
 _descriptors: set[int] = set()  # of the locks held by this process
 
@@ -18,6 +31,10 @@ _descriptors: set[int] = set()  # of the locks held by this process
 @contextlib.contextmanager
 def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Lock an existing folder; if `shared`, together with others. Raises: BusyError: another process holds it."""
+    if fcntl is None:
+        warnings.warn(NO_LOCKS, BpfnWarning, stacklevel=3)
+        yield
+        return
     with disk_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     with _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder):
@@ -34,12 +51,16 @@ def only_holder(path: Path) -> Iterator[None]:
     """
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with _locked(descriptor, fcntl.LOCK_EX, path, f"process {os.getpid()} on {socket.gethostname()}"):
+    if fcntl is None:
+        warnings.warn(NO_LOCKS, BpfnWarning, stacklevel=3)
+    with _locked(descriptor, fcntl and fcntl.LOCK_EX, path, f"process {os.getpid()} on {socket.gethostname()}"):
         yield
 
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file. Writes nothing, so it also works in folders of other users."""
+    if fcntl is None:
+        return False
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -59,6 +80,8 @@ def is_held(path: Path) -> bool:
 
 def _lock(descriptor: int, operation: int) -> None:
     """Raises: BlockingIOError: another process holds the lock, for longer than `is_held` does."""
+    if fcntl is None:
+        return
     for attempt in range(3):
         try:
             return fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
@@ -75,7 +98,8 @@ def _release_all() -> None:
     _descriptors.clear()
 
 
-os.register_at_fork(after_in_child=_release_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_all)
 
 
 @contextlib.contextmanager
@@ -93,7 +117,8 @@ def _locked(descriptor: int, operation: int, path: Path, holder: str = "") -> It
         if holder:
             with contextlib.suppress(OSError):  # a full disk does not affect the lock
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{holder}\n".encode(), 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, f"{holder}\n".encode())
         yield
     finally:
         if descriptor in _descriptors:

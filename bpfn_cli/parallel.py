@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bpfn_cli.cores import usable_cores
-from bpfn_cli.errors import OutOfMemoryError, UsageError, printable
+from bpfn_cli.errors import DiskError, OutOfMemoryError, UsageError, printable
 from bpfn_cli.progress import ProgressCallback
 
 Item = TypeVar("Item")
@@ -53,7 +53,11 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
     if processes <= 1:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_interrupts)
+    try:
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_interrupts)
+    except OSError as error:
+        problem = f"worker processes need shared memory, such as /dev/shm, which fails: {printable(error)}"
+        raise DiskError(f"{problem}; make it writable, or use --processes 1") from error
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool as error:

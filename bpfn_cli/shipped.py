@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Trained networks that come with bpfn: for each, the weights and a card that says how they were made."""
 
+import shlex
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import bpfn_cli.resources
 from bpfn_cli.config import build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
+from bpfn_cli.files import expanded
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
 DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
+STUDENT = "student.safetensors"  # in a run folder: the weights to deploy
 
 
 @settings
@@ -86,17 +89,33 @@ def shipped_network(name: str) -> ShippedNetwork:
 
 
 def find_weights(given: Path) -> Path:
-    """The file of weights that `given` means: a path, or the name of a network that comes with bpfn.
+    """The file of weights that `given` means: a path, a run folder, or the name of a network that comes with bpfn.
 
-    Raises: CheckpointError: neither.
+    Raises: CheckpointError: none of them, or a run without deployed weights.
     """
+    given = expanded(given)
     is_path = given.is_file() or given.name != str(given) or given.suffix
     if is_path or (given.is_dir() and given.name not in shipped_networks()):
-        return given
+        return _deployed(given) if given.is_dir() else given
     if given.name not in shipped_networks():
         hint = did_you_mean(given.name, shipped_networks()) or "; `bpfn weights` lists the networks that come with bpfn"
         raise CheckpointError(f"{printable(given)}: no such file or network{hint}")
     return shipped_networks()[given.name].path
+
+
+def _deployed(run: Path) -> Path:
+    """The weights of a run folder; another folder is reported where it is read."""
+    if (run / STUDENT).is_file():
+        return run / STUDENT
+    if (run / "checkpoints").is_dir():
+        advice = f"finish it with `bpfn resume {printable(run)}`, or name a file in its checkpoints/"
+        raise CheckpointError(f"{printable(run)}: this run has no {STUDENT} yet; {advice}")
+    return run
+
+
+def weights_argument(path: Path) -> str:
+    """A file of weights, as a user types it."""
+    return path.stem if path.parent == FOLDER else shlex.quote(str(path))
 
 
 def weights_title(path: Path) -> str:

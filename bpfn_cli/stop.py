@@ -14,7 +14,8 @@ from bpfn_cli.errors import Interrupted, UsageError, printable
 from bpfn_cli.launch import is_started
 
 # Sent by SLURM and shells: preemption or time limit; `--signal=USR1@120`; a closed terminal; Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+# Windows knows only some of them.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name))
 ECHO_SECONDS = 3.0
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -15,7 +15,9 @@ from bpfn_cli.errors import DiskError, UsageError
 from bpfn_cli.files import (
     TEMPORARY_PREFIX,
     claim_output,
+    claim_outputs,
     disk_errors,
+    expanded,
     explain,
     made_folder,
     make_folder,
@@ -197,6 +199,52 @@ def test_temporaries_of_killed_writers_are_removed_and_nothing_else(tmp_path: Pa
         remove_temporaries(tmp_path / "none")
 
 
+def test_claim_removes_what_killed_writers_left_there_a_while_ago(tmp_path: Path) -> None:
+    old, fresh = (tmp_path / f"{TEMPORARY_PREFIX}{name}" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    claim_output(tmp_path / "a.safetensors", force=False)
+    assert names(tmp_path) == [fresh.name]
+    os.utime(fresh, (0, 0))
+    claim_outputs(tmp_path, ["b"], force=False, inputs=[])
+    assert names(tmp_path) == []
+
+
+def test_made_folder_goes_if_the_work_fails_and_it_is_empty(tmp_path: Path) -> None:
+    for content in (False, True):
+        with pytest.raises(KeyError), made_folder(tmp_path / "a" / "b"):
+            (tmp_path / "a" / "c").touch() if content else None
+            raise KeyError
+        assert names(tmp_path) == ["a"] * content
+    with made_folder(tmp_path / "a" / "b"):
+        pass
+    assert names(tmp_path / "a") == ["b", "c"]
+
+
+@pytest.mark.parametrize("form", ["~/x", "$HOME/x", "${HOME}/x"])
+def test_home_and_variables_are_expanded_unless_the_path_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert expanded(form) == expanded(Path(form)) == tmp_path / "home" / "x"
+    Path(form).parent.mkdir(parents=True)
+    Path(form).touch()
+    assert expanded(form) == Path(form)
+
+
+def test_path_without_its_home_or_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(UsageError, match=r"\$NOWHERE/x: the environment variable NOWHERE is not set"):
+        expanded("$NOWHERE/x")
+    monkeypatch.setattr(os.path, "expanduser", lambda text: text)  # no HOME and no passwd entry
+    with pytest.raises(UsageError, match="~/x: this user has no home folder; write the whole path"):
+        expanded("~/x")
+    assert expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert expanded("price in $") == Path("price in $")
+
+
 def test_killed_write_leaves_what_remove_temporaries_finds(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     if (child := os.fork()) == 0:
@@ -210,17 +258,6 @@ def test_killed_write_leaves_what_remove_temporaries_finds(tmp_path: Path) -> No
     remove_temporaries(tmp_path)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
-
-
-def test_made_folder_goes_if_the_work_fails_and_it_is_empty(tmp_path: Path) -> None:
-    for content in (False, True):
-        with pytest.raises(KeyError), made_folder(tmp_path / "a" / "b"):
-            (tmp_path / "a" / "c").touch() if content else None
-            raise KeyError
-        assert names(tmp_path) == ["a"] * content
-    with made_folder(tmp_path / "a" / "b"):
-        pass
-    assert names(tmp_path / "a") == ["b", "c"]
 
 
 def test_json_is_indented_and_refuses_nan(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ RANKS = (
             "shipped",
             "disk_names",
             "frames",
+            "without_torch",
         ),
         "stop",
     },
@@ -149,6 +150,17 @@ def test_data_needs_no_heavy_package_except_its_loader() -> None:
 def test_light_modules_import_no_heavy_package() -> None:
     for name in ("errors.py", "choices.py", "config.py", "files.py", "structures.py", "models/variants.py"):
         assert not {found.split(".")[0] for found in imports(ROOT / name, only_at_import=True)} & HEAVY, name
+
+
+def test_only_the_console_prints() -> None:
+    """It escapes control characters, so that the name of a file cannot drive a terminal."""
+    printing = [path for path in (ROOT / "cli").rglob("*.py") if path.name != "console.py" and calls_print(path)]
+    assert not printing and calls_print(ROOT / "cli" / "console.py")
+
+
+def calls_print(path: Path) -> bool:
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Name) and function.id == "print" for function in calls)
 
 
 def test_files_are_short() -> None:

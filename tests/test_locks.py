@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from bpfn_cli.errors import BusyError, DiskError
-from bpfn_cli.locks import only_writer
+from bpfn_cli import locks
+from bpfn_cli.errors import BpfnWarning, BusyError, DiskError
+from bpfn_cli.locks import is_held, only_holder, only_writer
 
 
 def test_a_folder_has_one_writer_at_a_time(tmp_path):
@@ -17,3 +18,13 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path):
 def test_a_folder_that_cannot_be_opened_is_a_disk_error(tmp_path):
     with pytest.raises(DiskError), only_writer(tmp_path / "missing"):
         pass
+
+
+def test_without_file_locks_the_work_goes_on_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
+    said = pytest.warns(BpfnWarning, match="no file locks: do not run two commands on one folder")
+    with said, only_writer(tmp_path), only_writer(tmp_path):
+        pass
+    with pytest.warns(BpfnWarning), only_holder(tmp_path / "lock"):
+        assert not is_held(tmp_path / "lock")
+        assert (tmp_path / "lock").read_text().startswith("process ")

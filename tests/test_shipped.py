@@ -59,6 +59,21 @@ def test_find_weights_leaves_paths_alone(path: str) -> None:
     assert find_weights(Path(path)) == Path(path)
 
 
+def test_run_folder_stands_for_its_deployed_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    assert find_weights(run) == run  # any folder
+    (run / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match=r"runs/a: this run has no student\.safetensors yet; finish it with"):
+        find_weights(run)
+    (run / "student.safetensors").touch()
+    (tmp_path / "runs" / "latest").symlink_to("a")
+    assert find_weights(run) == run / "student.safetensors"
+    assert find_weights(tmp_path / "runs" / "latest").samefile(run / "student.safetensors")
+    monkeypatch.chdir(run.parent)
+    assert find_weights(Path("a")) == Path("a/student.safetensors")
+
+
 def test_find_weights_suggests_the_nearest_name() -> None:
     with pytest.raises(CheckpointError, match=r"^basline: no such file or network, did you mean baseline\?$"):
         find_weights(Path("basline"))

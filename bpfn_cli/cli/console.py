@@ -47,6 +47,12 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
+def echo(text: object) -> None:
+    """Print a result on stdout, line by line; what is no printable character, as in the name of a file, is escaped."""
+    for line in str(text).split("\n"):
+        print(printable(line), flush=True)
+
+
 def finish(written: object, next_command: str | None) -> None:
     """Print the last lines of a command: what it wrote, and the next command, if there is one."""
     say(f"written: {written}")

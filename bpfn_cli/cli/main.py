@@ -6,18 +6,20 @@ import io
 import os
 import signal
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import typer
 
-from bpfn_cli.cli.console import say
+from bpfn_cli.cli.console import echo, say
 from bpfn_cli.cli.data import data, prepare, subset, synth
 from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
 from bpfn_cli.cli.network import bench, profile, slim, weights
 from bpfn_cli.cli.results import evaluate, predict, report
 from bpfn_cli.cli.training import compare, losses, runs, train
-from bpfn_cli.errors import BpfnError, OutOfMemoryError, UsageError, means_out_of_memory, printable
+from bpfn_cli.errors import BpfnError, BpfnWarning, OutOfMemoryError, UsageError, means_out_of_memory, printable
 from bpfn_cli.files import explain
 from bpfn_cli.launch import is_started
 
@@ -42,6 +44,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }  # by panel of the help
 
 INTERRUPTED = 130
+_PYTHON_WARNING = warnings.showwarning
 
 app = command_group(
     """Slim, distill and measure Bi-PointFlowNet, a point-cloud scene-flow network.
@@ -70,7 +73,7 @@ def _options(
     if version:
         import bpfn_cli
 
-        print(f"bpfn {bpfn_cli.__version__}")
+        echo(f"bpfn {bpfn_cli.__version__}")
         raise typer.Exit
 
 
@@ -78,6 +81,7 @@ def main() -> NoReturn:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
+    warnings.showwarning = _show_warning
     if not os.environ.get("TERMINAL_WIDTH", "0").isdecimal():
         del os.environ["TERMINAL_WIDTH"]  # typer would fail on it
     code = run(sys.argv[1:])
@@ -93,6 +97,10 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code. Errors are one line on stderr."""
+    try:
+        Path.cwd()  # libraries end the process with a message of their own, or worse
+    except OSError:
+        return _fail("the current folder was deleted; change to another one", 5)
     try:
         code = app(arguments, prog_name="bpfn", standalone_mode=False)
         sys.stdout.flush()
@@ -121,9 +129,17 @@ def _report(error: BaseException, arguments: list[str]) -> int:
         return 0  # nobody reads stdout any more
     if isinstance(error, MemoryError) or means_out_of_memory(str(error)):
         return _fail("out of memory; try a smaller --points or train.batch_size", OutOfMemoryError.exit_code)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return _fail(f"{printable(error.filename or 'disk')}: {explain(error)}", 5)
     return _unexpected(error, arguments)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Our own warnings are notes in one line; others come from libraries, and are shown as Python shows them."""
+    if issubclass(category, BpfnWarning):
+        say(f"note: {message}")
+    else:
+        _PYTHON_WARNING(message, category, *place, **more)
 
 
 def _fail(message: str, code: int) -> int:
@@ -155,7 +171,7 @@ def _flush(stream: TextIO) -> None:
 
 def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message())
+        echo(error.format_message())
         return 0
     message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
@@ -167,13 +183,17 @@ def _unexpected(error: BaseException, arguments: list[str]) -> int:
     """Write the traceback to a file, in the current folder if possible."""
     import tempfile
     import traceback
-    from pathlib import Path
 
+    from bpfn_cli.without_torch import torch_problem
+
+    if problem := torch_problem():
+        return _fail(f"torch does not work here ({problem}); `bpfn doctor` shows what is installed", 1)
     trace = "".join(traceback.format_exception(error))
     folder = Path.cwd() if os.access(Path.cwd(), os.W_OK) else Path(tempfile.gettempdir())
-    path = folder / f"bpfn-error-{os.getpid()}.log"
-    try:
-        path.write_text(f"bpfn {' '.join(arguments)}\n{trace}", encoding="utf-8")
+    try:  # a new file of an unpredictable name, which only this user can read
+        descriptor, path = tempfile.mkstemp(suffix=".log", prefix="bpfn-error-", dir=folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(f"bpfn {' '.join(arguments)}\n{trace}")
     except OSError:
         return _fail(f"internal error: {type(error).__name__}: {error}", 1)
     return _fail(f"internal error ({type(error).__name__}), a bug in bpfn; please report it with {path}", 1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from bpfn_cli import choices
+from bpfn_cli.files import expanded
 from bpfn_cli.precision import Precision
 
 Flags = TypeVar("Flags")
@@ -41,13 +42,18 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
 
 
 def path(*names: str, help: str, metavar: str, callback: Callable[[Path | None], Path | None] | None = None) -> Any:
-    """An option that is a path, which need not exist."""
-    return typer.Option(*names, readable=False, help=help, metavar=metavar, callback=callback)
+    """An option that is a path, which need not exist. `~` and `$NAME` are replaced."""
+    return typer.Option(*names, parser=expanded, help=help, metavar=metavar, callback=callback)
+
+
+def path_argument(*, help: str, metavar: str) -> Any:
+    """As `path`, without a flag."""
+    return typer.Argument(parser=expanded, help=help, metavar=metavar)
 
 
 def weights(*names: str, help: str) -> Any:
-    """An option that is a file of weights, or the name of a network that comes with bpfn."""
-    return path(*names, help=help, metavar="FILE|NAME", callback=_find_weights)
+    """An option that is a file of weights, a run folder, or the name of a network that comes with bpfn."""
+    return path(*names, help=help, metavar="FILE|RUN|NAME", callback=_find_weights)
 
 
 def _find_weights(given: Path | None) -> Path | None:
@@ -79,16 +85,17 @@ Data = Annotated[
 Runs = Annotated[Path, path("--runs", help="Folder that holds the run folders.", metavar="DIR")]
 RecipeFile = Annotated[Path | None, path("-c", "--config", help="Recipe (YAML).", metavar="FILE")]
 CheckpointFile = Annotated[
-    Path | None, weights("--checkpoint", help="Weights, a published .pth file, or a name from `bpfn weights`.")
+    Path | None, weights("--checkpoint", help="Weights, a run folder, a .pth file, or a name from `bpfn weights`.")
 ]
 InitialFile = Annotated[
-    Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE|NAME")
+    Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE|RUN|NAME")
 ]
 TeacherFile = Annotated[
     Path | None, weights("--teacher", help="Weights of the teacher, or `train`; default: as in `bpfn weights`.")
 ]
 Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
+TrainingPoints = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6, smallest=1024)]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]
 Devices = Annotated[
     int | None, _number("--devices", "Processes on this machine, one per GPU; they share each batch.", 1024)
@@ -98,6 +105,7 @@ Processes = Annotated[int | None, _number("--processes", "Worker processes; defa
 Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
 Json = Annotated[bool, switch("--json", "Print only JSON on stdout.")]
 DryRun = Annotated[bool, switch("--dry-run", "Print the plan and write nothing.")]
+AllowCode = Annotated[bool, switch("--allow-code", "Import losses of your own that a recipe, study or run names.")]
 Resume = Annotated[bool, switch("--resume", "Resume the run of this --name if it exists.")]
 VariantName = Annotated[str | None, typer.Option("--variant", help=f"{VARIANT}.", metavar="NAME|FILE")]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run folder.", metavar="NAME")]

@@ -2,12 +2,14 @@
 """Where data is when no --data is given: `data/`, or `$BPFN_DATA`."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, overload
 
 from bpfn_cli.cli.console import ConsoleProgress, say
 from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import DataError
+from bpfn_cli.files import expanded
 
 RUNS = Path("runs")
 SYNTHETIC = "synthetic"
@@ -16,7 +18,20 @@ SUBSET_ENDING = "-subset"
 
 def data_root() -> Path:
     """`$BPFN_DATA`, or `data/`."""
-    return Path(os.environ.get("BPFN_DATA") or "data")
+    return expanded(os.environ.get("BPFN_DATA") or "data")
+
+
+def worker_processes(given: int | None) -> int:
+    """The number of `--processes`; by default one per core. More are possible, and noted."""
+    cores = usable_cores()
+    if given is not None and given > cores:
+        say(f"note: {given} processes, but only {cores} cores that this process may use")
+    return given or cores
+
+
+def report_command(runs: Path) -> str:
+    """What reports the runs of a folder."""
+    return "bpfn report" if runs.resolve() == RUNS.resolve() else f"bpfn report --runs {shlex.quote(str(runs))}"
 
 
 def synthetic_first() -> str:

@@ -14,9 +14,10 @@ import torch
 
 from bpfn_cli.data.augment import AugmentSettings, augment, crop
 from bpfn_cli.data.datasets import SceneDataset
-from bpfn_cli.errors import BpfnError, DataError, OutOfMemoryError, printable
+from bpfn_cli.errors import BpfnError, DataError, DiskError, OutOfMemoryError, printable
 from bpfn_cli.parallel import end_with_parent
 from bpfn_cli.rng import keyed_generator
+from bpfn_cli.stop import SIGNALS
 from bpfn_cli.structures import FlowBatch, Scene
 
 
@@ -108,6 +109,8 @@ def _batches(
 ) -> Generator[FlowBatch, None, None]:
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     parts = [_part_of(batch, *part) for batch in batches]
+    if workers:
+        check_shared_memory()
     loader = torch.utils.data.DataLoader(
         samples,
         batch_sampler=[indices for _, indices in parts],
@@ -136,6 +139,16 @@ def _part_of(batch: list[int], index: int, count: int) -> tuple[int, list[int]]:
     return (start, batch[start:end]) if end > start else (len(batch), batch[:1])
 
 
+def check_shared_memory() -> None:
+    """Raises: DiskError: loader processes could not pass on batches; they would only print a traceback, and hang."""
+    try:
+        multiprocessing.Lock()
+        torch.empty(1).share_memory_()
+    except (OSError, RuntimeError) as error:
+        problem = f"loader processes need shared memory, such as /dev/shm, which fails: {printable(error)}"
+        raise DiskError(f"{problem}; make it writable, or set data.workers=0") from error
+
+
 @contextlib.contextmanager
 def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
     """Turn torch's errors about loader processes into errors that say what to do; `waited_for`: samples to load.
@@ -160,7 +173,7 @@ def explained_workers(waited_for: Sequence[str] = ()) -> Iterator[None]:
 
 def _init_worker(worker: int) -> None:
     """In a worker: leave signals to the main process, which may still need batches, and end when it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 

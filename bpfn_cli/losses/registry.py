@@ -50,22 +50,39 @@ def loss_named(name: str) -> type[DistillationLoss]:
 
     Raises: UsageError: unknown name; no such module or attribute, or not a loss.
     """
-    if name in LOSSES:
-        return LOSSES[name]
-    if ":" in name:
-        return _own_loss(name)
-    hint = "; repeat --loss to sum losses." if "+" in name else did_you_mean(name, LOSSES) or "."
-    known = ", ".join([NO_DISTILLATION, *LOSSES])
-    raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:attribute")
+    check_loss_name(name)
+    return LOSSES[name] if name in LOSSES else _own_loss(name)
 
 
-def _own_loss(name: str) -> type[DistillationLoss]:
+def is_own_loss(name: str) -> bool:
+    """Whether a name stands for a user's code."""
+    return name not in LOSSES and ":" in name
+
+
+def check_loss_name(name: str) -> None:
+    """Imports nothing. Raises: UsageError: an unknown name, or not of the form module:attribute."""
+    if is_own_loss(name):
+        _check_own_name(name)
+    elif name not in LOSSES:
+        repeat = next((sign for sign in "+," if sign in name), None)
+        hint = f"; repeat --loss to sum losses: --loss {' --loss '.join(name.split(repeat))}." if repeat else ""
+        known = ", ".join([NO_DISTILLATION, *LOSSES])
+        hint = printable(hint) or did_you_mean(name, LOSSES) or "."
+        raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:attribute")
+
+
+def _check_own_name(name: str) -> None:
     module_name, _, attribute = name.partition(":")
     shown = f"loss {printable(name)}"
     if module_name.endswith(".py"):
         raise UsageError(f"{shown}: write the module without .py: {module_name.removesuffix('.py')}:{attribute}")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise UsageError(f"{shown}: write module:attribute, such as my_losses:MyLoss for class MyLoss of my_losses.py")
+
+
+def _own_loss(name: str) -> type[DistillationLoss]:
+    module_name, _, attribute = name.partition(":")
+    shown = f"loss {printable(name)}"
     found: Any = getattr(_import(module_name, shown), attribute, None)
     problem = f"{module_name} has no {attribute}" if found is None else _problem_with(found)
     if problem:

@@ -6,11 +6,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +22,7 @@ from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
+from bpfn_cli.models.foreign import read_foreign
 from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Separable, Variant, file_name, infer_variant
 from bpfn_cli.structures import LEVELS
 
@@ -36,7 +32,6 @@ SIZES_SUFFIXES = (".yaml", ".yml")
 LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
 _METADATA_KEY = "bpfn"
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 _BESIDE = "+"  # prefix of the names of tensors that do not belong to the network
 
 
@@ -46,7 +41,7 @@ class Checkpoint:
 
     Attributes:
         variant: sizes of the network. num_points: points per cloud it was trained with.
-        state: name -> tensor, names without `module.`. metadata: written by `save_checkpoint`; empty for foreign files.
+        state: name -> tensor, names without prefixes. metadata: written by `save_checkpoint`; empty for foreign files.
         notes: remarks for the user on how it was read.
         beside: other tensors for resuming a training (optimizer, adapters, ...), by name; empty in deployed files.
     """
@@ -109,7 +104,7 @@ def checkpoint_bytes(
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
     """Build the network of a checkpoint file, in evaluation mode; its variant follows from the file.
 
-    A published-style `.pth` state dict may have the prefix `module.`, or be under a key such as `state_dict`.
+    A published-style `.pth` or `.ckpt` file may have prefixes before its names, and nested mappings; see `foreign`.
     Raises: CheckpointError: missing, damaged, unsafe, of another architecture, or with NaN weights.
     """
     return build_from(read_checkpoint(path))
@@ -134,7 +129,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         variant = _named(header.variant.variant(), path)
         checkpoint = Checkpoint(variant, header.num_points, state, header.metadata, beside=beside)
     else:
-        state, notes = _strip_prefix(_read_foreign(path, content, name))
+        if path.suffix in SIZES_SUFFIXES:
+            raise CheckpointError(f"{name}: a file of sizes, not of weights; give it to --variant")
+        state, notes = read_foreign(content, name)
         _check_tensors(state, name)
         variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
         checkpoint = Checkpoint(_named(variant, path), 8192, state, {}, notes)
@@ -166,6 +163,8 @@ def _read_bytes(path: Path, name: str) -> bytes:
         raise CheckpointError(f"{name}: empty file; download or write it again")
     if content[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{name}: a web page, not a checkpoint; download the file itself")
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise CheckpointError(f"{name}: a Git LFS pointer, not the weights; run `git lfs pull` where it was cloned")
     return content
 
 
@@ -246,67 +245,6 @@ def _digest(state: Mapping[str, Tensor], about: str) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read_foreign(path: Path, content: bytes, name: str) -> dict[str, Tensor]:
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        raise CheckpointError(f"{name}: not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set; unset it")
-    if path.suffix in SIZES_SUFFIXES:
-        raise CheckpointError(f"{name}: a file of sizes, not of weights; give it to --variant")
-    _check_archive(path, content, name)
-    try:
-        with torch.serialization.safe_globals(_harmless_globals()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tensor types that are rejected below
-            loaded = torch.load(str(path), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{name}: {_explain_refusal(error)}") from None
-    except Exception:  # torch raises many kinds of exception for damaged files
-        raise CheckpointError(f"{name}: damaged, or not a PyTorch checkpoint; download it again") from None
-    for key in _STATE_KEYS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{name}: no state dict (a mapping of names to tensors) found; save model.state_dict()")
-    return {str(key): value for key, value in loaded.items()}
-
-
-def _check_archive(path: Path, content: bytes, name: str) -> None:
-    """Reject an archive that could expand, before anything is unpacked."""
-    if not content.startswith(b"PK"):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        raise CheckpointError(f"{name}: damaged archive; download it again") from None
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(f"{name}: a compressed archive, which torch.save never writes; not opened")
-    if sum(member.file_size for member in members) > len(content):
-        raise CheckpointError(f"{name}: its members claim more bytes than the file has; not opened")
-
-
-def _harmless_globals() -> list[Any]:
-    """Classes that cannot run code and that old training scripts store in checkpoints besides the weights."""
-    import argparse
-
-    import numpy as np
-
-    scalar = np.float64().__reduce__()[0]
-    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # before NumPy 2, and since
-    return [argparse.Namespace, np.dtype, *scalars, *(type(np.dtype(kind)) for kind in "fdilqb?")]
-
-
-def _explain_refusal(error: Exception) -> str:
-    if found := re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error)):
-        return f"unsafe: it would run {printable(found[1])}, which weights do not need; save only model.state_dict()"
-    return "unsafe or damaged: not a plain file of tensors; save only model.state_dict()"
-
-
-def _strip_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    prefix = "module."
-    if not all(key.startswith(prefix) for key in state):
-        return state, ()
-    return {key[len(prefix) :]: tensor for key, tensor in state.items()}, ("the prefix `module.` was removed",)
 
 
 def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from bpfn_cli.config import ABOUT_SIZES, ABOUT_WEIGHTS, build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, printable
+from bpfn_cli.files import expanded
 from bpfn_cli.models.checkpoint import SIZES_SUFFIXES, Few, Name, read_checkpoint
 from bpfn_cli.models.variants import (
     CUSTOM,
@@ -173,7 +174,7 @@ def find_variant(given: str) -> Variant:
     A checkpoint stands for its sizes, a `.yaml` file holds the keys of `Sizes`.
     Raises: UsageError: unknown name, or mistakes in the YAML file. CheckpointError: as `read_checkpoint`.
     """
-    path = Path(given)
+    path = expanded(given)
     if given not in VARIANTS and path.suffix in SIZES_SUFFIXES:
         sizes = build(Sizes, read_yaml(path, "no such file of sizes; docs/extending.md shows one"))
         try:

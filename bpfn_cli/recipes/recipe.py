@@ -16,15 +16,16 @@ from bpfn_cli import choices
 from bpfn_cli.config import Tree, build, json_hash, merge, override, read_yaml, settings, to_tree
 from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import FORMATS
-from bpfn_cli.errors import UsageError, printable
-from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, loss_named
+from bpfn_cli.errors import CheckpointError, UsageError, printable
+from bpfn_cli.files import expanded
+from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, check_loss_name
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.models.sizes import AnyVariant, find_variant, sizes_identity
 from bpfn_cli.models.variants import VARIANTS
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
-from bpfn_cli.shipped import shipped_networks
+from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
@@ -42,6 +43,16 @@ def _precision(value: Any) -> Any:
 AnyPrecision = Annotated[Precision, BeforeValidator(_precision)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _expanded(text: str) -> str:
+    try:
+        return str(expanded(text))
+    except UsageError as error:  # reported with the other mistakes of the recipe
+        raise ValueError(str(error)) from None
+
+
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 
 
 def _known_format(kind: str) -> str:
@@ -65,8 +76,8 @@ class DataSettings:
     null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
     """
 
-    path: str | None = None
-    test: str | None = None
+    path: PathText | None = None
+    test: PathText | None = None
     kind: Annotated[str, AfterValidator(_known_format)] = "auto"
     split: Literal["train", "test"] = "train"
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
@@ -87,15 +98,18 @@ class DataSettings:
 class TrainSettings:
     """How a network is optimized.
 
+    epochs: passes over the training scenes. batch_size: scenes of a step, over all processes. lr: the highest learning
+    rate. lr_floor: the lowest. step_epochs, decay: of the schedule `step`. warmup_steps: of the schedule `cosine`.
     schedule `step`: lr times `decay` every `step_epochs`, never below `lr_floor`, as published. `cosine`: from lr,
     after `warmup_steps`, down to `lr_floor` at the end.
     optimizer: `adam`, as published, or `muon`, which orthogonalizes the steps of weight matrices; docs/training.md
-    compares them.
+    compares them. weight_decay: L2 penalty of Adam.
     clip_norm: largest norm of the gradient; null: no clipping. accumulate: number of parts a batch is computed in, to
     save memory; the gradient is that of the whole batch, but batch norm sees one part at a time.
-    validation_calendar `every`: every `validate_every`-th epoch and the last; `fast`: every epoch of the first 1/28 and
-    of the last quarter, every fifth in between, as in report 6. select_on: what chooses the best checkpoint: held-out
-    training scenes (data.holdout) or, as in the published training, the test split.
+    validate_every: epochs between validations. validation_calendar `every`: every `validate_every`-th epoch and the
+    last; `fast`: every epoch of the first 1/28 and of the last quarter, every fifth in between, as in report 6.
+    select_on: what chooses the best checkpoint: held-out training scenes (data.holdout) or, as in the published
+    training, the test split.
     gradient_every: epochs between measurements of each term's share of the gradient; 0: never.
     teacher_cache: folder for the teacher's outputs, shared by all losses with this seed; null: no cache.
     checkpoint_minutes: minutes between checkpoints; 0: one after every step. keep_every: epochs between checkpoints
@@ -120,7 +134,7 @@ class TrainSettings:
     validation_calendar: choices.ValidationCalendar = "every"
     validate_every: Count = 4
     gradient_every: Annotated[int, Field(ge=0, le=10**6)] = 1
-    teacher_cache: str | None = None
+    teacher_cache: PathText | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     keep_every: Count | None = None
     most_skipped: Annotated[int, Field(ge=0, le=10**9)] = 10
@@ -149,6 +163,7 @@ if TYPE_CHECKING:
 else:
     _OPTIONS = {name: kind.settings for name, kind in STRATEGIES.items() if kind.settings is not NoOptions}
     _body = {"__annotations__": {"kind": choices.Strategy, **_OPTIONS}, "__module__": __name__}
+    _body["__doc__"] = "What is trained besides the student.\n\nkind: a strategy; `bpfn losses` lists them."
     _body |= {"kind": "plain", **{name: field(default_factory=kind) for name, kind in _OPTIONS.items()}}
     StrategySettings = settings(type("StrategySettings", (), _body))
 
@@ -157,6 +172,8 @@ else:
 class Recipe:
     """Everything that decides what is trained.
 
+    loss: losses to sum, as `bpfn losses` lists them; [none]: the ground truth alone. seed: of initialization, order and
+    draws.
     variant: the student (also for `bpfn train`): a name, a checkpoint with its sizes, a YAML file of sizes, or the
     sizes (docs/extending.md). initial: weights that the student starts from, copied, or sliced from a larger network;
     null: random weights. teacher: the variant, given like the student's, of the teacher that is trained if there is
@@ -166,7 +183,7 @@ class Recipe:
     """
 
     variant: AnyVariant = VARIANTS["weightnet48"]
-    initial: Annotated[str, Field(min_length=1)] | None = None
+    initial: PathText | None = None
     teacher: AnyVariant = VARIANTS["baseline"]
     loss: Annotated[tuple[str, ...], Field(min_length=1)] = ("bihint",)
     strategy: StrategySettings = field(default_factory=StrategySettings)
@@ -216,9 +233,12 @@ def _of_own_sizes(tree: Tree) -> Tree:
     initial = tree.values.get("initial")
     if "variant" in tree.values or not isinstance(initial, str):
         return tree
-    if not (Path(initial).is_file() or initial in shipped_networks()):  # reported where its weights are read
+    try:
+        weights = find_weights(Path(initial))
+        variant = find_variant(str(weights)) if weights.is_file() else None
+    except (UsageError, CheckpointError):  # reported where its weights are read
         return tree
-    return tree if find_variant(initial).name in VARIANTS else merge(tree, {"variant": initial})
+    return tree if variant is None or variant.name in VARIANTS else merge(tree, {"variant": str(weights)})
 
 
 def checked_recipe(tree: Tree) -> Recipe:
@@ -227,7 +247,7 @@ def checked_recipe(tree: Tree) -> Recipe:
     if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
         raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
     for name in recipe.distillation_losses():
-        loss_named(name)
+        check_loss_name(name)
     unused = sorted(set(recipe.objective.own) - set(recipe.loss))
     if unused:
         raise UsageError(f"objective.own.{printable(unused[0])}: this recipe has no such --loss")

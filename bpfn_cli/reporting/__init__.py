@@ -5,26 +5,28 @@ from collections.abc import Sequence
 
 from bpfn_cli.reporting.accuracy import Planned, accuracy_notes, accuracy_tables, without_results_tables
 from bpfn_cli.reporting.complexity import complexity_tables
-from bpfn_cli.reporting.pages import to_csv, to_json, to_markdown, write_pages
+from bpfn_cli.reporting.pages import page_names, to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.published import published_tables, read_published
 from bpfn_cli.reporting.tables import Column, Report, Row, Table
 from bpfn_cli.reporting.terminal import print_console
 from bpfn_cli.runs.results import RunResults, read_runs
 
 __all__ = ["Column", "Planned", "Report", "Row", "Table", "build_report", "print_console", "read_runs"]
-__all__ += ["to_csv", "to_json", "to_markdown", "write_pages"]
+__all__ += ["page_names", "to_csv", "to_json", "to_markdown", "write_pages"]
 
 
 def build_report(results: RunResults, *, published: bool = False, planned: Sequence[Planned] = ()) -> Report:
     """All tables of `results` and of `planned` trainings; with `published` also those of the published results."""
     source = read_published() if published else None
-    accuracy, notes = accuracy_tables(results.runs), accuracy_notes(results.runs)
+    accuracy, notes = accuracy_tables(results.runs, results.others), accuracy_notes(results.runs)
     tables = [*accuracy, *without_results_tables(results.runs, planned), *complexity_tables(results.runs, source)]
     tables += published_tables(source) if source else []
     if len(accuracy) > 1:
         differing = "different data, splits, numbers of points or sampling seeds"
         notes.insert(0, f"{len(accuracy)} accuracy tables: results on {differing} cannot be compared.")
     message = (
-        None if results.runs or planned else f"No runs in {results.folder}; start with `bpfn distill --loss bihint`."
+        None
+        if results.runs or results.others or planned
+        else f"No runs in {results.folder}; start with `bpfn distill --loss bihint`."
     )
     return Report(tuple(tables), tuple(notes), results.problems, message)

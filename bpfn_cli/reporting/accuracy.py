@@ -7,10 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from bpfn_cli.data.datasets import is_synthetic_kind
-from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, RIGID_ICP, EvaluationResult
+from bpfn_cli.metrics.result import (
+    BASELINE_NAMES,
+    BASELINE_TITLES,
+    NEAREST_NEIGHBOR,
+    RIGID_ICP,
+    ZERO_FLOW,
+    EvaluationResult,
+)
 from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, Value, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
@@ -18,6 +26,7 @@ from bpfn_cli.runs.results import Run
 
 ROUNDING = 1e-4  # by which baselines of one protocol may differ between machines, relative
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
+SPLIT = "Zero flow has another error in another table of these data, so the scenes differ: evaluate again to compare."
 # Each is filled in with names of runs.
 ON_TEST = (
     "Weights chosen on the test split, as published: {}. These figures are the best of many evaluations on these "
@@ -113,8 +122,36 @@ class Planned:
         return reference_row(columns, (), "incomplete", **known, seed=self.seed, epochs=self.epochs)
 
 
+class Measured:
+    """What rows about an evaluation have in common."""
+
+    evaluation: EvaluationResult
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol.from_evaluation(self.evaluation)
+
+    @property
+    def zero_flow(self) -> float:
+        """EPE3D of zero flow; 0: not measured."""
+        row = self.evaluation.row(ZERO_FLOW)
+        return 0.0 if row is None else row.epe3d
+
+
 @dataclass(frozen=True)
-class Result(Trained):
+class OtherWeights(Measured):
+    """A row about weights that belong to no run."""
+
+    evaluation: EvaluationResult
+
+    def row(self, columns: Sequence[Column]) -> Row:
+        checkpoint = self.evaluation.checkpoint
+        names = {"model": checkpoint.variant, "method": "given weights", "run": Path(checkpoint.path).name}
+        return reference_row(columns, self.evaluation.model, "", **names)
+
+
+@dataclass(frozen=True)
+class Result(Trained, Measured):
     """A row about a run and one of its evaluations."""
 
     evaluation: EvaluationResult
@@ -124,8 +161,10 @@ class Result(Trained):
         return getattr(self.evaluation.model, name)
 
     @property
-    def protocol(self) -> Protocol:
-        return Protocol.from_evaluation(self.evaluation)
+    def has_learned(self) -> bool:
+        """Whether it beats what needs no training."""
+        trivial = (self.evaluation.row(name) for name in (ZERO_FLOW, NEAREST_NEIGHBOR))
+        return all(row is None or self.evaluation.model.epe3d < row.epe3d for row in trivial)
 
     @property
     def is_training_error(self) -> bool:
@@ -135,7 +174,7 @@ class Result(Trained):
 
     @property
     def is_ranked(self) -> bool:
-        return super().is_ranked and not self.is_training_error
+        return super().is_ranked and self.has_learned and not self.is_training_error
 
     @property
     def trained_on(self) -> str:
@@ -182,20 +221,40 @@ WITHOUT_RESULTS = [column for key in _KEYS for column in (*ACCURACY, REASON) if 
 PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
 
 
+M = TypeVar("M", bound=Measured)
+
+
 def results_of(run: Run) -> list[Result]:
     """One for each evaluation of a run; a repeated evaluation counts once."""
     found = {(Protocol.from_evaluation(one), one.checkpoint.which, one.rows): one for one in run.evaluations}
     return [Result(run, evaluation) for evaluation in found.values()]
 
 
-def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
-    """One table for each protocol."""
-    results = [result for run in runs for result in results_of(run)]
-    titles = Counter(protocol.title for protocol in {result.protocol for result in results})
+def accuracy_tables(runs: Sequence[Run], others: Sequence[EvaluationResult] = ()) -> list[Table]:
+    """One table for each protocol. others: evaluations of weights that belong to no run."""
+    results: list[Measured] = [result for run in runs for result in results_of(run)]
+    groups = comparable([*results, *map(OtherWeights, others)])
+    protocols = Counter(group[0].protocol for group in groups)
+    titles = Counter(protocol.title for protocol in protocols)
     return [
-        _accuracy_table(protocol, [one for one in results if one.protocol == protocol], titles[protocol.title] > 1)
-        for protocol in sorted({result.protocol for result in results})
+        _accuracy_table(group, titles[group[0].protocol.title] > 1, protocols[group[0].protocol] > 1)
+        for group in groups
     ]
+
+
+def comparable(results: Sequence[M]) -> list[list[M]]:
+    """Groups of results that may share a table: they have one protocol, and equal errors of zero flow.
+
+    Those depend on the scenes alone, so they differ where two datasets were taken for one.
+    """
+    groups: list[list[M]] = []
+    for one in sorted(results, key=lambda one: (one.protocol, one.zero_flow)):
+        last = groups[-1][0] if groups else None
+        if last and last.protocol == one.protocol and one.zero_flow <= last.zero_flow * (1 + ROUNDING):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
 
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
@@ -229,21 +288,28 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     return [
         f"Method: how a network was trained; + combines methods. {meanings}.",
         "Below best baseline: how far EPE3D is below the best of zero flow, nearest neighbor and rigid ICP; "
-        "negative is worse. Marked: the lowest EPE3D of the finished students.",
+        "negative is worse. Marked: the lowest EPE3D of finished students, if below zero flow and nearest neighbor.",
         "Weights: best are those of the validated epoch with the lowest EPE3D on the held-out training scenes (best "
         "epoch), last those of the last epoch.",
     ]
 
 
-def _accuracy_table(protocol: Protocol, results: Sequence[Result], is_ambiguous: bool) -> Table:
-    rows = [*_baseline_rows(results), *_outside_teacher_rows(results)]
+def _accuracy_table(group: Sequence[Measured], is_ambiguous: bool, is_split: bool) -> Table:
+    """The table of comparable results. is_ambiguous: other data have this title, is_split: and even this protocol."""
+    protocol, results = group[0].protocol, [one for one in group if isinstance(one, Result)]
+    rows = [*_baseline_rows(group), *_outside_teacher_rows(results), *_other_rows(group, results)]
     rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
-    details = f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}" if is_ambiguous else ""
-    notes = [*_notes(protocol, results), *_disagreements(results)]
+    details = (
+        f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}"
+        if is_ambiguous or is_split
+        else ""
+    )
+    details += f", zero flow {group[0].zero_flow:.4f} m" if is_split else ""
+    notes = [*_notes(protocol, results), *([SPLIT] if is_split else []), *_disagreements(results)]
     return Table("accuracy", protocol.title + details, [*ACCURACY], rows, notes, protocol.as_dict())
 
 
-def _baseline_rows(results: Sequence[Result]) -> Iterator[Row]:
+def _baseline_rows(results: Sequence[Measured]) -> Iterator[Row]:
     for name in BASELINE_NAMES:
         measured = next((row for one in results if (row := one.evaluation.row(name))), None)
         if measured:
@@ -259,6 +325,14 @@ def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
     }
     for sha256, (variant, measured) in sorted(found.items()):
         yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
+
+
+def _other_rows(group: Sequence[Measured], results: Sequence[Result]) -> Iterator[Row]:
+    """Weights that belong to no run, and are not already there as the teacher of one."""
+    teachers = {one.record.teacher.sha256 for one in results if one.record.teacher and one.evaluation.row("teacher")}
+    for one in group:
+        if isinstance(one, OtherWeights) and one.evaluation.checkpoint.sha256 not in teachers:
+            yield one.row(ACCURACY)
 
 
 def _title(predictor: str) -> str:

@@ -28,6 +28,11 @@ def write_pages(report: Report, folder: Path, name: str, csv_prefix: str = "") -
         write_atomic(folder / f"{csv_prefix}{kind}.csv", text.encode())
 
 
+def page_names(report: Report, name: str) -> list[str]:
+    """The files that `write_pages` writes."""
+    return [f"{name}.md", *(f"{kind}.csv" for kind in dict.fromkeys(table.kind for table in report.tables))]
+
+
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report with all digits, for `json.dumps`."""
     return {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The results that the compression reports print, digit for digit, and their tables."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from importlib import resources
@@ -9,8 +10,11 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, BeforeValidator
 
+from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.reporting.tables import METRICS, PUBLISHED, Column, Table, dataset_title, row_of
 
+PUBLISHED_POINTS = 8192
+PUBLISHED_SCENES = {"flyingthings3d": 3824, "kitti": 142}
 TRAINING_ERROR = "training error: these are the scenes that it was trained on"
 # Why results of a variant, in a report, belong to another network than ours of this name.
 OTHER_NETWORKS = {
@@ -103,6 +107,35 @@ def read_published() -> Published:
     text = resources.files("bpfn_cli.resources").joinpath("published_results.yaml").read_text("utf-8")
     # BaseLoader leaves numbers as text: 0.050 must not become 0.05.
     return Published.model_validate(yaml.load(text, Loader=yaml.BaseLoader))
+
+
+def published_beside(evaluation: EvaluationResult) -> Iterator[Table]:
+    """The published results of the network's variant on the same test set, if any, and how theirs differ."""
+    variant, data = evaluation.checkpoint.variant, evaluation.dataset
+    found = [one for one in read_published().results if (one.variant, one.test) == (variant, data.kind)]
+    rows = [row_of(ACCURACY, one) for one in found if any(value is not None for value in one.values)]
+    if rows:
+        title = f"{PUBLISHED}: {variant} on {dataset_title(data.kind)}"
+        yield Table("published_accuracy", title, ACCURACY, rows, [f"Differs: {'; '.join(_differences(evaluation))}."])
+
+
+def protocol_notes(evaluation: EvaluationResult) -> Iterator[str]:
+    """What keeps a result from being compared with published ones, where no published row is beside it."""
+    if evaluation.dataset.kind == "kitti" and evaluation.points != PUBLISHED_POINTS:
+        usual = f"KITTI is usually evaluated with {PUBLISHED_POINTS} points, and errors depend on their number"
+        yield f"{usual}; here {evaluation.points} (--points {PUBLISHED_POINTS})"
+
+
+def _differences(evaluation: EvaluationResult) -> Iterator[str]:
+    """Between an evaluation and the published ones."""
+    data, scenes = evaluation.dataset, PUBLISHED_SCENES[evaluation.dataset.kind]
+    if (data.split, data.scenes) != ("test", scenes):
+        yield f"they tested on {scenes:,} scenes, here {data.scenes:,} (split {data.split})"
+    if evaluation.points != PUBLISHED_POINTS:
+        yield f"with {PUBLISHED_POINTS} points, here {evaluation.points}"
+    if evaluation.parts:
+        yield f"all points at once, here in parts of {evaluation.parts}"
+    yield f"their draw of points is not known, here seed {evaluation.seed}"
 
 
 def published_tables(published: Published) -> list[Table]:

@@ -64,7 +64,7 @@ def _draw(table: Table, columns: list[Column], has_numbers: bool, *, tight: bool
     for column in columns:
         is_text, texts = column.digits is None, table.texts(column, best="{}*", other="{} ")
         heading = column.title if is_text else column.title.replace(" ", "\n")
-        drawn.add_column(Text(heading), justify="left" if is_text else "right", overflow="fold")
+        drawn.add_column(Text(heading), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
         if is_text and tight:  # as narrow as the longest word
             width = max((len(word) for text in texts for word in text.split()), default=1)
             texts = [fill(text, width, break_on_hyphens=False) for text in texts]

@@ -25,7 +25,8 @@ from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
 from bpfn_cli.runs.checkpoints import Checkpoints
 from bpfn_cli.runs.loggers import MetricsLogger
-from bpfn_cli.runs.record import LOCK, METRICS, STUDENT, RunRecord, read_record
+from bpfn_cli.runs.record import EVALUATIONS, LOCK, METRICS, RunRecord, read_record
+from bpfn_cli.shipped import STUDENT
 
 LATEST = "latest"
 MOST_RUNS_OF_A_NAME = 999
@@ -60,7 +61,7 @@ class RunFolder:
         check_run_name(name)
 
         def write(folder: Path, name: str) -> None:
-            for below in ("checkpoints", "evaluations"):
+            for below in ("checkpoints", EVALUATIONS):
                 files.make_folder(folder / below)
             files.write_atomic(folder / "config.yaml", config.encode())
             files.write_atomic(folder / "command.txt", f"{printable(command)}\n".encode())
@@ -94,8 +95,8 @@ class RunFolder:
     def _swept(self) -> RunRecord:
         """Remove what killed processes left, and read the record, which another process may have changed."""
         files.remove_temporaries(self.path)
-        if (self.path / "evaluations").is_dir():
-            files.remove_temporaries(self.path / "evaluations", seconds=60)  # `bpfn eval` may be writing there
+        if (self.path / EVALUATIONS).is_dir():
+            files.remove_temporaries(self.path / EVALUATIONS, seconds=60)  # `bpfn eval` may be writing there
         return read_record(self.path)
 
     @contextlib.contextmanager
@@ -107,7 +108,7 @@ class RunFolder:
             yield
         except Interrupted as error:
             self._end("interrupted", error.reason)
-            raise error.resumed_by(f"bpfn resume {shlex.quote(printable(self.path))}") from None
+            raise error.resumed_by(self._resume_command()) from None
         except (KeyboardInterrupt, SystemExit):
             self._end("interrupted", "stopped by a signal")
             raise
@@ -122,6 +123,10 @@ class RunFolder:
         from_main(lambda: files.write_json(self.path / "summary.json", summary))
         self.update()
         self.log("finished")
+
+    def _resume_command(self) -> str:
+        has_code = any(":" in str(name) for name in self.record.recipe.get("loss", ()))
+        return f"bpfn resume {shlex.quote(printable(self.path))}{' --allow-code' * has_code}"
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record and write run.json."""
@@ -174,7 +179,7 @@ class RunFolder:
 
     def write_evaluation(self, result: EvaluationResult) -> None:
         self.result = result
-        from_main(lambda: files.write_json(self.path / "evaluations" / result.file_name, result.as_dict()))
+        from_main(lambda: files.write_json(self.path / EVALUATIONS / result.file_name, result.as_dict()))
 
     def link_latest(self) -> None:
         """Point `runs/latest` here, where the file system has links."""
@@ -194,7 +199,7 @@ class RunFolder:
 def check_run_name(name: str) -> None:
     """Raises: UsageError: not a plain folder name, or a reserved one."""
     is_plain = name == Path(name).name and not name.startswith((".", "-")) and name.isprintable()
-    if not name or not is_plain or name == LATEST or len(name.encode()) > 200:
+    if not name or not is_plain or name in (LATEST, EVALUATIONS) or len(name.encode()) > 200:
         raise UsageError(f"--name {printable(name)}: give a plain folder name, such as student-1")
 
 

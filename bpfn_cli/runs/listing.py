@@ -11,7 +11,8 @@ from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.locks import is_held
 from bpfn_cli.recipes.schedule import is_validation_epoch
-from bpfn_cli.runs.record import LOCK, RECORD_FILE, STUDENT, RunRecord, read_record
+from bpfn_cli.runs.record import LOCK, RECORD_FILE, RunRecord, read_record
+from bpfn_cli.shipped import STUDENT
 
 TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
 RECENT_EPOCHS = 5  # used to estimate the duration of the next ones

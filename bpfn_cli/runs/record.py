@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
 
-RECORD_FILE, METRICS, STUDENT, LOCK = "run.json", "metrics.jsonl", "student.safetensors", ".lock"
+RECORD_FILE, METRICS, EVALUATIONS, LOCK = "run.json", "metrics.jsonl", "evaluations", ".lock"
 LARGEST_FILE = 1 << 26  # bytes
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
@@ -34,6 +34,7 @@ class TrainingData(Schema):
     method: str | None = None
     seed: int | None = None
     sha256: str = ""
+    written: str = ""
 
 
 class TeacherTest(Schema):
@@ -109,8 +110,44 @@ class Versions(Schema):
     torch: str | None = None
     numpy: str | None = None
     platform: str | None = None
-    threads: int | None = None
-    processes: int | None = None
+    threads: Annotated[int, Field(ge=0, le=1 << 12)] | None = None
+    processes: Annotated[int, Field(ge=1, le=1 << 10)] | None = None
+
+
+class _TrainKeys(Schema):
+    """Keys of a recorded recipe's `train` that listings and resumptions read."""
+
+    validation_calendar: str = "every"
+    validate_every: Positive = 1
+    precision: str | int = "32"
+
+
+class _PlanKeys(Schema):
+    """As `_TrainKeys`, of a plan."""
+
+    seconds_per_epoch: Amount | None = None
+
+
+def _checked_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    _check_types(_TrainKeys, recipe.get("train", {}), "train.")
+    if not isinstance(recipe.get("loss", []), list | tuple):
+        raise ValueError("loss: not a list")
+    return recipe
+
+
+def _checked_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    _check_types(_PlanKeys, plan)
+    return plan
+
+
+def _check_types(schema: type[Schema], values: Any, prefix: str = "") -> None:
+    """Raises: ValueError: in one line, with the key."""
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = prefix + ".".join(map(str, first["loc"]))
+        raise ValueError(f"{key.rstrip('.')}: {first['msg']}") from None
 
 
 class RunRecord(Schema):
@@ -153,9 +190,9 @@ class RunRecord(Schema):
     teacher_cache: TeacherCacheCounts | None = None
     initial: File | None = None
     complexity: Complexity | None = None
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe: Annotated[dict[str, Any], AfterValidator(_checked_recipe)] = Field(default_factory=dict)
     paths: Annotated[Paths | None, Field(validation_alias=AliasChoices("paths", "place"))] = None
-    plan: dict[str, Any] | None = None
+    plan: Annotated[dict[str, Any], AfterValidator(_checked_plan)] | None = None
     resumed: tuple[Resumption, ...] = ()
     cell: Name | None = None
     control: Name | None = None

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.metrics.result import Amount, EvaluationResult, Positive, Schema
 from bpfn_cli.runs.listing import find_runs
-from bpfn_cli.runs.record import LARGEST_FILE, METRICS, RunRecord, read_schema
+from bpfn_cli.runs.record import EVALUATIONS, LARGEST_FILE, METRICS, RunRecord, read_schema
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,15 @@ class Run:
 
 @dataclass(frozen=True)
 class RunResults:
-    """All runs of a folder, oldest first, and one line for everything that could not be read."""
+    """All runs of a folder, oldest first, and one line for everything that could not be read.
+
+    others: evaluations of weights that belong to no run.
+    """
 
     folder: Path
     runs: tuple[Run, ...]
     problems: tuple[str, ...]
+    others: tuple[EvaluationResult, ...] = ()
 
 
 def read_runs(folder: Path) -> RunResults:
@@ -53,7 +57,8 @@ def read_runs(folder: Path) -> RunResults:
         Run(run.path.absolute().name, run.record, _evaluations(run.path, problems), validation_curve(run.path))
         for run in found.runs
     ]
-    return RunResults(folder, tuple(_with_teachers(runs)), tuple(problems))
+    others = () if any(run.path == folder for run in found.runs) else _evaluations(folder, problems)
+    return RunResults(folder, tuple(_with_teachers(runs)), tuple(problems), others)
 
 
 class _Epoch(Schema):
@@ -86,7 +91,7 @@ def _with_teachers(runs: list[Run]) -> Iterator[Run]:
 
 
 def _evaluations(run: Path, problems: list[str]) -> tuple[EvaluationResult, ...]:
-    folder = run / "evaluations"
+    folder = run / EVALUATIONS
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
     except FileNotFoundError:

@@ -4,7 +4,7 @@ helped."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +13,11 @@ from pydantic import AfterValidator, Field
 
 from bpfn_cli.config import Tree, build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, printable
+from bpfn_cli.files import expanded
 from bpfn_cli.losses import NO_DISTILLATION
 from bpfn_cli.models import VARIANTS, Variant, read_checkpoint
 from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
-from bpfn_cli.recipes.recipe import Recipe, checked_recipe, decisive_tree
+from bpfn_cli.recipes.recipe import PathText, Recipe, checked_recipe, decisive_tree
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
@@ -63,13 +64,13 @@ class Study:
     seeds: Seeds = (0, 1, 2)
     controls: tuple[Control, ...] = ("equal_time", "random_teacher", "shuffled_teacher")
     control_loss: str | None = None
-    teacher: str | None = None
+    teacher: PathText | None = None
 
     @property
     def test_path(self) -> Path | None:
         """The dataset that all trainings are tested on; None: the one they are trained on."""
         found = self.recipe.get("data", {}).get("test")
-        return None if found is None else Path(found)
+        return None if found is None else expanded(found)
 
     @property
     def split(self) -> str:
@@ -90,7 +91,11 @@ class Cell:
 
 def read_study(path: Path) -> Study:
     """Read a study file. Raises: UsageError: all mistakes in one line."""
-    study = build(Study, read_yaml(path, "no such study file; docs/losses.md shows one"))
+    tree = read_yaml(path, "no such study file; docs/losses.md shows one")
+    own, of_recipes = ({one.name for one in fields(kind)} for kind in (Study, Recipe))
+    if not tree.values.keys() <= own and tree.values.keys() <= of_recipes:
+        raise UsageError(f"{printable(path)}: this is a recipe, not a study; train it with `bpfn distill -c`")
+    study = build(Study, tree)
     cells_of(study)
     return study
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from bpfn_cli.config import to_tree
+from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import UsageError, printable
-from bpfn_cli.losses import LOSSES, Objective, build_losses
+from bpfn_cli.losses import LOSSES, Objective, build_losses, is_own_loss
 from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
@@ -52,6 +53,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
 
     Raises: UsageError, CheckpointError, ShapeError: the parts do not fit together.
     """
+    _check_code(job)
     teacher, awaits_teacher = None, False
     if job.recipe.distillation_losses():
         is_random = job.recipe.control == "random"
@@ -66,6 +68,9 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
     if teacher is not None:
         teacher.check_fits(student)
+        own, other = (sum(each.numel() for each in one.parameters()) for one in (student, teacher.network))
+        if own > other:
+            progress.line(f"note: the student ({own:,} parameters) is larger than its teacher ({other:,})")
     return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)
 
 
@@ -117,13 +122,25 @@ def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> Teach
 
 
 def check_job(job: Job) -> None:
-    """Raises: UsageError: an unknown loss or option; the hints, or the truth, would never get a weight."""
+    """Raises: UsageError: an unknown loss or option, or code that is not allowed; hints or truth never get a weight."""
+    _check_code(job)
     build_objective(job.recipe).check_length(job.steps, job.recipe.train.epochs)
+
+
+def _check_code(job: Job) -> None:
+    """Raises: UsageError: the recipe names code that the user has not allowed to run."""
+    own = [name for name in job.recipe.loss if is_own_loss(name)]
+    if own and not job.allow_code:
+        problem = "the recipe names code, which could do anything when it is imported"
+        raise UsageError(f"loss {printable(own[0])}: {problem}; allow it with --allow-code, or name it with --loss")
 
 
 def job_notes(job: Job) -> Iterator[str]:
     """Lines about keys of the recipe that have no effect, or not the expected one."""
     recipe, why = job.recipe, "since no --loss needs a teacher"
+    yield from job.notes
+    if (recipe.data.workers or 0) > usable_cores():
+        yield f"data.workers {recipe.data.workers}: more than the {usable_cores()} cores that this process may use"
     yield from _unused_options(recipe)
     if recipe.data.split == "test" and job.data.test_path is None:
         yield "data.split test: trains on the scenes that it is tested on; its results will be training errors"

@@ -15,6 +15,7 @@ from bpfn_cli.config import json_hash
 from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
+from bpfn_cli.losses import LOSSES, is_own_loss
 from bpfn_cli.recipes.recipe import Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.shipped import find_weights
@@ -82,7 +83,9 @@ class Job:
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
         initial: a checkpoint to start the student from, copied or sliced; None: fresh weights. That of the recipe,
             unless a resumed run knows where it was.
+        allow_code: a recipe may name a loss of the user's own, which is code; import it.
         labels: more entries for run.json, where the training is part of a study.
+        notes: what was changed in the recipe, for the user.
     """
 
     recipe: Recipe
@@ -95,8 +98,10 @@ class Job:
     must_be_new: bool = False
     teacher: Path | None = None
     initial: Path | None = None
+    allow_code: bool = False
     labels: Mapping[str, Any] = field(default_factory=dict)
     stop: Interruption = field(default_factory=Interruption)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def resolve(cls, recipe: Recipe, data: Path | OpenedDataset, runs: Path, device: torch.device, **more: Any) -> Job:
@@ -115,7 +120,18 @@ class Job:
             raise UsageError(f"--runs {printable(runs)}: lies inside the dataset {printable(root)}; choose another")
         if recipe.initial is not None and more.get("initial") is None:
             more["initial"] = find_weights(Path(recipe.initial))
-        return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)
+        return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)._with_early_calibration()
+
+    def _with_early_calibration(self) -> Job:
+        """In a training too short for `calibration_step`, hints get their weight after a quarter of the steps."""
+        names, wanted = self.recipe.distillation_losses(), self.recipe.objective.calibration_step
+        if self.steps > wanted or not any(is_own_loss(name) or LOSSES[name].kind == "hint" for name in names):
+            return self
+        lowered = self.steps // 4
+        objective = replace(self.recipe.objective, calibration_step=lowered)
+        why = f"lowered to {lowered}, since the training ends after {self.steps} steps"
+        note = f"objective.calibration_step {wanted}: {why}"
+        return replace(self, recipe=replace(self.recipe, objective=objective), notes=(*self.notes, note))
 
     def for_teacher(self) -> Job:
         """The job that trains the recipe's teacher, on the same data."""

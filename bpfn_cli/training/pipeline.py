@@ -23,7 +23,7 @@ from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.listing import find_runs, is_busy
 from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
-from bpfn_cli.shipped import weights_title
+from bpfn_cli.shipped import STUDENT, weights_title
 from bpfn_cli.training.build import Parts, build, check_job, job_notes
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches, first_batch
@@ -105,7 +105,7 @@ def train_teacher(job: Job, progress: Progress) -> Path:
         else:
             progress.line(f"teacher: resuming {where}")
     folder = folder or create_run(alone, "teacher")
-    return carry_out(alone, build(alone, progress), folder, progress).folder / record.STUDENT
+    return carry_out(alone, build(alone, progress), folder, progress).folder / STUDENT
 
 
 def _started_teacher(job: Job) -> Path | None:

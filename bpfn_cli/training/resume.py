@@ -16,7 +16,8 @@ from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.recipe import checked_recipe
 from bpfn_cli.runs.folder import RunFolder, check_run_name
-from bpfn_cli.runs.record import RECORD_FILE, STUDENT, Resumption
+from bpfn_cli.runs.record import RECORD_FILE, Resumption
+from bpfn_cli.shipped import STUDENT
 from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build
 from bpfn_cli.training.job import Job, OpenedDataset
@@ -27,18 +28,23 @@ from bpfn_cli.training.start import (
     paths_of,
     present_entries,
     recipe_differences,
+    rewritten_note,
     use_recorded_threads,
 )
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a user changes when resuming (None: as it was). allow: resume although the numbers will differ."""
+    """What a user changes when resuming (None: as it was).
+
+    allow: resume although the numbers will differ. allow_code: import losses that the run's config.yaml names.
+    """
 
     data: Path | OpenedDataset | None = None
     teacher: Path | None = None
     device: str | None = None
     allow: bool = False
+    allow_code: bool = False
 
 
 def resume(folder: Path, progress: Progress, stop: Interruption | None = None, changes: Changes = Changes()) -> Outcome:
@@ -60,6 +66,8 @@ def resume(folder: Path, progress: Progress, stop: Interruption | None = None, c
         for line in changed:
             found.log(f"changed since the run started: {line}")
             progress.line(f"warning: changed since the run started: {line}")
+        if note := rewritten_note(found, job):
+            progress.line(note)
         again = Resumption(epochs_done=found.record.epochs_done, differences=tuple(changed))
         now = present_entries(found, job) if changed else {}  # earlier values are in `resumed`
         found.update(paths=paths_of(job), resumed=(*found.record.resumed, again), **now)
@@ -85,7 +93,9 @@ def run_or_resume(job: Job, progress: Progress) -> Outcome:
     changed += initial_difference(found, job)
     _refuse(f"--resume: {printable(folder)} is a different training", changed, "choose another --name")
     progress.line(f"run: {printable(folder)}")
-    return resume(folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device)))
+    return resume(
+        folder, progress, job.stop, Changes(job.data, job.teacher, str(job.device), allow_code=job.allow_code)
+    )
 
 
 def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
@@ -111,6 +121,7 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
         name=folder.path.name,
         teacher=changes.teacher or teacher_of(folder),
         initial=paths.initial and Path(paths.initial),
+        allow_code=changes.allow_code,
         stop=stop,
     )
 

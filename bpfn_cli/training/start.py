@@ -91,6 +91,15 @@ def differences(folder: RunFolder, job: Job) -> list[str]:
     return found
 
 
+def rewritten_note(folder: RunFolder, job: Job) -> str | None:
+    """A line if files of the data were written since the run started, though the sampled contents are the same."""
+    before, now = folder.record.data, job.data.identity
+    if before.sha256 != now.sha256 or before.written in ("", now.written):
+        return None
+    times = f"newest: {printable(before.written)}, now {now.written}"
+    return f"note: files of the data were written since the run started ({times}); names, sizes and samples are equal"
+
+
 def initial_difference(folder: RunFolder, job: Job) -> list[str]:
     """A phrase if a run started from other initial weights than the job."""
     known, now = folder.record.initial, job.initial

@@ -78,7 +78,7 @@ def known_test_metrics(job: Job, teacher: TeacherNetwork) -> MetricRow | None:
     if teacher.run is None:
         return None
     wanted = (job.data.test_sha256, job.recipe.data.points, EVALUATION_SEED, teacher.sha256)
-    for path in sorted((job.runs / teacher.run / "evaluations").glob("*.json")):
+    for path in sorted((job.runs / teacher.run / record.EVALUATIONS).glob("*.json")):
         with contextlib.suppress(DataError):
             result = record.read_schema(path, EvaluationResult, "")
             if (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:

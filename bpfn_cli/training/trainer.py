@@ -28,6 +28,7 @@ class Trainer:
     command: str
     stop: Interruption
     progress: Progress
+    allow_code: bool = False
 
     @property
     def data_sha256(self) -> str:
@@ -42,7 +43,7 @@ class Trainer:
         run(self._job(recipe, name=name, teacher=teacher, labels=labels), self.progress)
 
     def resume(self, run: Path, teacher: Path | None) -> None:
-        resume(run, self.progress, self.stop, Changes(self.data, teacher, str(self.device)))
+        resume(run, self.progress, self.stop, Changes(self.data, teacher, str(self.device), allow_code=self.allow_code))
 
     def find_teacher(self, recipe: Recipe) -> Path | None:
         return teacher_checkpoint(self._job(recipe))
@@ -54,4 +55,5 @@ class Trainer:
         self.stop.check()
 
     def _job(self, recipe: Recipe, **more: Any) -> Job:
-        return Job.resolve(recipe, self.data, self.runs, self.device, command=self.command, stop=self.stop, **more)
+        how = {"command": self.command, "stop": self.stop, "allow_code": self.allow_code}
+        return Job.resolve(recipe, self.data, self.runs, self.device, **how, **more)

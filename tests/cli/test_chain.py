@@ -158,7 +158,7 @@ def test_interrupted_training_is_recorded_and_leaves_no_temporary(work):
     about = json.loads(next(work.glob("stopped/student-*/run.json")).read_text())
     assert about["state"] == "interrupted"
     assert not list(work.rglob(".bpfn-tmp-*"))
-    incomplete = good(bpfn("report", "--source", "stopped", cwd=work)).stdout
+    incomplete = good(bpfn("report", "--runs", "stopped", cwd=work)).stdout
     assert "interrupted" in incomplete
 
 

@@ -155,7 +155,7 @@ def test_every_command_knows_a_loss_that_is_a_file_and_a_line(work, tmp_path):
     assert "option level = 0: level to compare" in card
     assert "FAIL" not in checked and "right angle: 1, by hand 1" in checked
     assert "direction:\n    level: 1" in shown
-    assert "plan: direction: " in result.stderr
+    assert "plan: direction: " in planned
     assert [part[0] for part in (card, checked, shown, planned, refused_, meaning)] == ["0", "0", "0", "0", "0", "2"]
     assert "unknown key objective.direction.lvel, did you mean objective.direction.level?" in result.stderr
     assert meaning.splitlines()[1] == "ground truth and the directions of the teacher's flow"
@@ -185,6 +185,38 @@ def test_invalid_loss_is_refused_before_training(work):
         ("my losses:x", "write"),
     ):
         refused(bpfn("distill", "--loss", name, *SMALL, cwd=work), 2, word)
+
+
+def test_code_that_only_a_file_names_is_not_imported(work, monkeypatch):
+    """Showing, checking, planning, training and resuming a recipe of unknown origin import nothing."""
+    (work / "canary.py").write_text(example() + "\nfrom pathlib import Path\n\nPath('canary').touch()\n")
+    name, small = "canary:DirectionLoss", [*SMALL, "--teacher", "teacher.safetensors"]
+    (work / "foreign.yaml").write_text(f"loss: ['{name}']\n")
+    (work / "foreign-study.yaml").write_text(f"variants: [tiny]\nlosses: [none, '{name}']\nseeds: [0]\n")
+    assert bpfn("config", "validate", "foreign.yaml", cwd=work).returncode == 0
+    assert name in bpfn("config", "show", "-c", "foreign.yaml", cwd=work).stdout
+    for words in (
+        ["distill", "-c", "foreign.yaml", *small],
+        ["distill", "-c", "foreign.yaml", *small, "--dry-run"],
+        ["distill", "--set", f"loss=['{name}']", *small],
+        ["compare", "foreign-study.yaml", "--dry-run"],
+    ):
+        refused(bpfn(*words, cwd=work), 2, name, "allow it with --allow-code, or name it with --loss")
+    assert not (work / "canary").exists()
+    trained = bpfn("distill", "--loss", name, *small, "--name", "c", "--max-time", "0s", cwd=work)
+    assert trained.stderr.splitlines()[-1].endswith("runs/c --allow-code")
+    (work / "canary").unlink()
+    monkeypatch.delitem(sys.modules, "canary")
+    refused(bpfn("resume", "runs/c", cwd=work), 2, name, "--allow-code")
+    assert not (work / "canary").exists()
+    resumed = bpfn("resume", "runs/c", "--allow-code", "--max-time", "0s", cwd=work)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (work / "canary").exists()
+
+
+@pytest.mark.parametrize("joined", ["basic,hint", "basic+hint"])
+def test_joined_names_are_split_in_the_advice(work, joined):
+    refused(bpfn("distill", "--loss", joined, *SMALL, cwd=work), 2, "repeat --loss", "--loss basic --loss hint")
 
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -253,7 +285,7 @@ def test_study_from_a_file_goes_on_where_it_was(work):
     assert "not testable" in (folder / "compare.md").read_text()
     again = bpfn("compare", "study.yaml", "--table", cwd=work)
     assert again.returncode == 0
-    report = bpfn("report", "--source", "runs/study", cwd=work)
+    report = bpfn("report", "--runs", "runs/study", cwd=work)
     assert report.returncode == 0
     refused(bpfn("compare", "study.yaml", "--shard", "4/3", cwd=work), 2, "--shard 4/3")
     refused(bpfn("compare", "nothing.yaml", cwd=work), 2, "nothing.yaml", "no such")

@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import bpfn, launched, refused, succeeded
+from tiny_world import tiny_network, write_things
 
 from bpfn_cli.cli import main
+from bpfn_cli.models import save_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,10 @@ from bpfn_cli.cli import main
         (["distill", "-c", "missing.yaml"], 2, ["missing.yaml"]),
         (["train", "--data", "nowhere"], 3, ["nowhere"]),
         (["train", "--resume"], 2, ["--resume needs the --name"]),
+        (["train", "--dry-run", "--name", "../x"], 2, ["--name ../x: give a plain folder name"]),
+        (["train", "--name", "evaluations"], 2, ["--name evaluations"]),
+        (["train", "--points", "100"], 2, ["--points", "1024"]),
+        (["distill", "--set", "lr=1"], 2, ["unknown key lr, did you mean train.lr?"]),
         (["train", "--loss", "hint"], 2, ["--loss"]),
         (["train", "--set", "loss=[hint]"], 2, ["loss hint needs a teacher: use `bpfn distill`"]),
         (["train", "--select-on", "train"], 2, ["--select-on"]),
@@ -54,7 +63,7 @@ from bpfn_cli.cli import main
         (["prepare", "kitti", "--source", "nowhere"], 3, ["nowhere"]),
         (["subset", "--source", "nowhere"], 3, ["nowhere"]),
         (["subset", "--fraction", "0"], 2, ["fraction"]),
-        (["report", "--source", "nowhere"], 3, ["nowhere"]),
+        (["report", "--runs", "nowhere"], 3, ["nowhere"]),
         (["synth", "--height", "3"], 2, ["height"]),
         (["synth", "--style", "rooms", "--live"], 2, ["--live does not apply to --style rooms"]),
         (["synth", "--style", "driving", "--raw"], 2, ["--raw does not apply to --style driving"]),
@@ -131,6 +140,91 @@ def test_closed_streams_and_full_disks_do_not_change_the_exit_code(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_terminal_escapes_in_paths_never_reach_the_terminal(tmp_path: Path) -> None:
+    folder = write_things(tmp_path / "a\x1b]0;x\x07[bold]", train=2)
+    pair = [folder / "val" / "0000000" / f"{cloud}.npy" for cloud in ("pc1", "pc2")]
+    np.savez(folder / "pair.npz", pc1=np.load(pair[0]), pc2=np.load(pair[1]), flow=np.load(pair[1]))
+    for words in (
+        ["data", "check", folder],
+        ["data", "show", folder / "val" / "0000000"],
+        ["subset", "--source", folder, "--out", tmp_path / "b\x1b[1m", "--dry-run"],
+        ["subset", "--source", folder, "--out", tmp_path / "b\x1b[1m", "--fraction", "0.5"],
+        ["predict", folder / "pair.npz", "--out", folder / "flow.npy", "--points", "1024"],
+        ["doctor"],
+    ):
+        result = succeeded(bpfn(*words, cwd=tmp_path, BPFN_DATA=str(folder)))
+        assert not {"\x1b", "\x07"} & {*result.stdout, *result.stderr}, words
+        assert "\\x1b" in result.stdout + result.stderr, words
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes, and weights that belong to no run."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_things(folder / "things", train=1, val=1)
+    save_checkpoint(folder / "mine.safetensors", tiny_network())
+    return folder
+
+
+def test_evaluation_of_any_weights_is_saved_and_reported(weights: Path) -> None:
+    words = ["eval", "--checkpoint", "mine.safetensors", "--data", "things", "--device", "cpu"]
+    said = succeeded(bpfn(*words, cwd=weights)).stderr
+    (result,) = (weights / "runs" / "evaluations").iterdir()
+    assert f"written: runs/evaluations/{result.name}" in said and said.splitlines()[-1] == "next: bpfn report"
+    table = succeeded(bpfn("report", cwd=weights, COLUMNS="200")).stdout
+    assert "given weights" in table and "mine.safetensors" in table
+    written = succeeded(bpfn(*words, "--out", "a.json", cwd=weights)).stderr.splitlines()[-1]
+    assert written.startswith("written: a.json") and len(list((weights / "runs").rglob("*.json"))) == 1
+    elsewhere = succeeded(bpfn(*words, "--runs", "other runs", cwd=weights)).stderr.splitlines()[-1]
+    assert elsewhere == "next: bpfn report --runs 'other runs'"
+
+
+def test_a_run_folder_stands_for_its_weights(weights: Path) -> None:
+    run = weights / "trained"
+    run.mkdir()
+    (run / "student.safetensors").write_bytes((weights / "mine.safetensors").read_bytes())
+    for given in ("trained", "trained/", run):
+        shown = succeeded(bpfn("profile", "--checkpoint", given, "--points", "1024", cwd=weights))
+        assert shown.stderr.splitlines()[-1].endswith("trained/student.safetensors")
+    next_command = shown.stderr.splitlines()[-1]
+    assert next_command == f"next: bpfn eval --checkpoint {run}/student.safetensors"
+
+
+def test_report_replaces_pages_only_with_force(weights: Path) -> None:
+    succeeded(bpfn("report", "--out", "pages", cwd=weights))
+    before = (weights / "pages" / "report.md").stat().st_mtime_ns
+    refused(bpfn("report", "--out", "pages", cwd=weights), 5, "report.md: exists", "--force")
+    assert (weights / "pages" / "report.md").stat().st_mtime_ns == before
+    succeeded(bpfn("report", "--out", "pages", "--force", cwd=weights))
+
+
+def test_doctor_counts_a_run_once(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "latest").symlink_to("a")
+    assert json.loads(succeeded(bpfn("doctor", "--json", cwd=tmp_path)).stdout)["runs"] == 1
+
+
+def test_recipe_in_place_of_a_study_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("variant: half\nloss: [hint]\n")
+    refused(bpfn("compare", "recipe.yaml", cwd=tmp_path), 2, "recipe.yaml: this is a recipe, not a study")
+    (tmp_path / "study.yaml").write_text("variants: [half]\nlosse: [hint]\n")
+    refused(bpfn("compare", "study.yaml", cwd=tmp_path), 2, "losse, did you mean losses?")
+
+
+def test_refused_subset_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_things(tmp_path / "things", train=2)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 1, 0, 0, 1, 1, 1, 0, 255)))
+    refused(bpfn("subset", "--source", folder, "--out", "a/b", "--link", "copy", cwd=tmp_path), 5, "are free")
+    assert [path.name for path in tmp_path.iterdir()] == ["things"]
+
+
+def test_more_processes_than_cores_are_noted(tmp_path: Path) -> None:
+    folder = write_things(tmp_path / "things", train=1)
+    said = succeeded(bpfn("data", "check", folder, "--processes", 1000, cwd=tmp_path)).stderr
+    assert "note: 1000 processes, but only " in said
+
+
 def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(main, "app", lambda *_, **__: torch.empty(2**50))
     refused(bpfn("train", cwd=tmp_path), 8, "out of memory")
@@ -144,3 +238,16 @@ def test_internal_error_writes_its_traceback_to_a_file(monkeypatch: pytest.Monke
     refused(bpfn("profile", cwd=tmp_path), 1, "internal error (RuntimeError)")
     (log,) = tmp_path.glob("bpfn-error-*.log")
     assert "a bug" in log.read_text() and "Traceback" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_error_log_never_follows_a_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder that others may write to, such as the temporary one, a name could be taken in advance."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    names = iter(["taken", "free"])
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: names)
+    (tmp_path / "bpfn-error-taken.log").symlink_to(victim)
+    monkeypatch.setattr(main, "app", lambda *_, **__: 1 / 0)
+    refused(bpfn("profile", cwd=tmp_path), 1, "bpfn-error-free.log")
+    assert victim.read_text() == "mine" and "ZeroDivisionError" in (tmp_path / "bpfn-error-free.log").read_text()

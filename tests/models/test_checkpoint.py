@@ -7,6 +7,8 @@ import argparse
 import json
 import pickle
 import random
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +136,116 @@ def test_prefix_and_nesting_are_removed(tmp_path: Path, model: BiPointFlowNet, k
     assert_same_state(load_checkpoint(path).state_dict(), model.state_dict())
 
 
+@pytest.mark.parametrize("key", ["model_state", "network", "module", "ema", "params", "ema.shadow", "a.b.c"])
+def test_weights_are_found_in_any_mapping(tmp_path: Path, model: BiPointFlowNet, key: str) -> None:
+    nested: Any = model.state_dict()
+    for part in reversed(key.split(".")):
+        nested = {part: nested, "decay": 0.9}
+    torch.save({**nested, "epoch": 9, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}, tmp_path / "c.pth")
+    read = read_checkpoint(tmp_path / "c.pth")
+    assert_same_state(read.state, model.state_dict())
+    assert read.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("rename", "removed"),
+    [
+        ("model.{}", "the prefix `model.` was removed"),
+        ("_orig_mod.{}", "the prefix `_orig_mod.` was removed"),
+        ("model._orig_mod.module.{}", "the prefixes `model.` and `_orig_mod.` and `module.` were removed"),
+        ("net.student.{}", "the prefix `net.student.` was removed"),
+    ],
+)
+def test_prefixes_are_found_by_the_ends_of_names(
+    tmp_path: Path, model: BiPointFlowNet, rename: str, removed: str
+) -> None:
+    torch.save({rename.format(name): tensor for name, tensor in model.state_dict().items()}, tmp_path / "c.pth")
+    read = read_checkpoint(tmp_path / "c.pth")
+    assert_same_state(read.state, model.state_dict())
+    assert read.notes == (removed,)
+
+
+def test_wrapped_layers_are_unwrapped(tmp_path: Path, model: BiPointFlowNet) -> None:
+    state = {name.replace("level1.", "level1.module.", 1): tensor for name, tensor in model.state_dict().items()}
+    assert state.keys() != model.state_dict().keys()
+    torch.save(state, tmp_path / "c.pth")
+    assert_same_state(read_checkpoint(tmp_path / "c.pth").state, model.state_dict())
+
+
+@pytest.mark.parametrize("module", ["pytorch_lightning.utilities.parsing", "lightning.fabric.utilities.data"])
+def test_lightning_checkpoint_with_its_settings_loads(
+    tmp_path: Path, model: BiPointFlowNet, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = type("AttributeDict", (dict,), {"__module__": module})
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        stand_in = types.ModuleType(".".join(parts[:end]))
+        stand_in.AttributeDict = made  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["criterion.weight"] = torch.ones(3)
+    content = {
+        "state_dict": state,
+        "hyper_parameters": made(lr=1e-3, sizes=[1, 2]),
+        "global_step": 5,
+        "loops": {"a": {}},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    monkeypatch.undo()
+    read = read_checkpoint(tmp_path / "last.ckpt")
+    assert_same_state(read.state, model.state_dict())
+    left_out = "1 tensors beside the network are left out, first criterion.weight"
+    assert read.notes == ("the prefix `model.` was removed", left_out)
+
+
+def test_of_weights_and_their_average_the_first_are_taken_and_said(tmp_path: Path, model: BiPointFlowNet) -> None:
+    average = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    torch.save({"ema": average, "model": model.state_dict()}, tmp_path / "c.pth")
+    read = read_checkpoint(tmp_path / "c.pth")
+    assert_same_state(read.state, model.state_dict())
+    assert read.notes == ("the weights in model are used; others are in ema",)
+
+
+def test_two_networks_in_one_state_dict_are_refused(tmp_path: Path, model: BiPointFlowNet) -> None:
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": both}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"holds several networks \(student\. and teacher\.\); save only one"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_unknown_layers_inside_a_prefixed_network_are_refused(tmp_path: Path, model: BiPointFlowNet) -> None:
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({**state, "model.attention.weight": torch.ones(3)}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"0 names missing and 1 unexpected, first attention\.weight"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_bit_flip_in_a_foreign_file_is_found_wherever_it_matters(tmp_path: Path, foreign: Path) -> None:
+    content, generator = foreign.read_bytes(), random.Random(3)
+    whole = read_checkpoint(foreign).state
+    found = 0
+    for place in [generator.randrange(len(content)) for _ in range(60)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.randrange(8)
+        foreign.write_bytes(flipped)
+        try:
+            assert_same_state(read_checkpoint(foreign).state, whole)  # between the members
+        except CheckpointError:
+            found += 1
+    assert found > 45
+
+
+def test_file_without_checksums_loads_and_says_so(tmp_path: Path, model: BiPointFlowNet) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(model.state_dict(), tmp_path / "c.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert "without checksums" in read_checkpoint(tmp_path / "c.pth").notes[0]
+    torch.save(model.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert "without checksums" in read_checkpoint(tmp_path / "old.pth").notes[0]
+
+
 def test_harmless_extras_beside_the_weights_load(tmp_path: Path, model: BiPointFlowNet) -> None:
     path = tmp_path / "checkpoint.pth"
     extras = {"args": argparse.Namespace(lr=1e-3), "epe": np.float64(0.1), "best": np.float32(2), "step": np.int64(4)}
@@ -210,6 +322,7 @@ def test_raw_pickle_runs_nothing(tmp_path: Path, kind: Any) -> None:
         (b"\x80\x02", "damaged"),
         (b"\xff" * 4096, "damaged"),
         (b"hello world\n", "damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
         (b"{}" * 100, "damaged"),
     ],
 )

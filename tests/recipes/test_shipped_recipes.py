@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 from tiny_world import write_things
 
 from bpfn_cli.cli.main import run
@@ -107,11 +107,11 @@ def test_dry_run_of_a_report_takes_trial_steps(
     for option, value in (("--data", things), ("--teacher", teacher)):
         if option in arguments:
             arguments[arguments.index(option) + 1] = str(value)
-    smaller = ["--set", "data.points=1024", "--set", "train.batch_size=1", "--dry-run"]
+    smaller = ["--set", "data.points=1024", "--set", "train.batch_size=1", "--dry-run", "--json"]
     assert run([*arguments, *smaller]) == 0
-    said = capsys.readouterr()
-    assert "s per step" in said.err
-    assert yaml.safe_load(said.out)["train"]["epochs"] == 560
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["seconds_per_step"] > 0
+    assert found["recipe"]["train"]["epochs"] == 560
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)

@@ -78,6 +78,36 @@ def test_best_is_the_finished_student_with_the_lowest_epe3d(runs, make_run):
     assert marks == {None: "reference", "teacher": "", "good": "", "better": "best", "killed": "incomplete"}
 
 
+def test_no_student_is_the_best_that_is_no_better_than_zero_flow_and_nearest_neighbor(runs, make_run):
+    make_run("poor", evaluation(0.21))
+    make_run("poorer", evaluation(0.25), method="hint")
+    assert "best" not in accuracy(runs).marks
+    make_run("good", evaluation(0.19), method="basic")
+    marks = dict(zip(column(accuracy(runs), "run"), accuracy(runs).marks, strict=True))
+    assert (marks["good"], marks["poor"]) == ("best", "")
+
+
+def test_weights_of_no_run_have_a_row(runs, make_run):
+    make_run("a", evaluation(0.12))
+    (runs / "evaluations").mkdir()
+    other = evaluation(0.09, checkpoint={"which": "last", "sha256": "9" * 64, "variant": "half", "path": "w/mine.pth"})
+    (runs / "evaluations" / "one.json").write_text(json.dumps(other))
+    table = accuracy(runs)
+    found = list(zip(*(column(table, key) for key in ("model", "method", "run", "epe3d")), strict=True))
+    assert found[2:] == [("half", "given weights", "mine.pth", 0.09), ("weightnet48", "bihint", "a", 0.12)]
+    assert table.marks[2:] == ["", "best"]
+
+
+def test_weights_of_no_run_are_reported_alone_and_not_twice(runs, make_run):
+    (runs / "evaluations").mkdir()
+    checkpoint = {"which": "last", "sha256": "e" * 64, "variant": "half", "path": "mine.pth"}
+    (runs / "evaluations" / "one.json").write_text(json.dumps(evaluation(0.09, checkpoint=checkpoint)))
+    assert column(accuracy(runs), "run")[2:] == ["mine.pth"]
+    rows = [*evaluation(0.12)["rows"], metrics("teacher", 0.09, 0.1, 0.2, 0.9, None, None)]
+    make_run("a", evaluation(0.12, rows=rows), teacher={"run": None, "variant": "half", "sha256": "e" * 64})
+    assert column(accuracy(runs), "run")[2:] == ["e" * 8, "a"]
+
+
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
 def test_incomplete_run_comes_last_and_is_not_compared(runs, make_run, state):
     make_run("teacher", evaluation(0.08), role="teacher", variant="baseline", method="scratch", state=state)
@@ -131,9 +161,9 @@ def test_notes_name_runs_selected_on_the_test_split_and_runs_in_reduced_precisio
 
 
 def test_training_errors_are_noted_and_not_ranked(runs, make_run):
-    make_run("honest", evaluation(0.2), method="basic")
+    make_run("honest", evaluation(0.09), method="basic")
     learned = {"recipe": {"data": {"split": "test"}}, "data__source_kind": "synthetic"}
-    make_run("same", evaluation(0.1), evaluation(0.1, dataset__kind="kitti"), **learned)
+    make_run("same", evaluation(0.05), evaluation(0.05, dataset__kind="kitti"), **learned)
     elsewhere, table = tables(runs)
     assert dict(zip(column(table, "run"), table.marks, strict=True)) == {
         None: "reference",
@@ -252,11 +282,26 @@ def test_held_out_scenes_do_not_count_as_training_scenes(runs, make_run):
 
 
 def test_differing_baselines_are_reported(runs, make_run):
-    other = [evaluation()["rows"][0], metrics("zero_flow", 0.301, 0.05, 0.1, 0.95, 21.25, 0.02)]
+    other = [*evaluation()["rows"][:2], metrics("nearest_neighbor", 0.201, 0.2, 0.45, 0.8, 15.0, 0.1)]
     make_run("a", evaluation(0.1))
     make_run("b", evaluation(0.1, rows=other))
     (caution,) = [note for note in accuracy(runs).notes if note.startswith("Caution")]
-    assert "zero flow is 0.3000 in run a and 0.3010 in run b" in caution
+    assert "nearest neighbor is 0.2000 in run a and 0.2010 in run b" in caution
+
+
+def test_a_table_is_split_where_zero_flow_has_other_errors(runs, make_run):
+    other = [
+        metrics("model", 0.05, 0.4, 0.7, 0.5, 9.5, 0.25),
+        metrics("zero_flow", 0.301, 0.05, 0.1, 0.95, 21.25, 0.02),
+    ]
+    make_run("a", evaluation(0.1))
+    make_run("b", evaluation(0.11), seed=1)
+    make_run("c", evaluation(rows=other))
+    first, second = tables(runs, "accuracy")
+    assert (column(first, "run")[2:], column(second, "run")[1:]) == (["a", "b"], ["c"])
+    assert ", zero flow 0.3000 m" in first.title and ", zero flow 0.3010 m" in second.title
+    assert all(any("scenes differ" in note for note in table.notes) for table in (first, second))
+    assert [table.marks.count("best") for table in (first, second)] == [1, 1]
 
 
 def test_baselines_that_differ_by_rounding_are_not_reported(runs, make_run):

@@ -4,9 +4,11 @@ from __future__ import annotations
 from importlib import resources
 
 import yaml
+from run_folders import evaluation
 
+from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.reporting import build_report, read_runs, to_markdown
-from bpfn_cli.reporting.published import published_tables, read_published
+from bpfn_cli.reporting.published import protocol_notes, published_beside, published_tables, read_published
 from bpfn_cli.reporting.tables import METRICS
 
 
@@ -79,3 +81,39 @@ def test_published_tables_are_optional(runs, make_run):
     assert kinds == ["without_results", "complexity"]
     asked = [table.kind for table in build_report(read_runs(runs), published=True).tables]
     assert asked == [*kinds, "published_accuracy", "published_accuracy", "published_complexity"]
+
+
+def measured(kind, scenes, points, variant="weightnet8", **changes):
+    content = evaluation(0.1, dataset__kind=kind, dataset__scenes=scenes, points=points, checkpoint__variant=variant)
+    return EvaluationResult.model_validate(content | changes, strict=False)
+
+
+def test_published_rows_of_the_variant_stand_beside_an_evaluation_with_what_differs():
+    (table,) = published_beside(measured("flyingthings3d", 40, 2048, parts=1024))
+    assert "weightnet8 on FlyingThings3D" in table.title and "not measured here" in table.title
+    keys = [column.key for column in table.columns]
+    first, *others = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
+    assert (first["method"], str(first["epe3d"])) == ("scratch", "0.0280")
+    assert {row["model"] for row in others} == {"weightnet8"}
+    expected = (
+        "they tested on 3,824 scenes, here 40 (split test); with 8192 points, here 2048; all points at once, here"
+    )
+    assert (
+        expected in table.notes[0]
+        and "in parts of 1024; their draw of points is not known, here seed 0" in table.notes[0]
+    )
+
+
+def test_nothing_is_beside_other_data_or_variants_and_equal_conditions_are_not_told():
+    assert not [
+        *published_beside(measured("synthetic", 40, 8192)),
+        *published_beside(measured("kitti", 142, 8192, "x")),
+    ]
+    (table,) = published_beside(measured("kitti", 142, 8192))
+    assert table.notes == ["Differs: their draw of points is not known, here seed 0."]
+
+
+def test_kitti_with_another_number_of_points_is_noted():
+    (note,) = protocol_notes(measured("kitti", 142, 2048))
+    assert "8192 points" in note and "here 2048" in note
+    assert not [*protocol_notes(measured("kitti", 142, 8192)), *protocol_notes(measured("synthetic", 40, 2048))]

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import ast
 import json
+from copy import deepcopy
 from datetime import timedelta, timezone
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +17,7 @@ from records import record_with
 
 import bpfn_cli
 from bpfn_cli.errors import DataError, UsageError
+from bpfn_cli.runs.listing import run_statuses
 from bpfn_cli.runs.record import (
     RECORD_FILE,
     File,
@@ -77,7 +81,12 @@ records = st.builds(
     plan=optional(trees),
     resumed=st.lists(resumptions, max_size=2).map(tuple),
     slowest_of=optional(st.lists(texts, max_size=2).map(tuple)),
-    versions=st.builds(Versions, torch=optional(texts), threads=optional(counts)),
+    versions=st.builds(
+        Versions,
+        torch=optional(texts),
+        threads=optional(st.integers(0, 4096)),
+        processes=optional(st.integers(1, 1024)),
+    ),
     started=st.datetimes(timezones=st.sampled_from([timezone.utc, timezone(timedelta(hours=-5))])),
     finished=optional(st.datetimes(timezones=st.just(timezone.utc))),
 )
@@ -132,6 +141,36 @@ def test_record_ignores_unknown_keys_and_refuses_wrong_types(tmp_path: Path) -> 
         DataError, match=r"run\.json: damaged: seed: .*; restore it, repeat the run or delete its folder"
     ):
         read_record(tmp_path)
+
+
+WRONG = (None, 3, "x", [], {}, [[1]], {"a": 1}, -1, 1e300, True)
+
+
+def paths_of(tree: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys that lead to each part of a tree."""
+    below = tree.items() if isinstance(tree, dict) else ()
+    return [*([place] if place else []), *(path for key, value in below for path in paths_of(value, (*place, key)))]
+
+
+def test_every_wrong_type_is_a_data_error_or_harmless(tmp_path: Path) -> None:
+    """Whatever the key, listing the run ends with its status or with one line."""
+    teacher = Teacher(run="t", variant="big", sha256="0" * 64, path="/t")
+    recipe = {"loss": ["hint"], "train": {"validate_every": 2, "validation_calendar": "fast", "precision": "32"}}
+    whole = record_with(
+        teacher=teacher, recipe=recipe, plan={"seconds_per_epoch": 1.0}, paths=Paths(data="/d", device="cpu"),
+        versions=Versions(threads=1, processes=1), resumed=(Resumption(),),
+    )  # fmt: skip
+    tree = json.loads(whole.model_dump_json())
+    (tmp_path / "a").mkdir()
+    for *above, last in paths_of({key: value for key, value in tree.items() if key != "code"}):
+        for wrong in WRONG:
+            damaged = deepcopy(tree)
+            reduce(lambda part, key: part[key], above, damaged)[last] = wrong
+            (tmp_path / "a" / RECORD_FILE).write_text(json.dumps(damaged))
+            (status,) = run_statuses(tmp_path)
+            if status.state == "damaged":
+                with pytest.raises(DataError, match=rf"run\.json: damaged: {(*above, last)[0]}"):
+                    read_record(tmp_path / "a")
 
 
 def test_changed_validates_the_changes() -> None:

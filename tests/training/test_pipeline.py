@@ -36,7 +36,8 @@ from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.stop import Interruption
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.training import Changes, Job, pipeline, teacher_checkpoint
-from bpfn_cli.training.build import job_notes
+from bpfn_cli.training.build import build as build_parts
+from bpfn_cli.training.build import check_job, job_notes
 from bpfn_cli.training.pipeline import Outcome, train_teacher
 from bpfn_cli.training.resume import job_of
 
@@ -289,7 +290,7 @@ def test_loss_that_cannot_work_is_found_before_a_teacher_is_trained(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match=r"loss bad_loss:Bad failed: AttributeError: .*bad_loss\.py, line 5"):
-        carry_out(job_for(things, tmp_path / "runs", recipe("bad_loss:Bad")))
+        carry_out(job_for(things, tmp_path / "runs", recipe("bad_loss:Bad"), allow_code=True))
     assert not (tmp_path / "runs").exists()
 
 
@@ -517,16 +518,27 @@ def test_random_adapter_is_a_note_where_no_loss_reads_features(things: Path, tmp
 # --- refusals, before anything is trained -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["hint", "bihint"])
-def test_training_too_short_for_hints_is_refused_before_the_teacher_is_trained(
-    things: Path, tmp_path: Path, loss: str
+@pytest.mark.parametrize(("loss", "is_lowered"), [("hint", True), ("bihint", True), ("basic", False)])
+def test_training_too_short_for_hints_gives_them_their_weight_earlier(
+    things: Path, tmp_path: Path, loss: str, is_lowered: bool
 ) -> None:
-    short = recipe(loss, objective=ObjectiveSettings(calibration_step=2))  # 3 scenes, batches of 2: 2 steps
-    with pytest.raises(
-        UsageError, match=r"the training ends after 2 steps, before hints get their weight at step 2: lower"
-    ):
-        carry_out(job_for(things, tmp_path / "runs", short))
-    assert not (tmp_path / "runs").exists()
+    wanted = recipe(loss, objective=ObjectiveSettings(calibration_step=2))  # 3 scenes, batches of 2: 2 steps
+    job = job_for(things, tmp_path / "runs", wanted)
+    check_job(job)
+    assert job.recipe.objective.calibration_step == (0 if is_lowered else 2)
+    note = "objective.calibration_step 2: lowered to 0, since the training ends after 2 steps"
+    assert (note in job_notes(job)) is is_lowered
+    longer = replace(wanted, train=replace(wanted.train, epochs=2))
+    assert job_for(things, tmp_path / "runs", longer).recipe.objective.calibration_step == 2
+
+
+def test_student_larger_than_its_teacher_and_more_workers_than_cores_are_noted(things: Path, tmp_path: Path) -> None:
+    job = job_for(things, tmp_path / "runs", recipe("basic", variant="big", teacher="tiny", control="random"))
+    progress = Quiet()
+    build_parts(job, progress)
+    assert any("is larger than its teacher" in line for line in progress.lines)
+    job = job_for(things, tmp_path / "runs", recipe("none", data=DataSettings(points=LEAST, workers=256)))
+    assert any(note.startswith("data.workers 256: more than the ") for note in job_notes(job))
 
 
 def test_bad_name_is_refused_before_anything_is_trained(things: Path, tmp_path: Path) -> None:

@@ -271,7 +271,10 @@ def test_run_that_must_be_new_is_busy_if_its_name_is_taken(things: Path, finishe
     assert sorted(path.name for path in finished.iterdir()) == [NAME, "latest"]
 
 
-@pytest.mark.parametrize(("key", "below"), [("data", "train_scenes"), ("epochs_done", None), ("paths", "device")])
+@pytest.mark.parametrize(
+    ("key", "below"),
+    [("data", "train_scenes"), ("epochs_done", None), ("paths", "device"), ("versions", None), ("teacher", None)],
+)
 def test_resume_rejects_a_damaged_record(finished: Path, key: str, below: str | None) -> None:
     entry = record_of(finished)[key]
     damaged = {name: value for name, value in entry.items() if name != below} if below else "x"
@@ -438,6 +441,33 @@ def test_changed_recipe_data_and_versions_are_refused_unless_allowed(finished: P
     resume_run(finished, allow=True)
     assert record_of(finished)["epochs_done"] == 4
     assert len(record_of(finished)["resumed"][-1]["differences"]) == 2  # on the old data again
+
+
+def test_rewritten_scenes_of_equal_names_and_sizes_are_other_data(things: Path, finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "rewritten"
+    shutil.copytree(things, root)
+    mark_unfinished(finished)
+    resume_run(finished, data=root)  # an equal copy
+    mark_unfinished(finished)
+    for path in root.glob("train/*/pc1.npy"):
+        content = bytearray(path.read_bytes())
+        content[-4:] = content[-8:-4]
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"data sha256 \w{8}, now \w{8}; restore them, or continue with --allow"):
+        resume_run(finished, data=root)
+    with pytest.raises(UsageError, match="is a different training: other data"):
+        run_or_resume(job_for(root, finished, EVERY_STEP), Quiet())
+
+
+def test_files_written_since_the_start_are_reported(things: Path, finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copied"
+    shutil.copytree(things, root)
+    mark_unfinished(finished)
+    assert not [line for line in resume_run(finished, data=root).lines if "written since" in line]
+    mark_unfinished(finished)
+    os.utime(next(root.glob("val/*/pc2.npy")), (4e9, 4e9))
+    (note,) = [line for line in resume_run(finished, data=root).lines if "written since" in line]
+    assert "now 2096-10-02T07:06:40+00:00" in note
 
 
 def test_another_number_of_threads_is_a_difference_if_set_by_the_user(

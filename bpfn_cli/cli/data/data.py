@@ -6,12 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say
 from bpfn_cli.cli.groups import command_group
-from bpfn_cli.cores import usable_cores
+from bpfn_cli.cli.places import worker_processes
+from bpfn_cli.errors import printable
 
 if TYPE_CHECKING:
     from bpfn_cli.data.inspect import DatasetCheck
@@ -21,9 +20,10 @@ app = command_group("Look at datasets and scenes.")
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Dataset, subset, or the folder above it.", metavar="PATH")],
+    path: Annotated[Path, options.path_argument(help="Dataset, subset, or the folder above it.", metavar="PATH")],
     fix_list: Annotated[
-        Path | None, typer.Option(help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE")
+        Path | None,
+        options.path("--fix-list", help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE"),
     ] = None,
     force: options.Force = False,
     processes: options.Processes = None,
@@ -46,7 +46,7 @@ def check(
     if fix_list is not None:
         claim_output(fix_list, force=force)
     with ConsoleProgress().bar("reading scenes") as bar:
-        found = check_dataset(path, processes=processes or usable_cores(), progress=bar)
+        found = check_dataset(path, processes=worker_processes(processes), progress=bar)
     if json:
         print_json(found)
     else:
@@ -61,7 +61,7 @@ def check(
 
 @app.command()
 def show(
-    scene: Annotated[Path, typer.Argument(help="DATASET/train/NAME, or DATASET/NAME.", metavar="SCENE")],
+    scene: Annotated[Path, options.path_argument(help="DATASET/train/NAME, or DATASET/NAME.", metavar="SCENE")],
     json: options.Json = False,
 ) -> None:
     """Show one scene: number of points, extent, depth and flow.
@@ -79,13 +79,14 @@ def show(
         return
     for name, value in found.items():
         text = "  ".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value)
-        print(f"{name + ':':<16}{f'{value:,}' if isinstance(value, int) else text}")
+        echo(f"{name + ':':<16}{f'{value:,}' if isinstance(value, int) else text}")
 
 
 def _print(found: DatasetCheck) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{found.kind}, {found.disk_bytes / 1e6:,.1f} MB in {found.root}")
+    table = Table(title=Text(f"{found.kind}, {found.disk_bytes / 1e6:,.1f} MB in {printable(found.root)}"))
     for heading in ("Split", "Scenes", "Damaged", "", *(f"{quantile:.0%}" for quantile in found.quantiles)):
         table.add_column(heading, justify="left" if heading in ("Split", "") else "right")
     for split in found.splits:
@@ -102,4 +103,4 @@ def _print(found: DatasetCheck) -> None:
             table.add_row(*first, f"flow known for {split.valid_share:.1%} of the points")
     console().print(table)
     for one in found.damage:
-        print(f"damaged: {one.split}/{one.scene}: {one.fault}")
+        echo(f"damaged: {one.split}/{one.scene}: {one.fault}")

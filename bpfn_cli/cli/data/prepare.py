@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, echo, finish, print_json, say
 from bpfn_cli.cli.groups import command_group
-from bpfn_cli.cores import usable_cores
+from bpfn_cli.cli.places import worker_processes
 from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = command_group("Turn raw downloads into scenes.")
 
-Source = Annotated[Path, typer.Option("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
+Source = Annotated[Path, options.path("--source", help="The raw download: a folder, .zip or .tar.", metavar="PATH")]
 SHARD = typer.Option("--shard", help="For job arrays: prepare every N-th scene, from the I-th.", metavar="I/N")
 LIMIT = typer.Option("--limit", min=1, help="Prepare at most this many scenes per split.")
 CALIBRATION = "Folder or .zip with calib_cam_to_cam; default: searched next to the source."
@@ -29,7 +29,7 @@ CALIBRATION = "Folder or .zip with calib_cam_to_cam; default: searched next to t
 def kitti(
     source: Source,
     out: options.Out = None,
-    calibration: Annotated[Path | None, typer.Option("--calibration", help=CALIBRATION, metavar="PATH")] = None,
+    calibration: Annotated[Path | None, options.path("--calibration", help=CALIBRATION, metavar="PATH")] = None,
     shard: Annotated[str, SHARD] = "1/1",
     processes: options.Processes = None,
     json: options.Json = False,
@@ -93,12 +93,12 @@ def _run(job: Preparation, shard: str, processes: int | None, json: bool, publis
 
     part = Shard.parse(shard)
     with ConsoleProgress().bar("preparing scenes") as bar:
-        summary = prepare(job, shard=part, processes=processes or usable_cores(), progress=bar)
+        summary = prepare(job, shard=part, processes=worker_processes(processes), progress=bar)
     for note in summary.notes:
         say(f"note: {note}")
     if json:
         print_json(summary)
     else:
         mean, done = summary.points / max(summary.scenes, 1), f"({summary.skipped:,} already prepared)"
-        print(f"{summary.scenes:,} scenes {done}, {mean:,.0f} points on average; published: {published}")
+        echo(f"{summary.scenes:,} scenes {done}, {mean:,.0f} points on average; published: {published}")
     finish(job.out, f"{next_command} {job.out}")

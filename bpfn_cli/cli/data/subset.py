@@ -11,7 +11,7 @@ import typer
 
 from bpfn_cli.choices import Link, SubsetMethod
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, echo, finish, print_json, say
 from bpfn_cli.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ METHOD = typer.Option("--method", help="hash: by name; stride: every n-th; strat
 VAL_FRACTION = typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
 MAX_POINTS = typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
 FIFTH = options.switch("--fifth", "Every fifth scene of both splits, as in the compression reports.")
-LEAVE_OUT = typer.Option("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
+LEAVE_OUT = options.path("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
 
 
 def subset(
@@ -95,7 +95,7 @@ def _print_plan(source: Path, folder: Path, chosen: SubsetOptions, json: bool) -
     if json:
         print_json({"out": str(folder), "before": asdict(plan.before), "after": asdict(plan.after)})
     else:
-        print(f"{_size(plan.before)} in {source}\n{_size(plan.after)} would be in {folder}")
+        echo(f"{_size(plan.before)} in {source}\n{_size(plan.after)} would be in {folder}")
 
 
 def _make(source: Path, folder: Path, chosen: SubsetOptions, force: bool, json: bool) -> None:
@@ -109,10 +109,10 @@ def _make(source: Path, folder: Path, chosen: SubsetOptions, force: bool, json: 
     if json:
         print_json(summary)
     else:
-        print(f"before: {_size(summary.before)} ({source})")
-        print(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
+        echo(f"before: {_size(summary.before)} ({source})")
+        echo(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
         distances = f"{similarity.flow_length:.3f} (flow length), {similarity.depth:.3f} (depth)"
-        print(f"Kolmogorov-Smirnov distance to the source: {distances}; 0: the same, 1: nothing in common")
+        echo(f"Kolmogorov-Smirnov distance to the source: {distances}; 0: the same, 1: nothing in common")
     finish(folder, "bpfn profile --variant weightnet48")
 
 

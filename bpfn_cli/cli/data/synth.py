@@ -12,7 +12,7 @@ import typer
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
-from bpfn_cli.cores import usable_cores
+from bpfn_cli.cli.places import worker_processes
 
 if TYPE_CHECKING:
     from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
@@ -115,7 +115,7 @@ def _write(flags: SynthFlags, folder: Path, chosen: SyntheticOptions | DrivingOp
     from bpfn_cli.data.synthetic.raw_maps import write_raw
     from bpfn_cli.data.synthetic.render import write_synthetic
 
-    processes = flags.processes or usable_cores()
+    processes = worker_processes(flags.processes)
     if isinstance(chosen, DrivingOptions) and flags.live:
         write_live(folder, chosen, force=flags.force)
         return

@@ -4,10 +4,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import finish, print_json, say
+from bpfn_cli.cli.console import echo, finish, print_json, say
 from bpfn_cli.cli.groups import command_group
 
 app = command_group("Write, show and check recipes.")
@@ -15,23 +13,26 @@ app = command_group("Write, show and check recipes.")
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path("recipe.yaml"),
+    out: Annotated[Path, options.path("--out", help="File to write.", metavar="FILE")] = Path("recipe.yaml"),
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Write the default recipe, to start from.
+    """Write the default recipe, to start from, with a comment above each key.
 
     \b
     Examples:
       $ bpfn config init                     # recipe.yaml
       $ bpfn config init --out fast.yaml     # a name of your own
     """
-    from bpfn_cli.config import to_yaml
     from bpfn_cli.files import claim_output, write_atomic
-    from bpfn_cli.recipes.recipe import Recipe, recipe_tree
+    from bpfn_cli.without_torch import tolerate_broken_torch
+
+    tolerate_broken_torch()
+    from bpfn_cli.recipes.commented import commented_yaml
+    from bpfn_cli.recipes.recipe import Recipe
 
     claim_output(out, force=force)
-    write_atomic(out, to_yaml(recipe_tree(Recipe())).encode())
+    write_atomic(out, commented_yaml(Recipe()).encode())
     if json:
         print_json({"out": str(out)})
     finish(out, f"bpfn distill -c {out}")
@@ -47,18 +48,21 @@ def show(config: options.RecipeFile = None, changes: options.Set = None, json: o
       $ bpfn config show -c recipe.yaml --set train.lr=5e-4     # your recipe with a change
     """
     from bpfn_cli.config import to_yaml
+    from bpfn_cli.without_torch import tolerate_broken_torch
+
+    tolerate_broken_torch()
     from bpfn_cli.recipes.recipe import load_recipe, recipe_tree
 
     tree = recipe_tree(load_recipe(config, changes or [], {}))
     if json:
         print_json(tree)
     else:
-        print(to_yaml(tree), end="")
+        echo(to_yaml(tree).rstrip())
 
 
 @app.command()
 def validate(
-    config: Annotated[Path, typer.Argument(readable=False, help="Recipe (YAML).", metavar="FILE")],
+    config: Annotated[Path, options.path_argument(help="Recipe (YAML).", metavar="FILE")],
     json: options.Json = False,
 ) -> None:
     """Check a recipe and report all its mistakes.
@@ -68,6 +72,9 @@ def validate(
       $ bpfn config validate recipe.yaml            # exit code 0 if it is valid, else 2
       $ bpfn config validate recipe.yaml --json     # for a script
     """
+    from bpfn_cli.without_torch import tolerate_broken_torch
+
+    tolerate_broken_torch()
     from bpfn_cli.recipes.recipe import load_recipe
 
     load_recipe(config, [], {})

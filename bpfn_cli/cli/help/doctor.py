@@ -9,9 +9,10 @@ from typing import Any
 
 from bpfn_cli import LIMITED
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import print_json
+from bpfn_cli.cli.console import echo, print_json
 from bpfn_cli.cli.places import RUNS, data_root
 from bpfn_cli.cores import allowed_cores, cpu_quota, usable_cores
+from bpfn_cli.locks import fcntl
 
 LIBRARIES = {
     **{name: name for name in ("torch", "numpy", "pydantic", "pykdtree", "fvcore", "safetensors", "rich", "tabulate")},
@@ -42,13 +43,14 @@ def doctor(json: options.Json = False) -> None:
         "threads": _or_unknown(_threads),
         "data root": str(data_root()),
         "data": _data(),
-        "runs": len(list(RUNS.glob("*/run.json"))) if RUNS.is_dir() else 0,
+        "locks": "none, so do not run two commands on one folder" if fcntl is None else "yes",
+        "runs": sum(not path.parent.is_symlink() for path in RUNS.glob("*/run.json")),  # `latest` is a link
     }
     if json:
         print_json(found)
         return
     for name, value in found.items():
-        print(f"{name + ':':<14}{value}")
+        echo(f"{name + ':':<14}{value}")
 
 
 def _version(module: str, distribution: str) -> str:

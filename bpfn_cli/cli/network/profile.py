@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say
 from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
     from bpfn_cli.profiling import list_tensors, profile_model
+    from bpfn_cli.shipped import weights_argument
 
     names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
     checkpoint = flags.checkpoint
@@ -71,7 +72,8 @@ def profile(flags: ProfileFlags) -> None:
         _print_levels(profiles[0])
     for one, its_tensors in zip(chosen, tensors, strict=False):
         _print_tensors(one.name, its_tensors)
-    say("next: bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names))
+    distill = "bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names)
+    say(f"next: {distill if checkpoint is None else f'bpfn eval --checkpoint {weights_argument(checkpoint)}'}")
 
 
 def _measure(variants: list[Variant], points: int) -> list[Latency]:
@@ -125,8 +127,8 @@ def _totals(tensors: list[TensorSize]) -> dict[str, int]:
 def _print_tensors(name: str, tensors: list[TensorSize]) -> None:
     """Plain lines, for grep and awk."""
     totals, longest = _totals(tensors), max(len(one.name) for one in tensors)
-    print(f"\nTensors of {name}: elements, name, shape")
+    echo(f"\nTensors of {name}: elements, name, shape")
     for one in tensors:
-        print(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")
+        echo(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")
     parts = f"{totals['parameter']:,} of parameters and {totals['buffer']:,} of buffers (statistics of batch norms)"
-    print(f"{totals['total']:>9,}  elements in {len(tensors)} tensors: {parts}")
+    echo(f"{totals['total']:>9,}  elements in {len(tensors)} tensors: {parts}")

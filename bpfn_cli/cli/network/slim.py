@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import finish, print_json, say
+from bpfn_cli.cli.console import echo, finish, print_json, say
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Variant
@@ -127,7 +127,7 @@ def slim(flags: SlimFlags) -> None:
     if flags.json:
         print_json({"out": str(path), "variant": chosen.name, "parameters": parameters, "tensors": tensors})
     elif tensors:
-        print(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
+        echo(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
     say(f"{chosen.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
     finish(path, f"bpfn profile --checkpoint {path}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import print_json, say
+from bpfn_cli.cli.console import echo, print_json, say
 from bpfn_cli.cli.network.tables import print_table
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def _print_card(one: ShippedNetwork) -> None:
     import yaml
 
     card: dict[str, Any] = {"name": one.name, "path": str(one.path), **asdict(one.card)}
-    print(yaml.safe_dump(card, sort_keys=False, width=120, allow_unicode=True), end="")
+    echo(yaml.safe_dump(card, sort_keys=False, width=120, allow_unicode=True).rstrip())
     say(f"next: bpfn predict PC1 PC2 --checkpoint {one.name}")

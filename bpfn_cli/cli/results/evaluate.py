@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
-from bpfn_cli.cli.places import RUNS, default_dataset
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, finish, print_json, say
+from bpfn_cli.cli.places import RUNS, default_dataset, report_command
 from bpfn_cli.precision import Precision
 
 
@@ -54,8 +54,8 @@ def evaluate(
 
     The baselines are zero flow, nearest neighbor and rigid ICP, which moves the whole cloud. The default checkpoint is
     the newest student in `runs/`, or else the `baseline` that comes with bpfn. With --precision bf16, a second row is
-    added for the same weights in bf16. The result is saved in the folder of the checkpoint's run, where `bpfn report`
-    finds it.
+    added for the same weights in bf16. The result is saved in the folder of the checkpoint's run, or for other weights
+    in `runs/evaluations/`, where `bpfn report` finds it. Published results of the same variant are printed beside it.
 
     \b
     Examples:
@@ -72,8 +72,9 @@ def evaluate(
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.metrics.result import EvaluationResult
     from bpfn_cli.reporting.accuracy import evaluation_table
+    from bpfn_cli.reporting.published import protocol_notes, published_beside
     from bpfn_cli.reporting.terminal import print_table
-    from bpfn_cli.runs.record import read_schema
+    from bpfn_cli.runs.record import EVALUATIONS, read_schema
     from bpfn_cli.shipped import weights_title
 
     if parts is not None and precision is not Precision.float32:
@@ -88,26 +89,29 @@ def evaluate(
     points = points or read.num_points
     how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
     result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
-    target = out or _file_in_run(path, result.file_name)
-    if target is not None:
-        if target.is_file():  # the end of the training may have measured the teacher too
-            with contextlib.suppress(DataError):
-                result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
-        make_folder(target.parent)
-        write_json(target, result.as_dict())
+    run = _run_of(path)
+    target = out or (run or runs) / EVALUATIONS / result.file_name
+    if target.is_file():  # the end of the training may have measured the teacher too
+        with contextlib.suppress(DataError):
+            result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
+    make_folder(target.parent)
+    write_json(target, result.as_dict())
     if json:
         print_json(result.as_dict())
     else:
-        print_table(evaluation_table(result), console())
-        print(result.summary())
-    if target is not None:
-        say(f"written: {target}")
-    say("next: bpfn report")
+        for table in (evaluation_table(result), *published_beside(result)):
+            print_table(table, console())
+        echo(result.summary())
+    for note in protocol_notes(result):
+        say(f"note: {note}")
+    if out is None:
+        finish(target, report_command(run.parent if run else runs))
+    else:
+        say(f"written: {target}; reports read the results in `runs/`, which are written without --out")
 
 
-def _file_in_run(checkpoint: Path, name: str) -> Path | None:
-    """The file for a result in the run that the checkpoint belongs to, if any."""
+def _run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint belongs to, if any."""
     from bpfn_cli.runs.record import RECORD_FILE
 
-    folders = (folder for folder in checkpoint.resolve().parents[:2] if (folder / RECORD_FILE).is_file())
-    return next((folder / "evaluations" / name for folder in folders), None)
+    return next((folder for folder in checkpoint.resolve().parents[:2] if (folder / RECORD_FILE).is_file()), None)

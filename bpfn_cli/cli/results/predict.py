@@ -13,7 +13,7 @@ import typer
 
 from bpfn_cli.choices import Frame, Invalid
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, echo, finish, print_json, say
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.precision import Precision
 
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from bpfn_cli.prediction.outputs import Outputs
     from bpfn_cli.prediction.pair import FlowFigures, Treatment
 
-FIRST = typer.Argument(
-    readable=False,
+FIRST = options.path_argument(
     help="First cloud: .npy, .npz, .ply, .pcd, .bin, .las, .laz, .xyz, .txt or .csv, also with .gz; or a folder, "
     "a .txt list, a dataset or one of its scenes.",
     metavar="PC1",
 )
-SECOND = typer.Argument(readable=False, help="Second cloud; not needed if PC1 holds both, or many.", metavar="PC2")
+SECOND = options.path_argument(help="Second cloud; not needed if PC1 holds both, or many.", metavar="PC2")
 FRAME = typer.Option(
     "--frame",
     help="internal (default): x left, y up, z forward. lidar: x forward, y left, z up. nuscenes: x right, y forward, "
@@ -210,14 +209,14 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
         memory = {"peak_memory_mb": resident_bytes(peak=True) / 1e6}
         print_json({"out": str(output.flow), "frame": predictor.frame, **figures.as_dict(), **memory})
     else:
-        print(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m{_motion(figures)}")
+        echo(f"mean flow {figures.mean_flow_m:.3f} m, median flow {figures.median_flow_m:.3f} m{_motion(figures)}")
         if figures.spread_m is not None:
-            print(f"mean of {flags.average} splits, from which a single one deviates by {figures.spread_m:.3f} m")
+            echo(f"mean of {flags.average} splits, from which a single one deviates by {figures.spread_m:.3f} m")
         before, after = figures.nearest_m
-        print(f"median distance to the nearest point of PC2: {before:.3f} m, after the flow {after:.3f} m")
+        echo(f"median distance to the nearest point of PC2: {before:.3f} m, after the flow {after:.3f} m")
         if metrics := figures.metrics:
-            where = f"against the flow in {printable(source.pairs[0])}, over {figures.measured:,} points"
-            print(f"{where}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+            where = f"against the flow in {source.pairs[0]}, over {figures.measured:,} points"
+            echo(f"{where}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
     for line in (*_left_out(figures, flags.invalid), *figures.notes):
         say(f"note: {line}")
     _finish(flags, *output.paths)
@@ -278,11 +277,11 @@ def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str)
         figures = {"pairs_per_s": done.pairs_per_s, "peak_memory_mb": memory_mb}
         print_json({"out": str(folder), "frame": frame, "pairs": pairs, **figures})
     else:
-        print(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
+        echo(f"{len(done.figures):,} pairs, {done.pairs_per_s:.3g} pairs/s, peak memory {memory_mb:,.0f} MB")
         metrics, known = done.mean_metrics()
         if metrics is not None:
             over = f"mean over {known:,} pairs with a flow"
-            print(f"{over}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+            echo(f"{over}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
     for holds in sorted({one for each in done.figures.values() for one in each.holds if one}):
         pairs_read = sum(holds in each.holds for each in done.figures.values())
         say(f"read: {holds}, in {pairs_read:,} pairs")

@@ -18,10 +18,11 @@ PLANNED = options.path("--planned", help="Study whose trainings without a run ar
 
 
 def report(
-    source: options.Source = None,
+    runs: options.Runs = RUNS,
     out: options.Out = None,
     published: Annotated[bool, options.switch("--published", "Add tables of the published results.")] = False,
     planned: Annotated[Path | None, PLANNED] = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Print tables of the accuracy and size of all networks.
@@ -33,19 +34,20 @@ def report(
     Examples:
       $ bpfn report                                  # the runs in `runs/`
       $ bpfn report --out results                    # also as Markdown and CSV files
+      $ bpfn report --out results --force            # again, after more runs
       $ bpfn report --published                      # with the published results
       $ bpfn report --planned study.yaml             # with what is left to train
     """
     from bpfn_cli.errors import DataError, printable
-    from bpfn_cli.files import make_folder
-    from bpfn_cli.reporting import build_report, print_console, read_runs, to_json, write_pages
+    from bpfn_cli.files import claim_outputs
+    from bpfn_cli.reporting import build_report, page_names, print_console, read_runs, to_json, write_pages
 
-    if source is not None and not source.is_dir():
-        raise DataError(f"{printable(source)}: no such folder of runs; check the path")
-    if out is not None:
-        make_folder(out)
-    results = read_runs(source or _folder_of(planned))
+    if runs != RUNS and not runs.is_dir():
+        raise DataError(f"{printable(runs)}: no such folder of runs; check the path")
+    results = read_runs(_folder_of(planned) if planned and runs == RUNS else runs)
     tables = build_report(results, published=published, planned=_without_run(planned, results) if planned else ())
+    if out is not None:
+        claim_outputs(out, page_names(tables, "report"), force=force, inputs=[runs])
     if json:
         print_json(to_json(tables))
     else:

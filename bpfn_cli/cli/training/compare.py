@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
-from bpfn_cli.cli.places import RUNS, default_dataset
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, finish, print_json, say
+from bpfn_cli.cli.places import RUNS, default_dataset, report_command
 from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class CompareFlags:
     """What `compare` takes."""
 
-    study: Annotated[Path, typer.Argument(readable=False, help="Study (YAML).", metavar="FILE")]
+    study: Annotated[Path, options.path_argument(help="Study (YAML).", metavar="FILE")]
     data: options.Data = None
     device: options.Device = "auto"
     runs: options.Runs = RUNS
@@ -34,6 +34,7 @@ class CompareFlags:
     plot: Annotated[bool, options.switch("--plot", "Draw EPE3D over epochs (PNG; needs matplotlib).")] = False
     max_time: options.MaxTime = None
     retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False
+    allow_code: options.AllowCode = False
     dry_run: options.DryRun = False
     json: options.Json = False
 
@@ -85,7 +86,8 @@ def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
     keep_freed_memory()
     command = shlex.join(["bpfn", *sys.argv[1:]])
     opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split)
-    return StudyRunner(study, folder, Trainer(opened, folder, device, command, stop, ConsoleProgress()), part)
+    trainer = Trainer(opened, folder, device, command, stop, ConsoleProgress(), flags.allow_code)
+    return StudyRunner(study, folder, trainer, part)
 
 
 def _run(runner: StudyRunner, flags: CompareFlags) -> None:
@@ -100,7 +102,7 @@ def _run(runner: StudyRunner, flags: CompareFlags) -> None:
         names = ", ".join(one.cell.name for one in left[:5])
         say(f"{len(left)} of {len(states)} trainings are not finished: {names}")
     _print_tables(runner.folder, flags)
-    finish(runner.folder / "compare.md", f"bpfn report --source {runner.folder}")
+    finish(runner.folder / "compare.md", report_command(runner.folder))
     failed = [one.cell.name for one in left if one.state == "failed"]
     if failed:
         raise NonFiniteError(f"{', '.join(failed)}: failed with NaN or infinity; see their run.json, or use --retry")
@@ -111,7 +113,7 @@ def _print_states(found: list[CellState], json: bool) -> None:
         print_json([{"name": one.cell.name, "state": one.state} for one in found])
         return
     for one in found:
-        print(f"{one.state:<9} {one.cell.name}")
+        echo(f"{one.state:<9} {one.cell.name}")
     states = [one.state for one in found]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "failed", "to do", "waiting"))
     say(f"{counts} (waiting: for the times of other trainings)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Variant
@@ -74,7 +74,7 @@ def losses(
         _measure(chosen, student, teacher, sizes, device, json)
     elif names:
         cards = [card_of(name) for name in names]
-        print_json(cards) if json else print("\n\n".join(map(card_text, cards)))
+        print_json(cards) if json else echo("\n\n".join(map(card_text, cards)))
     else:
         _list(json)
 
@@ -131,7 +131,7 @@ def _check(names: list[str], student: str, teacher: str, json: bool) -> None:
         found.append(check)
         if not json:
             sign = {True: "pass", False: "FAIL", None: "-"}[check.passed]
-            print(f"{sign:<5} {check.loss:<16} {check.name}: {check.detail}", flush=True)
+            echo(f"{sign:<5} {check.loss:<16} {check.name}: {check.detail}")
     if json:
         print_json([asdict(check) for check in found])
     passed, failed = (sum(check.passed is outcome for check in found) for outcome in (True, False))
@@ -159,4 +159,4 @@ def _measure(names: list[str], student: str, teacher: str, sizes: dict[str, int]
         return
     for name, cost in costs.items():
         extra = "" if name in ("none", "teacher") else f", {100 * cost.over_teacher:+.0f} % beyond the teacher's"
-        print(f"{name:<16} {cost.step_ms:8.1f} ms per step{extra}")
+        echo(f"{name:<16} {cost.step_ms:8.1f} ms per step{extra}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,6 @@ from bpfn_cli.cli.console import console, print_json, say
 from bpfn_cli.cli.places import RUNS
 from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
 from bpfn_cli.errors import printable
-from bpfn_cli.progress import duration
-
-if TYPE_CHECKING:
-    from bpfn_cli.runs.listing import RunStatus
 
 
 def runs(
@@ -37,6 +33,8 @@ def runs(
       $ bpfn runs --unfinished                     # what can be resumed
       $ bpfn runs --runs /scratch/me/runs --json   # for a script
     """
+    from bpfn_cli.reporting.statuses import status_table
+    from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.runs.listing import run_statuses
 
     found = [one for one in run_statuses(runs) if not (unfinished and one.state == "finished")]
@@ -45,37 +43,25 @@ def runs(
     elif not found:
         say(f"no {'unfinished ' if unfinished else ''}runs in {printable(runs)}; `bpfn distill` makes one")
     else:
-        _print_table(found)
+        print_table(status_table(runs, found), console())
         stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
         if stopped:
             say(f"next: bpfn resume {shlex.quote(printable(stopped[-1].folder))}")
-
-
-def _print_table(found: list[RunStatus]) -> None:
-    from rich.table import Column, Table
-
-    heads = ("state", "epochs", "left", "validation", "test", "reason")
-    table = Table(Column("run", overflow="fold"), *heads, box=None, pad_edge=False)
-    for one in found:
-        left = "" if one.seconds_left is None else duration(one.seconds_left)
-        figures = ["" if epe3d is None else f"{epe3d:.4f}" for epe3d in (one.validation_epe3d, one.epe3d)]
-        progress = f"{one.epochs_done}/{one.epochs}" if one.epochs else ""
-        table.add_row(printable(one.name), one.state, progress, left, *figures, printable(one.reason or ""))
-    console().print(table, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeFlags:
     """What `resume` takes."""
 
-    run: Annotated[Path, typer.Argument(readable=False, help="Run folder, or its name.", metavar="RUN")]
+    run: Annotated[Path, options.path_argument(help="Run folder, or its name.", metavar="RUN")]
     data: Annotated[Path | None, options.path("--data", help="New location of the dataset.", metavar="DIR")] = None
-    teacher: Annotated[Path | None, options.path("--teacher", help="New teacher location.", metavar="FILE")] = None
+    teacher: Annotated[Path | None, options.weights("--teacher", help="New location of the teacher.")] = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; default: as before.", metavar="DEVICE")] = None
     devices: options.Devices = None
     nodes: options.Nodes = 1
     max_time: options.MaxTime = None
     allow: Annotated[bool, options.switch("--allow", "Resume although recipe, data or versions changed.")] = False
+    allow_code: options.AllowCode = False
     runs: options.Runs = RUNS
     json: options.Json = False
 
@@ -111,5 +97,5 @@ def _resume(flags: ResumeFlags) -> None:
         devices = RunFolder.open(folder).record.versions.processes
     with Processes(flags.device or "auto", devices, flags.nodes).joined() as own:
         chosen = None if flags.device is None and distributed.size() == 1 else str(own)
-        changes = Changes(flags.data, flags.teacher, chosen, flags.allow)
+        changes = Changes(flags.data, flags.teacher, chosen, flags.allow, flags.allow_code)
         conclude(resume_run(folder, process_progress(), stop, changes), folder.parent, flags.json)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, echo, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, synthetic_first
 from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
 from bpfn_cli.launch import is_started
@@ -43,7 +43,7 @@ class TrainFlags:
     checkpoint: options.InitialFile = None
     config: options.RecipeFile = None
     changes: options.Set = None
-    points: options.Points = None
+    points: options.TrainingPoints = None
     epochs: options.Epochs = None
     validation_calendar: options.CalendarName = None
     select_on: options.SelectOn = None
@@ -56,6 +56,7 @@ class TrainFlags:
     runs: options.Runs = RUNS
     name: options.RunName = None
     resume: options.Resume = False
+    allow_code: options.AllowCode = False
     dry_run: options.DryRun = False
     json: options.Json = False
 
@@ -91,7 +92,7 @@ def train(flags: TrainFlags) -> None:
     \b
     Examples:
       $ bpfn train --variant baseline                                 # a teacher, with the default recipe
-      $ bpfn train -c recipe.yaml --set train.lr=5e-4 --dry-run       # show the plan and the full recipe
+      $ bpfn train -c recipe.yaml --set train.lr=5e-4 --dry-run       # show the plan
       $ bpfn train -c recipe.yaml --name a --resume --max-time 23h    # one job of a chain: start or resume
     """
     from bpfn_cli.errors import UsageError
@@ -144,11 +145,14 @@ def _teacher(given: Path | None, recipe: Recipe) -> Path | None:
 def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None:
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.errors import UsageError
+    from bpfn_cli.runs.folder import check_run_name
     from bpfn_cli.stop import Interruption, parse_duration
     from bpfn_cli.training import Job, run, run_or_resume
 
     if flags.resume and flags.name is None:
         raise UsageError("--resume needs the --name of the run")
+    if flags.name is not None:
+        check_run_name(flags.name)
     stop = Interruption(None if flags.max_time is None else parse_duration(flags.max_time))
     processes = Processes(flags.device, flags.devices, flags.nodes)
     resolve_device(flags.device)  # before scenes are rendered for it
@@ -156,7 +160,8 @@ def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None
     data = _dataset(flags, recipe)
     if data is None:
         say(f"data: {synthetic_first()}")
-        _print_recipe(recipe, {}, flags.json)
+        if flags.json:
+            _print_json(recipe, {})
         return
     with processes.joined(alone=flags.dry_run) as device:
         job = Job.resolve(
@@ -167,6 +172,7 @@ def _run(flags: TrainFlags, recipe: Recipe, teacher: Path | None = None) -> None
             command=shlex.join(["bpfn", *sys.argv[1:]]),
             name=flags.name,
             teacher=teacher,
+            allow_code=flags.allow_code or set(recipe.loss).issubset(getattr(flags, "loss", None) or ()),
             stop=stop,
         )
         if flags.dry_run:
@@ -188,10 +194,11 @@ def _dataset(flags: TrainFlags, recipe: Recipe) -> Path | None:
 
 
 def _print_plan(job: Job, json: bool) -> None:
-    """What would be trained on what: a few lines on stderr, and the whole recipe on stdout."""
+    """What would be trained on what; the plan is the last thing said. json: also the whole recipe."""
     from bpfn_cli.data.datasets import describe
     from bpfn_cli.shipped import weights_title
     from bpfn_cli.training import plan_job, teacher_checkpoint
+    from bpfn_cli.training.build import job_notes
 
     recipe = job.recipe
     say(f"data: {describe(job.data.train)}")
@@ -199,17 +206,18 @@ def _print_plan(job: Job, json: bool) -> None:
         found = teacher_checkpoint(job)
         say(f"teacher: {weights_title(found) if found else recipe.teacher.name + ', trained first'}")
     plan = plan_job(job, ConsoleProgress())
+    for note in job_notes(job):
+        say(note)
     say(f"student: {recipe.variant.name}, {recipe.train.epochs} epochs, {plan.steps} steps on {job.device}")
+    if json:
+        _print_json(recipe, {"steps": plan.steps, "plan": plan.as_tree()})
+        return
+    say("the full recipe: --json, or `bpfn config show`")
     for line in plan.lines():
-        say(line)
-    _print_recipe(recipe, {"steps": plan.steps, "plan": plan.as_tree()}, json)
+        echo(line)
 
 
-def _print_recipe(recipe: Recipe, figures: dict[str, Any], json: bool) -> None:
-    from bpfn_cli.config import to_yaml
+def _print_json(recipe: Recipe, figures: dict[str, Any]) -> None:
     from bpfn_cli.recipes.recipe import recipe_tree
 
-    if json:
-        print_json({**figures, "recipe": recipe_tree(recipe)})
-    else:
-        print(to_yaml(recipe_tree(recipe)), end="")
+    print_json({**figures, "recipe": recipe_tree(recipe)})

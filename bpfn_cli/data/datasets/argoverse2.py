@@ -71,8 +71,8 @@ class Argoverse2(Format):
         return Scene(name, pc1, pc2, flow, valid=valid[keep1], kept=keep1)
 
     def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
-        sizes = {log: _log_file(root, log).stat().st_size for log in {name.split("/")[0] for name in names}}
-        return {name: sizes[name.split("/")[0]] for name in names}
+        logs = {_log_file(root, log) for log in {name.split("/")[0] for name in names}}
+        return {log.name: log.stat().st_size for log in logs}
 
 
 def _log_file(root: Path, log: str) -> Path:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from bpfn_cli.data.augment import sample_points
+from bpfn_cli.data.contents import contents_sha256, newest_change
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.frames import INTERNAL
@@ -52,10 +52,13 @@ class Format(ABC):
 
     @abstractmethod
     def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
-        """File name -> bytes of these scenes. Raises: DataError: missing files. DiskError: no permission."""
+        """Path relative to `root` -> bytes, of the files of these scenes. They identify the data of a run.
+
+        Raises: DataError: missing files. DiskError: no permission.
+        """
 
     def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
-        """The sizes that identify the scenes of one split; equal for a subset and its source."""
+        """As `file_sizes`, for the scenes of a requested split; equal for a subset and its source."""
         return self.file_sizes(root, {stored_split(split): names})
 
     def open(self, root: Path, split: str, names: tuple[str, ...]) -> SceneDataset:
@@ -102,9 +105,10 @@ class SceneDataset:
         return sample_points(self.load(index), points, generator, least)
 
     def identity(self) -> str:
-        """sha256 of the scene names and file sizes. Raises: DataError: missing files. DiskError: no permission."""
+        """sha256 of file names, sizes and contents (sampled). Raises: DataError: missing files. DiskError."""
         with disk_errors(self.root):
-            return fingerprint(self.format.split_sizes(self.root, self.split, self.names))
+            sizes = self.format.split_sizes(self.root, self.split, self.names)
+        return contents_sha256(self.root, sizes)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class DataIdentity:
     fraction: float | None  # this, method and seed: how a subset was chosen
     method: str | None
     seed: int | None
-    sha256: str  # of `subset.json`, or of all file names and sizes
+    sha256: str  # of `subset.json`, all file names and sizes, and blocks of the contents
+    written: str = ""  # when the newest file was written
 
 
 @dataclass(frozen=True)
@@ -158,16 +163,24 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> DataIdentity:
-        """What a run records about its data; reads names and sizes. Raises: DataError: missing files. DiskError."""
+        """What a run records about its data; reads blocks of files. Raises: DataError: missing files. DiskError."""
         with disk_errors(self.root):
             sizes = self.format.file_sizes(self.root, self.scenes)
-        return self._identified(self.format.name, fingerprint(sizes))
+        return self._identified(self.format.name, sizes)
 
     def _identified(
-        self, kind: str, sha256: str, fraction: float | None = None, method: str | None = None, seed: int | None = None
+        self,
+        kind: str,
+        sizes: Mapping[str, int],
+        *more: str,
+        fraction: float | None = None,
+        method: str | None = None,
+        seed: int | None = None,
     ) -> DataIdentity:
         train, test = len(self.scenes.get("train", ())), len(self.scenes.get("val") or self.scenes.get("test", ()))
-        return DataIdentity(kind, self.format.name, str(self.path), train, test, fraction, method, seed, sha256)
+        how = str(self.path), train, test, fraction, method, seed
+        sha256, written = contents_sha256(self.root, sizes, *more), newest_change(self.root, sizes)
+        return DataIdentity(kind, self.format.name, *how, sha256, written)
 
     def _list_scenes(self) -> SceneNames:
         return self.format.list_scenes(self.root)
@@ -179,11 +192,6 @@ class Dataset:
 def stored_split(split: str) -> str:
     """The stored split of a requested one: the validation scenes are the ones to test on."""
     return "val" if split == "test" else split
-
-
-def fingerprint(sizes: Mapping[str, int]) -> str:
-    """sha256 of file names and sizes."""
-    return hashlib.sha256("".join(f"{key} {size}\n" for key, size in sorted(sizes.items())).encode()).hexdigest()
 
 
 def in_one_line(faults: Sequence[str], separator: str = ", ") -> str:

@@ -96,6 +96,9 @@ def parse_calibration(content: bytearray, name: str) -> Camera:
         (matrix,) = (line.partition(":")[2].split() for line in lines if line.startswith("P_rect_02:"))
         return camera_from_projection([float(value) for value in matrix])
     except ValueError as error:
+        if any(line.startswith("P2:") for line in lines):
+            other = "the calibration of KITTI odometry or object detection (P0 to P3)"
+            raise DataError(f"{name}: {other}; give calib_cam_to_cam of scene flow 2015") from error
         raise DataError(f"{name}: no rectified P_rect_02 of 12 numbers; download the file again") from error
 
 

@@ -50,9 +50,6 @@ class _Occluded(Format):
     def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
         return {f"{name}.npz": (root / f"{name}.npz").stat().st_size for names in scenes.values() for name in names}
 
-    def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
-        return {key.removesuffix(".npz"): size for key, size in self.file_sizes(root, {"": names}).items()}
-
 
 class OccludedFlyingThings3D(_Occluded):
     """`{TRAIN,TEST}_A_NNNN_left_NNNN-0.npz` and the like; x right, y up, z forward."""

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from bpfn_cli.data.datasets.base import SceneDataset, fingerprint
+from bpfn_cli.data.contents import contents_sha256
+from bpfn_cli.data.datasets.base import SceneDataset
 from bpfn_cli.data.files.points import MAX_COORDINATE_M
 from bpfn_cli.data.names import check_scene_name
 from bpfn_cli.data.subset.manifest import FileRecord
@@ -70,8 +71,9 @@ class PackedScenes(SceneDataset):
         return self._scene(index, first, second[:, :3] + second[:, 3:])
 
     def identity(self) -> str:
-        """sha256 of the scene names and their numbers of points."""
-        return fingerprint(dict(zip(self.names, np.diff(self.offsets).tolist(), strict=True)))
+        """sha256 of the size and of blocks of the file, which begins with the names of the scenes."""
+        with disk_errors(self.file):
+            return contents_sha256(self.file.parent, {self.file.name: self.file.stat().st_size})
 
     def _scene(self, index: int, rows: np.ndarray, pc2: np.ndarray) -> Scene:
         pc1, flow = np.ascontiguousarray(rows[:, :3]), np.ascontiguousarray(rows[:, 3:])

@@ -11,7 +11,7 @@ from bpfn_cli.data.datasets.packed import MAX_PACKED_BYTES, open_packed
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.subset.manifest import MANIFEST, SubsetManifest, packed_name
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.files import open_regular, sha256_of
+from bpfn_cli.files import disk_errors, open_regular, sha256_of
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,18 @@ class Subset(Dataset):
 
     @functools.cached_property
     def identity(self) -> DataIdentity:
-        for name, record in self.manifest.packed.items():
+        packed = self.manifest.packed
+        for name, record in packed.items():
             with open_regular(self.root / name, MAX_PACKED_BYTES) as (_, size):
                 if size != record.bytes:
                     found = f"{size} bytes found, {record.bytes} expected"
                     raise DataError(f"{printable(self.root / name)}: {found}; download it again")
+        with disk_errors(self.root):
+            sizes = {} if packed else self.format.file_sizes(self.root, self.scenes)
+        sizes |= {name: record.bytes for name, record in packed.items()}
         options, sha256 = self.manifest.task.options, sha256_of(self.root / MANIFEST)
-        return self._identified("subset", sha256, options.fraction, options.method, options.seed)
+        fraction, method, seed = options.fraction, options.method, options.seed
+        return self._identified("subset", sizes, sha256, fraction=fraction, method=method, seed=seed)
 
 
 def _refuse_escape(root: Path, folder: Path) -> None:

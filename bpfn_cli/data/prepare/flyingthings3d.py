@@ -26,6 +26,7 @@ from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA
 
 BASELINE_M = 1.0
 OCCLUDED_POINTS = 8192  # of each cloud, as in FlowNet3D's files
+_FULL_RELEASE = ("optical_flow", "frames_cleanpass", "frames_finalpass", "disparity", "TRAIN")
 _OCCLUDED_AXES = np.array([-1, 1, 1], np.float32)  # on disk x right, y up, z forward
 
 
@@ -122,7 +123,10 @@ def _frames_of(source: Path, near: float | None, limit: int | None) -> list[tupl
     with disk_errors(source):
         splits = {split: found.below(split) for split in SPLITS if (found := find_folder(source, split))}
         if not splits:
-            raise DataError(f"{printable(source)}: no folder train or val in it; give the raw FlyingThings3D subset")
+            is_full = any(find_folder(source, folder) for folder in _FULL_RELEASE)
+            what = "this is the full release of FlyingThings3D, which is stored differently; " if is_full else ""
+            advice = f"{what}give the raw FlyingThings3D subset (DispNet/FlowNet2.0)"
+            raise DataError(f"{printable(source)}: no folder train or val in it; {advice}")
         flows = {split: files.below("flow/left/into_future") for split, files in splits.items()}
         names = {split: numbered_files(folder, "NNNNNNN.flo")[:limit] for split, folder in flows.items()}
     return [(split, FrameFiles(name, splits[split])) for split in splits for name in names[split]]

@@ -18,6 +18,13 @@ from bpfn_cli.files import disk_errors
 from bpfn_cli.structures import Camera
 
 _CALIBRATION = "calib_cam_to_cam"
+_MAPS = ("disp_occ_0", "disp_occ_1", "flow_occ")
+# By a folder of theirs, where one of the maps is missing.
+_OTHER_DOWNLOADS = {
+    "disp_occ_0": "stereo 2015 download",
+    "disp_occ": "stereo 2012 download",
+    "image_2": "download of the images alone",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def plan_kitti(source: Path, out: Path, *, calibration: Path | None = None) -> P
     """
     with disk_errors(source):
         training = _training(source)
+        _check_folders(training)
         names = numbered_files(training.below("disp_occ_0"), "NNNNNN_10.png")
         files = _calibration_files(training, calibration)
         without = [name for name in names if files is None or not files.has(f"{name}.txt")]
@@ -78,6 +86,19 @@ def _training(source: Path) -> RawFiles:
     raise DataError(f"{printable(source)}: no folder named training in it; give data_scene_flow.zip")
 
 
+def _check_folders(training: RawFiles) -> None:
+    """Raises: DataError: lists all missing folders, and says which other download this is."""
+    if not training.is_archive and not training.root.is_dir():
+        return  # reported where it is listed
+    missing = [folder for folder in _MAPS if not training.has_folder(folder)]
+    if not missing:
+        return
+    other = next((name for folder, name in _OTHER_DOWNLOADS.items() if training.has_folder(folder)), "")
+    named = f" (this is the {other})" if other else ""
+    needed = "scene flow 2015 has disparity and flow: data_scene_flow.zip"
+    raise DataError(f"{printable(training.name)}: no folder {', '.join(missing)}{named}; {needed}")
+
+
 def _calibration_files(training: RawFiles, given: Path | None) -> RawFiles | None:
     """The folder of the `NNNNNN.txt`. Raises: DataError: none where the user said."""
     for place in [given] if given else _usual_places(training):
@@ -88,7 +109,9 @@ def _calibration_files(training: RawFiles, given: Path | None) -> RawFiles | Non
             if found and found.has_folder(folder):
                 return found.below(folder)
     if given:
-        advice = "give the calibration archive or its folder"
+        odometry = given.is_dir() and any((given / name).exists() for name in ("sequences", "calib.txt"))
+        what = "this is the odometry calibration; " if odometry else ""
+        advice = f"{what}give the calibration archive of scene flow 2015 or its folder"
         raise DataError(f"{printable(given)}: no training/{_CALIBRATION} in it; {advice}")
     return None
 

@@ -13,7 +13,7 @@ from bpfn_cli.data.subset.manifest import MANIFEST, Extent, Similarity, SubsetMa
 from bpfn_cli.data.subset.plan import SubsetPlan, measure_similarity, plan_subset, scene_list
 from bpfn_cli.data.subset.transfer import fault_of, pack_scenes, transfer_scenes
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.files import disk_errors, make_folder
+from bpfn_cli.files import disk_errors, made_folder
 from bpfn_cli.locks import only_writer
 from bpfn_cli.parallel import map_in_threads
 from bpfn_cli.progress import OnProgress
@@ -60,7 +60,7 @@ def make_subset(
     known = read_manifest(record.finished) if reuse else None
     plan = plan_subset(source, options, known=known, progress=progress, processes=processes)
     folder.refuse_overlap(plan.source, out)
-    with only_writer(make_folder(out)), disk_errors(out):
+    with made_folder(out), only_writer(out), disk_errors(out):
         folder.sweep(out)
         previous = None if force else folder.own_work(out, plan)
         if previous and folder.is_untouched(plan, out, previous):

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bpfn_cli.data.augment import even_rows
+from bpfn_cli.data.contents import fingerprint
 from bpfn_cli.data.datasets import FORMATS, find_dataset
-from bpfn_cli.data.datasets.base import SceneDataset, SceneNames, fingerprint, in_one_line
+from bpfn_cli.data.datasets.base import SceneDataset, SceneNames, in_one_line
 from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import CLOUDS, SPLITS

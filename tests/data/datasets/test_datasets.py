@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -256,7 +258,8 @@ def test_describe_says_how_a_subset_was_chosen(things, tmp_path):
 
 def test_identity_of_a_dataset_follows_names_and_sizes(things):
     identity = asdict(find_dataset(things).identity)
-    sha256 = identity.pop("sha256")
+    sha256, written = identity.pop("sha256"), identity.pop("written")
+    assert datetime.fromisoformat(written) <= datetime.now(timezone.utc)
     assert identity == {
         "kind": "flyingthings3d",
         "source_kind": "flyingthings3d",
@@ -274,9 +277,28 @@ def test_identity_of_a_dataset_follows_names_and_sizes(things):
     assert len({sha256, renamed, find_dataset(things).identity.sha256}) == 3
 
 
-def test_identity_reads_no_scene(things, monkeypatch):
-    monkeypatch.setattr(os, "open", None)
-    assert find_dataset(things).identity.train_scenes == 10
+@pytest.mark.parametrize("kind", ["scenes", "subset", "packed"])
+def test_identity_follows_contents(things, tmp_path, kind):
+    if kind != "scenes":
+        make_subset(things, tmp_path / kind, SubsetOptions(1.0, packed=kind == "packed"))
+    root = things if kind == "scenes" else tmp_path / kind
+    shutil.copytree(root, tmp_path / "copy")
+    before, split = find_dataset(root).identity.sha256, open_dataset(root, "train").identity()
+    assert find_dataset(tmp_path / "copy").identity.sha256 == before
+    assert open_dataset(tmp_path / "copy", "train").identity() == split
+    changed = root / ("train.packed" if kind == "packed" else "train/0000003/pc2.npy")
+    content = bytearray(changed.read_bytes())
+    content[-200 if kind == "packed" else -20] ^= 1  # a packed file ends with its index
+    changed.write_bytes(content)
+    assert find_dataset(root).identity.sha256 != before
+    assert open_dataset(root, "train").identity() != split
+
+
+def test_identity_tells_when_files_were_written_last(things):
+    before = find_dataset(things).identity
+    os.utime(things / "train" / "0000004" / "pc1.npy", (4e9, 4e9))
+    after = find_dataset(things).identity
+    assert (after.sha256, after.written) == (before.sha256, "2096-10-02T07:06:40+00:00")
 
 
 def test_identity_of_a_subset_names_its_choice(things, tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from scene_folders import write_flyingthings3d, write_random_scene, write_scene
 
+from bpfn_cli.data.contents import fingerprint
 from bpfn_cli.data.datasets import find_dataset
-from bpfn_cli.data.datasets.base import fingerprint
 from bpfn_cli.data.datasets.folders import file_sizes, list_scenes
 from bpfn_cli.data.subset.make import SubsetOptions, make_subset
 from bpfn_cli.data.subset.manifest import SOURCE_KINDS

@@ -14,6 +14,7 @@ from raw_downloads import (
     tree,
 )
 
+from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
 from bpfn_cli.data.prepare.runner import PrepareSummary
 from bpfn_cli.errors import DataError, UsageError
 
@@ -128,3 +129,13 @@ def test_impossible_options_are_usage_errors(tmp_path, options):
     with pytest.raises(UsageError, match=next(iter(options))):
         prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["optical_flow/TRAIN/A/0000", "TRAIN/A/0000"])
+def test_full_release_is_named(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"full release of FlyingThings3D, .*; give the raw FlyingThings3D subset"):
+        plan_flyingthings3d(tmp_path, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no folder train or val in it; give the raw"):
+        plan_flyingthings3d(tmp_path / "empty", tmp_path / "out")

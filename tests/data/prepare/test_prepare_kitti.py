@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from raw_downloads import (
 )
 
 from bpfn_cli.data.datasets.kitti import kitti_camera
+from bpfn_cli.data.prepare.kitti import plan_kitti
 from bpfn_cli.data.prepare.projection import back_project
 from bpfn_cli.data.prepare.runner import PrepareSummary
 from bpfn_cli.errors import DataError
@@ -162,3 +164,37 @@ def projected(points: np.ndarray, camera: Camera) -> np.ndarray:
     u = (x * camera.focal + camera.cx * z + camera.tx) / (z + camera.tz)
     v = (y * camera.focal + camera.cy * z + camera.ty) / (z + camera.tz)
     return np.stack([u, v], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (
+            ["disp_occ_0"],
+            r"training: no folder disp_occ_1, flow_occ \(this is the stereo 2015 download\); .*_flow\.zip$",
+        ),
+        (["image_2"], r"no folder disp_occ_0, disp_occ_1, flow_occ \(this is the download of the images alone\)"),
+        (["other"], r"no folder disp_occ_0, disp_occ_1, flow_occ; scene flow 2015 has"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_missing_folders_are_listed_and_another_download_is_named(tmp_path, kept, message, zipped):
+    for folder in kept:
+        (tmp_path / "raw" / "training" / folder).mkdir(parents=True)
+        (tmp_path / "raw" / "training" / folder / "000000_10.png").touch()
+    source = tmp_path / "raw"
+    if zipped:
+        source = Path(shutil.make_archive(str(tmp_path / "raw"), "zip", tmp_path / "raw"))
+    with pytest.raises(DataError, match=message):
+        plan_kitti(source, tmp_path / "out")
+
+
+def test_odometry_calibration_is_named(tmp_path):
+    source = kitti_tree(tmp_path / "raw", calibration=tmp_path / "raw")
+    (tmp_path / "odometry" / "sequences").mkdir(parents=True)
+    with pytest.raises(DataError, match="this is the odometry calibration; give the calibration archive"):
+        plan_kitti(source, tmp_path / "out", calibration=tmp_path / "odometry")
+    text = source / "training" / "calib_cam_to_cam" / "000000.txt"
+    text.write_text("P0: 1 0 0 0 0 1 0 0 0 0 1 0\nP2: 1 0 0 0 0 1 0 0 0 0 1 0\n")
+    with pytest.raises(DataError, match=r"KITTI odometry or object detection \(P0 to P3\); give calib_cam_to_cam"):
+        prepare_kitti(source, tmp_path / "out")

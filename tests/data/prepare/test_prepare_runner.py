@@ -33,7 +33,8 @@ def test_missing_and_empty_sources_are_refused_before_anything_is_written(tmp_pa
     for name in ("missing", "empty", "file"):
         with pytest.raises(DataError, match=name):
             prepare_any(tmp_path / name, tmp_path / "out")
-    for inner in ("training/disp_occ_0", "train/flow/left/into_future"):
+    maps = (f"training/{name}" for name in ("disp_occ_0", "disp_occ_1", "flow_occ"))
+    for inner in (*maps, "train/flow/left/into_future"):
         (tmp_path / "hollow" / inner).mkdir(parents=True)
     with pytest.raises(DataError, match=r"no scenes found; N+"):
         prepare_any(tmp_path / "hollow", tmp_path / "out")
