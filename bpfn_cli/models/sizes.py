@@ -183,7 +183,7 @@ def find_variant(given: str) -> Variant:
             raise type(error)(f"{printable(path)}: {error}") from None
     if is_checkpoint(given):
         return read_checkpoint(find_weights(path)).variant
-    return variant_named(given)
+    return variant_named(given, shipped_networks())
 
 
 def is_checkpoint(given: str) -> bool:

@@ -216,11 +216,12 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def variant_named(name: str) -> Variant:
-    """Look up a variant. Raises: UsageError with the nearest name."""
+def variant_named(name: str, others: Iterable[str] = ()) -> Variant:
+    """Look up a variant. Raises: UsageError with the nearest of these names and `others`."""
     if name not in VARIANTS:
-        hint = did_you_mean(name, VARIANTS) or "."
-        raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(VARIANTS)}")
+        known = dict.fromkeys([*VARIANTS, *others])
+        hint = did_you_mean(name, known) or "."
+        raise UsageError(f"unknown variant {name!r}{hint} Known: {', '.join(known)}")
     return VARIANTS[name]
 
 

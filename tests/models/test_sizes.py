@@ -107,6 +107,8 @@ def test_shipped_network_stands_for_its_sizes(tmp_path: Path, monkeypatch: pytes
     for module in ("bpfn_cli.shipped", "bpfn_cli.models.sizes"):
         monkeypatch.setattr(f"{module}.shipped_networks", lambda: known)
     assert find_variant("outdoor") == TINY
+    with pytest.raises(UsageError, match=r"did you mean outdoor\?"):
+        find_variant("outdor")
     assert is_checkpoint("outdoor") and not is_checkpoint("baseline") and not is_checkpoint("mine.yaml")
 
 
