@@ -50,8 +50,8 @@ class States:
     The values are made up, so that untrained networks can be checked; the gradients pass the student's network. Flows
     are the truth with random errors, which have heavy tails, as those of trained networks do, and are independent for
     each point, which those are not: an error that a whole scene shares points the same way for any teacher, which
-    raises `Course.cosines`. Features are random functions of the point, its flow and its residual flow, so the student's
-    approach the teacher's as its flow does.
+    raises `Course.cosines`. Features are random functions of the point, its flow and its residual flow, so those of the
+    student approach the teacher's as its flow does.
 
     Attributes: batch: of one scene. parameters: of the student. teacher: its output. supervised: the gradient of the
         supervised loss at each of `ERRORS_M`.
