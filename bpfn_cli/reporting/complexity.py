@@ -77,7 +77,8 @@ def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[
 
 def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Network]:
     """Runs grouped by points, variant and size; for each number of points the baseline variant comes first."""
-    ours = [entry for entry in published.complexity if not entry.is_other_network] if published else []
+    entries = published.complexity if published else ()
+    ours = [entry for entry in entries if entry.parameters_m is not None and not entry.is_other_network]
     sizes = {entry.variant: entry for entry in ours}
     baselines: dict[int, Complexity] = {}
     sized = [(run, size) for run in runs if (size := run.record.complexity)]

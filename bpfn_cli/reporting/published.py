@@ -47,11 +47,12 @@ class PublishedRow(BaseModel):
 
 
 class PublishedComplexity(PublishedRow):
-    """The size of a variant at 8192 points, batch 1."""
+    """Size and inference time of a variant at 8192 points, batch 1."""
 
     parameters_m: Printed = None
     macs_g: Printed = None
     checkpoint_mb: Printed = None
+    latency_s: Printed = None
 
 
 class PublishedResult(PublishedRow):
@@ -97,6 +98,7 @@ COMPLEXITY = [
     Column("parameters_m", "Params", lambda row: row.parameters_m, "", "M"),
     Column("macs_g", "MACs", lambda row: row.macs_g, "", "G"),
     Column("checkpoint_mb", "File", lambda row: row.checkpoint_mb, "", "MB"),
+    Column("latency_s", "Time", lambda row: row.latency_s, "", "s"),
     Column("note", "Note", lambda row: row.remarks, detail=1),
 ]
 NOTES = ["Digits as printed; a dash means that the reports give no value."]

@@ -47,9 +47,11 @@ class Course:
 class States:
     """Outputs of a good teacher, and of a student at several errors, on a random scene.
 
-    The values are made up; the gradients pass the student's network. Flows are the truth with random errors, which are
-    independent for each point and have heavy tails, as those of trained networks do. Features are random functions of
-    the point, its flow and its residual flow, so the student's approach the teacher's as its flow does.
+    The values are made up, so that untrained networks can be checked; the gradients pass the student's network. Flows
+    are the truth with random errors, which have heavy tails, as those of trained networks do, and are independent for
+    each point, which those are not: an error that a whole scene shares points the same way for any teacher, which
+    raises `Course.cosines`. Features are random functions of the point, its flow and its residual flow, so those of the
+    student approach the teacher's as its flow does.
 
     Attributes: batch: of one scene. parameters: of the student. teacher: its output. supervised: the gradient of the
         supervised loss at each of `ERRORS_M`.

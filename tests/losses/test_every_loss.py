@@ -153,7 +153,7 @@ def test_loss_keeps_its_share_of_the_gradient_and_gets_it_from_the_teacher(name:
 
 
 def test_share_of_a_squared_loss_falls_if_kappa_is_set_only_once(pair: Pair) -> None:
-    found = course_of("bounded", pair.states, {"recalibrate_every": 0})
+    found = course_of("bounded", pair.states, {"recalibrate_every": 0, "bounded": {"mode": "gt"}})
     assert not keeps_share(found)
     assert found.shares == sorted(found.shares, reverse=True)
 
@@ -253,7 +253,7 @@ def test_card_says_what_it_is(name: str) -> None:
 
 def test_checks_for_users_pass_on_this_pair_and_find_a_broken_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     good = list(check_losses(["bounded"], pair))
-    assert [check.passed for check in good] == [True] * (len(IDENTITIES) + 2 + 2)
+    assert [check.passed for check in good] == [True] * (len(IDENTITIES) + 2 + 3)
     kind = LOSSES["pairwise"]
     forward = kind.forward
 

@@ -343,7 +343,7 @@ def test_gates_by_hand(gate: str, m: float, expected: list[bool]) -> None:
 @pytest.mark.parametrize(("m", "mean"), [(0.0, 0.005), (0.02, 0.010), (1e6, 0.010)])
 def test_bounded_by_hand(m: float, mean: float) -> None:
     # Level 0 weighs 0.02 and sums two points.
-    found = measure("bounded", toy([S] * 4), toy([T] * 4), TOY_BATCH, m=m, levels=[0])
+    found = measure("bounded", toy([S] * 4), toy([T] * 4), TOY_BATCH, mode="gt", m=m, levels=[0])
     assert float(found.value) == pytest.approx(0.02 * 2 * mean, rel=1e-5)
     assert found.active is not None
     assert float(found.active) == (0.5 if m == 0 else 1.0)
@@ -355,7 +355,8 @@ def test_bounded_by_a_margin_without_end_is_the_squared_loss() -> None:
         level: torch.linalg.vector_norm(own.flows[level] - truth, dim=-1).square()
         for level, truth in enumerate(truths(own, batch))
     }
-    assert value("bounded", own, guide, batch, TINY, m=1e9) == pytest.approx(float(measured(squares).value), rel=1e-5)
+    found = value("bounded", own, guide, batch, TINY, mode="gt", m=1e9)
+    assert found == pytest.approx(float(measured(squares).value), rel=1e-5)
 
 
 def truths(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
@@ -366,14 +367,18 @@ def truths(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
     return found
 
 
-def test_bounded_gives_no_gradient_where_the_gate_is_shut_and_imitates_where_told() -> None:
+@pytest.mark.parametrize("mode", ["imitate", "gt"])
+def test_bounded_gives_no_gradient_where_the_gate_is_shut(mode: str) -> None:
     flow = S.clone().requires_grad_()
-    measure("bounded", toy([flow] * 4, [S] * 4), toy([T] * 4), TOY_BATCH, levels=[0]).value.backward()
+    measure("bounded", toy([flow] * 4, [S] * 4), toy([T] * 4), TOY_BATCH, mode=mode, levels=[0]).value.backward()
     assert flow.grad is not None
     assert bool(flow.grad[0, 0].abs().sum() > 0)
     assert flow.grad[0, 1].tolist() == [0, 0, 0]
+
+
+def test_bounded_imitates_the_teacher() -> None:
     # Only the first point passes; there ||s - t|| = 0.1.
-    assert own_and_teacher("bounded", mode="imitate", levels=[0]) == pytest.approx(0.02 * 0.1, rel=1e-5)
+    assert own_and_teacher("bounded", levels=[0]) == pytest.approx(0.02 * 0.1, rel=1e-5)
 
 
 def test_bounded_by_a_perfect_teacher_is_active_wherever_the_student_errs() -> None:

@@ -106,10 +106,10 @@ def test_teacher_moves_every_so_many_steps() -> None:
 
 
 def test_losses_that_do_not_depend_smoothly_on_the_teacher_are_refused() -> None:
-    with pytest.raises(UsageError, match="no term of --loss bounded is differentiable in the teacher"):
+    with pytest.raises(UsageError, match="no term of --loss adversarial is differentiable in the teacher"):
         made(
             "meta",
-            losses=("bounded",),
+            losses=("adversarial",),
         ).trial_step(batch_of(), 1e-3)
 
 
