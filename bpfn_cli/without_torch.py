@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Definitions beside networks, such as the options of losses, where torch is broken: a stand-in that computes nothing.
+"""Where torch is broken: a stand-in that computes nothing, for definitions such as the options of losses.
 
 A recipe's keys are declared in the files of losses and strategies, which import torch. To show or check a recipe, the
 declarations are enough.

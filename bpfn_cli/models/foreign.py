@@ -51,7 +51,7 @@ _ZIP_FAULTS = (
 
 
 class Network(NamedTuple):
-    """Weights found in a file. key: of the mapping that holds them. prefix: before the names; others: beside them."""
+    """Weights found in a file. key: of the mapping that holds them. prefix: before the names; others: names outside the network."""
 
     key: str
     prefix: str
@@ -112,7 +112,7 @@ def _check_archive(content: bytes, name: str) -> tuple[str, ...]:
 
 
 def _harmless_globals() -> list[Any]:
-    """Classes that cannot run code and that training scripts store in checkpoints besides the weights."""
+    """Classes that cannot run code and that training scripts store in checkpoints with the weights."""
     import argparse
 
     import numpy as np
@@ -158,10 +158,10 @@ def _networks(key: str, state: State) -> Iterator[Network]:
         found.setdefault(prefix, {})[".".join(plain[start:])] = tensor
         wrappers.setdefault(prefix, set()).update(part for part in parts if part in WRAPPERS)
     for prefix, own in found.items():
-        # Unknown tensors inside the network make it another one; those beside it do not matter.
+        # Unknown tensors inside the network make it another one; those outside do not matter.
         inside = {plain[len(prefix) :]: state[name] for name, plain in rest.items() if plain.startswith(prefix)}
-        beside = tuple(name for name, plain in rest.items() if not plain.startswith(prefix))
-        yield Network(key, prefix, {**own, **inside}, frozenset(wrappers[prefix]), beside)
+        outside = tuple(name for name, plain in rest.items() if not plain.startswith(prefix))
+        yield Network(key, prefix, {**own, **inside}, frozenset(wrappers[prefix]), outside)
 
 
 @cache
@@ -189,10 +189,10 @@ def _notes(chosen: Network, left: Sequence[Network]) -> Iterator[str]:
     """What a user must know about where the weights were found."""
     removed = [*([chosen.prefix] if chosen.prefix else []), *(f"{part}." for part in sorted(chosen.wrappers))]
     if removed:
-        told = " and ".join(f"`{printable(prefix)}`" for prefix in removed)
-        yield f"the prefix{'es' * (len(removed) > 1)} {told} {'were' if len(removed) > 1 else 'was'} removed"
+        shown = " and ".join(f"`{printable(prefix)}`" for prefix in removed)
+        yield f"the prefix{'es' * (len(removed) > 1)} {shown} {'were' if len(removed) > 1 else 'was'} removed"
     if left:
         yield f"the weights in {chosen.where} are used; others are in {', '.join(one.where for one in left[:5])}"
     if chosen.others:
         first = printable(chosen.others[0])
-        yield f"{len(chosen.others)} tensors beside the network are left out, first {first}"
+        yield f"{len(chosen.others)} other tensor{'s' * (len(chosen.others) > 1)} left out, first {first}"

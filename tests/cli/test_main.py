@@ -179,7 +179,7 @@ def test_evaluation_of_any_weights_is_saved_and_reported(weights: Path) -> None:
     assert elsewhere == "next: bpfn report --runs 'other runs'"
 
 
-def test_a_run_folder_stands_for_its_weights(weights: Path) -> None:
+def test_run_folder_is_accepted_in_place_of_its_weights(weights: Path) -> None:
     run = weights / "trained"
     run.mkdir()
     (run / "student.safetensors").write_bytes((weights / "mine.safetensors").read_bytes())

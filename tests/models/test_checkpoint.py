@@ -194,11 +194,11 @@ def test_lightning_checkpoint_with_its_settings_loads(
     monkeypatch.undo()
     read = read_checkpoint(tmp_path / "last.ckpt")
     assert_same_state(read.state, model.state_dict())
-    left_out = "1 tensors beside the network are left out, first criterion.weight"
+    left_out = "1 other tensor left out, first criterion.weight"
     assert read.notes == ("the prefix `model.` was removed", left_out)
 
 
-def test_of_weights_and_their_average_the_first_are_taken_and_said(tmp_path: Path, model: BiPointFlowNet) -> None:
+def test_of_weights_and_their_average_the_first_are_used_and_noted(tmp_path: Path, model: BiPointFlowNet) -> None:
     average = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
     torch.save({"ema": average, "model": model.state_dict()}, tmp_path / "c.pth")
     read = read_checkpoint(tmp_path / "c.pth")

@@ -89,7 +89,7 @@ def measured(kind, scenes, points, variant="weightnet8", **changes):
     return EvaluationResult.model_validate(content | changes, strict=False)
 
 
-def test_published_rows_of_the_variant_stand_beside_an_evaluation_with_what_differs():
+def test_published_rows_are_printed_with_an_evaluation_and_its_differences():
     (table,) = published_beside(measured("flyingthings3d", 40, 2048, parts=1024))
     assert "weightnet8 on FlyingThings3D" in table.title and "not measured here" in table.title
     keys = [column.key for column in table.columns]
@@ -105,7 +105,7 @@ def test_published_rows_of_the_variant_stand_beside_an_evaluation_with_what_diff
     )
 
 
-def test_nothing_is_beside_other_data_or_variants_and_equal_conditions_are_not_told():
+def test_no_published_rows_for_other_data_or_variants_and_no_equal_conditions():
     assert not [
         *published_beside(measured("synthetic", 40, 8192)),
         *published_beside(measured("kitti", 142, 8192, "x")),
