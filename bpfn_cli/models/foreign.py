@@ -51,7 +51,7 @@ _ZIP_FAULTS = (
 
 
 class Network(NamedTuple):
-    """Weights found in a file. key: of the mapping that holds them. prefix: before the names; others: names outside the network."""
+    """Weights in a file. key: of the mapping that holds them. prefix: of the names. others: names outside of them."""
 
     key: str
     prefix: str
