@@ -143,5 +143,5 @@ def test_dry_run_of_report_3_takes_trial_steps(
         if option in words:
             words[words.index(option) + 1] = str(value)
     assert run([*words, "--set", "data.points=1024", "--set", "train.batch_size=1", "--dry-run"]) == 0
-    said = capsys.readouterr().err
-    assert "4 of the 142 evaluation scenes" in said and "s per step" in said
+    printed = capsys.readouterr()
+    assert "4 of the 142 evaluation scenes" in printed.err and "s per step" in printed.out
