@@ -20,6 +20,7 @@ from bpfn_cli.models.layers import (
     FlowEstimator,
     PointConv,
     PointwiseBlock,
+    ResidualBlock,
     apply_linear,
 )
 from bpfn_cli.models.stages import stage
@@ -74,21 +75,25 @@ class BiPointFlowNet(nn.Module):
                 return BottleneckBlock(inputs, outputs, bn, variant.bottleneck)
             return PointwiseBlock(inputs, outputs, bn)
 
+        def refine(level: int) -> nn.Module:
+            width = levels[level].width
+            return ResidualBlock(width, bn, variant.residual[level]) if variant.residual else block(width, width)
+
         def down(level: int) -> PointConv:
             inputs, this = levels[level - 1].expanded, levels[level]
             return PointConv(inputs, this.width, this.c_mid, bn, norm=bn, separable=level in separable.encoder)
 
         self.level0 = block(3, levels[0].width)
-        self.level0_1 = block(levels[0].width, levels[0].width)
+        self.level0_1 = refine(0)
         self.level0_2 = block(levels[0].width, levels[0].expanded)
         self.level1 = down(1)
-        self.level1_0 = block(levels[1].width, levels[1].width)
+        self.level1_0 = refine(1)
         self.level1_1 = block(levels[1].width, levels[1].expanded)
         self.level2 = down(2)
-        self.level2_0 = block(levels[2].width, levels[2].width)
+        self.level2_0 = refine(2)
         self.level2_1 = block(levels[2].width, levels[2].expanded)
         self.level3 = down(3)
-        self.level3_0 = block(levels[3].width, levels[3].width)
+        self.level3_0 = refine(3)
         self.level3_1 = block(levels[3].width, levels[3].expanded)
         self.level4 = down(4)
 

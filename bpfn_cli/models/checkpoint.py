@@ -91,7 +91,7 @@ def checkpoint_bytes(
         "format": FORMAT,
         "bpfn": bpfn_cli.__version__,
         "torch": torch.__version__,
-        "variant": {**asdict(model.variant), "separable": model.variant.separable.plain()},
+        "variant": _plain_sizes(model.variant),
         "num_points": model.num_points,
         "metadata": dict(metadata),
     }
@@ -99,6 +99,14 @@ def checkpoint_bytes(
     # A single key: safetensors writes several in random order.
     sealed = json.dumps({"about": text, "sha256": _digest(state, text)}, sort_keys=True)
     return safetensors.torch.save(state, {_METADATA_KEY: sealed})
+
+
+def _plain_sizes(variant: Variant) -> dict[str, Any]:
+    """As earlier versions of bpfn read them, where they can."""
+    sizes = {**asdict(variant), "separable": variant.separable.plain()}
+    if not variant.residual:
+        del sizes["residual"]
+    return sizes
 
 
 def load_checkpoint(path: str | Path) -> BiPointFlowNet:
@@ -189,6 +197,7 @@ def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _Header]:
 
 
 Width = Annotated[int, Field(ge=0, le=1 << 14)]
+ActualWidth = Annotated[int, Field(ge=1, le=1 << 14)]
 Few = Annotated[int, Field(ge=1, le=64)]
 Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 
@@ -199,7 +208,7 @@ class _Strict(BaseModel):
 
 class _LevelHeader(_Strict):
     reduction: Few
-    width: Annotated[int, Field(ge=1, le=1 << 14)]
+    width: ActualWidth
     expanded: Width
     context: Width
     embedding: Width
@@ -217,6 +226,7 @@ class _VariantHeader(_Strict):
     bn: bool
     separable: bool | _SeparableHeader
     bottleneck: Annotated[int, Field(ge=0, le=16)]
+    residual: Annotated[list[ActualWidth], Field(min_length=LEVELS, max_length=LEVELS)] = []
     encoder_neighbors: Few
     embedding_neighbors: Few
     estimator_neighbors: Few
@@ -224,7 +234,8 @@ class _VariantHeader(_Strict):
     def variant(self) -> Variant:
         fields = self.model_dump()
         levels = tuple(Level(**level) for level in fields.pop("levels"))
-        return Variant(levels=levels, separable=Separable.read(fields.pop("separable")), **fields)  # type: ignore[arg-type]
+        separable, residual = Separable.read(fields.pop("separable")), tuple(fields.pop("residual"))
+        return Variant(levels=levels, separable=separable, residual=residual, **fields)  # type: ignore[arg-type]
 
 
 class _Header(_Strict):

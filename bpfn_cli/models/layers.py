@@ -23,9 +23,9 @@ LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
 WEIGHTNET_HIDDEN = 8
 
 
-def activate(x: Tensor) -> Tensor:
-    """LeakyReLU in place. On a view this costs copies in the backward pass."""
-    return F.leaky_relu_(x, LEAKY_SLOPE)
+def activate(x: Tensor, slope: float = LEAKY_SLOPE) -> Tensor:
+    """Scale negative values by `slope`, in place. On a view this costs copies in the backward pass."""
+    return x if slope == 1 else F.leaky_relu_(x, slope)
 
 
 def matrix(layer: nn.Module) -> Tensor:
@@ -74,12 +74,16 @@ def fold_norm(weight: Tensor, bias: Tensor, norm: nn.Module | None) -> tuple[Ten
 class PointwiseBlock(nn.Module):
     """1x1 convolution with bias, optional batch norm, LeakyReLU: `composed_module`."""
 
-    def __init__(self, inputs: int, outputs: int, bn: bool, dimensions: int = 1):
+    def __init__(
+        self, inputs: int, outputs: int, bn: bool, dimensions: int = 1, slope: float = LEAKY_SLOPE, groups: int = 1
+    ):
+        """`slope`: of the LeakyReLU; 0 for ReLU, 1 for no activation."""
         super().__init__()
         convolution, norm = (nn.Conv1d, BatchNorm1d) if dimensions == 1 else (nn.Conv2d, BatchNorm2d)
-        layers: list[nn.Module] = [convolution(inputs, outputs, 1)]
+        layers: list[nn.Module] = [convolution(inputs, outputs, 1, groups=groups)]
         layers += [norm(outputs)] if bn else []
-        self.composed_module = nn.Sequential(*layers, nn.LeakyReLU(LEAKY_SLOPE))
+        self.composed_module = nn.Sequential(*layers, nn.Identity() if slope == 1 else nn.LeakyReLU(slope))
+        self.slope = slope
 
     @property
     def linear(self) -> nn.Module:
@@ -91,12 +95,23 @@ class PointwiseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm is None:
-            return apply_linear(self.linear, x, LEAKY_SLOPE)
+            return apply_linear(self.linear, x, self.slope)
         return by_rows(lambda rows: self.finish(apply_linear(self.linear, rows)), x)
 
     def finish(self, x: Tensor) -> Tensor:
         """Apply what follows the linear map: batch norm and activation."""
-        return activate(apply_norm(self.norm, x))
+        return activate(apply_norm(self.norm, x), self.slope)
+
+
+class DepthwiseBlock(PointwiseBlock):
+    """Scale and shift of each channel, optional batch norm, ReLU."""
+
+    def __init__(self, channels: int, bn: bool):
+        super().__init__(channels, channels, bn, slope=0, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.linear.weight.flatten(), self.linear.bias  # type: ignore[operator]
+        return by_rows(lambda rows: self.finish(torch.addcmul(shift, rows, scale)), x)  # type: ignore[arg-type]
 
 
 class BottleneckBlock(nn.Module):
@@ -110,6 +125,24 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.expand(self.reduce(x))
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(x + F(x) + D(x)) in place of a pointwise block with as many outputs as inputs.
+
+    F is three 1x1 convolutions with `hidden` channels in between and ReLU after the first two; D is a depthwise block.
+    """
+
+    def __init__(self, channels: int, bn: bool, hidden: int):
+        super().__init__()
+        self.narrow = PointwiseBlock(channels, hidden, bn, slope=0)
+        self.middle = PointwiseBlock(hidden, hidden, bn, slope=0)
+        self.widen = PointwiseBlock(hidden, channels, bn, slope=1)
+        self.depthwise = DepthwiseBlock(channels, bn)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.widen(self.middle(self.narrow(x))) + self.depthwise(x))
 
 
 class WeightNet(nn.Module):

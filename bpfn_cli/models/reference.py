@@ -156,6 +156,7 @@ class _FlowEstimator(layers.FlowEstimator):
 
 PUBLISHED: dict[type[nn.Module], type[nn.Module]] = {
     layers.PointwiseBlock: _PointwiseBlock,
+    layers.DepthwiseBlock: _PointwiseBlock,
     layers.WeightNet: _WeightNet,
     layers.PointConv: _PointConv,
     layers.BidirectionalFlowEmbedding: _BidirectionalFlowEmbedding,

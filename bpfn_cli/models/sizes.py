@@ -88,10 +88,11 @@ class Sizes:
     """Sizes as the difference from another network; a key that is null leaves the size as it is.
 
     base: a variant, a checkpoint, or the name of a network that comes with bpfn. name: for tables and run folders.
-    width: factor on the widths of encoder, expansion and embedding, on those in `widths` too. widths: by level.
+    width: factor on the widths of encoder, expansion, embedding and residual blocks, also on those given here. widths:
+    by level.
     reductions: points of a level per point of the next coarser one. c_mid: WeightNet outputs, one number or five
     (levels 0 to 4). separable: true, false, a list of levels of the encoder, or the levels of each part. neighbors, bn,
-    bottleneck: as in `Variant`.
+    bottleneck, residual: as in `Variant`.
     """
 
     base: str = "baseline"
@@ -104,6 +105,7 @@ class Sizes:
     bn: bool | None = None
     separable: Annotated[SeparableLevels | None, BeforeValidator(_by_part)] = None
     bottleneck: Annotated[int, Field(ge=0, le=16)] | None = None
+    residual: tuple[Width, ...] | None = None
 
     def variant(self, default_name: str | None = None) -> Variant:
         """The network. default_name: if none is given; without it, a named variant with these sizes gives the name.
@@ -114,7 +116,7 @@ class Sizes:
             raise UsageError(f"base {printable(self.base)}: a base is a variant or a checkpoint, not a file of sizes")
         base = find_variant(self.base)
         base = replace(base, levels=self._with_columns(base.levels))
-        changes = {key: getattr(self, key) for key in ("width", "c_mid", "bn", "bottleneck")}
+        changes = {key: getattr(self, key) for key in ("width", "c_mid", "bn", "bottleneck", "residual")}
         separable = None if self.separable is None else Separable.read(vars(self.separable))
         made = slim(base, CUSTOM, **changes, separable=separable, neighbors=vars(self.neighbors))
         name = self.name or default_name
@@ -154,6 +156,8 @@ def sizes_tree(variant: Variant) -> dict[str, Any]:
         "bn": variant.bn,
         "separable": variant.separable.plain(),
         "bottleneck": variant.bottleneck,
+        # Left out where there are none, as in recipes of earlier versions.
+        **({"residual": list(variant.residual)} if variant.residual else {}),
     }
 
 

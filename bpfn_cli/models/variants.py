@@ -18,6 +18,7 @@ ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
 SEARCHES = ("encoder", "embedding", "estimator")  # for neighbors
 CUSTOM = "custom"  # the name of sizes that have no other
 _EXPANDING_BLOCKS = ("level0_2", "level1_1", "level2_1", "level3_1")
+_REFINING_BLOCKS = ("level0_1", "level1_0", "level2_0", "level3_0")
 _CONTEXT_BLOCKS = ("deconv1_0", "deconv2_1", "deconv3_2", "deconv4_3")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -78,6 +79,8 @@ class Variant:
         bn: batch norm in all 1x1 blocks, WeightNets, embeddings and encoder PointConvs.
         separable: where PointConv is separable.
         bottleneck: 0, or the factor by which the 1x1 encoder blocks narrow in the middle.
+        residual: widths in the middle of residual blocks at levels 0 to 3, each in place of the 1x1 encoder block that
+            keeps the width; none if empty.
         encoder_neighbors, embedding_neighbors, estimator_neighbors: k of the three neighbor searches.
     """
 
@@ -86,6 +89,7 @@ class Variant:
     bn: bool = False
     separable: Separable = Separable()
     bottleneck: int = 0
+    residual: tuple[int, ...] = ()
     encoder_neighbors: int = 16
     embedding_neighbors: int = 32
     estimator_neighbors: int = 9
@@ -124,20 +128,25 @@ def slim(
     bn: bool | None = None,
     separable: bool | Separable | None = None,
     bottleneck: int | None = None,
+    residual: Sequence[int] | None = None,
     neighbors: Mapping[str, int | None] | None = None,
 ) -> Variant:
     """Change some sizes of `base`; None leaves a size as it is.
 
     Args:
-        width: factor on the encoder, embedding and expanded widths; contexts and estimators keep theirs.
-        c_mid: one number, or five (levels 0 to 4). separable: everywhere, nowhere, or where; bn, bottleneck: see
-            `Variant`.
+        width: factor on the encoder, embedding and expanded widths, and on `residual`; contexts and estimators keep
+            theirs.
+        c_mid: one number, or five (levels 0 to 4). separable: everywhere, nowhere, or where; bn, bottleneck, residual:
+            see `Variant`.
         neighbors: k of the searches of `encoder`, `embedding` and `estimator`.
     Raises: UsageError: a size that no network can have.
     """
-    levels = base.levels
+    levels, residual = base.levels, base.residual if residual is None else tuple(residual)
+    if residual and (len(residual) != 4 or not all(1 <= hidden <= 1 << 14 for hidden in residual)):
+        raise UsageError(f"residual {list(residual)}: use four widths (levels 0 to 3), or none")
     if width is not None:
         levels = tuple(_widen(level, width) for level in levels)  # type: ignore[assignment]
+        residual = tuple(_scaled(hidden, width) for hidden in residual)
     if c_mid is not None:
         counts = [c_mid] * 5 if isinstance(c_mid, int) else c_mid
         levels = _with_c_mid(levels, counts)
@@ -145,7 +154,7 @@ def slim(
         raise UsageError(f"--bottleneck {bottleneck}: use a factor from 2 to 16, or 0 for none")
     if isinstance(separable, bool):
         separable = Separable.read(separable)
-    sizes: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck}
+    sizes: dict[str, Any] = {"bn": bn, "separable": separable, "bottleneck": bottleneck, "residual": residual}
     sizes |= _neighbor_counts(neighbors or {})
     changes = {key: value for key, value in sizes.items() if value is not None}
     variant = replace(base, name=name, levels=levels, **changes)
@@ -172,11 +181,12 @@ def _with_c_mid(levels: Levels, counts: Sequence[int]) -> Levels:
 def _widen(level: Level, factor: float) -> Level:
     if not 0 < factor <= 4:
         raise UsageError(f"--width {factor}: use a factor above 0 and at most 4, such as 0.5")
+    changed = {name: _scaled(getattr(level, name), factor) for name in ("width", "expanded", "embedding")}
+    return replace(level, **changed)
 
-    def scaled(width: int) -> int:
-        return max(1, round(width * factor)) if width else 0
 
-    return replace(level, width=scaled(level.width), expanded=scaled(level.expanded), embedding=scaled(level.embedding))
+def _scaled(width: int, factor: float) -> int:
+    return max(1, round(width * factor)) if width else 0
 
 
 def _check_separable(variant: Variant) -> None:
@@ -199,12 +209,15 @@ VARIANTS: dict[str, Variant] = {
         BASELINE,
         # Report 1: encoder, embedding and level-4 widths halved, batch norm on.
         slim(BASELINE, "half", width=0.5, bn=True),
-        # Report 6: depthwise and pointwise maps instead of PointConv's linear one.
+        # The idea of report 6's "DecreasedLinear" everywhere: depthwise and pointwise maps instead of PointConv's
+        # linear one.
         slim(BASELINE, "declinear", separable=True),
-        # The reports' "DecreasedLinear" itself: in the encoder's levels 3 and 4 alone. Theirs also has residual
-        # bottlenecks x + F(x) + D(x) in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`. They are left out:
-        # F convolves along the stored order of points, and nothing says what replaces that, nor F's activations.
-        slim(BASELINE, "declinear34", separable=Separable(encoder=(3, 4))),
+        # Report 6's "DecreasedLinear" itself: in the encoder's levels 3 and 4 alone, and residual bottlenecks
+        # x + F(x) + D(x) with ReLU after the sum in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`. The
+        # report does not give F's activations: here, ReLU after its first and second map, as is usual. The report's F
+        # convolves three points that are neighbors in their stored order, and its separable maps mix points and
+        # channels in a reshape; here, each point is by itself, so that the order of points does not matter.
+        slim(BASELINE, "declinear34", separable=Separable(encoder=(3, 4)), residual=(16, 32, 64, 64)),
         # Report 6: fewer WeightNet outputs.
         slim(BASELINE, "weightnet8", c_mid=8),
         slim(BASELINE, "weightnet4", c_mid=4),
@@ -261,7 +274,10 @@ def infer_variant(shapes: Shapes, name: str) -> Variant:
 
 def _read_sizes(shapes: Shapes) -> Variant:
     def outputs(layer: str) -> int:
-        return shapes[f"{layer}.weight"][0]
+        count = shapes[f"{layer}.weight"][0]
+        if count == 0:
+            raise IndexError(layer)
+        return count
 
     def block(name: str) -> int:
         return outputs(f"{name}.composed_module.0")
@@ -289,5 +305,7 @@ def _read_sizes(shapes: Shapes) -> Variant:
     ]
     coarsest = replace(BASELINE.levels[-1], width=widths[-1], c_mid=outputs("level4.weightnet.mlp_convs.2"))
     bottleneck = block("level3_1.expand") // block("level3_1.reduce") if encoder else 0
+    has_residual = f"{_REFINING_BLOCKS[0]}.middle.composed_module.0.weight" in shapes
+    residual = tuple(block(f"{name}.middle") for name in _REFINING_BLOCKS) if has_residual else ()
     bn = f"level0{'.reduce' if encoder else ''}.composed_module.1.weight" in shapes
-    return Variant(CUSTOM, (*levels, coarsest), bn, separable, bottleneck)  # type: ignore[arg-type]
+    return Variant(CUSTOM, (*levels, coarsest), bn, separable, bottleneck, residual)  # type: ignore[arg-type]

@@ -125,6 +125,31 @@ def test_header_says_all_or_none_as_in_earlier_files(tmp_path: Path, separable: 
     assert read_checkpoint(tmp_path / "old.safetensors").variant == sizes
 
 
+@pytest.mark.parametrize("residual", [(), (1, 2, 3, 4)])
+def test_header_has_residual_blocks_only_if_the_network_has(tmp_path: Path, residual: tuple[int, ...]) -> None:
+    sizes = slim(TINY, "own", residual=residual, bottleneck=2, bn=True)
+    headers: list[Any] = []
+    content = resealed(checkpoint_bytes(build_model(sizes), {}), lambda about: headers.append(about) or about)
+    assert headers[0]["variant"].get("residual") == ([*residual] or None)
+    (tmp_path / "own.safetensors").write_bytes(content)
+    save_published(tmp_path / "own.pth", build_model(sizes))
+    assert read_checkpoint(tmp_path / "own.safetensors").variant == sizes
+    assert read_checkpoint(tmp_path / "own.pth").variant == sizes
+
+
+def test_misshapen_residual_blocks_are_rejected(tmp_path: Path) -> None:
+    state = build_model(slim(TINY, "own", residual=(1, 2, 3, 4))).state_dict()
+    for name in [name for name in state if name.startswith(("level0.", "level0_1."))]:
+        for shape in [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]:
+            torch.save({**state, name: torch.zeros(shape)}, tmp_path / "odd.pth")
+            with pytest.raises(CheckpointError):
+                load_checkpoint(tmp_path / "odd.pth")
+    del state["level2_0.middle.composed_module.0.weight"]
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"level2_0\.middle\.composed_module\.0\.weight is missing"):
+        load_checkpoint(tmp_path / "odd.pth")
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
 def test_prefix_and_nesting_are_removed(tmp_path: Path, model: BiPointFlowNet, key: str) -> None:
     path = tmp_path / "checkpoint.pth"
@@ -493,6 +518,8 @@ def resealed(content: bytes, change: Callable[[Any], Any]) -> bytes:
         lambda about: {**about, "variant": {**about["variant"], "name": "\x1b[31mx\ny"}},
         lambda about: {**about, "variant": {**about["variant"], "embedding_neighbors": 0}},
         lambda about: {**about, "variant": {**about["variant"], "separable": {"encoder": [5], "estimators": []}}},
+        lambda about: {**about, "variant": {**about["variant"], "residual": [1, 2]}},
+        lambda about: {**about, "variant": {**about["variant"], "residual": [0, 1, 1, 1]}},
         lambda about: with_level(about, width=10**12),
         lambda about: with_level(about, width=-4),
         lambda about: with_level(about, width="wide"),

@@ -58,6 +58,7 @@ CASES = [
     pytest.param("baseline", False, marks=pytest.mark.slow),
     pytest.param("baseline", True, marks=pytest.mark.slow),
     pytest.param("declinear", False, marks=pytest.mark.slow),
+    pytest.param("declinear34", False, marks=pytest.mark.slow),
     pytest.param("half_bottleneck", False, marks=pytest.mark.slow),
     pytest.param("half", True, marks=pytest.mark.slow),
 ]

@@ -64,7 +64,19 @@ def test_separable_levels_of_each_part(text: str, expected: Separable) -> None:
     made = read(f"variant: {{base: declinear, name: mine, separable: {text}}}")
     assert made.separable == expected
     assert build(Chosen, parse_yaml(to_yaml({"variant": variant_tree(made)}), "x")).variant == made
-    assert sizes_identity(read("variant: {separable: [3, 4]}")) == "declinear34"
+    assert sizes_identity(read("variant: {separable: [3, 4], residual: [16, 32, 64, 64]}")) == "declinear34"
+
+
+def test_residual_blocks_of_a_base_are_scaled_replaced_and_removed() -> None:
+    assert read("variant: {base: declinear34, width: 0.5}").residual == (8, 16, 32, 32)
+    made = read("variant: {base: declinear34, width: 0.5, residual: [2, 4, 6, 8]}")
+    assert made.residual == (1, 2, 3, 4)
+    assert read(to_yaml({"variant": variant_tree(made)})) == made
+    plain = read("variant: {base: declinear34, residual: []}")
+    assert plain == slim(BASELINE, "custom", separable=Separable(encoder=(3, 4)))
+    assert "residual" not in variant_tree(plain)  # as in recipes of earlier versions
+    with pytest.raises(UsageError, match=r"residual \[1, 2\]: use four widths \(levels 0 to 3\), or none"):
+        read("variant: {residual: [1, 2]}")
 
 
 def test_levels_that_a_part_does_not_have_are_refused() -> None:

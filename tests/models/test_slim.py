@@ -6,11 +6,21 @@ import torch
 from golden_models import filled_model, random_pair
 
 from bpfn_cli.errors import UsageError
-from bpfn_cli.models import BASELINE, BiPointFlowNet, Separable, build_model, initialize_from, slim, variant_named
+from bpfn_cli.models import (
+    BASELINE,
+    VARIANTS,
+    BiPointFlowNet,
+    Separable,
+    Variant,
+    build_model,
+    initialize_from,
+    slim,
+    variant_named,
+)
 from bpfn_cli.models.slim import input_parts
 
 
-def parameters(variant: str, bn: bool | None = None) -> int:
+def parameters(variant: str | Variant, bn: bool | None = None) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in build_model(variant, bn=bn).parameters())
 
@@ -25,7 +35,7 @@ def parameters(variant: str, bn: bool | None = None) -> int:
         ("weightnet48", None, 3_857_356),
         ("half", None, 3_720_028),
         ("declinear", None, 1_025_284),
-        ("declinear34", None, 4_801_752),
+        ("declinear34", None, 4_779_768),
     ],
 )
 def test_number_of_parameters(variant: str, bn: bool | None, expected: int) -> None:
@@ -104,10 +114,50 @@ def test_separable_levels_are_chosen_for_each_part_by_hand() -> None:
     full = [(16 * channels + 1) * 256 for channels in (259, 515)]
     separable = [2 * channels + 16 * (channels + 1) for channels in (259, 515)]
     assert (sum(full), sum(separable)) == (3_170_816, 13_964)
-    assert parameters("declinear34", None) == 7_958_604 - sum(full) + sum(separable) == 4_801_752
+    assert parameters(slim(BASELINE, "s", separable=Separable(encoder=(3, 4)))) == 7_958_604 - 3_170_816 + 13_964
     model = build_model(slim(BASELINE, "s", separable=Separable(encoder=(2,), estimators=(0,))), 1024)
     separable = {name.removesuffix(".pointwise.weight") for name in model.state_dict() if "pointwise.w" in name}
     assert separable == {"level2", "flow0.pointconv_list.0", "flow0.pointconv_list.1"}
+
+
+def test_residual_blocks_by_hand() -> None:
+    """Three maps with biases, channels -> hidden -> hidden -> channels, and two numbers a channel, for one map."""
+    sizes = [(32, 16), (64, 32), (128, 64), (256, 64)]
+    plain = [c * c + c for c, _ in sizes]
+    residual = [(c * h + h) + (h * h + h) + (h * c + c) + 2 * c for c, h in sizes]
+    assert (sum(plain), sum(residual)) == (87_520, 65_536)
+    separable = slim(BASELINE, "s", separable=Separable(encoder=(3, 4)))
+    assert parameters("declinear34") == parameters(separable) - 87_520 + 65_536 == 4_779_768
+
+
+def test_residual_block_adds_three_maps_and_a_depthwise_one_to_its_input() -> None:
+    block = filled_model("declinear34").level1_0
+    state = {name.replace(".composed_module.0", ""): tensor for name, tensor in block.state_dict().items()}
+    x = torch.randn(2, 5, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inner = x
+    for name in ("narrow", "middle", "widen"):
+        inner = inner @ state[f"{name}.weight"].squeeze(2).T + state[f"{name}.bias"]
+        inner = inner if name == "widen" else inner.relu()
+    outer = (x * state["depthwise.weight"].flatten() + state["depthwise.bias"]).relu()
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), (x + inner + outer).relu(), rtol=0, atol=1e-12)
+        order = torch.tensor([3, 0, 4, 1, 2])
+        torch.testing.assert_close(block(x[:, order]), block(x)[:, order], rtol=0, atol=1e-12)
+
+
+def test_residual_blocks_are_sliced_and_are_fresh_without_a_teacher_of_the_kind() -> None:
+    teacher = filled_model("declinear34")
+    student = build_model(slim(teacher.variant, "s", width=0.5), 1024).double()
+    assert student.variant.residual == (8, 16, 32, 32)
+    assert not initialize_from(student, teacher).fresh
+    large, cut = teacher.level2_0, student.level2_0
+    assert torch.equal(cut.middle.linear.weight, large.middle.linear.weight[:32, :32])
+    assert torch.equal(cut.depthwise.linear.weight, large.depthwise.linear.weight[:64])
+    for plain in ("baseline", "half_bottleneck"):
+        sizes = slim(VARIANTS[plain], "s", residual=(1, 2, 3, 4))
+        report = initialize_from(build_model(sizes, 1024).double(), filled_model(plain))
+        blocks = ("level0_1.", "level1_0.", "level2_0.", "level3_0.")
+        assert report.fresh and all(name.startswith(blocks) for name in report.fresh)
 
 
 def test_linear_of_a_separable_student_is_fresh() -> None:
@@ -139,6 +189,8 @@ def test_sizes_no_network_has_are_refused() -> None:
             slim(BASELINE, "bad", **bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="separable"):
         slim(BASELINE, "bad", separable=True, c_mid=7)
+    with pytest.raises(UsageError, match=r"residual \[16, 32\]: use four widths"):
+        slim(BASELINE, "bad", residual=(16, 32))
     with pytest.raises(UsageError, match=r"levels \[\] of the encoder, \[4\] of the estimators"):
         slim(BASELINE, "bad", separable=Separable(estimators=(4,)))
     with pytest.raises(UsageError, match="neighbors encoder 65: use 1 to 64"):
