@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Distances between named features, and the adapters between different widths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bpfn_cli.errors import UsageError
-from bpfn_cli.losses.term import HandValue, HintModule, Levels, check_same_points, check_shapes, level_of, option, total
+from bpfn_cli.losses.term import (
+    HandValue,
+    HintModule,
+    Levels,
+    Measured,
+    check_same_points,
+    check_shapes,
+    level_of,
+    option,
+    total,
+)
 from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
 from bpfn_cli.structures import ENCODER_FIELDS, FlowPyramid
 
@@ -143,6 +153,13 @@ class FeatureDistance(HintModule):
     @property
     def unit(self) -> str:
         return "1" if self.reduction == "relative" or self.norm == "fvu" else UNIT
+
+
+def mean_distance(distances: Iterable[Any], student: FlowPyramid, teacher: FlowPyramid) -> Measured:
+    """The mean over several `FeatureDistance` with one norm and reduction."""
+    units, found = zip(*((one.unit, one(student, teacher)) for one in distances), strict=True)
+    levels = {level: total({i: one[level] for i, one in enumerate(found)}) / len(found) for level in found[0]}
+    return Measured.sum_of(levels, units[0])
 
 
 def hand_value(norm: Norm, expected: float) -> HandValue:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether a result is plausible: each doubt is a sentence for the user."""
+"""Whether a result is plausible: each note is a sentence for the user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nearest_m(points: np.ndarray, cloud: np.ndarray) -> float:
     return float(np.median(np.linalg.norm(found - queries, axis=1)))
 
 
-def doubts_about_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
+def notes_on_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
     """Duplicates and units. Args: cloud: (N, 3) float32 metres."""
     duplicates = 1 - len(np.unique(np.ascontiguousarray(cloud).view("V12"))) / len(cloud)
     if duplicates > MOST_DUPLICATES:
@@ -44,7 +44,7 @@ def doubts_about_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
         yield f"{name} extends over {across} m; are these degrees? project them to metres"
 
 
-def doubts_about_frame(cloud: np.ndarray, frame: str, name: str) -> Iterator[str]:
+def notes_on_frame(cloud: np.ndarray, frame: str, name: str) -> Iterator[str]:
     """Whether a cloud, (N, 3) metres, is flat along another axis than the vertical one of its frame."""
     extents, up = _extents(cloud), _vertical_axis(frame)
     flattest = int(np.argmin(extents))
@@ -64,24 +64,24 @@ def _vertical_axis(frame: str) -> int:
     return int(np.argmax(np.abs(axes_of(frame)[1])))
 
 
-def doubts_about_fit(before_m: float, after_m: float) -> Iterator[str]:
+def notes_on_fit(before_m: float, after_m: float) -> Iterator[str]:
     """What the median distances from the first to the second cloud tell, before and after the flow."""
     if before_m == 0:
         yield "the clouds are the same, or most of their points are"
     elif before_m > FAR_M:
         yield f"the clouds are {before_m:.3g} m apart; are they of one place, frame and unit?"
     elif after_m > max(before_m, SAME_M):
-        yield "the flow brings the clouds no closer; check --frame and the order of the clouds"
+        yield "the flow brings the clouds no closer; check --frame, their order, and what the network was trained on"
 
 
-def doubts_about_truth(truth: np.ndarray) -> Iterator[str]:
+def notes_on_truth(truth: np.ndarray) -> Iterator[str]:
     """Whether a true flow, (N, 3) metres, is that of rows that do not belong together."""
     length = float(np.median(np.linalg.norm(truth, axis=1)))
     if length > FAR_M:
         yield f"the true flow is {length:.3g} m long; is each row of the second cloud the same point as in the first?"
 
 
-def doubts_about_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -> Iterator[str]:
+def notes_on_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -> Iterator[str]:
     """Whether a pose leads the wrong way. Args: as of `nearest_m`, and (4, 4)."""
     used, back = points[even_rows(len(points), MOST_QUERIES)], np.linalg.inv(pose)
     given, inverse = (nearest_m(used @ one[:3, :3].T + one[:3, 3], cloud) for one in (pose, back))
@@ -90,7 +90,7 @@ def doubts_about_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -
         yield f"the inverse of the pose brings the clouds closer ({inverse:.3g} m, not {given:.3g} m); {meaning}"
 
 
-def doubts_about_viewpoints(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> Iterator[str]:
+def notes_on_viewpoints(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> Iterator[str]:
     """Whether the sensor moved between two clouds, as their files say."""
     if first is None or second is None or np.allclose(first, second, atol=1e-6):
         return

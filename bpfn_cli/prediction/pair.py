@@ -46,6 +46,7 @@ class FlowFigures:
     Attributes:
         points: its rows. mean_flow_m, median_flow_m: over the rows with a prediction.
         metrics: against the true flow, if that is known; over `measured` rows.
+        true_flow_m: the mean length of the true flow there, which is the EPE3D of zero flow.
         holds: how the first and the second cloud were read, such as "5 columns of float32".
         left_out: of both clouds: why rows are left out -> how many.
         nearest_m: median distance from the first cloud to the second, before and after the flow.
@@ -60,6 +61,7 @@ class FlowFigures:
     median_flow_m: float
     metrics: SceneFlowMetrics | None = None
     measured: int = 0
+    true_flow_m: float | None = None
     holds: tuple[str, str] = ("", "")
     left_out: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
     nearest_m: tuple[float, float] = (0.0, 0.0)
@@ -112,11 +114,11 @@ def predict_pair(
         *_notes_of(clouds),
         *first.notes,
         *second.notes,
-        *checks.doubts_about_cloud(first.points, clouds.first.name),
-        *checks.doubts_about_cloud(second.points, clouds.second.name),
-        *checks.doubts_about_frame(first.points, predictor.frame, clouds.first.name),
-        *checks.doubts_about_viewpoints(clouds.first.viewpoint, clouds.second.viewpoint),
-        *checks.doubts_about_fit(*nearest),
+        *checks.notes_on_cloud(first.points, clouds.first.name),
+        *checks.notes_on_cloud(second.points, clouds.second.name),
+        *checks.notes_on_frame(first.points, predictor.frame, clouds.first.name),
+        *checks.notes_on_viewpoints(clouds.first.viewpoint, clouds.second.viewpoint),
+        *checks.notes_on_fit(*nearest),
         *_notes_on_parts(estimate, len(first.points), len(second.points)),
     ]
     shift = np.zeros(3) if origin is None else origin
@@ -125,13 +127,15 @@ def predict_pair(
     static = None
     if pose is not None:
         centered = with_origin(pose, shift)
-        notes += [] if treatment.estimate_pose else checks.doubts_about_pose(first.points, second.points, centered)
+        notes += [] if treatment.estimate_pose else checks.notes_on_pose(first.points, second.points, centered)
         static = sensor_flow(first.points, centered)
     residual = None if static is None else (estimate.flow - static).astype(np.float32)
     full = _all_rows(estimate.flow, first.rows, treatment.invalid)
     measured = np.zeros_like(first.rows) if clouds.known is None else first.rows & clouds.known
+    true_flow_m = None
     if clouds.truth is not None and measured.any():
-        notes += checks.doubts_about_truth(clouds.truth[measured])
+        true_flow_m = float(np.linalg.norm(clouds.truth[measured], axis=1).mean())
+        notes += checks.notes_on_truth(clouds.truth[measured])
     lengths = np.linalg.norm(estimate.flow, axis=1)
     figures = FlowFigures(
         points=len(clouds.first.points),
@@ -139,6 +143,7 @@ def predict_pair(
         median_flow_m=float(np.median(lengths)),
         metrics=_measure(clouds, measured, full),
         measured=int(measured.sum()),
+        true_flow_m=true_flow_m,
         holds=(clouds.first.holds, clouds.second.holds),
         left_out=(first.left_out, second.left_out),
         nearest_m=nearest,

@@ -65,7 +65,7 @@ class States:
             self._own = student(batch.pc1, batch.pc2)
         with torch.no_grad():
             other = teacher(batch.pc1, batch.pc2, pyramid=self._own.pyramid)
-        self.teacher = _state(other, batch, TEACHER_ERROR_M, "teacher")
+        self.teacher = self._state(other, TEACHER_ERROR_M, "teacher")
         alone = build_losses([], student.variant)
         outputs = (self.student(error) for error in ERRORS_M)
         self.supervised = [self.gradient(alone.measure(output, None, batch)[SUPERVISED].value) for output in outputs]
@@ -73,8 +73,16 @@ class States:
     def student(self, error_m: float, draw: int = 0) -> FlowPyramid:
         """The student's output at a mean error of its flow, for one of any number of draws of the errors."""
         if (error_m, draw) not in self._students:
-            self._students[error_m, draw] = _state(self._own, self.batch, error_m, f"student{draw}")
+            self._students[error_m, draw] = self._state(self._own, error_m, f"student{draw}")
         return self._students[error_m, draw]
+
+    def _state(self, output: FlowPyramid, error_m: float, who: str) -> FlowPyramid:
+        return _with_flows(output, self.batch, self.flows(output, error_m, who))
+
+    def flows(self, output: FlowPyramid, error_m: float, who: str) -> list[Tensor]:
+        """The flows of a state by level, (B, N_l, 3) metres. who: whose they are; each has errors of its own."""
+        truths = at_levels(output, self.batch.flow)
+        return [truth + error_m * _errors(truth, who, level) for level, truth in enumerate(truths)]
 
     def gradient(self, value: Tensor) -> Tensor:
         """The gradient of a scalar by all parameters of the student, as a vector."""
@@ -137,10 +145,8 @@ def _train_adapters(objective: Objective, states: States, error_m: float, teache
             optimizer.step()
 
 
-def _state(output: FlowPyramid, batch: FlowBatch, error_m: float, who: str) -> FlowPyramid:
-    """Made-up values with the gradients of an output."""
-    truths = at_levels(output, batch.flow)
-    flows = [truth + error_m * _errors(truth, who, level) for level, truth in enumerate(truths)]
+def _with_flows(output: FlowPyramid, batch: FlowBatch, flows: list[Tensor]) -> FlowPyramid:
+    """These flows and made-up features, with the gradients of an output."""
     values: dict[str, list[Tensor]] = {"flows": flows}
     inputs = zip(at_levels(output, batch.pc1), flows, coarse_flows(replace(output, flows=flows), batch), strict=True)
     known = [torch.cat([points, flow, flow - coarse], dim=-1) for points, flow, coarse in inputs]

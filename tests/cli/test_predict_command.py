@@ -93,7 +93,10 @@ def test_left_out_rows_count_in_no_metric(work: Path) -> None:
     errors = np.linalg.norm(expected(street(), street() + SHIFT) - SHIFT, axis=1)
     assert found["metrics"]["epe3d"] == pytest.approx(errors.mean(), rel=1e-5)
     assert found["measured"] == POINTS
-    assert f"over {POINTS:,} points: EPE3D" in run(work, "pair.npz", "--frame", "internal").stdout
+    length = np.linalg.norm(SHIFT)
+    assert found["true_flow_m"] == pytest.approx(length, rel=1e-5)
+    said = run(work, "pair.npz", "--frame", "internal").stdout
+    assert f"over {POINTS:,} points: EPE3D" in said and f"(of zero flow: {length:.4f} m)" in said
 
 
 def test_installed_command_reads_a_sweep_of_nuscenes(work: Path) -> None:

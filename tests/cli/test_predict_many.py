@@ -18,8 +18,8 @@ from bpfn_cli.models.predict import predict_flow
 FRAMES = 4
 WEIGHTS = ("--checkpoint", "tiny.safetensors")
 FIGURES = [
-    *("points", "mean_flow_m", "median_flow_m", "metrics", "measured", "holds", "left_out", "nearest_m"),
-    *("parts", "spread_m", "origin", "pose", "residual_m", "notes"),
+    *("points", "mean_flow_m", "median_flow_m", "metrics", "measured", "true_flow_m", "holds", "left_out"),
+    *("nearest_m", "parts", "spread_m", "origin", "pose", "residual_m", "notes"),
 ]
 
 

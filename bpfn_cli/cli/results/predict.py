@@ -216,7 +216,8 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
         echo(f"median distance to the nearest point of PC2: {before:.3f} m, after the flow {after:.3f} m")
         if metrics := figures.metrics:
             where = f"against the flow in {source.pairs[0]}, over {figures.measured:,} points"
-            echo(f"{where}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+            zero = f"(of zero flow: {figures.true_flow_m:.4f} m)"
+            echo(f"{where}: EPE3D {metrics.epe3d:.4f} m {zero}, Acc3DR {metrics.acc3d_relax:.3f}")
     for line in (*_left_out(figures, flags.invalid), *figures.notes):
         say(f"note: {line}")
     _finish(flags, *output.paths)

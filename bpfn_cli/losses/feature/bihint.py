@@ -13,10 +13,11 @@ from bpfn_cli.losses.features import (
     Norm,
     Reduction,
     hand_value,
+    mean_distance,
     norm_option,
     reduction_option,
 )
-from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option, total
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, levels_option, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -62,16 +63,13 @@ class BihintLoss(DistillationLoss):
 
     def __init__(self, options: BihintSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        branches = [
+        self.branches = nn.ModuleList(
             FeatureDistance(feature, options.levels, options.norm, student, teacher, reduction=options.reduction)
             for feature in _BRANCHES[options.branches]
-        ]
-        self.branches, self.unit = nn.ModuleList(branches), branches[0].unit
+        )
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        found = [branch(student, teacher) for branch in self.branches]
-        levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, self.unit)
+        return mean_distance(self.branches, student, teacher)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

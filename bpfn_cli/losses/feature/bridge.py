@@ -15,10 +15,11 @@ from bpfn_cli.losses.features import (
     Norm,
     Reduction,
     feature_of,
+    mean_distance,
     norm_option,
     reduction_option,
 )
-from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, option, total
+from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, option
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
@@ -85,16 +86,13 @@ class BridgeLoss(DistillationLoss):
         ]
         for branch in branches:
             branch.widths = widths
-        self.branches, self.unit = nn.ModuleList(branches), branches[0].unit
+        self.branches = nn.ModuleList(branches)
 
     def adapters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        teacher = self._through_bridge(teacher)
-        found = [branch(student, teacher) for branch in self.branches]
-        levels = {level: total({i: branch[level] for i, branch in enumerate(found)}) / len(found) for level in found[0]}
-        return Measured.sum_of(levels, self.unit)
+        return mean_distance(self.branches, student, self._through_bridge(teacher))
 
     def _through_bridge(self, teacher: FlowPyramid) -> FlowPyramid:
         """The teacher's output with only the projected encoder features of the levels compared."""
