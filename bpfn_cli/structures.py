@@ -77,6 +77,7 @@ class FlowBatch:
             unknown.
         first, whole: if several processes share a batch, the index of this process's first sample and the number of
             samples of all. first == whole: a process without samples, which repeats another's. None: all are here.
+        total: samples of the optimizer step, if this is one of its `parts`; None: it is not.
     """
 
     pc1: Tensor
@@ -88,6 +89,12 @@ class FlowBatch:
     view: str | None = None
     first: int = 0
     whole: int | None = None
+    total: int | None = None
+
+    @property
+    def step_samples(self) -> int:
+        """The number of samples of the optimizer step, in all parts and processes."""
+        return self.total or self.whole or len(self.names)
 
     @property
     def share(self) -> float:
@@ -107,7 +114,8 @@ class FlowBatch:
     def parts(self, count: int) -> list[FlowBatch]:
         """Split the samples into at most `count` batches of nearly equal size, none of them empty."""
         edges = [index * len(self.names) // count for index in range(count + 1)]
-        return [self.of_samples(start, end) for start, end in pairwise(edges) if end > start]
+        whole = replace(self, total=self.step_samples)
+        return [whole.of_samples(start, end) for start, end in pairwise(edges) if end > start]
 
     def of_samples(self, start: int, end: int) -> FlowBatch:
         """The samples from `start` up to, not including, `end`."""

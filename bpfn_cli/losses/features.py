@@ -20,7 +20,7 @@ from bpfn_cli.losses.term import (
     total,
 )
 from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
-from bpfn_cli.structures import ENCODER_FIELDS, FlowPyramid
+from bpfn_cli.structures import ENCODER_FIELDS, FlowBatch, FlowPyramid
 
 SourceFeature = Literal["source", "embedding", "estimator", "encoder_source"]
 Feature = Literal["source", "target", "embedding", "estimator", "encoder_source", "encoder_target"]
@@ -56,7 +56,8 @@ def reduction_option() -> Any:
     return option(
         "relative",
         "relative: mean over levels and elements, each level divided by the spread of the teacher's feature; mean: "
-        "without that; sum: over both; numel: sum over the number of elements of the encoder's first expanded feature",
+        "without that; sum: over levels and elements; numel: that sum over the number of elements of the encoder's "
+        "feature at level 0",
     )
 
 
@@ -81,7 +82,8 @@ class FeatureDistance(HintModule):
     trained with the student, and neither exported nor counted. Between equal widths it starts as the identity.
 
     Args (of the call): two outputs on the same points; weights: level -> (B, N_l) weights of the points instead of 1;
-        levels: those compared this time; None: all.
+        levels: those compared this time; None: all. samples: of the optimizer step, over which `sum` adds up; the sum
+        over a part of them is scaled to all, since the gradients of parts are averaged.
     Returns: level -> its part. l1: |A s - t|; l2: (A s - t)^2; half_l2: half of it; fvu: sum (A s - t)^2 / sum
         (t - mean t)^2, which has no unit, and is 0 for a perfect student and 1 for one that predicts the mean.
     Raises: ShapeError: a feature is missing or empty, or the points differ. UsageError: fvu with another reduction.
@@ -114,17 +116,19 @@ class FeatureDistance(HintModule):
         teacher: FlowPyramid,
         weights: Mapping[int, Tensor] | None = None,
         levels: Levels | None = None,
+        samples: int | None = None,
     ) -> dict[int, Tensor]:
         check_same_points(student, teacher)
         chosen = self.levels if levels is None else levels
-        count = self._count(student, chosen)
+        count = self._count(student, chosen, samples)
         return {level: self._at_level(level, student, teacher, weights) / count for level in chosen}
 
-    def _count(self, student: FlowPyramid, levels: Levels) -> int:
+    def _count(self, student: FlowPyramid, levels: Levels, samples: int | None) -> float:
         """What the parts of the levels are divided by."""
         if self.reduction in ("relative", "mean"):
             return len(levels)
-        return 1 if self.reduction == "sum" else student.flows[0][..., 0].numel() * self.first_width
+        batch, points = student.flows[0].shape[:2]
+        return batch / (samples or batch) if self.reduction == "sum" else batch * points * self.first_width
 
     def _at_level(
         self, level: int, student: FlowPyramid, teacher: FlowPyramid, weights: Mapping[int, Tensor] | None
@@ -155,9 +159,10 @@ class FeatureDistance(HintModule):
         return "1" if self.reduction == "relative" or self.norm == "fvu" else UNIT
 
 
-def mean_distance(distances: Iterable[Any], student: FlowPyramid, teacher: FlowPyramid) -> Measured:
+def mean_distance(distances: Iterable[Any], student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
     """The mean over several `FeatureDistance` with one norm and reduction."""
-    units, found = zip(*((one.unit, one(student, teacher)) for one in distances), strict=True)
+    measured = ((one.unit, one(student, teacher, samples=batch.step_samples)) for one in distances)
+    units, found = zip(*measured, strict=True)
     levels = {level: total({i: one[level] for i, one in enumerate(found)}) / len(found) for level in found[0]}
     return Measured.sum_of(levels, units[0])
 

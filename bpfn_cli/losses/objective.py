@@ -60,6 +60,11 @@ class WeightSettings:
     w_hint: Weight | None = None
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def scales_hints(self) -> bool:
+        """Whether kappa sets the weight of hints."""
+        return self.w_hint is None and self.beta is None
+
 
 def option_key(name: str) -> str:
     """The key of a loss's options in `ObjectiveSettings`: `gan_compression` for gan-compression."""
@@ -109,14 +114,9 @@ class Objective(nn.Module):
         self.teacher_share = 1.0
         self.hints_alone = False
         self._check_hints()
-        self.needs_kappa = bool(self.hints) and self.scales_hints and options.gamma > 0
+        self.needs_kappa = bool(self.hints) and options.scales_hints and options.gamma > 0
         self.register_buffer("kappas", torch.ones(len(self.hints)))
         self.register_buffer("calibration", torch.tensor(int(not self.needs_kappa)))
-
-    @property
-    def scales_hints(self) -> bool:
-        """Whether kappa sets the weight of hints."""
-        return self.options.w_hint is None and self.options.beta is None
 
     def _check_hints(self) -> None:
         options = self.options
@@ -124,7 +124,7 @@ class Objective(nn.Module):
             raise UsageError("objective.beta sets all weights; remove objective.w_gt, w_kd and w_hint")
         if options.beta is not None and self.names and not self.hints:
             raise UsageError("objective.beta: none of the losses is a hint; remove it")
-        if self.hints and self.scales_hints and self.weight(SUPERVISED) == 0:
+        if self.hints and options.scales_hints and self.weight(SUPERVISED) == 0:
             cause = "gamma 1" if self.options.w_gt is None else "w_gt 0"
             raise UsageError(f"objective.{cause} leaves nothing to scale hints by; set objective.w_hint too")
         if self.options.stage1_epochs and self.names and not self.hints:

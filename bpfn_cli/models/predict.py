@@ -138,7 +138,7 @@ class _PartedCloud:
 
 
 class _MeanFlow:
-    """The mean flow of each of `count` points over the parts in which it stands."""
+    """The mean flow of each of `count` points over the parts that contain it."""
 
     def __init__(self, count: int):
         self._sum, self._squares, self._times = np.zeros((count, 3)), np.zeros(count), np.zeros(count)

@@ -25,7 +25,7 @@ def meanings(kind: type) -> dict[str, str]:
     fields: dict[str, Any] = getattr(kind, "__pydantic_fields__", {})
     text = " ".join(" ".join(_doc(one).partition("\n\nSource:")[0].split()) for one in reversed(kind.__mro__))
     one_of = "|".join(map(re.escape, fields))
-    starts = list(re.finditer(rf"(?<![\w.`])({one_of})((?:, (?:{one_of}))*)(?: `\w+`)?: ", text)) if fields else []
+    starts = list(re.finditer(rf"(?<![\w.`])({one_of})((?:, (?:{one_of}))*): ", text)) if fields else []
     ends = [*(start.start() for start in starts), len(text)][1:]
     found = {}
     for start, end in zip(starts, ends, strict=True):

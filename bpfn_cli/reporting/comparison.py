@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 
@@ -162,10 +161,10 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
     """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
     cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
     results = [one for run in cells.values() for one in results_of(run)]
-    groups = comparable(results)
-    shared = set(map(id, max(groups, key=len) if groups else ()))
-    of_study = (one for one in results if id(one) in shared)
-    return [next(found) for _, found in groupby(of_study, key=lambda one: one.record.cell)]
+    found: dict[str | None, Result] = {}
+    for one in max(comparable(results), key=len, default=()):
+        found.setdefault(one.record.cell, one)
+    return [found[cell] for cell in cells if cell in found]
 
 
 def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:

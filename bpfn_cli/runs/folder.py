@@ -21,6 +21,7 @@ from bpfn_cli import files
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BpfnError, BusyError, DiskError, Interrupted, UsageError, printable
 from bpfn_cli.locks import only_holder
+from bpfn_cli.losses import is_own_loss
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
 from bpfn_cli.runs.checkpoints import Checkpoints
@@ -125,7 +126,7 @@ class RunFolder:
         self.log("finished")
 
     def _resume_command(self) -> str:
-        has_code = any(":" in str(name) for name in self.record.recipe.get("loss", ()))
+        has_code = any(is_own_loss(str(name)) for name in self.record.recipe.get("loss", ()))
         return f"bpfn resume {shlex.quote(printable(self.path))}{' --allow-code' * has_code}"
 
     def update(self, **changes: Any) -> None:

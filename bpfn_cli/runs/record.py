@@ -122,6 +122,12 @@ class _TrainKeys(Schema):
     precision: str | int = "32"
 
 
+class _DataKeys(Schema):
+    """As `_TrainKeys`, of `data`."""
+
+    split: str = "train"
+
+
 class _PlanKeys(Schema):
     """As `_TrainKeys`, of a plan."""
 
@@ -130,6 +136,7 @@ class _PlanKeys(Schema):
 
 def _checked_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     _check_types(_TrainKeys, recipe.get("train", {}), "train.")
+    _check_types(_DataKeys, recipe.get("data", {}), "data.")
     if not isinstance(recipe.get("loss", []), list | tuple):
         raise ValueError("loss: not a list")
     return recipe

@@ -69,7 +69,7 @@ class _Epoch(Schema):
 
 
 def validation_curve(run: Path) -> dict[int, float]:
-    """As `Run.curve`; unreadable lines are left out, and all of a file that is none or huge."""
+    """As `Run.curve`; unreadable lines are left out; a missing or oversized file gives no curve."""
     path, found = run / METRICS, {}
     with contextlib.suppress(OSError):
         if not path.is_file() or path.stat().st_size > LARGEST_FILE:

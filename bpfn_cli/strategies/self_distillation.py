@@ -39,7 +39,7 @@ def self_terms(
     level 0."""
     errors = errors_to_truth(output, batch, norm)
     kept = {i: error * (1 - alpha) if i else error for i, error in errors.items()}
-    epe3d = finest_epe3d(errors_to_truth(output, batch), batch)
+    epe3d = finest_epe3d(errors if norm == "l2" else errors_to_truth(output, batch), batch)
     finest = at_levels(output, output.flows[0].detach())
     distances = {i: alpha * torch.linalg.vector_norm(output.flows[i] - finest[i], dim=-1) for i in COARSER}
     features = at_levels(output, output.estimator_features[0].detach())

@@ -124,11 +124,14 @@ class Job:
 
     def _with_early_calibration(self) -> Job:
         """In a training too short for `calibration_step`, hints get their weight after a quarter of the steps."""
-        names, wanted = self.recipe.distillation_losses(), self.recipe.objective.calibration_step
-        if self.steps > wanted or not any(is_own_loss(name) or LOSSES[name].kind == "hint" for name in names):
+        names, options = self.recipe.distillation_losses(), self.recipe.objective
+        wanted = options.calibration_step
+        if self.steps > wanted or not options.scales_hints or not options.gamma:
+            return self
+        if not any(is_own_loss(name) or LOSSES[name].kind == "hint" for name in names):
             return self
         lowered = self.steps // 4
-        objective = replace(self.recipe.objective, calibration_step=lowered)
+        objective = replace(options, calibration_step=lowered)
         why = f"lowered to {lowered}, since the training ends after {self.steps} steps"
         note = f"objective.calibration_step {wanted}: {why}"
         return replace(self, recipe=replace(self.recipe, objective=objective), notes=(*self.notes, note))

@@ -121,7 +121,7 @@ def _terms(strategy: Strategy, recipe: Recipe) -> Iterator[TermPlan]:
 
 def _weight(objective: Objective, name: str) -> str:
     options = objective.options
-    if name not in objective.hints or not objective.scales_hints:
+    if name not in objective.hints or not objective.options.scales_hints:
         return f"weight {objective.weight(name):g}"
     if objective.calibrated:
         return f"weight gamma {options.gamma:g} x kappa {objective.scales()[f'kappa_{name}']:.4g}"

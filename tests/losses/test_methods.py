@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -91,6 +92,25 @@ def test_fvu_is_zero_for_perfect_one_for_the_mean_and_free_of_units() -> None:
     assert hint_value("fvu", mean, target) == pytest.approx(1)
     assert hint_value("fvu", 7 * own, 7 * target) == pytest.approx(apart, rel=1e-5)
     assert hint_value("fvu", own + 5, target + 5) == pytest.approx(apart, rel=1e-4)
+
+
+@pytest.mark.parametrize("reduction", get_args(Reduction))
+@pytest.mark.parametrize("name", ["hint", "bihint", "bridge"])
+def test_hint_of_a_batch_is_the_mean_over_its_parts(name: str, reduction: Reduction) -> None:
+    """As a step adds up the gradients of parts that are computed one after another, or by several processes."""
+    torch.manual_seed(2)
+    losses = build_losses([name], SMALLER, TINY, {name: {"reduction": reduction}})
+    student, teacher, batch = network(SMALLER, 1), network(), batch_of(3)
+
+    def found(part: FlowBatch) -> float:
+        with torch.no_grad():
+            own, other = student(part.pc1, part.pc2), teacher(part.pc1, part.pc2)
+            return float(losses.measure(own, other, part)[name].value)
+
+    in_two_processes = [replace(batch.of_samples(0, 1), whole=3), replace(batch.of_samples(1, 3), first=1, whole=3)]
+    for parts in (batch.parts(2), in_two_processes, in_two_processes[1].parts(2) + in_two_processes[:1]):
+        mean = sum(found(part) * len(part.names) for part in parts) / 3
+        assert mean == pytest.approx(found(batch), rel=1e-4)
 
 
 def test_reductions_of_a_hint_by_hand() -> None:

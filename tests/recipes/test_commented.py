@@ -18,7 +18,7 @@ from bpfn_cli.recipes.recipe import Recipe, recipe_tree
 class Inner:
     """Inside.
 
-    low, high: the two `ends`. kind `a`: as it is; b: as it was.
+    low, high: the two `ends`. kind: `a`: as it is; b: as it was.
 
     Source: none.
     """
@@ -39,7 +39,7 @@ def test_meanings_are_those_of_docstring_and_description() -> None:
     assert meanings(Inner) == {
         "low": ends,
         "high": ends,
-        "kind": "as it is; b: as it was.",
+        "kind": "`a`: as it is; b: as it was.",
         "described": "by its field",
     }
     assert meanings(Bare) == {}

@@ -155,7 +155,8 @@ def paths_of(tree: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 def test_every_wrong_type_is_a_data_error_or_harmless(tmp_path: Path) -> None:
     """Whatever the key, listing the run ends with its status or with one line."""
     teacher = Teacher(run="t", variant="big", sha256="0" * 64, path="/t")
-    recipe = {"loss": ["hint"], "train": {"validate_every": 2, "validation_calendar": "fast", "precision": "32"}}
+    train = {"validate_every": 2, "validation_calendar": "fast", "precision": "32"}
+    recipe = {"loss": ["hint"], "train": train, "data": {"split": "test"}}
     whole = record_with(
         teacher=teacher, recipe=recipe, plan={"seconds_per_epoch": 1.0}, paths=Paths(data="/d", device="cpu"),
         versions=Versions(threads=1, processes=1), resumed=(Resumption(),),
@@ -168,6 +169,7 @@ def test_every_wrong_type_is_a_data_error_or_harmless(tmp_path: Path) -> None:
             reduce(lambda part, key: part[key], above, damaged)[last] = wrong
             (tmp_path / "a" / RECORD_FILE).write_text(json.dumps(damaged))
             (status,) = run_statuses(tmp_path)
+            assert status.state == "damaged" or read_record(tmp_path / "a").learned_from
             if status.state == "damaged":
                 with pytest.raises(DataError, match=rf"run\.json: damaged: {(*above, last)[0]}"):
                     read_record(tmp_path / "a")

@@ -518,11 +518,15 @@ def test_random_adapter_is_a_note_where_no_loss_reads_features(things: Path, tmp
 # --- refusals, before anything is trained -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "is_lowered"), [("hint", True), ("bihint", True), ("basic", False)])
+@pytest.mark.parametrize(
+    ("loss", "beta", "is_lowered"),
+    [("hint", None, True), ("bihint", None, True), ("basic", None, False), ("hint", 0.8, False)],
+)
 def test_training_too_short_for_hints_gives_them_their_weight_earlier(
-    things: Path, tmp_path: Path, loss: str, is_lowered: bool
+    things: Path, tmp_path: Path, loss: str, beta: float | None, is_lowered: bool
 ) -> None:
-    wanted = recipe(loss, objective=ObjectiveSettings(calibration_step=2))  # 3 scenes, batches of 2: 2 steps
+    objective = ObjectiveSettings(calibration_step=2, beta=beta)
+    wanted = recipe(loss, objective=objective)  # 3 scenes, batches of 2: 2 steps
     job = job_for(things, tmp_path / "runs", wanted)
     check_job(job)
     assert job.recipe.objective.calibration_step == (0 if is_lowered else 2)

@@ -38,7 +38,8 @@ class AhtLoss(AttentiveLoss, HintLoss):
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
         weights = self.imitability(teacher, batch)
-        return Measured.sum_of(self.distance(student, teacher, weights), self.distance.unit, **weight_details(weights))
+        distances = self.distance(student, teacher, weights, samples=batch.step_samples)
+        return Measured.sum_of(distances, self.distance.unit, **weight_details(weights))
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

@@ -69,7 +69,7 @@ class BihintLoss(DistillationLoss):
         )
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        return mean_distance(self.branches, student, teacher)
+        return mean_distance(self.branches, student, teacher, batch)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:

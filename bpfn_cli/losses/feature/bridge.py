@@ -61,7 +61,7 @@ class BridgeLoss(DistillationLoss):
         source="the compression reports; their text leaves the layers open, and they are linear maps here",
         deviations=(
             "in the reports the bridge ran without gradients, so it stayed as it was initialized: a fixed random "
-            "projection of the teacher; that is the default here too, and the control random_adapter belongs beside it",
+            "projection of the teacher; that is the default here too, so compare it with the control random_adapter",
             "trained: true trains it with the student, which may make the teacher's features easier to match rather "
             "than worth matching",
             "the reports' form is beta [basic] + (1 - beta) D, D the plain sum of squares / 2 at level 3, without "
@@ -92,7 +92,7 @@ class BridgeLoss(DistillationLoss):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        return mean_distance(self.branches, student, self._through_bridge(teacher))
+        return mean_distance(self.branches, student, self._through_bridge(teacher), batch)
 
     def _through_bridge(self, teacher: FlowPyramid) -> FlowPyramid:
         """The teacher's output with only the projected encoder features of the levels compared."""

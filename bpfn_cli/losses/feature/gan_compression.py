@@ -35,7 +35,7 @@ class GanCompressionLoss(DistillationLoss):
         "authors' code]",
         deviations=(
             "there are adapters at every level; between equal widths they start as the identity",
-            "the teacher is real to the critic, where the original has the truth (real: truth for that)",
+            "the critic takes the teacher's flow as real, where the original takes the ground truth (real: truth)",
             "the critic is that of adversarial, rescaled in each step; its weight relative to the hints is ours, since "
             "the paper's task loss was that of a GAN",
             "the paper's weight of hints is 0.001 of the reconstruction; here kappa determines it",

@@ -50,7 +50,7 @@ class HintLoss(DistillationLoss):
         )
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:
-        return Measured.sum_of(self.distance(student, teacher), self.distance.unit)
+        return features.mean_distance([self.distance], student, teacher, batch)
 
     @classmethod
     def hand_values(cls) -> Iterator[HandValue]:
