@@ -23,10 +23,15 @@ def data_root() -> Path:
 
 def worker_processes(given: int | None) -> int:
     """The number of `--processes`; by default one per core. More are possible, and noted."""
-    cores = usable_cores()
-    if given is not None and given > cores:
-        say(f"note: {given} processes, but only {cores} cores that this process may use")
-    return given or cores
+    if given is not None:
+        note_more_than_cores(given)
+    return given or usable_cores()
+
+
+def note_more_than_cores(processes: int) -> None:
+    """Say so if there are more processes than cores for them."""
+    if processes > (cores := usable_cores()):
+        say(f"note: {processes} processes, but this process may use only {cores} cores")
 
 
 def report_command(runs: Path) -> str:

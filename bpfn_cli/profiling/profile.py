@@ -9,7 +9,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -129,6 +129,14 @@ def list_tensors(variant: Variant) -> list[TensorSize]:
         TensorSize(tensor.numel(), name, tuple(tensor.shape), "parameter" if name in trained else "buffer")
         for name, tensor in model.state_dict().items()
     ]
+
+
+def tensor_totals(tensors: Iterable[TensorSize]) -> dict[str, int]:
+    """Numbers of elements: of parameters, of buffers, and in all."""
+    counts = Counter[str]()
+    for one in tensors:
+        counts[one.kind] += one.elements
+    return {"parameter": counts["parameter"], "buffer": counts["buffer"], "total": counts.total()}
 
 
 def level_of(name: str) -> int:

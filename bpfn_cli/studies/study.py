@@ -88,6 +88,11 @@ class Cell:
     method: str
     control: Control | None = None
 
+    @property
+    def planned_epochs(self) -> int | None:
+        """None: decided when it starts."""
+        return None if self.control == "equal_time" else self.recipe.train.epochs
+
 
 def read_study(path: Path) -> Study:
     """Read a study file. Raises: UsageError: all mistakes in one line."""

@@ -43,7 +43,7 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
       $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
-    from bpfn_cli.profiling import list_tensors, profile_model
+    from bpfn_cli.profiling import list_tensors, profile_model, tensor_totals
     from bpfn_cli.shipped import weights_argument
 
     names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
@@ -62,7 +62,7 @@ def profile(flags: ProfileFlags) -> None:
         for fields, its_latency in zip(found, measured, strict=False):
             fields["latency"] = asdict(its_latency)
         for fields, its_tensors in zip(found, tensors, strict=False):
-            fields |= {"tensors": [asdict(one) for one in its_tensors], "tensor_elements": _totals(its_tensors)}
+            fields |= {"tensors": [asdict(one) for one in its_tensors], "tensor_elements": tensor_totals(its_tensors)}
         print_json(found if flags.all_variants else found[0])
         return
     _print_sizes(profiles)
@@ -117,16 +117,11 @@ def _print_levels(one: Profile) -> None:
     console().print(f"Not counted by fvcore: {names}.", soft_wrap=True)
 
 
-def _totals(tensors: list[TensorSize]) -> dict[str, int]:
-    """Elements by kind of tensor, and in all."""
-    kinds = ("parameter", "buffer")
-    sums = {kind: sum(one.elements for one in tensors if one.kind == kind) for kind in kinds}
-    return {**sums, "total": sum(sums.values())}
-
-
 def _print_tensors(name: str, tensors: list[TensorSize]) -> None:
     """Plain lines, for grep and awk."""
-    totals, longest = _totals(tensors), max(len(one.name) for one in tensors)
+    from bpfn_cli.profiling import tensor_totals
+
+    totals, longest = tensor_totals(tensors), max(len(one.name) for one in tensors)
     echo(f"\nTensors of {name}: elements, name, shape")
     for one in tensors:
         echo(f"{one.elements:>9,}  {one.name:<{longest}}  {list(one.shape)}")

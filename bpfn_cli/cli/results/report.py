@@ -59,9 +59,9 @@ def report(
         say("next: bpfn report --out results (Markdown and CSV), bpfn report --published, or bpfn eval on other data")
 
 
-def _folder_of(study: Path | None) -> Path:
-    """Where the runs are: those of a study, if it has some."""
-    folder = RUNS / (study.stem if study else "")
+def _folder_of(study: Path) -> Path:
+    """Where the runs of a study are, or else all runs."""
+    folder = RUNS / study.stem
     return folder if folder.is_dir() else RUNS
 
 
@@ -71,12 +71,6 @@ def _without_run(path: Path, results: RunResults) -> list[Planned]:
 
     found = cells_without_run(read_study(path), (run.record for run in results.runs))
     return [
-        Planned(
-            cell.name,
-            cell.recipe.variant.name,
-            cell.method,
-            cell.recipe.seed,
-            None if cell.control == "equal_time" else cell.recipe.train.epochs,
-        )
+        Planned(cell.name, cell.recipe.variant.name, cell.method, cell.recipe.seed, cell.planned_epochs)
         for cell in found
     ]

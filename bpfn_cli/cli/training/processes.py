@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpfn_cli.cli.console import ConsoleProgress, finish, print_json, say
-from bpfn_cli.cli.places import report_command
+from bpfn_cli.cli.console import ConsoleProgress, finish, print_json
+from bpfn_cli.cli.places import note_more_than_cores, report_command
 from bpfn_cli.cores import usable_cores
 from bpfn_cli.launch import end_with_launcher, is_started, launch, local_rank, refuse_plain_srun
 
@@ -67,8 +67,8 @@ class Processes:
             )
         if device.type == "cuda":
             resolve_device(f"cuda:{devices - 1}")
-        elif devices > usable_cores():
-            say(f"note: {devices} processes, but only {usable_cores()} cores that this process may use")
+        else:
+            note_more_than_cores(devices)
         return launch(devices, self.nodes, max(1, usable_cores() // devices))
 
 
