@@ -51,12 +51,12 @@ def find_source(first: Path, second: Path | None, *, known_frame: bool) -> Sourc
 
     Args: known_frame: the user gives the frame, so `first` is read as it is, not as a scene of a dataset.
     Raises: DataError: missing, empty or mixed, a faulty line, or two pairs of one name. UsageError: a folder and a
-        second path. DiskError: no permission.
+        second path, or clouds of several frames. DiskError: no permission.
     """
     if second is not None:
         if first.is_dir():
             raise UsageError(f"{printable(first)}: holds many pairs; leave out {printable(second)}")
-        return _of_files([CloudPair(first, second)], many=False)
+        return _of_files([CloudPair(first, second)], many=False, known_frame=known_frame)
     scenes = None if known_frame else find_scenes(first)
     if scenes:
         dataset = scenes[0].scenes
@@ -67,14 +67,19 @@ def find_source(first: Path, second: Path | None, *, known_frame: bool) -> Sourc
     if first.is_dir() or (first.suffix.lower() == LIST_ENDING and not _begins_as_cloud(first)):
         pairs = _pairs_of_folder(first) if first.is_dir() else _pairs_of_list(first)
         _refuse_equal_names(pairs, first)
-        return _of_files(pairs, many=True)
-    return _of_files([CloudPair(first)], many=False)
+        return _of_files(pairs, many=True, known_frame=known_frame)
+    return _of_files([CloudPair(first)], many=False, known_frame=known_frame)
 
 
-def _of_files(pairs: list[CloudPair], many: bool) -> Source:
-    frames = {pair.frame for pair in pairs}
-    frame = frames.pop() if len(frames) == 1 else None
-    return Source([*pairs], many, frame, "by the ending" if frame else "")
+def _of_files(pairs: list[CloudPair], *, many: bool, known_frame: bool) -> Source:
+    frames = set[str | None]().union(*(pair.frames for pair in pairs))
+    if len(frames) == 1:
+        frame = frames.pop()
+        return Source([*pairs], many, frame, "by the ending" if frame else "")
+    if not known_frame:
+        names = [*sorted(frame for frame in frames if frame), *(["an unknown one"] if None in frames else [])]
+        raise UsageError(f"some clouds are in frame {' and others in '.join(names)}; give --frame")
+    return Source([*pairs], many)
 
 
 def _refuse_equal_names(pairs: Sequence[Pair], source: Path) -> None:

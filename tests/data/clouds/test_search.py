@@ -188,5 +188,18 @@ def test_ending_of_nuscenes_tells_the_frame(tmp_path: Path) -> None:
     sweeps = [tmp_path / "a.pcd.bin", tmp_path / "b.pcd.bin.gz"]
     source = find_source(*sweeps, known_frame=False)
     assert (source.frame, source.origin, source.is_plain) == ("nuscenes", "by the ending", True)
-    assert find_source(sweeps[0], tmp_path / "b.bin", known_frame=False).frame is None
-    assert not find_source(sweeps[0], tmp_path / "b.ply", known_frame=False).is_plain
+    assert not find_source(sweeps[0], tmp_path / "b.ply", known_frame=True).is_plain
+
+
+def test_frame_of_some_clouds_is_not_dropped(tmp_path: Path) -> None:
+    for name in ("a.pcd.bin", "b.pcd.bin", "c.npy", "d.npy"):
+        frame(tmp_path / name)
+    (tmp_path / "pairs.txt").write_text("a.pcd.bin b.pcd.bin\nc.npy d.npy\n")
+    for paths in ((tmp_path / "pairs.txt", None), (tmp_path / "a.pcd.bin", tmp_path / "c.npy")):
+        with pytest.raises(
+            UsageError, match="some clouds are in frame nuscenes and others in an unknown one; give --f"
+        ):
+            find_source(*paths, known_frame=False)
+        assert find_source(*paths, known_frame=True).frame is None
+    (tmp_path / "pairs.txt").write_text("a.pcd.bin b.pcd.bin\n")
+    assert find_source(tmp_path / "pairs.txt", None, known_frame=False).frame == "nuscenes"
