@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from bpfn_cli.data.clouds import CLOUD_FORMATS, TEXT_ENDINGS, ending_of, open_cloud_file, unknown_ending
+from bpfn_cli.data.clouds import CLOUD_FORMATS, TEXT_ENDINGS, ending_of, first_bytes, unknown_ending
 from bpfn_cli.data.clouds.pairs import CloudPair, Pair, holds_pair
 from bpfn_cli.data.clouds.scenes import find_scenes
 from bpfn_cli.data.clouds.text import looks_like_cloud
@@ -20,6 +20,7 @@ from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, read_file
 
 LIST_ENDING = ".txt"
+_LOOKED_AT_BYTES = 1 << 16  # of a text, to tell a cloud from a list
 _EXPECTED = (
     "either two or more cloud files of one kind (frames), or .npz files with pc1 and pc2, or folders with pc1.npy and "
     "pc2.npy"
@@ -90,7 +91,7 @@ def _refuse_equal_names(pairs: Sequence[Pair], source: Path) -> None:
 
 
 def _begins_as_cloud(path: Path) -> bool:
-    return looks_like_cloud(bytes(open_cloud_file(path).content))
+    return looks_like_cloud(first_bytes(path, _LOOKED_AT_BYTES))
 
 
 # --- folders ----------------------------------------------------------------------------------------
