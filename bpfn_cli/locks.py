@@ -23,7 +23,7 @@ except ImportError:
 else:
     fcntl = _fcntl
 
-NO_LOCKS = "this system has no file locks: do not run two commands on one folder at the same time"
+_ADVICE = "do not run two commands on one folder"
 
 _descriptors: set[int] = set()  # of the locks held by this process
 
@@ -31,13 +31,12 @@ _descriptors: set[int] = set()  # of the locks held by this process
 @contextlib.contextmanager
 def only_writer(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Lock an existing folder; if `shared`, together with others. Raises: BusyError: another process holds it."""
-    if fcntl is None:
-        warnings.warn(NO_LOCKS, BpfnWarning, stacklevel=3)
+    if _warn_without_locks():  # nor can Windows open a folder
         yield
         return
     with disk_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    with _locked(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, folder):
+    with _locked(descriptor, folder, shared=shared):
         yield
 
 
@@ -51,16 +50,13 @@ def only_holder(path: Path) -> Iterator[None]:
     """
     with disk_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    if fcntl is None:
-        warnings.warn(NO_LOCKS, BpfnWarning, stacklevel=3)
-    with _locked(descriptor, fcntl and fcntl.LOCK_EX, path, f"process {os.getpid()} on {socket.gethostname()}"):
+    _warn_without_locks()
+    with _locked(descriptor, path, holder=f"process {os.getpid()} on {socket.gethostname()}"):
         yield
 
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file. Writes nothing, so it also works in folders of other users."""
-    if fcntl is None:
-        return False
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -68,7 +64,7 @@ def is_held(path: Path) -> bool:
     except OSError:
         return True  # unknown, so be careful
     try:
-        _lock(descriptor, fcntl.LOCK_SH)
+        _lock(descriptor, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -78,13 +74,25 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _lock(descriptor: int, operation: int) -> None:
-    """Raises: BlockingIOError: another process holds the lock, for longer than `is_held` does."""
+def describe() -> str:
+    """Whether this system has locks, and if not, what to do."""
+    return f"none, so {_ADVICE}" if fcntl is None else "yes"
+
+
+def _warn_without_locks() -> bool:
+    """Warn if this system has no locks, and return whether it has none."""
+    if fcntl is None:
+        warnings.warn(f"this system has no file locks: {_ADVICE} at the same time", BpfnWarning, stacklevel=4)
+    return fcntl is None
+
+
+def _lock(descriptor: int, *, shared: bool) -> None:
+    """Without locks, nothing. Raises: BlockingIOError: another process holds it, for longer than `is_held` does."""
     if fcntl is None:
         return
     for attempt in range(3):
         try:
-            return fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            return fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             if attempt == 2:
                 raise
@@ -103,11 +111,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int, operation: int, path: Path, holder: str = "") -> Iterator[None]:
+def _locked(descriptor: int, path: Path, *, shared: bool = False, holder: str = "") -> Iterator[None]:
     _descriptors.add(descriptor)
     try:
         try:
-            _lock(descriptor, operation)
+            _lock(descriptor, shared=shared)
         except BlockingIOError as error:
             other = printable(os.pread(descriptor, 200, 0).decode(errors="replace").strip()) if holder else ""
             fault = f"in use by {other or 'another process'}"

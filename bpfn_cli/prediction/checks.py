@@ -21,11 +21,17 @@ MOST_DUPLICATES = 0.01
 FLATTEST = 0.4  # of the extent along what should be up
 
 
-def nearest_m(points: np.ndarray, cloud: np.ndarray) -> float:
-    """Median distance in metres of points to their nearest one in `cloud`. Args: (N, 3), (M, 3); some of N are used."""
-    queries = points[even_rows(len(points), MOST_QUERIES)].astype(np.float32)
-    found = cloud[knn(torch.from_numpy(queries)[None], torch.from_numpy(cloud)[None], 1)[0, :, 0].numpy()]
-    return float(np.median(np.linalg.norm(found - queries, axis=1)))
+def nearest_m(cloud: np.ndarray, *moved: np.ndarray) -> tuple[float, ...]:
+    """For each of `moved`, the median distance in metres of its points to their nearest one in `cloud`.
+
+    Args: (M, 3) float32, and any number of (N, 3); some of N are used.
+    """
+    queries = [points[even_rows(len(points), MOST_QUERIES)].astype(np.float32) for points in moved]
+    together = np.concatenate(queries)  # one search tree serves all
+    rows = knn(torch.from_numpy(together)[None], torch.from_numpy(cloud)[None], 1)[0, :, 0].numpy()
+    distances = np.linalg.norm(cloud[rows] - together, axis=1)
+    ends = np.cumsum([len(points) for points in queries])[:-1]
+    return tuple(float(np.median(part)) for part in np.split(distances, ends))
 
 
 def notes_on_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
@@ -37,9 +43,9 @@ def notes_on_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
     across = "x".join(f"{extent:.3g}" for extent in extents)
     _, middle, longest = np.sort(extents)
     if longest > LARGE_M:
-        yield f"{name} extends over {across} m; are these millimetres or centimetres?"
+        yield f"{name} extends over {across} m; are the units millimetres or centimetres?"
     elif longest < SMALL_M:
-        yield f"{name} extends over {across} m only; are these kilometres, degrees, or a cloud scaled to size 1?"
+        yield f"{name} extends over only {across} m; is it in kilometres or degrees, or scaled to unit size?"
     elif middle < FLAT_M:
         yield f"{name} extends over {across} m; are these degrees? project them to metres"
 
@@ -81,13 +87,11 @@ def notes_on_truth(truth: np.ndarray) -> Iterator[str]:
         yield f"the true flow is {length:.3g} m long; is each row of the second cloud the same point as in the first?"
 
 
-def notes_on_pose(points: np.ndarray, cloud: np.ndarray, pose: np.ndarray) -> Iterator[str]:
-    """Whether a pose leads the wrong way. Args: as of `nearest_m`, and (4, 4)."""
-    used, back = points[even_rows(len(points), MOST_QUERIES)], np.linalg.inv(pose)
-    given, inverse = (nearest_m(used @ one[:3, :3].T + one[:3, 3], cloud) for one in (pose, back))
-    if inverse < 0.8 * given:
+def notes_on_pose(given_m: float, inverse_m: float) -> Iterator[str]:
+    """Whether a pose leads the wrong way. Args: distances as of `nearest_m`, after the pose and after its inverse."""
+    if inverse_m < 0.8 * given_m:
         meaning = "T must map coordinates of the first cloud to the second"
-        yield f"the inverse of the pose brings the clouds closer ({inverse:.3g} m, not {given:.3g} m); {meaning}"
+        yield f"the inverse of the pose brings the clouds closer ({inverse_m:.3g} m, not {given_m:.3g} m); {meaning}"
 
 
 def notes_on_viewpoints(first: tuple[float, ...] | None, second: tuple[float, ...] | None) -> Iterator[str]:
@@ -95,4 +99,5 @@ def notes_on_viewpoints(first: tuple[float, ...] | None, second: tuple[float, ..
     if first is None or second is None or np.allclose(first, second, atol=1e-6):
         return
     distance = np.linalg.norm(np.subtract(second[:3], first[:3]))
-    yield f"the viewpoints of the clouds differ ({distance:.3g} m apart), which is not used; bring both to one frame"
+    apart = f"the sensor viewpoints in the files differ ({distance:.3g} m apart)"
+    yield f"{apart} and are not applied; transform both clouds to one frame"

@@ -108,8 +108,15 @@ def predict_pair(
     axes = axes_of(predictor.frame)
     first, second = (_prepare(cloud, origin, axes, treatment.remove_ground) for cloud in clouds[:2])
     estimate = predictor.estimate(first.points, second.points, keep=keep and origin is None, progress=progress)
-    moved = first.points + estimate.flow
-    nearest = checks.nearest_m(first.points, second.points), checks.nearest_m(moved, second.points)
+    shift = np.zeros(3) if origin is None else origin
+    if treatment.estimate_pose:
+        pose = with_origin(estimate_pose(first.points, estimate.flow), -shift)
+    centered = None if pose is None else with_origin(pose, shift)
+    static = None if centered is None else sensor_flow(first.points, centered)
+    moved = [first.points, first.points + estimate.flow]
+    if centered is not None and not treatment.estimate_pose:
+        moved += [first.points + sensor_flow(first.points, one) for one in (centered, np.linalg.inv(centered))]
+    before_m, after_m, *pose_m = checks.nearest_m(second.points, *moved)
     notes = [
         *_notes_of(clouds),
         *first.notes,
@@ -118,17 +125,10 @@ def predict_pair(
         *checks.notes_on_cloud(second.points, clouds.second.name),
         *checks.notes_on_frame(first.points, predictor.frame, clouds.first.name),
         *checks.notes_on_viewpoints(clouds.first.viewpoint, clouds.second.viewpoint),
-        *checks.notes_on_fit(*nearest),
+        *checks.notes_on_fit(before_m, after_m),
         *_notes_on_parts(estimate, len(first.points), len(second.points)),
+        *(checks.notes_on_pose(*pose_m) if pose_m else ()),
     ]
-    shift = np.zeros(3) if origin is None else origin
-    if treatment.estimate_pose:
-        pose = with_origin(estimate_pose(first.points, estimate.flow), -shift)
-    static = None
-    if pose is not None:
-        centered = with_origin(pose, shift)
-        notes += [] if treatment.estimate_pose else checks.notes_on_pose(first.points, second.points, centered)
-        static = sensor_flow(first.points, centered)
     residual = None if static is None else (estimate.flow - static).astype(np.float32)
     full = _all_rows(estimate.flow, first.rows, treatment.invalid)
     measured = np.zeros_like(first.rows) if clouds.known is None else first.rows & clouds.known
@@ -146,7 +146,7 @@ def predict_pair(
         true_flow_m=true_flow_m,
         holds=(clouds.first.holds, clouds.second.holds),
         left_out=(first.left_out, second.left_out),
-        nearest_m=nearest,
+        nearest_m=(before_m, after_m),
         parts=estimate.parts,
         spread_m=estimate.spread_m,
         origin=None if origin is None else origin.tolist(),
@@ -187,7 +187,7 @@ def _prepare(cloud: Cloud, origin: np.ndarray | None, axes: np.ndarray, remove_g
     if remove_ground:
         ground = ground_rows(points @ axes.T)
         if ground is None or not ground.any():
-            notes.append(f"{cloud.name}: no plane is the ground; nothing is removed")
+            notes.append(f"{cloud.name}: no ground plane found; nothing removed")
         else:
             rows, left_out[GROUND] = rows.copy(), int(ground.sum())
             rows[rows] = ~ground
@@ -199,7 +199,7 @@ def _refuse_far(points: np.ndarray, rows: np.ndarray, name: str, centered: bool)
     far = (np.abs(points) > MAX_COORDINATE_M).any(axis=1)
     first = int(np.flatnonzero(rows)[np.argmax(far)])
     fault = f"{far.sum():,} of {len(rows):,} rows are beyond {MAX_COORDINATE_M:.0f} m, the first is row {first}"
-    advice = "are these metres?" if centered else "--center subtracts an origin; or are these no metres?"
+    advice = "are the coordinates in metres?" if centered else "use --center for map coordinates, or check the unit"
     raise DataError(f"{name}: {fault}; {advice}")
 
 
@@ -217,7 +217,7 @@ def _notes_on_parts(estimate: Estimate, count: int, count2: int) -> list[str]:
         split = f"{count:,} of {count2:,} points of the second cloud are used, drawn at random"
     else:
         return []
-    return [f"{split}, and flows vary with --seed; --average 4 steadies them and says how much"]
+    return [f"{split}, so the flow varies with --seed; --average 4 reduces this and reports the spread"]
 
 
 def _measure(clouds: Clouds, measured: np.ndarray, flow: np.ndarray) -> SceneFlowMetrics | None:

@@ -19,6 +19,7 @@ from tiny_world import LEAST, tiny_network
 from bpfn_cli.frames import axes_of
 from bpfn_cli.models import save_checkpoint
 from bpfn_cli.models.predict import predict_flow
+from bpfn_cli.prediction import checks
 
 POINTS = LEAST + 20
 WEIGHTS = ("--checkpoint", "tiny.safetensors")
@@ -171,13 +172,13 @@ def test_frame_is_printed_and_a_default_says_so(work: Path) -> None:
     refused(bpfn(*words, "--axes", "right,up,backward", "--frame", "lidar", cwd=work), 2, "--frame and --axes")
 
 
-def test_axes_of_a_cloud_that_lies_flat_are_doubted(work: Path) -> None:
+def test_axes_of_a_cloud_that_lies_flat_are_noted(work: Path) -> None:
     axes = axes_of("lidar")
     for name in ("a", "b"):
         np.save(work / f"{name}.npy", np.load(work / f"{name}.npy") @ axes)
-    doubt = "a.npy is flattest along z, but y is vertical in this frame; perhaps --frame lidar or --frame nuscenes"
-    assert doubt in notes(run(work, "a.npy", "b.npy"))
-    assert not any("flattest" in note for note in notes(run(work, "a.npy", "b.npy", "--frame", "lidar")))
+    note = "a.npy is flattest along z, but y is vertical in this frame; perhaps --frame lidar or --frame nuscenes"
+    assert note in notes(run(work, "a.npy", "b.npy"))
+    assert not any("flattest" in line for line in notes(run(work, "a.npy", "b.npy", "--frame", "lidar")))
 
 
 def test_map_coordinates_need_an_origin(work: Path) -> None:
@@ -185,7 +186,9 @@ def test_map_coordinates_need_an_origin(work: Path) -> None:
     for name, cloud in (("a", street()), ("b", street() + SHIFT)):
         np.save(work / f"{name}.npy", cloud.astype(np.float64) + far)
     words = ("predict", "a.npy", "b.npy", *WEIGHTS)
-    refused(bpfn(*words, cwd=work), 3, f"a.npy: {POINTS:,} of {POINTS:,} rows are beyond 10000 m", "--center subtracts")
+    refused(
+        bpfn(*words, cwd=work), 3, f"a.npy: {POINTS:,} of {POINTS:,} rows are beyond 10000 m", "use --center for map"
+    )
     found = figures(work, "a.npy", "b.npy", "--center")
     origin = np.array(found["origin"])
     assert np.array_equal(origin, np.rint(np.median(np.load(work / "a.npy"), axis=0)))
@@ -209,7 +212,7 @@ def test_ground_is_left_out(work: Path) -> None:
     assert np.isnan(flow[~rows]).all()
     assert np.isfinite(flow[rows]).mean() > 0.9
     np.save(work / "a.npy", street()), np.save(work / "b.npy", street())
-    assert "a.npy: no plane is the ground; nothing is removed" in notes(run(work, "a.npy", "b.npy", "--remove-ground"))
+    assert "a.npy: no ground plane found; nothing removed" in notes(run(work, "a.npy", "b.npy", "--remove-ground"))
 
 
 # --- the motion of the sensor -----------------------------------------------------------------------
@@ -236,7 +239,15 @@ def test_pose_is_taken_out_of_the_flow(work: Path) -> None:
     assert "(with the motion of the sensor)" in run(work, "a.npy", "b.npy").stdout
 
 
-def test_inverse_pose_is_doubted(work: Path) -> None:
+def test_distances_take_one_search(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched, knn = [], checks.knn
+    monkeypatch.setattr(checks, "knn", lambda *args: (searched.append(args), knn(*args))[1])
+    np.savetxt(work / "T.txt", turned(3, (0.1, 0, -0.8)))
+    run(work, "a.npy", "b.npy", "--pose", "T.txt")
+    assert len(searched) == 1
+
+
+def test_inverse_pose_is_noted(work: Path) -> None:
     pose = turned(3, (0.1, 0, -0.8))
     np.save(work / "b.npy", (street() @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32))
     np.savetxt(work / "T.txt", pose[:3])
@@ -296,7 +307,7 @@ def test_sequence_takes_a_pose_for_each_pair(work: Path) -> None:
     ]
 
 
-# --- doubts -----------------------------------------------------------------------------------------
+# --- notes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -304,25 +315,25 @@ def test_sequence_takes_a_pose_for_each_pair(work: Path) -> None:
     [
         (lambda a, b: (a, b + np.float32([60, 0, 0])), "m apart; are they of one place, frame and unit?"),
         (lambda a, b: (a, a), "the clouds are the same"),
-        (lambda a, b: (a * 100, b * 100), "are these millimetres or centimetres?"),
-        (lambda a, b: (a / 1000, b / 1000), "are these kilometres, degrees, or a cloud scaled to size 1?"),
+        (lambda a, b: (a * 100, b * 100), "are the units millimetres or centimetres?"),
+        (lambda a, b: (a / 1000, b / 1000), "is it in kilometres or degrees, or scaled to unit size?"),
         (lambda a, b: (a * np.float32([1e-5, 1, 1e-5]), b * np.float32([1e-5, 1, 1e-5])), "are these degrees?"),
         (lambda a, b: (np.concatenate([a, a[:500]]), b), "a.npy: 20% of the points are duplicates"),
         (lambda a, b: (a, b), ""),
     ],
 )
-def test_implausible_clouds_are_doubted(work: Path, change: Any, words: str) -> None:
+def test_implausible_clouds_are_noted(work: Path, change: Any, words: str) -> None:
     for name, cloud in zip("ab", change(street(points=2000), street(points=2000) + SHIFT), strict=True):
         np.save(work / f"{name}.npy", cloud)
     said = [note for note in notes(run(work, "a.npy", "b.npy", "--points", 4000)) if "no closer" not in note]
     assert any(words in note for note in said) if words else not said
 
 
-def test_true_flow_between_rows_that_do_not_belong_together_is_doubted(work: Path) -> None:
-    for order, doubted in ((np.random.default_rng(0).permutation(POINTS), True), (np.arange(POINTS), False)):
+def test_true_flow_between_rows_that_do_not_belong_together_is_noted(work: Path) -> None:
+    for order, noted in ((np.random.default_rng(0).permutation(POINTS), True), (np.arange(POINTS), False)):
         write_scene(work / "kitti/000002", street(), (street() + SHIFT)[order])
         said = notes(run(work, "kitti/000002"))
-        assert any("is each row of the second cloud the same point" in note for note in said) is doubted
+        assert any("is each row of the second cloud the same point" in note for note in said) is noted
 
 
 def test_distances_before_and_after_are_printed(work: Path) -> None:
@@ -364,7 +375,9 @@ def test_viewpoints_that_differ_are_said(work: Path) -> None:
         header = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
         header += f"VIEWPOINT {x} 0 0 1 0 0 0\nPOINTS {POINTS}\nDATA binary\n"
         (work / f"{name}.pcd").write_bytes(header.encode() + street().tobytes())
-    assert any("viewpoints of the clouds differ (1.5 m apart)" in note for note in notes(run(work, "a.pcd", "b.pcd")))
+    assert any(
+        "sensor viewpoints in the files differ (1.5 m apart)" in note for note in notes(run(work, "a.pcd", "b.pcd"))
+    )
     assert not any("viewpoint" in note for note in notes(run(work, "a.pcd", "a.pcd")))
 
 

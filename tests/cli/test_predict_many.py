@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kills import killed_before_change
 from tiny_world import LEAST, tiny_network
 
 from bpfn_cli.models import save_checkpoint
-from bpfn_cli.models.predict import predict_flow
+from bpfn_cli.models.predict import Estimate, FlowPredictor, predict_flow
 
 FRAMES = 4
 WEIGHTS = ("--checkpoint", "tiny.safetensors")
@@ -61,6 +62,23 @@ def test_sequence_gives_the_flow_of_each_pair_of_frames(work: Path) -> None:
     assert " pairs/s, peak memory " in done.stdout
     assert "written: flows" in done.stderr
     assert "predicting: 3/3" in done.stderr
+
+
+def test_cloud_is_kept_if_the_next_pair_begins_with_it(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, estimate = [], FlowPredictor.estimate
+
+    def spy(self: FlowPredictor, *clouds: np.ndarray, keep: bool, **options: Any) -> Estimate:
+        kept.append(keep)
+        return estimate(self, *clouds, keep=keep, **options)
+
+    monkeypatch.setattr(FlowPredictor, "estimate", spy)
+    succeeded(bpfn("predict", "frames", *WEIGHTS, "--out", "flows", cwd=work))
+    assert kept == [True, True, False]
+
+
+def test_output_may_be_named_as_the_estimated_pose(work: Path) -> None:
+    succeeded(bpfn("predict", "frames", *WEIGHTS, "--pose", "estimate", "--out", "estimate", cwd=work))
+    assert "8.pose.txt" in names(work / "estimate")
 
 
 def test_figures_in_json_are_those_of_each_pair(work: Path) -> None:

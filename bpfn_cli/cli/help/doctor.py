@@ -7,12 +7,11 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from bpfn_cli import LIMITED
+from bpfn_cli import LIMITED, locks
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, print_json
 from bpfn_cli.cli.places import RUNS, data_root
 from bpfn_cli.cores import allowed_cores, cpu_quota, usable_cores
-from bpfn_cli.locks import fcntl
 
 LIBRARIES = {
     **{name: name for name in ("torch", "numpy", "pydantic", "pykdtree", "fvcore", "safetensors", "rich", "tabulate")},
@@ -43,7 +42,7 @@ def doctor(json: options.Json = False) -> None:
         "threads": _or_unknown(_threads),
         "data root": str(data_root()),
         "data": _data(),
-        "locks": "none, so do not run two commands on one folder" if fcntl is None else "yes",
+        "locks": locks.describe(),
         "runs": sum(not path.parent.is_symlink() for path in RUNS.glob("*/run.json")),  # `latest` is a link
     }
     if json:

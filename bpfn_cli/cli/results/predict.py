@@ -41,13 +41,17 @@ AXES = typer.Option(
     "--axes", help="Any other frame: where x, y and z point, such as right,forward,up.", metavar="X,Y,Z"
 )
 COLUMNS = typer.Option(
-    "--columns", min=3, max=256, help="Columns of a .bin file; default: by its statistics.", metavar="N"
+    "--columns",
+    min=3,
+    max=256,
+    help="Number of columns of a .bin file; default: detected from the values.",
+    metavar="N",
 )
-INVALID = typer.Option("--invalid", help="Flow of rows without a prediction, such as NaN or (0, 0, 0).")
+INVALID = typer.Option("--invalid", help="Flow written for rows of PC1 without a prediction.")
 POSE = options.path(
     "--pose",
-    help="4x4 motion of the sensor, from coordinates of PC1 to those of PC2, or `estimate`; "
-    "writes the flow without it too.",
+    help="Sensor motion: file with the 4x4 pose from PC1 to PC2 coordinates, or `estimate`; also writes the flow "
+    "without it.",
     metavar="FILE|estimate",
 )
 AVERAGE = typer.Option("--average", min=1, max=1000, help="Mean over N random splits of a large cloud.", metavar="N")
@@ -67,8 +71,10 @@ class PredictFlags:
     frame: Annotated[Frame | None, FRAME] = None
     axes: Annotated[str | None, AXES] = None
     columns: Annotated[int | None, COLUMNS] = None
-    center: Annotated[bool, options.switch("--center", "Subtract an origin: for coordinates of a map.")] = False
-    remove_ground: Annotated[bool, options.switch("--remove-ground", "Leave out the plane of the ground.")] = False
+    center: Annotated[bool, options.switch("--center", "Subtract an origin from both clouds; for map coordinates.")] = (
+        False
+    )
+    remove_ground: Annotated[bool, options.switch("--remove-ground", "Remove the ground plane.")] = False
     invalid: Annotated[Invalid, INVALID] = "zero"
     pose: Annotated[Path | None, POSE] = None
     average: Annotated[int, AVERAGE] = 1
@@ -78,6 +84,11 @@ class PredictFlags:
     precision: options.PrecisionName = Precision.float32
     force: options.Force = False
     json: options.Json = False
+
+    @property
+    def pose_file(self) -> Path | None:
+        """The file with the poses, if they are given."""
+        return None if self.pose == ESTIMATE else self.pose
 
     @property
     def asked_frame(self) -> str | None:
@@ -122,7 +133,7 @@ def predict(flags: PredictFlags) -> None:
     source = find_source(flags.pc1, flags.pc2, known_frame=flags.asked_frame is not None)
     if flags.columns is not None and not source.is_plain:
         raise UsageError(f"--columns {flags.columns}: only .bin files need it; the others name their columns")
-    poses = read_poses(flags.pose, len(source.pairs)) if flags.pose and flags.pose != ESTIMATE else None
+    poses = read_poses(flags.pose_file, len(source.pairs)) if flags.pose_file else None
     with made_folder(flags.out or MANY if source.many else (flags.out or ONE).parent):
         if source.many:
             _predict_many(flags, source, poses)
@@ -154,7 +165,7 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
             raise UsageError(f"--out {printable(path)}: flow is written as .npy; use that extension")
         output = Outputs.beside(path, **extra)
         for one in output.paths:
-            claim_output(one, force=flags.force, inputs=[*inputs, flags.checkpoint, flags.pose])
+            claim_output(one, force=flags.force, inputs=[*inputs, flags.checkpoint, flags.pose_file])
         return [output]
     folder = flags.out or MANY
     if folder.suffix == ".npy":
@@ -166,7 +177,7 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
         raise UsageError(
             f"--out {printable(folder)}: two results would be written to {printable(twice)}; rename a pair"
         )
-    others = [path for path in (flags.checkpoint, flags.pose) if path is not None]
+    others = [path for path in (flags.checkpoint, flags.pose_file) if path is not None]
     claim_outputs(folder, names, force=flags.force, inputs=[flags.pc1, *inputs, *others])
     return outputs
 

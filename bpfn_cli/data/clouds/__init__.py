@@ -19,9 +19,10 @@ from bpfn_cli.data.clouds.ply import read_ply
 from bpfn_cli.data.clouds.text import read_text
 from bpfn_cli.data.files.npy import DAMAGE, MAX_PACKING, MAX_UNQUESTIONED_BYTES
 from bpfn_cli.errors import DataError, UsageError, printable
-from bpfn_cli.files import MAX_FILE_BYTES, read_file
+from bpfn_cli.files import MAX_FILE_BYTES, open_regular, read_file
 
 _GZIP, _GZIP_START = ".gz", b"\x1f\x8b\x08"
+_NOT_GZIP = "not a gzip file, or damaged; compress it again"
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,27 @@ def open_cloud_file(path: Path, columns: int | None = None) -> CloudFile:
     file = CloudFile(printable(path), read_file(path), columns)
     if path.name.lower().endswith(_GZIP):
         return replace(file, content=_decompressed(file))
-    if file.content.startswith(_GZIP_START):
-        raise file.fault(f"is compressed with gzip; add {_GZIP} to its name")
+    _refuse_gzip(file.content, path)
     return file
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file, decompressed. Raises: as `open_cloud_file`."""
+    with open_regular(path) as (stream, _):
+        if not path.name.lower().endswith(_GZIP):
+            content = stream.read(count)
+            _refuse_gzip(content, path)
+            return content
+        try:
+            with gzip.GzipFile(fileobj=stream) as decompressed:
+                return decompressed.read(count)
+        except (gzip.BadGzipFile, *DAMAGE) as error:
+            raise DataError(f"{printable(path)}: {_NOT_GZIP}") from error
+
+
+def _refuse_gzip(content: bytes | bytearray, path: Path) -> None:
+    if content.startswith(_GZIP_START):
+        raise DataError(f"{printable(path)}: is compressed with gzip; add {_GZIP} to its name")
 
 
 def _decompressed(file: CloudFile) -> bytearray:
@@ -106,7 +125,7 @@ def _decompressed(file: CloudFile) -> bytearray:
         with gzip.GzipFile(fileobj=io.BytesIO(file.content)) as stream:
             content = bytearray(stream.read(largest + 1))
     except (OSError, *DAMAGE) as error:
-        raise file.fault("not a gzip file, or damaged; compress it again") from error
+        raise file.fault(_NOT_GZIP) from error
     if len(content) > largest:
         raise file.fault(f"{len(file.content)} bytes expand to more than {largest}; refused as a zip bomb")
     return content

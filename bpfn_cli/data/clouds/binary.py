@@ -8,7 +8,7 @@ index modulo C is largest if C is the number of columns, or a multiple of it.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,11 +36,11 @@ def read_nuscenes(file: CloudFile) -> Columns:
     """`.pcd.bin` of nuScenes: five columns of float32. Raises: DataError: as `read_binary`, or of another number."""
     if file.columns:
         return read_binary(file)
-    kind = _kind_of(file)
-    found = _count_columns(np.frombuffer(file.content, kind, len(file.content) // np.dtype(kind).itemsize))
-    if found not in (None, NUSCENES_COLUMNS):
-        raise file.fault(f"{found} columns by their statistics, but nuScenes has 5; give their number with --columns")
-    read = read_binary(replace(file, columns=NUSCENES_COLUMNS))
+    statistics = _statistics_of(file)
+    if statistics.columns not in (None, NUSCENES_COLUMNS):
+        fault = f"{statistics.columns} columns by their statistics, but nuScenes has 5"
+        raise file.fault(f"{fault}; give their number with --columns")
+    read = _rows(replace(file, columns=NUSCENES_COLUMNS), statistics)
     return replace(read, holds=f"{read.holds}, as nuScenes has them")
 
 
@@ -50,11 +50,28 @@ def read_binary(file: CloudFile) -> Columns:
     Raises: DataError: not floats, a size that is not whole rows, a number of columns that is not clear, or one that
         gives no coordinates.
     """
+    return _rows(file, _statistics_of(file))
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What the values of a file tell. kind: a key of `_TYPES`. columns: None: they do not tell."""
+
+    kind: str
+    values: np.ndarray
+    columns: int | None
+
+
+def _statistics_of(file: CloudFile) -> _Statistics:
     kind = _kind_of(file)
-    size = np.dtype(kind).itemsize
-    values = np.frombuffer(file.content, kind, len(file.content) // size)
-    found = _count_columns(values)
-    columns = file.columns or found
+    values = np.frombuffer(file.content, kind, len(file.content) // np.dtype(kind).itemsize)
+    return _Statistics(kind, values, _count_columns(values))
+
+
+def _rows(file: CloudFile, statistics: _Statistics) -> Columns:
+    """Raises: as `read_binary`."""
+    kind, values, found = statistics.kind, statistics.values, statistics.columns
+    columns, size = file.columns or found, values.itemsize
     if columns is None:
         raise _undecided(values, file, kind)
     if len(file.content) % (columns * size):

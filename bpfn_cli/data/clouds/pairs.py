@@ -70,10 +70,9 @@ class CloudPair:
         return [self.first] if self.second is None else [self.first, self.second]
 
     @property
-    def frame(self) -> str | None:
-        """The frame of both files, if their endings tell."""
-        frames = {CLOUD_FORMATS[ending].frame if (ending := ending_of(path)) else None for path in self.inputs}
-        return frames.pop() if len(frames) == 1 else None
+    def frames(self) -> set[str | None]:
+        """The frames of the files as their endings tell; None: an ending tells none."""
+        return {CLOUD_FORMATS[ending].frame if (ending := ending_of(path)) else None for path in self.inputs}
 
     def leads_to(self, following: object) -> bool:
         """Whether the second cloud is the first one of another pair."""

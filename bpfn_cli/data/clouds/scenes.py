@@ -11,10 +11,10 @@ import numpy as np
 from bpfn_cli.data.clouds.cloud import Cloud
 from bpfn_cli.data.clouds.pairs import Clouds, PairReader
 from bpfn_cli.data.datasets import find_dataset
-from bpfn_cli.data.datasets.base import Dataset, SceneDataset, stored_split
+from bpfn_cli.data.datasets.base import Dataset, SceneDataset
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.errors import DataError, DiskError, printable
-from bpfn_cli.frames import axes_of
+from bpfn_cli.frames import INTERNAL, axes_of
 
 CUT = "cut off, as in evaluation"  # beyond 35 m, or ground
 
@@ -58,18 +58,32 @@ class ScenePair:
 def find_scenes(path: Path) -> list[ScenePair] | None:
     """The test scenes of a dataset, the scenes of a split folder, or one scene; None: `path` is none of these.
 
-    A dataset whose first scene cannot be read is none: its names may be those of other files.
+    Scenes that cannot be read are not read as other files instead, which would be taken for another frame.
+
+    Raises: DataError: no such scenes, or the first one is damaged or has no point to evaluate. DiskError.
     """
     for root in _roots(path):
+        dataset = _dataset_in(root)
+        if dataset is None:
+            continue
         try:
-            dataset = find_dataset(root)
             found = _scenes_at(dataset, path)
             if found:
                 found[0].scenes.load(found[0].index)
                 return found
-        except (DataError, DiskError):
-            continue
+        except (DataError, DiskError) as error:
+            advice = f"taken for {dataset.format.title} scenes; --frame reads the files as they are"
+            raise type(error)(f"{error} ({advice})") from error
     return None
+
+
+def _dataset_in(root: Path) -> Dataset | None:
+    """The dataset in a folder. Folders with `pc1.npy` are KITTI's only if their names are."""
+    try:
+        dataset = find_dataset(root)
+        return dataset if dataset.format.frame != INTERNAL or dataset.scenes else None
+    except (DataError, DiskError):
+        return None
 
 
 def _roots(path: Path) -> list[Path]:
@@ -85,15 +99,18 @@ def _scenes_at(dataset: Dataset, path: Path) -> list[ScenePair]:
     if not path.is_relative_to(dataset.root):
         return []
     inside = path.relative_to(dataset.root)
-    for split in dataset.splits():
-        scenes = dataset.open(split)
-        folder = Path(stored_split(split))
-        if inside == folder and path.is_dir():
-            return _all_scenes(scenes)
+    for split, names in dataset.scenes.items():
+        folder = Path(split)
+        if inside == folder and names and path.is_dir():
+            return _all_scenes(dataset.open(split))
         name = inside.relative_to(folder) if inside.is_relative_to(folder) else inside
         for one in (str(name), str(name.with_suffix("")) if name.suffix else ""):
-            if one in scenes.names:
-                return [ScenePair(scenes, scenes.names.index(one))]
+            if one not in names:
+                continue
+            if split not in dataset.format.splits:
+                raise DataError(f"{printable(path)}: NaN, or no point that is visible in both frames; leave it out")
+            scenes = dataset.open(split)
+            return [ScenePair(scenes, scenes.names.index(one))]
     return []
 
 

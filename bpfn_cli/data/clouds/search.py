@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from bpfn_cli.data.clouds import CLOUD_FORMATS, TEXT_ENDINGS, ending_of, open_cloud_file, unknown_ending
+from bpfn_cli.data.clouds import CLOUD_FORMATS, TEXT_ENDINGS, ending_of, first_bytes, unknown_ending
 from bpfn_cli.data.clouds.pairs import CloudPair, Pair, holds_pair
 from bpfn_cli.data.clouds.scenes import find_scenes
 from bpfn_cli.data.clouds.text import looks_like_cloud
@@ -20,6 +20,7 @@ from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, read_file
 
 LIST_ENDING = ".txt"
+_LOOKED_AT_BYTES = 1 << 16  # of a text, to tell a cloud from a list
 _EXPECTED = (
     "either two or more cloud files of one kind (frames), or .npz files with pc1 and pc2, or folders with pc1.npy and "
     "pc2.npy"
@@ -51,12 +52,12 @@ def find_source(first: Path, second: Path | None, *, known_frame: bool) -> Sourc
 
     Args: known_frame: the user gives the frame, so `first` is read as it is, not as a scene of a dataset.
     Raises: DataError: missing, empty or mixed, a faulty line, or two pairs of one name. UsageError: a folder and a
-        second path. DiskError: no permission.
+        second path, or clouds of several frames. DiskError: no permission.
     """
     if second is not None:
         if first.is_dir():
             raise UsageError(f"{printable(first)}: holds many pairs; leave out {printable(second)}")
-        return _of_files([CloudPair(first, second)], many=False)
+        return _of_files([CloudPair(first, second)], many=False, known_frame=known_frame)
     scenes = None if known_frame else find_scenes(first)
     if scenes:
         dataset = scenes[0].scenes
@@ -67,14 +68,19 @@ def find_source(first: Path, second: Path | None, *, known_frame: bool) -> Sourc
     if first.is_dir() or (first.suffix.lower() == LIST_ENDING and not _begins_as_cloud(first)):
         pairs = _pairs_of_folder(first) if first.is_dir() else _pairs_of_list(first)
         _refuse_equal_names(pairs, first)
-        return _of_files(pairs, many=True)
-    return _of_files([CloudPair(first)], many=False)
+        return _of_files(pairs, many=True, known_frame=known_frame)
+    return _of_files([CloudPair(first)], many=False, known_frame=known_frame)
 
 
-def _of_files(pairs: list[CloudPair], many: bool) -> Source:
-    frames = {pair.frame for pair in pairs}
-    frame = frames.pop() if len(frames) == 1 else None
-    return Source([*pairs], many, frame, "by the ending" if frame else "")
+def _of_files(pairs: list[CloudPair], *, many: bool, known_frame: bool) -> Source:
+    frames = set[str | None]().union(*(pair.frames for pair in pairs))
+    if len(frames) == 1:
+        frame = frames.pop()
+        return Source([*pairs], many, frame, "by the ending" if frame else "")
+    if not known_frame:
+        names = [*sorted(frame for frame in frames if frame), *(["an unknown one"] if None in frames else [])]
+        raise UsageError(f"some clouds are in frame {' and others in '.join(names)}; give --frame")
+    return Source([*pairs], many)
 
 
 def _refuse_equal_names(pairs: Sequence[Pair], source: Path) -> None:
@@ -85,7 +91,7 @@ def _refuse_equal_names(pairs: Sequence[Pair], source: Path) -> None:
 
 
 def _begins_as_cloud(path: Path) -> bool:
-    return looks_like_cloud(bytes(open_cloud_file(path).content))
+    return looks_like_cloud(first_bytes(path, _LOOKED_AT_BYTES))
 
 
 # --- folders ----------------------------------------------------------------------------------------

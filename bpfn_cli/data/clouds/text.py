@@ -13,12 +13,14 @@ from bpfn_cli.errors import printable
 _COMMENT = re.compile(rb"[ \t]*(#|//|$)")
 _SEPARATORS = (";", ",", "\t", None)  # None: blanks
 _MOST_HEADER_LINES = 64
+_UNIT = re.compile(r"\s*[(\[]\s*(.*?)\s*[)\]]$")  # behind the name of a column
+_METRES = ("", "m", "meter", "meters", "metre", "metres")
 
 
 def read_text(file: CloudFile) -> Columns:
     """Numbers separated by commas, semicolons, tabs or blanks; x, y and z by name, or the first three columns.
 
-    Raises: DataError: a line that is not numbers, or lines of different lengths.
+    Raises: DataError: a line that is not numbers, lines of different lengths, or coordinates in another unit.
     """
     lines = [line.strip() for line in bytes(file.content).splitlines() if not _COMMENT.match(line)]
     if not lines:
@@ -26,11 +28,13 @@ def read_text(file: CloudFile) -> Columns:
     separator = _separator_of(lines[0], lines[-1])
     if separator == ";" and b"," in lines[-1]:
         raise file.fault("numbers with decimal commas; write decimal points")
-    names = _words(lines[0], separator)
-    if all(map(_is_number, names)):
-        names = _commented_names(file.content, separator, len(names))
+    header = _words(lines[0], separator)
+    if all(map(_is_number, header)):
+        header = _commented_header(file.content, separator, len(header))
     else:
         lines = lines[1:]
+    names = _names(header)
+    _refuse_units(header, names, file)
     if separator:  # an empty field is how tables write NaN
         lines = [_without_gaps(line, separator.encode()) for line in lines]
     rows = read_numbers(lines, file, separator)
@@ -46,7 +50,7 @@ def read_text(file: CloudFile) -> Columns:
 def looks_like_cloud(content: bytes) -> bool:
     """Whether text begins as a cloud: with a line of three or more numbers, perhaps after one that names x, y and z."""
     lines = [line for line in content.splitlines()[:_MOST_HEADER_LINES] if not _COMMENT.match(line)]
-    named = bool(lines) and {"x", "y", "z"} <= {word.lower() for word in _words(lines[0], _separator_of(lines[0]))}
+    named = bool(lines) and len(_axes(_words(lines[0], _separator_of(lines[0])))) == 3
     numbers = lines[named : named + 1]
     if not numbers:
         return False
@@ -90,17 +94,35 @@ def _separator_of(*lines: bytes) -> str | None:
 
 
 def _words(line: bytes, separator: str | None) -> list[str]:
-    """The words of a line, without quotes and units, such as [m]."""
-    words = line.strip().decode("utf-8-sig", "replace").split(separator)
-    return [printable(re.sub(r"\s*[(\[].*[)\]]$", "", word.strip().strip("\"'").strip())) for word in words]
+    """The words of a line, without quotes; a unit such as [m] belongs to the word before."""
+    text = re.sub(r" +(?=[(\[])", "", line.strip().decode("utf-8-sig", "replace"))
+    return [printable(word.strip().strip("\"'").strip()) for word in text.split(separator)]
 
 
-def _commented_names(content: bytearray, separator: str | None, count: int) -> list[str]:
-    """The column names in the first comment, if it has x, y and z and one name for each column."""
+def _names(header: Sequence[str]) -> list[str]:
+    """Column names without units."""
+    return [_UNIT.sub("", word) for word in header]
+
+
+def _axes(header: Sequence[str]) -> set[str]:
+    """Those of x, y and z that a header names."""
+    return {"x", "y", "z"} & {name.lower() for name in _names(header)}
+
+
+def _refuse_units(header: Sequence[str], names: Sequence[str], file: CloudFile) -> None:
+    """Raises: DataError: x, y or z in another unit than metres."""
+    for word, name in zip(header, names, strict=True):
+        unit = _UNIT.search(word)
+        if unit and name.lower() in ("x", "y", "z") and unit[1].lower() not in _METRES:
+            raise file.fault(f"coordinates in {unit[1]}; convert them to metres")
+
+
+def _commented_header(content: bytearray, separator: str | None, count: int) -> list[str]:
+    """The column names in the first comment, with units, if it has x, y and z and one name for each column."""
     first = bytes(content[:4096]).splitlines()[0] if content else b""
-    for names in (_words(first.lstrip(b"#/; \t"), one) for one in {separator, None}):
-        if len(names) == count and {"x", "y", "z"} <= {name.lower() for name in names}:
-            return names
+    for header in (_words(first.lstrip(b"#/; \t"), one) for one in {separator, None}):
+        if len(header) == count and len(_axes(header)) == 3:
+            return header
     return []
 
 

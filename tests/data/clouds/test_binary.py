@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cloud_files import refusal, scan, written
 
-from bpfn_cli.data.clouds import read_cloud
+from bpfn_cli.data.clouds import binary, read_cloud
 
 POINTS = scan(3000)
 CHANCE = np.random.default_rng(1)
@@ -132,6 +132,13 @@ def test_nuscenes_ending_means_five_columns(tmp_path: Path) -> None:
     said = refusal(written(tmp_path, "c.pcd.bin", other.tobytes()))
     assert "4 columns by their statistics, but nuScenes has 5" in said
     assert np.array_equal(read_cloud(tmp_path / "c.pcd.bin", 4).points, POINTS)
+
+
+def test_statistics_of_a_sweep_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, count = [], binary._count_columns
+    monkeypatch.setattr(binary, "_count_columns", lambda values: (seen.append(len(values)), count(values))[1])
+    read_cloud(written(tmp_path, "a.pcd.bin", np.concatenate([POINTS, INTENSITY, RING], axis=1).tobytes()))
+    assert seen == [15000]
 
 
 @pytest.mark.filterwarnings("error")

@@ -12,6 +12,7 @@ from scene_folders import write_scene
 from bpfn_cli.data.clouds.pairs import Clouds, PairReader
 from bpfn_cli.data.clouds.scenes import CUT
 from bpfn_cli.data.clouds.search import Source, find_source
+from bpfn_cli.errors import DataError
 from bpfn_cli.frames import axes_of
 
 CHANCE = np.random.default_rng(0)
@@ -109,15 +110,61 @@ def test_given_frame_reads_the_files_as_they_are(tmp_path: Path) -> None:
     assert read(source).first.valid.all()
 
 
-def test_folders_that_only_look_like_datasets_are_read_as_files(tmp_path: Path) -> None:
+def test_folders_with_names_of_their_own_are_read_as_files(tmp_path: Path) -> None:
+    kitti(tmp_path / "others", "first")
+    kitti(tmp_path / "others", "000002")
+    assert search(tmp_path / "others").frame is None
+    assert search(tmp_path / "others" / "first").origin == ""
+
+
+def test_files_that_only_look_like_scenes_need_a_frame(tmp_path: Path) -> None:
     for name in ("000000", "000001"):  # names of KITTI with occlusion, and none of its arrays
         pc1 = cloud((-5, -1, 4), (5, 2, 30))
         np.savez(tmp_path / f"{name}.npz", pc1=pc1, pc2=pc1)
-    source = search(tmp_path)
-    assert (source.frame, len(source.pairs)) == (None, 2)
+    taken = r"\(taken for KITTI with occlusion scenes; --frame reads the files as they are\)$"
+    for path in (tmp_path, tmp_path / "000001.npz"):
+        with pytest.raises(DataError, match=taken):
+            search(path)
+    source = find_source(tmp_path, None, known_frame=True)
+    assert len(source.pairs) == 2
     assert read(source).first.points.shape == (50, 3)
-    kitti(tmp_path / "others", "first")
-    assert search(tmp_path / "others").frame is None
+
+
+def test_scene_without_points_to_evaluate_is_not_read_in_another_frame(tmp_path: Path) -> None:
+    root = tmp_path / "things"
+    flyingthings3d(root, "train", "0000000")
+    far = cloud((-5, -2, -60), (5, 3, -40))
+    write_scene(root / "val" / "0000001", far, far)
+    flyingthings3d(root, "val", "0000002")
+    for path in (root, root / "val", root / "val" / "0000001"):
+        with pytest.raises(DataError, match=r"none of 50 points is left .*\(taken for FlyingThings3D scenes; --frame"):
+            search(path)
+    assert search(root / "val" / "0000002").frame == "flyingthings3d"
+
+
+def test_dataset_without_test_scenes_is_not_read_in_another_frame(tmp_path: Path) -> None:
+    flyingthings3d(tmp_path / "things", "train", "0000000")
+    kitti(tmp_path / "kitti", "000000")  # not evaluated
+    points = cloud((-5, -2, 2), (5, 3, 30))
+    (tmp_path / "ft3d").mkdir()
+    for name in ("TRAIN_A_0000_left_0006-0", "TRAIN_A_0364_left_0008-0"):  # the second one is not used
+        arrays = {"points1": points, "points2": points, "flow": points, "valid_mask1": np.ones(50)}
+        np.savez(tmp_path / "ft3d" / name, **arrays)
+    for name in ("things", "kitti", "ft3d"):
+        with pytest.raises(DataError, match=r"no test scenes; check the path \(taken for "):
+            search(tmp_path / name)
+    assert search(tmp_path / "ft3d" / "TRAIN_A_0000_left_0006-0.npz").frame == "right,up,forward"
+    with pytest.raises(DataError, match="no point that is visible in both frames"):
+        search(tmp_path / "ft3d" / "TRAIN_A_0364_left_0008-0.npz")
+
+
+def test_file_beside_occluded_scenes_does_not_change_their_frame(tmp_path: Path) -> None:
+    points = cloud((2, -5, -1), (30, 5, 2))
+    for name in ("000002", "more"):
+        np.savez(tmp_path / f"{name}.npz", pos1=points, pos2=points, gt=points)
+    for path in (tmp_path, tmp_path / "000002.npz"):
+        with pytest.raises(DataError, match=r"more.npz: not the name of a kitti_occluded scene; .* \(taken for "):
+            search(path)
 
 
 @pytest.mark.parametrize("frame", ["lidar", "flyingthings3d", "right,up,forward", "internal"])

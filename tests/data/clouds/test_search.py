@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from cloud_files import refusal, scan
 
+from bpfn_cli.data.clouds import search as search_module
 from bpfn_cli.data.clouds.pairs import CloudPair
 from bpfn_cli.data.clouds.search import Source, find_source
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import DataError, UsageError
 
 CLOUD = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -163,6 +165,30 @@ def test_text_is_a_frame_only_where_nothing_else_is(tmp_path: Path) -> None:
     assert found(tmp_path, tmp_path) == [("b1", "b1.ply", "b2.ply.gz")]
 
 
+@pytest.mark.parametrize("ending", [".xyz", ".XYZ.gz"])
+def test_only_the_beginning_of_text_is_read_to_find_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    opened = gzip.open if ending.endswith("gz") else open
+    for name in ("a", "b"):
+        with opened(tmp_path / f"{name}{ending}", "wb") as file:
+            file.write(b"1 2 3\n" * 100_000)
+    looked_at: list[int] = []
+    monkeypatch.setattr(search_module, "looks_like_cloud", lambda content: looked_at.append(len(content)) or True)
+    assert found(tmp_path, tmp_path) == [("a", f"a{ending}", f"b{ending}")]
+    assert looked_at == [1 << 16, 1 << 16]
+
+
+def test_text_whose_name_and_compression_differ_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz.gz").write_bytes(b"1 2 3\n")
+    with pytest.raises(DataError, match=r"a\.xyz\.gz: not a gzip file, or damaged"):
+        search(tmp_path)
+    (tmp_path / "a.xyz.gz").unlink()
+    (tmp_path / "b.txt").write_bytes(gzip.compress(b"1 2 3\n"))
+    with pytest.raises(DataError, match=r"b\.txt: is compressed with gzip; add \.gz"):
+        search(tmp_path / "b.txt")
+
+
 def test_list_of_one_frame_a_line_is_a_sequence(tmp_path: Path) -> None:
     for name in ("c.ply", "a.ply", "b.ply"):
         frame(tmp_path / name)
@@ -188,5 +214,18 @@ def test_ending_of_nuscenes_tells_the_frame(tmp_path: Path) -> None:
     sweeps = [tmp_path / "a.pcd.bin", tmp_path / "b.pcd.bin.gz"]
     source = find_source(*sweeps, known_frame=False)
     assert (source.frame, source.origin, source.is_plain) == ("nuscenes", "by the ending", True)
-    assert find_source(sweeps[0], tmp_path / "b.bin", known_frame=False).frame is None
-    assert not find_source(sweeps[0], tmp_path / "b.ply", known_frame=False).is_plain
+    assert not find_source(sweeps[0], tmp_path / "b.ply", known_frame=True).is_plain
+
+
+def test_frame_of_some_clouds_is_not_dropped(tmp_path: Path) -> None:
+    for name in ("a.pcd.bin", "b.pcd.bin", "c.npy", "d.npy"):
+        frame(tmp_path / name)
+    (tmp_path / "pairs.txt").write_text("a.pcd.bin b.pcd.bin\nc.npy d.npy\n")
+    for paths in ((tmp_path / "pairs.txt", None), (tmp_path / "a.pcd.bin", tmp_path / "c.npy")):
+        with pytest.raises(
+            UsageError, match="some clouds are in frame nuscenes and others in an unknown one; give --f"
+        ):
+            find_source(*paths, known_frame=False)
+        assert find_source(*paths, known_frame=True).frame is None
+    (tmp_path / "pairs.txt").write_text("a.pcd.bin b.pcd.bin\n")
+    assert find_source(tmp_path / "pairs.txt", None, known_frame=False).frame == "nuscenes"
