@@ -8,8 +8,10 @@ mean error is the one wanted. Features are made up, as in the check.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,26 +37,30 @@ class Blended(States):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loss", action="append", required=True)
-    parser.add_argument("--room", type=int, action="append", help="rendered rooms; default: 3, 5 and 9")
+    parser.add_argument("--room", type=int, action="append", help="rendered rooms of the batch; default: 0 to 7")
     arguments = parser.parse_args()
     student, teacher = (load_checkpoint(find_weights(Path(name))) for name in ("weightnet4", "baseline"))
     for network in (student, teacher):
         network.encoder_features = True
     print(f"errors {ERRORS_M} m: share of the supervised gradient (aim), cosine with a shuffled teacher")
-    for room in arguments.room or (3, 5, 9):
-        states = Blended(student, teacher, room_batch(room))
-        for name in arguments.loss:
-            found = course_of(name, states)
-            shares, cosines = (" ".join(f"{x:.2f}" for x in row) for row in (found.shares, found.cosines))
-            print(f"room {room}, {name}: share {shares} ({found.aim:.2f}), cosine {cosines}", flush=True)
+    states = Blended(student, teacher, batch_of(arguments.room or range(8)))
+    for name in arguments.loss:
+        found = course_of(name, states)
+        shares, cosines = (" ".join(f"{x:.2f}" for x in row) for row in (found.shares, found.cosines))
+        print(f"{name}: share {shares} ({found.aim:.2f}), cosine {cosines}", flush=True)
 
 
-def room_batch(index: int) -> FlowBatch:
-    """One rendered room, with different points in both clouds."""
-    pc1, pc2 = (torch.from_numpy(cloud) for cloud in render_scene(0, index, "val", HEIGHT))
-    generator = torch.Generator().manual_seed(0)
+def batch_of(rooms: Sequence[int]) -> FlowBatch:
+    """Rendered rooms, with different points in both clouds."""
+    scenes = [_sampled(*render_scene(0, room, "val", HEIGHT)) for room in rooms]
+    pc1, pc2, flow = (torch.stack(clouds) for clouds in zip(*scenes, strict=True))
+    return FlowBatch(pc1, pc2, flow, tuple(f"room{room}" for room in rooms), (None,) * len(scenes))
+
+
+def _sampled(pc1: np.ndarray, pc2: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    clouds, generator = (torch.from_numpy(pc1), torch.from_numpy(pc2)), torch.Generator().manual_seed(0)
     first, second = (torch.randperm(len(pc1), generator=generator)[:POINTS] for _ in range(2))
-    return FlowBatch(pc1[first][None], pc2[second][None], (pc2 - pc1)[first][None], (f"room{index}",), (None,))
+    return clouds[0][first], clouds[1][second], (clouds[1] - clouds[0])[first]
 
 
 if __name__ == "__main__":

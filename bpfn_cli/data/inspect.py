@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpfn_cli.data.augment import even_rows
-from bpfn_cli.data.datasets import SceneDataset, find_dataset
+from bpfn_cli.data.datasets import DamagedDatasetError, SceneDataset, find_dataset
 from bpfn_cli.errors import BpfnError, DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.parallel import map_in_processes
@@ -164,7 +164,9 @@ def _find_scene(path: Path) -> tuple[SceneDataset, int]:
         try:
             dataset = find_dataset(parent)
             splits = [dataset.open(split) for split in dataset.splits()]
-        except BpfnError:  # the folder of a split may look like another dataset
+        except BpfnError as error:  # the folder of a split may look like another dataset
+            if isinstance(error, DamagedDatasetError) and path.is_relative_to(error.root):
+                raise
             continue
         for split in splits:
             for start in (dataset.root, dataset.root / split.split):

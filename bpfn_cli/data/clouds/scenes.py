@@ -10,7 +10,7 @@ import numpy as np
 
 from bpfn_cli.data.clouds.cloud import Cloud
 from bpfn_cli.data.clouds.pairs import Clouds, PairReader
-from bpfn_cli.data.datasets import find_dataset
+from bpfn_cli.data.datasets import DamagedDatasetError, find_dataset
 from bpfn_cli.data.datasets.base import Dataset, SceneDataset
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.errors import DataError, DiskError, printable
@@ -63,25 +63,34 @@ def find_scenes(path: Path) -> list[ScenePair] | None:
     Raises: DataError: no such scenes, or the first one is damaged or has no point to evaluate. DiskError.
     """
     for root in _roots(path):
-        dataset = _dataset_in(root)
-        if dataset is None:
-            continue
+        title = "dataset"
         try:
+            dataset = _dataset_in(root, path)
+            if dataset is None:
+                continue
+            title = dataset.format.title
             found = _scenes_at(dataset, path)
             if found:
                 found[0].scenes.load(found[0].index)
                 return found
         except (DataError, DiskError) as error:
-            advice = f"taken for {dataset.format.title} scenes; --frame reads the files as they are"
-            raise type(error)(f"{error} ({advice})") from error
+            kind = DiskError if isinstance(error, DiskError) else DataError
+            raise kind(f"{error} (taken for {title} scenes; --frame reads the files as they are)") from error
     return None
 
 
-def _dataset_in(root: Path) -> Dataset | None:
-    """The dataset in a folder. Folders with `pc1.npy` are KITTI's only if their names are."""
+def _dataset_in(root: Path, path: Path) -> Dataset | None:
+    """The dataset in a folder. Folders with `pc1.npy` are KITTI's only if their names are.
+
+    Raises: DamagedDatasetError: `path` lies in a dataset that is not whole.
+    """
     try:
         dataset = find_dataset(root)
         return dataset if dataset.format.frame != INTERNAL or dataset.scenes else None
+    except DamagedDatasetError as error:
+        if path.is_relative_to(error.root):
+            raise
+        return None
     except (DataError, DiskError):
         return None
 

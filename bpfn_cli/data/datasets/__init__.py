@@ -36,11 +36,19 @@ FORMATS: dict[str, Format] = {
 _RECORDS = (MANIFEST, "synthetic.json", "prepared.json")  # written last; NAME.partial exists until then
 
 
+class DamagedDatasetError(DataError):
+    """A folder that holds a dataset, but not a whole one. root: that folder."""
+
+    def __init__(self, message: str, root: Path):
+        super().__init__(message)
+        self.root = root
+
+
 def find_dataset(path: Path, formats: Collection[str] | None = None) -> Dataset:
     """The dataset in `path`, or in one of the usual folders inside it.
 
     Args: formats: names of the formats to look for; None: all.
-    Raises: DataError: no dataset, several, an unfinished one, or only a raw download. DiskError: no permission.
+    Raises: DamagedDatasetError: an unfinished one. DataError: none, several, or only a raw download. DiskError.
     """
     wanted = [format for name, format in FORMATS.items() if formats is None or name in formats]
     with disk_errors(path):
@@ -89,12 +97,15 @@ def _recognize(path: Path, root: Path, wanted: list[Format]) -> Dataset | None:
     if not root.is_dir() or _raw_format(root):
         return None
     if os.path.lexists(root / MANIFEST):
-        manifest = read_manifest(root / MANIFEST)
+        try:
+            manifest = read_manifest(root / MANIFEST)
+        except DataError as error:
+            raise DamagedDatasetError(str(error), root) from error
         return Subset(path, root, FORMATS[manifest.task.source_kind], manifest)
     if any(OutputRecord(root, record).is_unfinished for record in _RECORDS):
-        raise DataError(f"{printable(root)}: unfinished; repeat the command that started it")
+        raise DamagedDatasetError(f"{printable(root)}: unfinished; repeat the command that started it", root)
     if _is_packed(root):
-        raise DataError(f"{printable(root)}: packed scenes without their {MANIFEST}; copy it too")
+        raise DamagedDatasetError(f"{printable(root)}: packed scenes without their {MANIFEST}; copy it too", root)
     return next((Dataset(path, root, format) for format in wanted if format.recognizes(root)), None)
 
 

@@ -12,6 +12,7 @@ from scene_folders import write_scene
 from bpfn_cli.data.clouds.pairs import Clouds, PairReader
 from bpfn_cli.data.clouds.scenes import CUT
 from bpfn_cli.data.clouds.search import Source, find_source
+from bpfn_cli.data.inspect import describe_scene
 from bpfn_cli.errors import DataError
 from bpfn_cli.frames import axes_of
 
@@ -165,6 +166,23 @@ def test_file_beside_occluded_scenes_does_not_change_their_frame(tmp_path: Path)
     for path in (tmp_path, tmp_path / "000002.npz"):
         with pytest.raises(DataError, match=r"more.npz: not the name of a kitti_occluded scene; .* \(taken for "):
             search(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"), [("synthetic.json.partial", "unfinished"), ("subset.json", "subset.json")]
+)
+def test_scene_of_a_damaged_dataset_is_not_read_in_another_frame(tmp_path: Path, record: str, message: str) -> None:
+    root = tmp_path / "things"
+    flyingthings3d(root, "val", "0000002")
+    (root / record).write_text("{")
+    flyingthings3d(tmp_path / "others", "val", "0000002")
+    for path in (root, root / "val", root / "val" / "0000002"):
+        with pytest.raises(DataError, match=rf"{message}.* \(taken for dataset scenes; --frame reads"):
+            search(path)
+    with pytest.raises(DataError, match=message):
+        describe_scene(root / "val" / "0000002")
+    assert find_source(root / "val" / "0000002", None, known_frame=True).frame is None
+    assert search(tmp_path / "others" / "val" / "0000002").frame == "flyingthings3d"
 
 
 @pytest.mark.parametrize("frame", ["lidar", "flyingthings3d", "right,up,forward", "internal"])
