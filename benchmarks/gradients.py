@@ -29,7 +29,7 @@ class Blended(States):
     """States whose flows are those of trained networks, moved towards the truth or away from it."""
 
     def flows(self, output: FlowPyramid, error_m: float, who: str) -> list[Tensor]:
-        share = error_m / float(errors_to_truth(output, self.batch)[0].mean())
+        share = error_m / float(errors_to_truth(output, self.batch)[0].detach().mean())
         truths = at_levels(output, self.batch.flow)
         return [truth + share * (own.detach() - truth) for own, truth in zip(output.flows, truths, strict=True)]
 
