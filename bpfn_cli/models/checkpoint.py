@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -267,18 +268,23 @@ def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _check_names(checkpoint: Checkpoint, name: str) -> None:
-    with torch.device("meta"):
-        expected = BiPointFlowNet(checkpoint.variant).state_dict()
-    state = checkpoint.state
+    expected, state = _shapes_of(checkpoint.variant), checkpoint.state
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
         counts = f"{len(missing)} names missing and {len(unexpected)} unexpected"
         first = printable((missing or unexpected)[0])
         raise CheckpointError(f"{name}: not a Bi-PointFlowNet: {counts}, first {first}")
-    for key, tensor in expected.items():
-        found, needed = tuple(state[key].shape), tuple(tensor.shape)
+    for key, needed in expected.items():
+        found = tuple(state[key].shape)
         if found != needed:
             raise CheckpointError(f"{name}: {key} has shape {found}, {checkpoint.variant.name} needs {needed}")
+
+
+@lru_cache(maxsize=16)
+def _shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of a network, by name."""
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in BiPointFlowNet(variant).state_dict().items()}
 
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
