@@ -106,6 +106,10 @@ def _plain_sizes(variant: Variant) -> dict[str, Any]:
     sizes = {**asdict(variant), "separable": variant.separable.plain()}
     if not variant.residual:
         del sizes["residual"]
+    for level in sizes["levels"]:
+        for name in ("estimator", "estimator_features"):
+            if level[name] == getattr(Level, name):
+                del level[name]
     return sizes
 
 
@@ -213,6 +217,8 @@ class _LevelHeader(_Strict):
     context: Width
     embedding: Width
     c_mid: Few
+    estimator: ActualWidth = Level.estimator
+    estimator_features: ActualWidth = Level.estimator_features
 
 
 class _SeparableHeader(_Strict):
