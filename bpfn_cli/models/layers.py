@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpfn_cli.models.variants import WEIGHTNET_HIDDEN
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, propagate_max
 from bpfn_cli.ops.batch_norm import BatchNorm1d, BatchNorm2d
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.ops.products import LEAKY_SLOPE, linear
 
 LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
-WEIGHTNET_HIDDEN = 8
 
 
 def activate(x: Tensor, slope: float = LEAKY_SLOPE) -> Tensor:

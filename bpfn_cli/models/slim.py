@@ -9,9 +9,7 @@ from torch import Tensor
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.variants import Variant
-
-OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
+from bpfn_cli.models.variants import OFFSET_CHANNELS, Variant
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean
 
+OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
+WEIGHTNET_HIDDEN = 8
 UPSAMPLING_NEIGHBORS = 3  # between which features and flows of a coarser level are interpolated
 SEARCHES = ("encoder", "embedding", "estimator")  # for neighbors
 CUSTOM = "custom"  # the name of sizes that have no other

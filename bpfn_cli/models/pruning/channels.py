@@ -19,7 +19,12 @@ from bpfn_cli.models.slim import input_parts
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import LEVELS
 
-ENCODER_BLOCKS = (("level0_1", "level0_2"), ("level1_0", "level1_1"), ("level2_0", "level2_1"), ("level3_0", "level3_1"))
+ENCODER_BLOCKS = (
+    ("level0_1", "level0_2"),
+    ("level1_0", "level1_1"),
+    ("level2_0", "level2_1"),
+    ("level3_0", "level3_1"),
+)
 
 
 class Axis(NamedTuple):
@@ -217,7 +222,9 @@ def _estimators(variant: Variant) -> Iterator[ChannelGroup]:
                 made = _conv_outputs(name, norm=True)
                 yield ChannelGroup("estimator", level, sizes.estimator, made.produced, (*made.axes, *used))
         made = _block_outputs(f"{blocks}.0", variant)
-        yield ChannelGroup("estimator", level, sizes.estimator, made.produced, (*made.axes, _block_inputs(f"{blocks}.1")))
+        yield ChannelGroup(
+            "estimator", level, sizes.estimator, made.produced, (*made.axes, _block_inputs(f"{blocks}.1"))
+        )
         made = _block_outputs(f"{blocks}.1", variant)
         used = (Axis(f"flow{level}.fc.weight", 1),)
         if level:
