@@ -38,13 +38,16 @@ def fit_budget(
         raise UsageError(f"the network costs {cost_of(teacher):.4g}, within the budget of {budget:.4g}: nothing to cut")
     if (least := cost_of(smallest(teacher, sizes))) > budget:
         raise UsageError(f"the smallest network that can be cut from it costs {least:.4g}, above {budget:.4g}")
-    for in_eighths in (True, False):
-        while cost_of(variant) > budget:
-            cuts = [_Cut.of(variant, size, in_eighths, cost_of, sensitivities[size]) for size in sizes]
-            cuts = [cut for cut in cuts if cut.saved and (cut.left >= budget * (1 - TOLERANCE) or not in_eighths)]
-            if not cuts:
-                break
-            variant = max(cuts, key=lambda cut: cut.saved / max(cut.added_m, LEAST_ADDED_M)).variant
+    in_eighths = True
+    while cost_of(variant) > budget:
+        cuts = [_Cut.of(variant, size, in_eighths, cost_of, sensitivities[size]) for size in sizes]
+        cuts = [cut for cut in cuts if cut.saved > 0]
+        if close := [cut for cut in cuts if cut.left >= budget * (1 - TOLERANCE)]:
+            variant = max(close, key=lambda cut: cut.saved / max(cut.added_m, LEAST_ADDED_M)).variant
+        elif in_eighths:
+            in_eighths = False
+        else:
+            variant = max(cuts, key=lambda cut: cut.left).variant
     return variant
 
 

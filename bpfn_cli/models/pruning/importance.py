@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bpfn_cli.choices import Importance
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.pruning.channels import ChannelGroup
+from bpfn_cli.progress import OnProgress
 from bpfn_cli.structures import FlowBatch
-
-Importance = Literal["taylor", "l1", "first"]
 
 
 def channel_orders(
-    model: BiPointFlowNet, groups: Sequence[ChannelGroup], kind: Importance, batches: Sequence[FlowBatch] = ()
+    model: BiPointFlowNet,
+    groups: Sequence[ChannelGroup],
+    kind: Importance,
+    batches: Sequence[FlowBatch] = (),
+    progress: OnProgress = None,
 ) -> dict[ChannelGroup, Tensor]:
     """Of each group, its channels, the most important one first.
 
@@ -26,12 +29,12 @@ def channel_orders(
     """
     if kind == "first":
         return {group: torch.arange(group.channels) for group in groups}
-    scores = taylor(model, groups, batches) if kind == "taylor" else l1(model, groups)
+    scores = taylor(model, groups, batches, progress) if kind == "taylor" else l1(model, groups)
     return {group: score.argsort(descending=True, stable=True) for group, score in scores.items()}
 
 
 def taylor(
-    model: BiPointFlowNet, groups: Sequence[ChannelGroup], batches: Sequence[FlowBatch]
+    model: BiPointFlowNet, groups: Sequence[ChannelGroup], batches: Sequence[FlowBatch], progress: OnProgress = None
 ) -> dict[ChannelGroup, Tensor]:
     """Importance of each channel: mean over batches of |sum of activation times gradient of EPE3D|, metres.
 
@@ -41,12 +44,14 @@ def taylor(
     """
     sums = {group: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
     parameters = dict(model.named_parameters())
-    for batch in batches:
+    for done, batch in enumerate(batches, start=1):
         model.zero_grad(set_to_none=True)
-        _epe3d(model, batch).backward()
+        epe3d(model, batch).backward()
         effects = {name: _rows(one.detach() * one.grad) for name, one in parameters.items() if one.grad is not None}
         for group in groups:
             sums[group] += torch.stack([effects[axis.tensor] for axis in group.produced]).sum(dim=0).abs().cpu()
+        if progress:
+            progress(done, len(batches))
     model.zero_grad(set_to_none=True)
     return {group: total / len(batches) for group, total in sums.items()}
 
@@ -65,6 +70,7 @@ def _rows(values: Tensor) -> Tensor:
     return values.double().flatten(1).sum(dim=1) if values.dim() > 1 else values.double()
 
 
-def _epe3d(model: BiPointFlowNet, batch: FlowBatch) -> Tensor:
+def epe3d(model: BiPointFlowNet, batch: FlowBatch) -> Tensor:
+    """Mean error of the flow where it is known, metres; a scalar with a gradient."""
     errors = torch.linalg.vector_norm(model(batch.pc1, batch.pc2).flows[0] - batch.flow, dim=-1)
     return errors.mean() if batch.valid is None else errors[batch.valid].mean()

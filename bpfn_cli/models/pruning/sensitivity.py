@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,6 +13,7 @@ from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.pruning.sizes import Size
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import Variant
+from bpfn_cli.progress import OnProgress
 from bpfn_cli.structures import FlowBatch
 
 MEASURED_SHARES = (0.75, 0.5, 0.25)
@@ -48,16 +49,17 @@ def measure(
     teacher: BiPointFlowNet,
     sizes: Sequence[Size],
     batches: Sequence[FlowBatch],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = None,
 ) -> dict[Size, Sensitivity]:
     """Slice each size alone to three shares, and compare the flows with the teacher's. No truth is needed."""
     expected = [_flow(teacher, batch) for batch in batches]
     found = {}
-    for done, size in enumerate(sizes):
+    for done, size in enumerate(sizes, start=1):
         values = {size.at(share) for share in MEASURED_SHARES} - {size.most}
         cut = {value: sliced(teacher, size.change(teacher.variant, value)) for value in values}
         found[size] = Sensitivity(size, {value: difference(model, expected, batches) for value, model in cut.items()})
-        progress(done + 1, len(sizes))
+        if progress:
+            progress(done, len(sizes))
     return found
 
 

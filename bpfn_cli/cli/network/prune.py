@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn slim` with a budget: prune a teacher."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bpfn_cli.cli.console import ConsoleProgress, say
+from bpfn_cli.cli.places import default_dataset
+
+if TYPE_CHECKING:
+    from bpfn_cli.cli.network.slim import SlimFlags
+    from bpfn_cli.models import BiPointFlowNet, Variant
+    from bpfn_cli.models.pruning.prune import Pruner
+    from bpfn_cli.structures import FlowBatch
+
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+POINTS = 2048  # of each cloud, for everything that is measured on scenes
+BATCH = 4
+HELD_OUT = 32  # scenes that errors are measured on
+MEASURED = 16  # scenes that each size is cut on
+PRUNED = "pruned"  # the name of a network without another
+PASSES = 9  # of the network whose latency is measured
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Batches that importance and recovery use, and others that errors are measured on."""
+
+    used: list[FlowBatch]
+    held_out: list[FlowBatch]
+
+
+@dataclass(frozen=True)
+class PrunedErrors:
+    """EPE3D on the held-out scenes, metres: of the teacher, of the cut network, and after the recovery."""
+
+    scenes: int
+    teacher_m: float
+    cut_m: float
+    recovered_m: float | None
+
+
+def quantity(flag: str, text: str, unit: str = "") -> float:
+    """A number such as 5G, 1.5M or, with a unit, 60ms. Raises: UsageError."""
+    from bpfn_cli.errors import UsageError
+
+    suffix = rf"(?:{unit})?()" if unit else f"({'|'.join(UNITS)})"
+    found = re.fullmatch(rf"(\d+(?:\.\d*)?|\.\d+)\s*{suffix}", text.strip())
+    value = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if value <= 0:
+        example = f"60{unit}" if unit else "5G or 1.5M"
+        raise UsageError(f"{flag} {text}: use a number above 0, such as {example}")
+    return value
+
+
+def pruned(flags: SlimFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
+    """A network of these sizes, or within the budget, and what the checkpoint and `--json` say about it."""
+    from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d, recover
+
+    progress, scenes, importance = ConsoleProgress(), _scenes(flags), flags.importance or "taylor"
+    pruner = Pruner(teacher)
+    with progress.bar("importance of channels") as bar:
+        pruner.order(importance, scenes.used, bar)
+    if sizes is None:
+        with progress.bar("sensitivity of sizes") as bar:
+            pruner.measure(scenes.used[: MEASURED // BATCH], bar)
+        sizes = _sizes(flags, pruner)
+    model = pruner.cut(sizes)
+    cut, recovered = mean_epe3d(model, scenes.held_out), None
+    if flags.recover:
+        with progress.bar("recovery", samples=BATCH) as bar:
+            recover(model, teacher, scenes.used, flags.recover, bar)
+        recovered = mean_epe3d(model, scenes.held_out)
+    count = sum(len(batch.names) for batch in scenes.held_out)
+    errors = PrunedErrors(count, mean_epe3d(teacher, scenes.held_out), cut, recovered)
+    return model, {"importance": importance, "recovery_steps": flags.recover, "epe3d": asdict(errors)}
+
+
+def _scenes(flags: SlimFlags) -> Scenes:
+    """Batches of training scenes: `--scenes` of them to learn from, and others to measure on."""
+    from bpfn_cli.data.datasets import describe, open_dataset
+    from bpfn_cli.data.loader import evaluation_batches
+    from bpfn_cli.errors import UsageError
+
+    dataset = open_dataset(flags.data or default_dataset(), "train")
+    held_out = min(HELD_OUT, len(dataset) // 3)
+    used = min(flags.scenes, len(dataset) - held_out)
+    if not held_out:
+        raise UsageError(f"--data: {describe(dataset)} are too few to prune with; use a dataset of at least 3")
+    say(f"data: {describe(dataset)}; {used} scenes to learn from, {held_out} to measure on, {POINTS:,} points each")
+    how: dict[str, Any] = {"points": POINTS, "batch_size": BATCH, "seed": flags.seed or 0}
+    first, last = range(used), range(len(dataset) - held_out, len(dataset))
+    return Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last)))
+
+
+def _sizes(flags: SlimFlags, pruner: Pruner) -> Variant:
+    """Sizes within the budget, under the name of the output file."""
+    from dataclasses import replace
+
+    from bpfn_cli.models.cost import cost_of
+    from bpfn_cli.models.variants import VARIANTS, file_name
+
+    points = flags.points or 8192
+
+    def macs(variant: Variant) -> float:
+        return cost_of(variant, points).macs
+
+    if flags.target_macs is not None:
+        variant = pruner.fit(macs, quantity("--target-macs", flags.target_macs))
+    elif flags.target_params is not None:
+        target = quantity("--target-params", flags.target_params)
+        variant = pruner.fit(lambda variant: cost_of(variant).parameters, target)
+    else:
+        target = quantity("--target-latency", flags.target_latency or "", "ms")
+        variant = pruner.fit_latency(lambda variant: _latency_ms(variant, points), target, macs)
+    name = file_name(flags.out) if flags.out else PRUNED
+    return replace(variant, name=PRUNED if name in VARIANTS else name)
+
+
+def _latency_ms(variant: Variant, points: int) -> float:
+    """Median time of a pass with one pair of clouds, as `bpfn bench` measures it."""
+    from bpfn_cli.profiling import Case, measure_latency
+
+    return measure_latency(Case(variant, points), rounds=PASSES, plain=False, memory=False).fast.median_ms
+
+
+def print_pruned(model: BiPointFlowNet, teacher: BiPointFlowNet, report: dict[str, Any], points: int) -> None:
+    """Tables of cost and error before and after, and of the sizes of the pruned network."""
+    from bpfn_cli.cli.network.tables import print_table
+    from bpfn_cli.models.cost import cost_of
+
+    errors, steps = PrunedErrors(**report["epe3d"]), report["recovery_steps"]
+    rows = [("teacher", teacher, errors.teacher_m), ("cut", model, errors.cut_m)]
+    rows += [(f"after {steps} steps", model, errors.recovered_m)] if errors.recovered_m is not None else []
+    costs = [(name, cost_of(network.variant, points), error) for name, network, error in rows]
+    cells = [(name, f"{cost.parameters:,}", f"{cost.macs / 1e9:.2f}", f"{error:.3f}") for name, cost, error in costs]
+    headings = ("", "Parameters", f"MACs \\[G], {points:,} points", "EPE3D \\[m]")
+    print_table(f"Pruned by {report['importance']}; EPE3D on {errors.scenes} other scenes", headings, cells)
+    print_table("Sizes (of the teacher)", ("", *(f"level {level}" for level in range(5))), _size_rows(model, teacher))
+
+
+def _size_rows(model: BiPointFlowNet, teacher: BiPointFlowNet) -> list[list[str]]:
+    from bpfn_cli.models.pruning.sizes import sizes_of
+
+    cells: dict[str, list[str]] = {}
+    for size in sizes_of(teacher.variant):
+        row = cells.setdefault(size.field.replace("_", " "), ["-"] * 5)
+        row[size.level or 0] = f"{size.of(model.variant)} ({size.most})"
+    return [[name, *row] for name, row in cells.items()]
