@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bpfn_cli.cli.console import ConsoleProgress, say
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from bpfn_cli.structures import FlowBatch
 
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-POINTS = 2048  # of each cloud, for everything that is measured on scenes
+MOST_POINTS = 2048  # of each cloud, for everything that is measured on scenes
 BATCH = 4
 HELD_OUT = 32  # scenes that errors are measured on
 MEASURED = 16  # scenes that each size is cut on
@@ -60,14 +61,16 @@ def pruned(flags: SlimFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> 
     """A network of these sizes, or within the budget, and what the checkpoint and `--json` say about it."""
     from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d, recover
 
-    progress, scenes, importance = ConsoleProgress(), _scenes(flags), flags.importance or "taylor"
+    fit = _fitting(flags, teacher.variant) if sizes is None else None
+    progress, scenes, importance = ConsoleProgress(), _scenes(flags, teacher), flags.importance or "taylor"
     pruner = Pruner(teacher)
     with progress.bar("importance of channels") as bar:
         pruner.order(importance, scenes.used, bar)
-    if sizes is None:
+    if fit is not None:
         with progress.bar("sensitivity of sizes") as bar:
             pruner.measure(scenes.used[: MEASURED // BATCH], bar)
-        sizes = _sizes(flags, pruner)
+        sizes = replace(fit(pruner), name=_name(flags))
+    assert sizes is not None
     model = pruner.cut(sizes)
     cut, recovered = mean_epe3d(model, scenes.held_out), None
     if flags.recover:
@@ -79,45 +82,52 @@ def pruned(flags: SlimFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> 
     return model, {"importance": importance, "recovery_steps": flags.recover, "epe3d": asdict(errors)}
 
 
-def _scenes(flags: SlimFlags) -> Scenes:
+def _scenes(flags: SlimFlags, teacher: BiPointFlowNet) -> Scenes:
     """Batches of training scenes: `--scenes` of them to learn from, and others to measure on."""
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.data.loader import evaluation_batches
     from bpfn_cli.errors import UsageError
 
+    points = min(MOST_POINTS, teacher.num_points)
     dataset = open_dataset(flags.data or default_dataset(), "train")
     held_out = min(HELD_OUT, len(dataset) // 3)
     used = min(flags.scenes, len(dataset) - held_out)
     if not held_out:
         raise UsageError(f"--data: {describe(dataset)} are too few to prune with; use a dataset of at least 3")
-    say(f"data: {describe(dataset)}; {used} scenes to learn from, {held_out} to measure on, {POINTS:,} points each")
-    how: dict[str, Any] = {"points": POINTS, "batch_size": BATCH, "seed": flags.seed or 0}
+    say(f"data: {describe(dataset)}; {used} scenes to learn from, {held_out} to measure on, {points:,} points each")
+    how: dict[str, Any] = {"points": points, "batch_size": BATCH, "seed": flags.seed or 0}
     first, last = range(used), range(len(dataset) - held_out, len(dataset))
     return Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last)))
 
 
-def _sizes(flags: SlimFlags, pruner: Pruner) -> Variant:
-    """Sizes within the budget, under the name of the output file."""
-    from dataclasses import replace
-
+def _fitting(flags: SlimFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
+    """What chooses sizes within the budget. Raises: UsageError: no sizes can meet it."""
     from bpfn_cli.models.cost import cost_of
-    from bpfn_cli.models.variants import VARIANTS, file_name
+    from bpfn_cli.models.pruning.budget import check_budget
 
     points = flags.points or 8192
+    if flags.target_latency is not None:
+        target = quantity("--target-latency", flags.target_latency, "ms")
+        return lambda pruner: pruner.fit_latency(
+            lambda variant: _latency_ms(variant, points), target, lambda variant: cost_of(variant, points).macs
+        )
+    flag, field = ("--target-macs", "macs") if flags.target_macs is not None else ("--target-params", "parameters")
+    target = quantity(flag, flags.target_macs or flags.target_params or "")
 
-    def macs(variant: Variant) -> float:
-        return cost_of(variant, points).macs
+    def cost(variant: Variant) -> float:
+        value: int = getattr(cost_of(variant, points), field)
+        return value
 
-    if flags.target_macs is not None:
-        variant = pruner.fit(macs, quantity("--target-macs", flags.target_macs))
-    elif flags.target_params is not None:
-        target = quantity("--target-params", flags.target_params)
-        variant = pruner.fit(lambda variant: cost_of(variant).parameters, target)
-    else:
-        target = quantity("--target-latency", flags.target_latency or "", "ms")
-        variant = pruner.fit_latency(lambda variant: _latency_ms(variant, points), target, macs)
+    check_budget(teacher, cost, target)
+    return lambda pruner: pruner.fit(cost, target)
+
+
+def _name(flags: SlimFlags) -> str:
+    """Of the pruned network: that of its file, unless a variant of other sizes has it."""
+    from bpfn_cli.models.variants import VARIANTS, file_name
+
     name = file_name(flags.out) if flags.out else PRUNED
-    return replace(variant, name=PRUNED if name in VARIANTS else name)
+    return PRUNED if name in VARIANTS else name
 
 
 def _latency_ms(variant: Variant, points: int) -> float:

@@ -45,7 +45,7 @@ class Pruner:
 
     def fit(self, cost_of: CostOf, budget: float) -> Variant:
         """Sizes within the budget. Raises: UsageError: there are none, or the teacher is within it."""
-        return fit_budget(self.teacher.variant, list(self.sensitivities), self.sensitivities, cost_of, budget)
+        return fit_budget(self.teacher.variant, self.sensitivities, cost_of, budget)
 
     def fit_latency(self, latency_of: CostOf, target: float, cost_of: CostOf) -> Variant:
         """Sizes whose measured latency is within a tenth of the target, by fitting MACs and measuring in turn.
@@ -56,7 +56,7 @@ class Pruner:
         budget = whole
         for _ in range(MOST_ATTEMPTS):
             budget = min(budget * target / tried[-1], whole * 0.999)
-            least = cost_of(smallest(self.teacher.variant, list(self.sensitivities)))
+            least = cost_of(smallest(self.teacher.variant))
             variant = self.fit(cost_of, max(budget, least))
             tried.append(latency_of(variant))
             if abs(tried[-1] / target - 1) <= LATENCY_TOLERANCE:
@@ -81,11 +81,12 @@ def recover(
 ) -> None:
     """Train the student on the teacher's flows at all levels, in place, one batch a step; no truth is needed.
 
+    Batch norms keep their statistics: new ones, from few and small batches, would be worse than those of the teacher.
+
     Raises: NonFiniteError: the loss is NaN or infinite.
     """
     optimizer = torch.optim.Adam(student.parameters(), lr=RECOVERY_LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-    student.train()
     for step in range(steps):
         batch = batches[step % len(batches)]
         with torch.no_grad():
@@ -101,7 +102,6 @@ def recover(
         schedule.step()
         if progress:
             progress(step + 1, steps)
-    student.eval()
 
 
 def mean_epe3d(model: BiPointFlowNet, batches: Sequence[FlowBatch]) -> float:

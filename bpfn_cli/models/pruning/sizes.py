@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from bpfn_cli.models.variants import SEARCHES, Variant
 from bpfn_cli.structures import LEVELS
 
-EIGHTHS = 8
 LEAST_WIDTH = 4
 LEAST_C_MID = 2
 LEAST_NEIGHBORS = 4

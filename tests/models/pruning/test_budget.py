@@ -26,7 +26,7 @@ def test_budget_is_met_within_its_tolerance(share: float, worth: list[float]) ->
     known = {size: Sensitivity(size, {size.at(0.5): metres}) for size, metres in zip(sizes, worth, strict=False)}
     for cost in (macs, lambda variant: cost_of(variant).parameters):
         budget = share * cost(BASELINE)
-        found = cost(fit_budget(BASELINE, sizes, known, cost, budget))
+        found = cost(fit_budget(BASELINE, known, cost, budget))
         assert budget * (1 - TOLERANCE) <= found <= budget
 
 
@@ -35,7 +35,7 @@ def test_cheapest_error_is_cut_first_by_hand() -> None:
     sizes = sizes_of(BASELINE)
     dear = next(size for size in sizes if (size.field, size.level) == ("embedding", 0))
     known = {size: Sensitivity(size, {size.at(0.5): 1.0 if size is dear else 1e-3}) for size in sizes}
-    found = fit_budget(BASELINE, sizes, known, macs, 0.4 * macs(BASELINE))
+    found = fit_budget(BASELINE, known, macs, 0.4 * macs(BASELINE))
     assert dear.of(found) == dear.most
     assert macs(found) <= 0.4 * macs(BASELINE)
 
@@ -45,7 +45,7 @@ def test_sizes_of_every_variant_can_be_built(name: str) -> None:
     variant = VARIANTS[name]
     sizes = sizes_of(variant)
     known = {size: Sensitivity(size, {size.at(0.5): 0.1}) for size in sizes}
-    found = fit_budget(variant, sizes, known, macs, 0.5 * macs(variant))
+    found = fit_budget(variant, known, macs, 0.5 * macs(variant))
     assert macs(found) <= 0.5 * macs(variant)
     assert all(size.of(found) % size.step == 0 for size in sizes)
 
@@ -53,13 +53,13 @@ def test_sizes_of_every_variant_can_be_built(name: str) -> None:
 def test_impossible_budgets_name_the_nearest() -> None:
     sizes = sizes_of(BASELINE)
     known = {size: Sensitivity(size, {size.at(0.5): 0.1}) for size in sizes}
-    least = macs(smallest(BASELINE, sizes))
+    least = macs(smallest(BASELINE))
     with pytest.raises(
         UsageError, match=re.escape(f"the smallest network that can be cut from it costs {least:.4g}, above 1e+06")
     ):
-        fit_budget(BASELINE, sizes, known, macs, 1e6)
+        fit_budget(BASELINE, known, macs, 1e6)
     with pytest.raises(UsageError, match="nothing to cut"):
-        fit_budget(BASELINE, sizes, known, macs, 1e12)
+        fit_budget(BASELINE, known, macs, 1e12)
 
 
 def test_sensitivity_between_and_below_measured_values_by_hand() -> None:
