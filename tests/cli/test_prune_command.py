@@ -96,3 +96,14 @@ def test_quantities_by_hand(text: str, value: float) -> None:
     for wrong in ("", "G", "-5G", "5 GB", "1e9", "nan"):
         with pytest.raises(UsageError):
             quantity("--target-macs", wrong)
+
+
+def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> None:
+    words = ("slim", "--checkpoint", "teacher.safetensors", "--store", "int8")
+    done = succeeded(bpfn(*words, "--out", "int8.safetensors", "--json", cwd=place))
+    stored = json.loads(done.stdout)["stored"]
+    assert stored["as"] == "int8"
+    assert 0 < stored["mean_m"] <= stored["largest_m"]
+    assert (place / "int8.safetensors").stat().st_size < 0.6 * (place / "teacher.safetensors").stat().st_size
+    succeeded(bpfn("slim", "--checkpoint", "int8.safetensors", "--out", "again.safetensors", cwd=place))
+    refused(bpfn(*words, "--out", "int8.pth", cwd=place), 2, "--store int8: a .pth file is float32")

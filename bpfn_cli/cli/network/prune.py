@@ -6,17 +6,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from typer import Option
+
+from bpfn_cli import choices
+from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, say
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
-    from bpfn_cli.cli.network.slim import SlimFlags
     from bpfn_cli.models import BiPointFlowNet, Variant
     from bpfn_cli.models.pruning.prune import Pruner
     from bpfn_cli.structures import FlowBatch
 
+BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 MOST_POINTS = 2048  # of each cloud, for everything that is measured on scenes
 BATCH = 4
@@ -24,6 +29,39 @@ HELD_OUT = 32  # scenes that errors are measured on
 MEASURED = 16  # scenes that each size is cut on
 PRUNED = "pruned"  # the name of a network without another
 PASSES = 9  # of the network whose latency is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneFlags:
+    """What `bpfn slim` takes to prune."""
+
+    teacher: Annotated[
+        Path | None, options.weights("--teacher", help="Weights to slice or prune; without it they are fresh.")
+    ] = None
+    target_macs: Annotated[str | None, Option(help="Prune --teacher to this many MACs.", metavar="NUMBER")] = None
+    target_params: Annotated[str | None, Option(help="Prune --teacher to this many parameters.", metavar="NUMBER")] = (
+        None
+    )
+    target_latency: Annotated[str | None, Option(help="Prune --teacher to this time per pair.", metavar="MS")] = None
+    importance: Annotated[
+        choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
+    ] = None
+    scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to prune with.", metavar="N")] = 128
+    recover: Annotated[int, Option(min=0, max=10**6, help="Training steps after pruning.", metavar="N")] = 100
+    data: options.Data = None
+    out: options.Out = None
+    points: options.Points = None
+    seed: options.Seed = 0
+
+    @property
+    def budgets(self) -> list[str]:
+        """The flags of budgets that are given."""
+        return [name for name in BUDGETS if getattr(self, name) is not None]
+
+    @property
+    def prunes(self) -> bool:
+        """Whether channels are chosen, rather than the first ones kept."""
+        return bool(self.budgets) or self.importance is not None
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,7 @@ def quantity(flag: str, text: str, unit: str = "") -> float:
     return value
 
 
-def pruned(flags: SlimFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
+def pruned(flags: PruneFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
     """A network of these sizes, or within the budget, and what the checkpoint and `--json` say about it."""
     from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d, recover
 
@@ -82,7 +120,7 @@ def pruned(flags: SlimFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> 
     return model, {"importance": importance, "recovery_steps": flags.recover, "epe3d": asdict(errors)}
 
 
-def _scenes(flags: SlimFlags, teacher: BiPointFlowNet) -> Scenes:
+def _scenes(flags: PruneFlags, teacher: BiPointFlowNet) -> Scenes:
     """Batches of training scenes: `--scenes` of them to learn from, and others to measure on."""
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.data.loader import evaluation_batches
@@ -100,7 +138,7 @@ def _scenes(flags: SlimFlags, teacher: BiPointFlowNet) -> Scenes:
     return Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last)))
 
 
-def _fitting(flags: SlimFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
+def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
     """What chooses sizes within the budget. Raises: UsageError: no sizes can meet it."""
     from bpfn_cli.models.cost import cost_of
     from bpfn_cli.models.pruning.budget import check_budget
@@ -122,7 +160,7 @@ def _fitting(flags: SlimFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
     return lambda pruner: pruner.fit(cost, target)
 
 
-def _name(flags: SlimFlags) -> str:
+def _name(flags: PruneFlags) -> str:
     """Of the pruned network: that of its file, unless a variant of other sizes has it."""
     from bpfn_cli.models.variants import VARIANTS, file_name
 

@@ -12,7 +12,7 @@ from typer import Option
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
-from bpfn_cli.cli.network.prune import PRUNED, print_pruned, pruned
+from bpfn_cli.cli.network.prune import BUDGETS, PRUNED, PruneFlags, print_pruned, pruned
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Variant
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 PARTS = ("separable_encoder", "separable_estimators")
 SIZES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck")
 CHANGES = (*SIZES, "teacher", "points")
-BUDGETS = ("target_macs", "target_params", "target_latency")
 PRUNING = ("importance", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlimFlags:
+class SlimFlags(PruneFlags):
     """What `bpfn slim` takes."""
 
     variant: options.VariantName = None
@@ -48,26 +47,12 @@ class SlimFlags:
         str | None, Option(help="Numbers of neighbors of encoder, embedding and estimator.", metavar="PART=K,...")
     ] = None
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
-    teacher: Annotated[
-        Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
-    ] = None
     checkpoint: Annotated[
         Path | None, options.weights("--checkpoint", help="Trained network to copy, for example to a .pth file.")
     ] = None
-    target_macs: Annotated[str | None, Option(help="Prune --teacher to this many MACs.", metavar="NUMBER")] = None
-    target_params: Annotated[str | None, Option(help="Prune --teacher to this many parameters.", metavar="NUMBER")] = (
-        None
-    )
-    target_latency: Annotated[str | None, Option(help="Prune --teacher to this time per pair.", metavar="MS")] = None
-    importance: Annotated[
-        choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
-    ] = None
-    scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to prune with.", metavar="N")] = 128
-    recover: Annotated[int, Option(min=0, max=10**6, help="Training steps after pruning.", metavar="N")] = 100
-    data: options.Data = None
-    out: options.Out = None
-    points: options.Points = None
-    seed: options.Seed = 0
+    store: Annotated[
+        choices.Storage, Option(help="Bits of the weights in the file; int8 has a scale for each channel.")
+    ] = "float32"
     force: options.Force = False
     json: options.Json = False
 
@@ -93,16 +78,6 @@ class SlimFlags:
         name = CUSTOM if self.out is None else file_name(self.out)
         return slim(chosen, CUSTOM if name in VARIANTS else name, **changes) if changed else chosen
 
-    @property
-    def budgets(self) -> list[str]:
-        """The flags of budgets that are given."""
-        return [name for name in BUDGETS if getattr(self, name) is not None]
-
-    @property
-    def prunes(self) -> bool:
-        """Whether channels are chosen, rather than the first ones kept."""
-        return bool(self.budgets) or self.importance is not None
-
     def check(self) -> None:
         """Raises: UsageError: another suffix; flags that contradict each other."""
         from bpfn_cli.errors import UsageError
@@ -122,6 +97,8 @@ class SlimFlags:
             raise UsageError(f"{' and '.join((*budgets, *sizes)[:2])}: use only one of them")
         if self.prunes and self.teacher is None:
             raise UsageError(f"{(*budgets, '--importance')[0]}: add --teacher, the network to prune")
+        if self.store != "float32" and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
+            raise UsageError(f"--store {self.store}: a {PUBLISHED_SUFFIX} file is float32; use the suffix {SUFFIX}")
         if self.data is not None and not self.prunes:
             raise UsageError("--data: only pruning uses scenes; add a budget such as --target-macs 5G, or --importance")
 
@@ -143,6 +120,7 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --teacher baseline --target-macs 5G           # prune it to 5 G MACs
       $ bpfn slim --teacher baseline --target-latency 60ms      # as measured on this machine
       $ bpfn slim --teacher baseline --variant weightnet4 --importance taylor   # these sizes, the best channels
+      $ bpfn slim --checkpoint s.safetensors --store int8 --out small.safetensors   # a quarter of the size
       $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
     from bpfn_cli.files import claim_output
@@ -156,11 +134,13 @@ def slim(flags: SlimFlags) -> None:
     claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
     source = load_checkpoint(teacher) if teacher else None
     model, report = _made(flags, sizes, source)
+    if flags.store != "float32":
+        report["stored"] = {"as": flags.store, **_storage_error(model, flags.store)}
     if path.suffix == PUBLISHED_SUFFIX:
         save_published(path, model)
     else:
         sources = {"teacher": str(teacher) if teacher else None, "checkpoint": str(checkpoint) if checkpoint else None}
-        save_checkpoint(path, model, made_by="slim", seed=flags.seed or 0, **sources, **report)
+        save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed or 0, **sources, **report)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if flags.json:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
@@ -169,6 +149,9 @@ def slim(flags: SlimFlags) -> None:
     elif source and flags.prunes:
         print_pruned(model, source, report, flags.points or 8192)
     say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
+    if "stored" in report:
+        mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
+        say(f"{flags.store}: flows on a rendered scene change by {mean} on average, {largest} at most")
     after = (
         f"bpfn distill --checkpoint {path} --teacher {teacher}" if flags.prunes else f"bpfn profile --checkpoint {path}"
     )
@@ -193,6 +176,23 @@ def _made(
     if source is None:
         return model, {}
     return model, {"tensors": {kind: len(names) for kind, names in vars(initialize_from(model, source)).items()}}
+
+
+def _storage_error(model: BiPointFlowNet, storage: choices.Storage) -> dict[str, float]:
+    """Mean and largest distance of the flows on a rendered scene, metres, with weights as they will be read."""
+    import torch
+
+    from bpfn_cli.models.storage import decode, encode
+    from bpfn_cli.profiling.workload import synthetic_batch
+
+    batch, exact = synthetic_batch(model.variant.least_points, 1), model.state_dict()
+    flows = []
+    with torch.no_grad():
+        for state in (exact, decode(encode(exact, storage), "weights"), exact):  # and back
+            model.load_state_dict(state)
+            flows.append(model.eval()(batch.pc1, batch.pc2).flows[0])
+    moved = torch.linalg.vector_norm(flows[1] - flows[0], dim=-1)
+    return {"mean_m": float(moved.mean()), "largest_m": float(moved.max())}
 
 
 def flag_of(name: str) -> str:

@@ -52,16 +52,17 @@ class Pruner:
 
         Raises: UsageError: there are none, with the nearest latency that was measured.
         """
-        whole, tried = cost_of(self.teacher.variant), [latency_of(self.teacher.variant)]
-        budget = whole
+        variant = self.teacher.variant
+        whole, least, tried = cost_of(variant), cost_of(smallest(variant)), [latency_of(variant)]
         for _ in range(MOST_ATTEMPTS):
-            budget = min(budget * target / tried[-1], whole * 0.999)
-            least = cost_of(smallest(self.teacher.variant))
-            variant = self.fit(cost_of, max(budget, least))
+            budget = min(max(cost_of(variant) * target / tried[-1], least), whole * 0.999)
+            found = self.fit(cost_of, budget)
+            if found == variant:
+                break
+            variant = found
             tried.append(latency_of(variant))
             if abs(tried[-1] / target - 1) <= LATENCY_TOLERANCE:
                 return variant
-            budget = cost_of(variant)
         nearest = min(tried, key=lambda latency: abs(latency - target))
         raise UsageError(
             f"no network with a latency within 10 % of {target:.3g} ms; the nearest takes {nearest:.3g} ms"
