@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bpfn_cli.models.variants import SEARCHES, Variant
+from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import LEVELS
 
 LEAST_WIDTH = 4
@@ -63,6 +63,5 @@ def _all(teacher: Variant) -> Iterator[Size]:
                 yield Size(field, index, getattr(level, field), LEAST_WIDTH)
         if not separable.at(index):
             yield Size("c_mid", index, level.c_mid, LEAST_C_MID)
-    for search in SEARCHES:
-        name = f"{search}_neighbors"
-        yield Size(name, None, getattr(teacher, name), LEAST_NEIGHBORS)
+    # Teacher and student share the other neighbors, which cost few MACs.
+    yield Size("embedding_neighbors", None, teacher.embedding_neighbors, LEAST_NEIGHBORS)
