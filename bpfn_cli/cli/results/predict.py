@@ -187,7 +187,7 @@ def _predict_many(flags: PredictFlags, source: Source, poses: list[np.ndarray] |
     from bpfn_cli.prediction.many import predict_pairs
 
     folder, outputs = flags.out or MANY, _claim_outputs(flags, source)
-    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
+    predictor = _load(flags, source, f"{len(source.pairs):,} pair{'s' * (len(source.pairs) != 1)}")
     with ConsoleProgress().bar("predicting") as bar:
         done = predict_pairs(
             predictor,
@@ -276,7 +276,9 @@ def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
         if counts:
             why = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
             rows = f"; their flow is {'NaN' if invalid == 'nan' else 'zero'}" if name == "PC1" else ""
-            said.append(f"{sum(counts.values()):,}{total} rows of {name} are left out ({why}){rows}")
+            left = sum(counts.values())
+            what = "row of PC2 is" if name == "PC2" and left == 1 else f"rows of {name} are"
+            said.append(f"{left:,}{total} {what} left out ({why}){rows}")
     return said
 
 
