@@ -23,6 +23,7 @@ from bpfn_cli.reporting.methods import method_meanings, method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, Value, dataset_title, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run
+from bpfn_cli.structures import MAX_DEPTH_M
 
 ROUNDING = 1e-4  # by which baselines of one protocol may differ between machines, relative
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
@@ -47,19 +48,23 @@ class Protocol(NamedTuple):
     sampling_seed: int
     data_sha256: str
     parts: int = 0  # points that the network sees at a time; 0: all
+    region: str = ""  # other than the usual one of the dataset
 
     @classmethod
     def from_evaluation(cls, evaluation: EvaluationResult) -> Protocol:
         data, parts = evaluation.dataset, evaluation.parts or 0
-        return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256, parts)
+        region = "square" if data.region == "square" else ""
+        return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256, parts, region)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name; `parts` only where there are some."""
-        return {name: value for name, value in self._asdict().items() if name != "parts" or value}
+        """The fields by name; `parts` and `region` only where they are not the usual ones."""
+        return {name: value for name, value in self._asdict().items() if name not in ("parts", "region") or value}
 
     @property
     def title(self) -> str:
         scenes = f"{dataset_title(self.dataset)}, {self.split} split, {self.scenes} scenes"
+        if self.dataset == "lidar_logs":
+            scenes += ", 70 x 70 m" if self.region else f", within {MAX_DEPTH_M:g} m"
         return f"{scenes}, {self.points} points" + (f" in parts of {self.parts}" if self.parts else "")
 
 
@@ -259,7 +264,7 @@ def comparable(results: Sequence[M]) -> list[list[M]]:
 
 def evaluation_table(evaluation: EvaluationResult) -> Table:
     """The metrics of all predictors of one evaluation."""
-    rows = [reference_row(PREDICTORS, row, "", predictor=_title(row.name)) for row in evaluation.rows]
+    rows = [reference_row(PREDICTORS, row, "", predictor=predictor_title(row.name)) for row in evaluation.rows]
     return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, rows)
 
 
@@ -335,7 +340,8 @@ def _other_rows(group: Sequence[Measured], results: Sequence[Result]) -> Iterato
             yield one.row(ACCURACY)
 
 
-def _title(predictor: str) -> str:
+def predictor_title(predictor: str) -> str:
+    """Such as "rigid ICP full"."""
     return predictor.replace(RIGID_ICP, BASELINE_TITLES[RIGID_ICP]).replace("_", " ")
 
 
