@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Clouds in `.pcd`, the format of the Point Cloud Library: ascii, binary or binary_compressed."""
+"""Clouds in `.pcd`, the format of the Point Cloud Library: ascii, binary or binary_compressed.
+
+docs/data.md says why pypcd4 does not read them; the tests compare both.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class _Header:
 
     @property
     def used(self) -> list[str]:
-        """The fields that `binary_compressed` stores."""
+        """The fields that `binary_compressed` stores, as PCL writes it."""
         return [name for name in self.dtype.names or () if name.split(" ")[0] != _UNUSED]
 
 
@@ -106,9 +109,11 @@ def _read_compressed(body: bytes, header: _Header, file: CloudFile) -> _Read:
     """All values of the first field, then those of the second: compressed, or as they are where that is smaller."""
     sizes = np.frombuffer(body[:8], "<u4") if len(body) >= 8 else np.zeros(2, "<u4")
     packed, expanded = int(sizes[0]), int(sizes[1])
-    itemsize = sum(header.dtype[name].itemsize for name in header.used)
+    whole = header.points * header.dtype.itemsize
+    stored = header.dtype.names or () if expanded == whole else header.used  # pypcd4 stores the padding, too
+    itemsize = sum(header.dtype[name].itemsize for name in stored)
     if expanded != header.points * itemsize:
-        if len(body) == header.points * header.dtype.itemsize != packed + 8:
+        if len(body) == whole != packed + 8:
             fields, trailing, _ = _read_binary(body, header, file)
             return fields, trailing, ["labelled binary_compressed, but binary; it is read as that"]
         found = f"{header.points} points of {itemsize} bytes, and {expanded} bytes when decompressed"
@@ -122,7 +127,7 @@ def _read_compressed(body: bytes, header: _Header, file: CloudFile) -> _Read:
             raise file.fault("damaged compressed points; write the file again")
         content, notes = data, ["labelled binary_compressed, but not compressed; it is read as that"]
     fields, start = {}, 0
-    for name in header.used:
+    for name in stored:
         fields[name] = np.frombuffer(content, header.dtype[name], header.points, start)
         start += header.points * header.dtype[name].itemsize
     return fields, f"{more:,} bytes" if more else "", notes

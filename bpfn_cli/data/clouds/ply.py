@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Clouds in `.ply`: the properties of the vertices, ascii or binary."""
+"""Clouds in `.ply`: the properties of the vertices, ascii or binary.
+
+docs/data.md says why trimesh does not read them; the tests compare both.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,13 @@ from bpfn_cli.errors import printable
 _MAX_HEADER_BYTES = 1 << 16
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
+_OTHER_KINDS = ("i8", "u8", "f2")  # not in the format, but trimesh writes them
 _C_NAMES = ("char", "uchar", "short", "ushort", "int", "uint", "float", "double")
-_TYPES = {**dict(zip(_C_NAMES, _KINDS, strict=True)), **{np.dtype(kind).name: kind for kind in _KINDS}}
-_CODES = dict(zip(_KINDS, "bBhHiIfd", strict=True))  # of the module struct
+_TYPES = {
+    **dict(zip(_C_NAMES, _KINDS, strict=True)),
+    **{np.dtype(kind).name: kind for kind in (*_KINDS, *_OTHER_KINDS)},
+}
+_LENGTHS = dict(zip(_KINDS[:6], "bBhHiI", strict=True))  # types of the length of a list: codes of the module struct
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def _parse_header(text: str, file: CloudFile) -> tuple[str, list[_Element]]:
             case ["element", element, count] if re.fullmatch("[0-9]{1,12}", count):
                 elements.append(_Element(element, int(count)))
             case ["property", "list", count_kind, kind, label] if (
-                elements and kind in _TYPES and _TYPES.get(count_kind, "f")[0] in "iu"
+                elements and kind in _TYPES and _TYPES.get(count_kind) in _LENGTHS
             ):
                 elements[-1].properties.append(_Property(label, _TYPES[kind], _TYPES[count_kind]))
             case ["property", kind, label] if elements and kind in _TYPES:
@@ -156,7 +163,7 @@ def _steps(element: _Element, byte_order: str) -> list[tuple[int, struct.Struct 
             steps.append((sum(np.dtype(one.kind).itemsize for one in group), None, 0))
             continue
         for one in group:
-            length = struct.Struct(byte_order + _CODES[one.count_kind])
+            length = struct.Struct(byte_order + _LENGTHS[one.count_kind])
             steps.append((length.size, length, np.dtype(one.kind).itemsize))
     return steps
 

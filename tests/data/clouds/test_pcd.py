@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from cloud_files import points_of, refusal, scan, written
 
 from bpfn_cli.data import clouds
 from bpfn_cli.data.clouds import read_cloud
-from bpfn_cli.data.clouds.pcd import expand_lzf
+from bpfn_cli.data.clouds.cloud import CloudFile
+from bpfn_cli.data.clouds.pcd import expand_lzf, read_pcd
 from bpfn_cli.errors import DataError
 
 PCD = """# .PCD v0.7
@@ -238,3 +240,66 @@ def test_mutated_compressed_pcd_gives_points_or_data_errors(monkeypatch, count):
             read_cloud(Path("fuzzed.pcd"))
         except DataError as error:
             assert "\n" not in str(error)
+
+
+# --- pypcd4 -----------------------------------------------------------------------------------------
+
+TABLES = {
+    "floats": [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")],
+    "types": [("ring", "<u2"), ("x", "<f8"), ("flag", "i1"), ("y", "<f4"), ("z", "<i4"), ("t", "<u4")],
+    "padded": [("z", "<f8"), ("_", "u1", 4), ("x", "<f4"), ("normal", "<f4", 3), ("y", "<f4")],
+}
+
+
+def table(fields: list[tuple], rows: np.ndarray) -> bytes:
+    """A binary PCD with x, y and z from (N, 3), and with other numbers in the other fields."""
+    dtype = np.dtype(fields)
+    made = np.zeros(len(rows), dtype)
+    for index, name in enumerate(dtype.names):
+        values = np.random.default_rng(index).integers(100, size=made[name].shape)
+        with np.errstate(invalid="ignore"):  # NaN in an integer
+            made[name] = rows[:, "xyz".index(name)] if name in ("x", "y", "z") else values
+    kinds = [dtype[name].base for name in dtype.names]
+    words = {
+        "fields": dtype.names,
+        "sizes": [kind.itemsize for kind in kinds],
+        "types": [kind.kind.upper() for kind in kinds],
+        "counts": [dtype[name].shape[0] if dtype[name].shape else 1 for name in dtype.names],
+    }
+    return pcd("binary", made.tobytes(), len(rows), **{key: " ".join(map(str, word)) for key, word in words.items()})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary", "binary_compressed"])
+@pytest.mark.parametrize("fields", TABLES.values(), ids=TABLES)
+def test_fields_equal_those_of_pypcd4(fields, encoding):
+    pypcd4 = pytest.importorskip("pypcd4", reason="pypcd4, of the extra dev, is not installed")
+    rows = scan(500)
+    rows[::5], rows[1::5, 1] = 0, np.nan
+    content = table(fields, rows).replace(b"VIEWPOINT 0 0", b"VIEWPOINT 1.5 -2")
+    stream = io.BytesIO()
+    pypcd4.PointCloud.from_fileobj(io.BytesIO(content)).save(stream, pypcd4.Encoding(encoding))
+    library = pypcd4.PointCloud.from_fileobj(io.BytesIO(stream.getvalue()))
+    read = read_pcd(CloudFile("a.pcd", bytearray(stream.getvalue())))
+    assert read.holds == f"PCD {encoding}"
+    assert read.viewpoint == library.metadata.viewpoint == (1.5, -2, 0, 1, 0, 0, 0)
+    for name in {field[0] for field in fields if len(field) == 2}:
+        expected = library.pc_data[name]
+        assert np.array_equal(read.by_name[name].astype(expected.dtype), expected, equal_nan=expected.dtype.kind == "f")
+
+
+def test_files_are_read_that_pypcd4_misreads_or_refuses(tmp_path):
+    rows = struct.pack("<3f3B3f3B", 1, 2, 3, 7, 8, 9, 4, 5, 6, 7, 8, 9)
+    named = {"fields": "x y z t/s a:0 b", "sizes": "4 4 4 1 1 1", "types": "F F F U U U", "counts": "1 1 1 1 1 1"}
+    text, padded = b"1 2 3 9\n4 5 6 9\n", {"fields": "x _ y z", "types": "F U F F", "sizes": "4 4 4 4"}
+    for content in (
+        pcd("binary", rows, **named),
+        pcd("ascii", text.replace(b" ", b"\t")),
+        pcd("ascii", text.replace(b" ", b"  ")),
+        pcd("ascii", text.replace(b"9", b"9.0")),
+        pcd("ascii", text).replace(b"COUNT 1 1 1 1\n", b""),
+        pcd("ascii", text).replace(b"VERSION 0.7", b"VERSION .5"),
+        pcd("ascii", text).replace(b"DATA", b"SENSOR front\nDATA"),
+        pcd("ascii", text).replace(b"VERSION", b"# Stra\xdfe\nVERSION"),
+        compressed(struct.pack("<6f", 1, 4, 2, 5, 3, 6), **padded),
+    ):
+        assert points_of(written(tmp_path, "a.pcd", content)) == [[1, 2, 3], [4, 5, 6]]

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import io
 import random
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cloud_files import POINTS, points_of, refusal, written
+from cloud_files import POINTS, points_of, refusal, scan, written
 
 from bpfn_cli.data import clouds
 from bpfn_cli.data.clouds import read_cloud
+from bpfn_cli.data.clouds.cloud import CloudFile
+from bpfn_cli.data.clouds.ply import read_ply
 from bpfn_cli.errors import DataError
 
 ASCII_PLY = """ply
@@ -53,7 +56,15 @@ def test_binary_ply_finds_xyz_among_other_properties(tmp_path, order, faces):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("char", "i1"), ("uint8", "u1"), ("short", "i2"), ("uint16", "u2"), ("int", "i4"), ("uint32", "u4")],
+    [
+        ("char", "i1"),
+        ("uint8", "u1"),
+        ("short", "i2"),
+        ("uint16", "u2"),
+        ("int", "i4"),
+        ("uint32", "u4"),
+        ("int64", "i8"),
+    ],
 )
 def test_binary_ply_reads_integers(tmp_path, name, kind):
     header = "ply\nformat binary_big_endian 1.0\nelement vertex 1\n" + "".join(
@@ -95,6 +106,7 @@ def test_ply_skips_plain_elements_before_the_vertices(tmp_path):
             "a vertex does not have the numbers that its lists announce",
         ),
         ("property uchar red", "property list float int red", "unknown PLY header line"),
+        ("property uchar red", "property list int64 int red", "unknown PLY header line"),
         (
             "element vertex",
             "element face 1\nproperty list uchar int i\nelement vertex",
@@ -220,3 +232,62 @@ def test_lines_after_the_last_element_are_said(tmp_path):
     path = written(tmp_path, "a.ply", ASCII_PLY + "1 2 3\n\n")
     assert points_of(path) == POINTS
     assert read_cloud(path).notes == ("1 lines after the last element are left out",)
+
+
+# --- trimesh ----------------------------------------------------------------------------------------
+
+
+def trimesh():
+    return pytest.importorskip("trimesh", reason="trimesh, of the extra dev, is not installed")
+
+
+def equals_trimesh(content: bytes, *more: str) -> None:
+    """Whether x, y and z, and the bytes named by `more`, are those that trimesh finds."""
+    library = trimesh().load(io.BytesIO(content), file_type="ply", process=False)
+    read = read_ply(CloudFile("a.ply", bytearray(content))).by_name
+    points = np.stack([read[axis] for axis in "xyz"], axis=1)
+    if content.split()[2] == b"ascii":  # trimesh rounds to the type in the header
+        points, vertices = points.astype(np.float32), library.vertices.astype(np.float32)
+    else:
+        vertices = library.vertices
+    assert np.array_equal(points, vertices, equal_nan=True)
+    assert not more or np.array_equal(np.stack([read[name] for name in more], axis=1), library.colors)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_clouds_and_meshes_written_by_trimesh_equal_its_own(encoding, kind):
+    library, rows, count = trimesh(), scan(500).astype(kind) / 3, np.arange(500)
+    rows[::5], rows[1::5, 1] = 0, np.nan
+    colors = np.random.default_rng(0).integers(256, size=(500, 4), dtype=np.uint8)
+    cloud = library.PointCloud(rows, colors=colors).export(file_type="ply", encoding=encoding)
+    equals_trimesh(cloud, "red", "green", "blue", "alpha")
+    faces, labels = (
+        np.stack([count[:-2], count[1:-1], count[2:]], axis=1),
+        {"label": count, "half": rows[:, 0].astype("f2")},
+    )
+    mesh = library.Trimesh(rows, faces, process=False, vertex_attributes=labels)
+    equals_trimesh(mesh.export(file_type="ply", encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    "content", [ASCII_PLY.encode(), binary_ply("<"), binary_ply(">"), binary_ply(">", faces=False)]
+)
+def test_points_equal_those_of_trimesh(content):
+    equals_trimesh(content)
+
+
+def test_files_are_read_that_trimesh_misreads_or_refuses(tmp_path):
+    quad = struct.pack("<B3iB4i", 3, 0, 1, 1, 4, 0, 1, 1, 0)
+    for content in (
+        binary_ply(">").replace(b"ply\n", b"ply\ncomment made by hand\n"),
+        binary_ply("<").replace(b"face 1", b"face 2")[:-13] + quad,
+        ASCII_PLY.replace("comment made", "comment end_header is below, made").encode(),
+        ASCII_PLY.encode("latin-1"),
+        ASCII_PLY.replace("float x", "float X").encode(),
+    ):
+        assert points_of(written(tmp_path, "a.ply", content)) == POINTS
+    header = "ply\nformat binary_little_endian 1.0\nelement vertex 3\nproperty list uchar short neighbors\n"
+    header += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    body = struct.pack("<Bh3fBhh3fB3f", 1, 7, 1, 2, 3, 2, 7, 7, 4, 5, 6, 0, 7, 8, 9)
+    assert points_of(written(tmp_path, "a.ply", header.encode() + body)) == LISTS_ROWS
