@@ -68,11 +68,10 @@ class Truth:
         *,
         ego_motion: np.ndarray | None = None,
         categories: np.ndarray | None = None,
-        dynamic: np.ndarray | None = None,
     ) -> Truth:
         """Args: points, flow: (N, 3), true flow. valid: (N,) bool, where it is known; None: everywhere.
 
-        ego_motion, categories: as in `Scene`; without the first, it is fitted. dynamic: (N,) bool; None: by speed.
+        ego_motion, categories: as in `Scene`; without the first, it is fitted.
         """
         start, motion = points.astype(np.float64), flow.astype(np.float64)
         if ego_motion is not None:
@@ -81,8 +80,7 @@ class Truth:
         else:
             counted = None if valid is None else torch.from_numpy(valid)[None]
             speed = scene_motion(torch.from_numpy(start)[None], torch.from_numpy(motion)[None], counted)[2][0].numpy()
-        moving = speed >= MOVING_M if dynamic is None else dynamic
-        return cls(points, speed, moving, categories, ego_motion is not None)
+        return cls(points, speed, speed >= MOVING_M, categories, ego_motion is not None)
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,13 @@ class ClassTable(Schema):
             raise ValueError("needs one value for each class")
         return self
 
+    def is_like(self, other: ClassTable | None) -> bool:
+        """Whether `other` has the same classes of as many points, so that errors can be compared."""
+        return other is not None and (self.classes, self.points) == (other.classes, other.points)
+
     def with_teacher_of(self, earlier: ClassTable | None) -> ClassTable:
         """This table with the teacher's errors of an `earlier` one of the same points."""
-        if earlier is None or earlier.points != self.points or TEACHER not in earlier.epe3d:
+        if earlier is None or not self.is_like(earlier) or TEACHER not in earlier.epe3d:
             return self
         return self.model_copy(update={"epe3d": {**self.epe3d, TEACHER: earlier.epe3d[TEACHER]}})
 

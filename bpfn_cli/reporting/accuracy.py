@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.result import (
     BASELINE_NAMES,
     BASELINE_TITLES,
+    MODEL,
     NEAREST_NEIGHBOR,
     RIGID_ICP,
+    TEACHER,
     ZERO_FLOW,
     EvaluationResult,
 )
@@ -127,10 +130,19 @@ class Planned:
         return reference_row(columns, (), "incomplete", **known, seed=self.seed, epochs=self.epochs)
 
 
-class Measured:
-    """What rows about an evaluation have in common."""
+class Measured(ABC):
+    """What rows about an evaluation have in common. predictor: whose errors the row has."""
 
     evaluation: EvaluationResult
+    predictor: ClassVar[str] = MODEL
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, str]:
+        """Cells: model, method and run."""
+
+    @abstractmethod
+    def row(self, columns: Sequence[Column]) -> Row: ...
 
     @property
     def protocol(self) -> Protocol:
@@ -143,16 +155,38 @@ class Measured:
         return 0.0 if row is None else row.epe3d
 
 
-@dataclass(frozen=True)
-class OtherWeights(Measured):
+class Outside(Measured):
     """A row about weights that belong to no run."""
+
+    def row(self, columns: Sequence[Column]) -> Row:
+        return reference_row(columns, self.evaluation.row(self.predictor) or (), "", **self.names)
+
+
+@dataclass(frozen=True)
+class OtherWeights(Outside):
+    """Weights that were evaluated by themselves."""
 
     evaluation: EvaluationResult
 
-    def row(self, columns: Sequence[Column]) -> Row:
+    @property
+    def names(self) -> dict[str, str]:
         checkpoint = self.evaluation.checkpoint
-        names = {"model": checkpoint.variant, "method": "given weights", "run": Path(checkpoint.path).name}
-        return reference_row(columns, self.evaluation.model, "", **names)
+        return {"model": checkpoint.variant, "method": "given weights", "run": Path(checkpoint.path).name}
+
+
+@dataclass(frozen=True)
+class OutsideTeacher(Outside):
+    """A teacher that was evaluated together with its student."""
+
+    evaluation: EvaluationResult
+    variant: str
+    sha256: str
+
+    predictor = TEACHER
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {"model": self.variant, "method": "teacher", "run": self.sha256[:8]}
 
 
 @dataclass(frozen=True)
@@ -160,6 +194,10 @@ class Result(Trained, Measured):
     """A row about a run and one of its evaluations."""
 
     evaluation: EvaluationResult
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {"model": self.record.variant, "method": self.method, "run": self.run.name}
 
     def metric(self, name: str) -> float | None:
         """One of the six metrics of the network."""
@@ -237,14 +275,19 @@ def results_of(run: Run) -> list[Result]:
 
 def accuracy_tables(runs: Sequence[Run], others: Sequence[EvaluationResult] = ()) -> list[Table]:
     """One table for each protocol. others: evaluations of weights that belong to no run."""
-    results: list[Measured] = [result for run in runs for result in results_of(run)]
-    groups = comparable([*results, *map(OtherWeights, others)])
+    groups = tables_of(runs, others)
     protocols = Counter(group[0].protocol for group in groups)
     titles = Counter(protocol.title for protocol in protocols)
     return [
         _accuracy_table(group, titles[group[0].protocol.title] > 1, protocols[group[0].protocol] > 1)
         for group in groups
     ]
+
+
+def tables_of(runs: Sequence[Run], others: Sequence[EvaluationResult]) -> list[list[Measured]]:
+    """All results, in groups that may share a table, see `comparable`."""
+    results: list[Measured] = [result for run in runs for result in results_of(run)]
+    return comparable([*results, *map(OtherWeights, others)])
 
 
 def comparable(results: Sequence[M]) -> list[list[M]]:
@@ -302,8 +345,7 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
 def _accuracy_table(group: Sequence[Measured], is_ambiguous: bool, is_split: bool) -> Table:
     """The table of comparable results. is_ambiguous: other data have this title, is_split: and even this protocol."""
     protocol, results = group[0].protocol, [one for one in group if isinstance(one, Result)]
-    rows = [*_baseline_rows(group), *_outside_teacher_rows(results), *_other_rows(group, results)]
-    rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
+    rows = [*_baseline_rows(group), *(one.row(ACCURACY) for one in in_order(group))]
     details = (
         f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}"
         if is_ambiguous or is_split
@@ -321,23 +363,19 @@ def _baseline_rows(results: Sequence[Measured]) -> Iterator[Row]:
             yield reference_row(ACCURACY, measured, "reference", model=BASELINE_TITLES[name])
 
 
-def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Teachers that none of the runs trained; they were evaluated together with their students."""
-    found = {
-        teacher.sha256: (teacher.variant, measured)
+def in_order(group: Sequence[Measured]) -> Iterator[Measured]:
+    """The rows of the networks: teachers that no run trained, other weights that belong to none, and the runs."""
+    results = [one for one in group if isinstance(one, Result)]
+    teachers = {
+        teacher.sha256: OutsideTeacher(one.evaluation, teacher.variant, teacher.sha256)
         for one in reversed(results)
-        if (teacher := one.record.teacher) and (measured := one.evaluation.row("teacher"))
+        if (teacher := one.record.teacher) and one.evaluation.row(TEACHER)
     }
-    for sha256, (variant, measured) in sorted(found.items()):
-        yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
-
-
-def _other_rows(group: Sequence[Measured], results: Sequence[Result]) -> Iterator[Row]:
-    """Weights that belong to no run, and are not already there as the teacher of one."""
-    teachers = {one.record.teacher.sha256 for one in results if one.record.teacher and one.evaluation.row("teacher")}
+    yield from (teachers[sha256] for sha256 in sorted(teachers))
     for one in group:
         if isinstance(one, OtherWeights) and one.evaluation.checkpoint.sha256 not in teachers:
-            yield one.row(ACCURACY)
+            yield one
+    yield from sorted(results, key=_place)
 
 
 def predictor_title(predictor: str) -> str:

@@ -3,45 +3,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bpfn_cli.metrics.classes import PARTITIONS
 from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, MODEL, BucketTable, ClassTable, EvaluationResult
-from bpfn_cli.reporting.accuracy import Measured, OtherWeights, Result, comparable, predictor_title, results_of
+from bpfn_cli.ops import MOVING_M
+from bpfn_cli.reporting.accuracy import Measured, in_order, predictor_title, tables_of
 from bpfn_cli.reporting.tables import NO_VALUE, Column, Row, Table
 from bpfn_cli.runs.results import Run
 
+Cells = tuple[float | None, ...]
+
 EGO_MOTION = {
-    "given": "The motion of the sensor, beyond which points move, is given with the data.",
-    "fitted": "The motion of the sensor, beyond which points move, is fitted to the true flow.",
-    "both": "The motion of the sensor, beyond which points move, is given with some scenes and fitted in the others.",
+    "given": "given with the data",
+    "fitted": "fitted to the true flow",
+    "both": "given with some scenes, and fitted to the true flow of the others",
 }
 NORMALIZED = (
-    "Static: EPE3D of points below 0.04 m per frame, in metres. Dynamic: error divided by speed, the mean over buckets "
-    "of speed; 1 is the flow of a static world."
+    "Static: EPE3D in metres of points below 0.04 m per frame. Dynamic: error divided by speed, the mean over buckets "
+    "of speed; the flow of a static world has 1."
 )
 
 
 def class_summary(evaluation: EvaluationResult) -> str:
     """One line about the model: EPE3D of moving and static points, and three-way; empty: not measured."""
     tables = [table for name in ("motion", "three-way") if (table := evaluation.classes(name))]
-    return "; ".join(_in_words(table) for table in tables if MODEL in table.epe3d)
+    said = "; ".join(_in_words(table) for table in tables if MODEL in table.epe3d)
+    return f"EPE3D by class: {said}" if said else ""
 
 
 def class_tables(evaluation: EvaluationResult) -> Iterator[Table]:
     """A table for each partition: classes are rows, predictors columns."""
-    notes = [EGO_MOTION[evaluation.ego_motion]] if evaluation.ego_motion else []
     for table in evaluation.by_class:
         columns = [
             _cell(0, "class", "Class", None),
             _cell(1, "points", "Points", ",d"),
-            *(_cell(2 + i, name, predictor_title(name), ".4f", "m") for i, name in enumerate(table.epe3d)),
+            *(_cell(2 + i, name, predictor_title(name), ".4f") for i, name in enumerate(table.epe3d)),
         ]
         rows = [Row(cells) for cells in zip(table.classes, table.points, *table.epe3d.values(), strict=True)]
         three = [mean] if table.partition == "three-way" and (mean := _three_way_mean(table)) else []
-        yield Table(f"classes_{table.partition}", f"EPE3D by {_meaning(table)}", columns, rows, [*three, *notes])
-        notes = []  # once
+        notes = [*three, *_motion_notes(evaluation, table.partition)]
+        yield Table(f"classes_{table.partition}", _title(table), columns, rows, notes)
     if evaluation.bucket_normalized:
         yield _normalized_table(evaluation.bucket_normalized)
 
@@ -54,10 +57,9 @@ def missing_categories(evaluation: EvaluationResult) -> Iterator[str]:
 
 def class_report_tables(runs: Sequence[Run], others: Sequence[EvaluationResult] = ()) -> list[Table]:
     """A table for each protocol and partition: networks are rows, classes columns."""
-    results: list[Measured] = [result for run in runs for result in results_of(run)]
-    groups = comparable([*results, *map(OtherWeights, others)])
     found = [
-        [*(_report_table(group, name) for name in PARTITIONS), _normalized_report_table(group)] for group in groups
+        [*(_report_table(group, name) for name in PARTITIONS), _normalized_report_table(group)]
+        for group in tables_of(runs, others)
     ]
     return [table for tables in found for table in tables if table]
 
@@ -67,16 +69,14 @@ def _report_table(group: Sequence[Measured], partition: str) -> Table | None:
     if not found:
         return None
     first = found[0][1]
-    alike = [(one, table) for one, table in found if (table.classes, table.points) == (first.classes, first.points)]
-    columns = [*NAMES, *(_cell(3 + i, name, name.capitalize(), ".4f", "m") for i, name in enumerate(first.classes))]
-    rows = [*_baseline_rows(first.epe3d)]
-    rows += [Row((*_names(one), *table.epe3d[MODEL])) for one, table in alike if MODEL in table.epe3d]
-    points = "; ".join(f"{name} {count:,}" for name, count in zip(first.classes, first.points, strict=True))
-    ego = found[0][0].evaluation.ego_motion
-    notes = [f"Points: {points}.", *([EGO_MOTION[ego]] if ego else [])]
+    alike = [one for one, table in found if first.is_like(table)]
+    columns = [*NAMES, *(_cell(3 + i, name, _heading(name), ".4f") for i, name in enumerate(first.classes))]
+    rows = [*_baseline_rows(first.epe3d), *_network_rows(alike, lambda one: _errors(one, partition))]
+    points = "; ".join(f"{name}: {count:,}" for name, count in zip(first.classes, first.points, strict=True))
+    notes = [f"Points: {points}.", *_motion_notes(found[0][0].evaluation, partition)]
     if len(alike) < len(found):
         notes.append("Results with other numbers of points in the classes are left out; repeat `bpfn eval` for them.")
-    title = f"EPE3D by {_meaning(first)}: {group[0].protocol.title}"
+    title = f"{_title(first)}: {group[0].protocol.title}"
     return Table(f"classes_{partition}", title, columns, rows, notes, group[0].protocol.as_dict())
 
 
@@ -88,12 +88,9 @@ def _normalized_report_table(group: Sequence[Measured]) -> Table | None:
     first = found[0][1]
     classes = [*(name.capitalize() for name in first.classes), "Mean"]
     columns = [*NAMES, *(_cell(3 + i, name.lower(), name, ".3f") for i, name in enumerate(classes))]
+    alike = [one for one, table in found if table.classes == first.classes]
     rows = [*_baseline_rows({name: (*errors, _mean(errors)) for name, errors in first.dynamic.items()})]
-    rows += [
-        Row((*_names(one), *errors, _mean(errors)))
-        for one, table in found
-        if table.classes == first.classes and (errors := table.dynamic.get(MODEL))
-    ]
+    rows += _network_rows(alike, _normalized_errors)
     title = f"Bucket-normalized EPE of dynamic points: {group[0].protocol.title}"
     return Table("bucket_normalized", title, columns, rows, [NORMALIZED], group[0].protocol.as_dict())
 
@@ -104,11 +101,21 @@ def _baseline_rows(errors: Mapping[str, Sequence[float | None]]) -> Iterator[Row
             yield Row((BASELINE_TITLES[name], None, None, *errors[name]), "reference")
 
 
-def _names(one: Measured) -> tuple[str, str, str]:
-    """Model, method and run."""
-    if isinstance(one, Result):
-        return one.record.variant, one.method, one.run.name
-    return one.evaluation.checkpoint.variant, "given weights", Path(one.evaluation.checkpoint.path).name
+def _network_rows(group: Sequence[Measured], errors_of: Callable[[Measured], Cells | None]) -> Iterator[Row]:
+    for one in in_order(group):
+        if (errors := errors_of(one)) is not None:
+            yield Row((*(one.names[column.key] for column in NAMES), *errors))
+
+
+def _errors(one: Measured, partition: str) -> Cells | None:
+    table = one.evaluation.classes(partition)
+    return table.epe3d.get(one.predictor) if table else None
+
+
+def _normalized_errors(one: Measured) -> Cells | None:
+    table = one.evaluation.bucket_normalized
+    errors = table.dynamic.get(one.predictor) if table else None
+    return (*errors, _mean(errors)) if errors else None
 
 
 def _normalized_table(table: BucketTable) -> Table:
@@ -151,12 +158,33 @@ def _metres(error: float | None) -> str:
     return NO_VALUE if error is None else f"{error:.4f} m"
 
 
-def _meaning(table: ClassTable) -> str:
-    return PARTITIONS[table.partition].meaning if table.partition in PARTITIONS else table.partition
+def _title(table: ClassTable) -> str:
+    meaning = PARTITIONS[table.partition].meaning if table.partition in PARTITIONS else table.partition
+    return f"EPE3D [m] by {meaning}"
+
+
+def _heading(name: str) -> str:
+    """Narrow: "0.2 to 0.5" as "0.2–0.5", "2 and more" as "2+"."""
+    return name.replace(" to ", "–").replace(" and more", "+").capitalize()
+
+
+def _motion_notes(evaluation: EvaluationResult, partition: str) -> list[str]:
+    """What moves, below the first table."""
+    return [motion_note(evaluation.ego_motion)] if evaluation.ego_motion and partition == "motion" else []
+
+
+def motion_note(ego_motion: str) -> str:
+    """A sentence on what moves. Args: ego_motion: as of `EvaluationResult`."""
+    known = EGO_MOTION[ego_motion]
+    return f"Dynamic (moving): {MOVING_M:g} m per frame or more beyond the motion of the sensor, which is {known}."
 
 
 def _cell(index: int, key: str, heading: str, digits: str | None, unit: str = "") -> Column:
     return Column(key.replace(" ", "_"), heading, lambda row: row.cells[index], digits, unit)
 
 
-NAMES = (_cell(0, "model", "Model", None), _cell(1, "method", "Method", None), _cell(2, "run", "Run", None))
+NAMES = (
+    _cell(0, "model", "Model", None),
+    _cell(1, "method", "Method", None),
+    replace(_cell(2, "run", "Run", None), detail=8),
+)

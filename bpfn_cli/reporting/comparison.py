@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.classes import PARTITIONS
-from bpfn_cli.metrics.result import TEACHER, ClassTable
+from bpfn_cli.metrics.result import TEACHER
 from bpfn_cli.metrics.statistics import SIGNIFICANCE
 from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, comparable, results_of
-from bpfn_cli.reporting.classes import EGO_MOTION
+from bpfn_cli.reporting.classes import motion_note
 from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
@@ -64,7 +64,7 @@ BY_CLASS = [
     Column("name", "Class", lambda row: row.name),
     Column("points", "Points", lambda row: row.points, ",d"),
     Column("epe3d", "EPE3D", lambda row: row.epe3d, ".4f", "m"),
-    *DIFFERENCES[1:],
+    *(column for column in DIFFERENCES[1:] if column.key != "pairs_needed"),
 ]
 BY_CLASS_NOTES = (
     "EPE3D of a class is over its points in all scenes. Differences and intervals are as in the table of all points; "
@@ -147,7 +147,7 @@ def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: l
         return []
     members = [one for group in groups for one in group.members]
     first = next((table for one in members if (table := one.evaluation.classes(by))), None)
-    lacking = [one.run.name for one in members if not (table := one.evaluation.classes(by)) or not _alike(table, first)]
+    lacking = [one.run.name for one in members if not (first and first.is_like(one.evaluation.classes(by)))]
     if first is None and PARTITIONS[by].needs_categories:
         problems.append(f"differences by {by}: the test data has no categories")
         return []
@@ -167,13 +167,9 @@ def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: l
             rows.append((place, index, row_of(BY_CLASS, replace(one, name=name, points=points))))
     drawn = [row for *_, row in sorted(rows, key=lambda row: row[:2])]
     title = f"{variant}: differences to scratch by {PARTITIONS[by].meaning}"
-    ego = next((EGO_MOTION[known] for one in members if (known := one.evaluation.ego_motion)), None)
-    notes = [*BY_CLASS_NOTES, *([ego] if ego else [])]
+    ego = next((known for one in members if (known := one.evaluation.ego_motion)), None)
+    notes = [*BY_CLASS_NOTES, *([motion_note(ego)] if ego and by not in ("category", "range") else [])]
     return [Table(f"differences_{by}", title, BY_CLASS, drawn, notes)]
-
-
-def _alike(table: ClassTable, first: ClassTable | None) -> bool:
-    return first is not None and (table.classes, table.points) == (first.classes, first.points)
 
 
 def _scratch(groups: Sequence[Group]) -> Group | None:

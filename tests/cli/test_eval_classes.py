@@ -41,7 +41,10 @@ def test_eval_prints_and_writes_errors_by_class(work: Path) -> None:
     result = succeeded(bpfn(*EVAL, "--detail", "--out", "a.json", cwd=work, COLUMNS="160"))
     assert "LiDAR logs, test split, 1 scenes, within 35 m" in result.stdout
     assert "moving foreground" in result.stdout and "Bucket-normalized EPE" in result.stdout
-    assert "is given with the data" in result.stdout and "note: no table by category" not in result.stderr
+    assert (
+        "0.05 m per frame or more beyond the motion of the sensor, which is given with the data" in result.stdout
+        and "note: no table by category" not in result.stderr
+    )
     written = json.loads((work / "a.json").read_text())
     tables = {table["partition"]: table for table in written["by_class"]}
     assert list(tables) == ["motion", "three-way", "category", "speed", "range"]
@@ -63,7 +66,9 @@ def test_eval_prints_and_writes_errors_by_class(work: Path) -> None:
 
 def test_eval_without_detail_has_one_line(work: Path) -> None:
     said = succeeded(bpfn(*EVAL, "--out", "b.json", cwd=work)).stdout.splitlines()
-    assert said[-1].startswith("dynamic ") and "moving foreground" in said[-1] and "--detail" in said[-1]
+    assert (
+        said[-1].startswith("EPE3D by class: dynamic ") and "moving foreground" in said[-1] and "--detail" in said[-1]
+    )
 
 
 def test_log_without_categories_is_evaluated_and_said(work: Path) -> None:
@@ -81,8 +86,8 @@ def test_square_has_a_table_and_a_file_of_its_own(work: Path) -> None:
     plain = succeeded(bpfn("report", cwd=work, COLUMNS="200")).stdout
     assert "1 scenes, within 35 m" in plain and "1 scenes, 70 x 70 m" in plain and "EPE3D by" not in plain
     detailed = succeeded(bpfn("report", "--detail", "--out", "pages", cwd=work, COLUMNS="200")).stdout
-    assert detailed.count("EPE3D by motion: LiDAR logs") == 2
-    assert "Points: moving foreground " in detailed
+    assert detailed.count("EPE3D [m] by motion: LiDAR logs") == 2
+    assert "Points: moving foreground: " in detailed
     lines = (work / "pages" / "classes_three-way.csv").read_text().splitlines()
     header = lines[0].split(",")
     assert header[-3:] == ["moving_foreground", "still_foreground", "background"]

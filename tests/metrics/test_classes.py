@@ -63,9 +63,8 @@ def test_moving_background_is_in_no_three_way_class() -> None:
     assert found == ["background", "", "background", "", "", "background"]
 
 
-def test_given_mask_decides_what_moves_and_without_categories_there_is_no_three_way() -> None:
-    known = truth(dynamic=np.array([True, False, False, False, False, False]), categories=None)
-    assert classes("motion", known) == ["dynamic", *["static"] * 5]
+def test_without_categories_there_is_no_three_way() -> None:
+    known = truth(categories=None)
     assert PARTITIONS["three-way"].labels(known) is PARTITIONS["category"].labels(known) is bucket_labels(known) is None
 
 
