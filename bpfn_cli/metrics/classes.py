@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from bpfn_cli.ops import MOVING_M, scene_motion
+from bpfn_cli.ops import MOVING_M, shared_motion_residual
 
 SPEEDS_M = (MOVING_M, 0.2, 0.5, 1.0, 2.0)
 RANGES_M = (10, 20, 35)
@@ -78,8 +78,8 @@ class Truth:
             static = start @ ego_motion[:3, :3].T + ego_motion[:3, 3]
             speed = np.linalg.norm(start + motion - static, axis=1)
         else:
-            counted = None if valid is None else torch.from_numpy(valid)[None]
-            speed = scene_motion(torch.from_numpy(start)[None], torch.from_numpy(motion)[None], counted)[2][0].numpy()
+            counted = None if valid is None else torch.from_numpy(valid)
+            speed = shared_motion_residual(torch.from_numpy(start), torch.from_numpy(motion), counted).numpy()
         return cls(points, speed, speed >= MOVING_M, categories, ego_motion is not None)
 
 
