@@ -3,9 +3,10 @@
 
 from collections.abc import Sequence
 
-from bpfn_cli.reporting.accuracy import Planned, accuracy_notes, accuracy_tables, without_results_tables
+from bpfn_cli.reporting.accuracy import accuracy_notes, accuracy_tables, without_results_tables
 from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.complexity import complexity_tables
+from bpfn_cli.reporting.measured import Planned
 from bpfn_cli.reporting.pages import page_names, to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.published import published_tables, read_published
 from bpfn_cli.reporting.tables import Column, Report, Row, Table

@@ -9,7 +9,8 @@ from dataclasses import replace
 from bpfn_cli.metrics.classes import PARTITIONS
 from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, MODEL, BucketTable, ClassTable, EvaluationResult
 from bpfn_cli.ops import MOVING_M
-from bpfn_cli.reporting.accuracy import Measured, in_order, predictor_title, tables_of
+from bpfn_cli.reporting.accuracy import predictor_title
+from bpfn_cli.reporting.measured import Measured, in_order, tables_of
 from bpfn_cli.reporting.tables import NO_VALUE, Column, Row, Table
 from bpfn_cli.runs.results import Run
 
@@ -21,8 +22,8 @@ EGO_MOTION = {
     "both": "given with some scenes, and fitted to the true flow of the others",
 }
 NORMALIZED = (
-    "Static: EPE3D in metres of points below 0.04 m per frame. Dynamic: error divided by speed, the mean over buckets "
-    "of speed; the flow of a static world has 1."
+    "Error divided by speed beyond the motion of the sensor, of points of 0.04 m per frame or more: mean over buckets "
+    "of speed. The flow of a static world has 1."
 )
 
 
@@ -36,17 +37,12 @@ def class_summary(evaluation: EvaluationResult) -> str:
 def class_tables(evaluation: EvaluationResult) -> Iterator[Table]:
     """A table for each partition: classes are rows, predictors columns."""
     for table in evaluation.by_class:
-        columns = [
-            _cell(0, "class", "Class", None),
-            _cell(1, "points", "Points", ",d"),
-            *(_cell(2 + i, name, predictor_title(name), ".4f") for i, name in enumerate(table.epe3d)),
-        ]
-        rows = [Row(cells) for cells in zip(table.classes, table.points, *table.epe3d.values(), strict=True)]
+        columns, rows = _predictor_cells(table.classes, table.points, table.epe3d, ".4f")
         three = [mean] if table.partition == "three-way" and (mean := _three_way_mean(table)) else []
         notes = [*three, *_motion_notes(evaluation, table.partition)]
         yield Table(f"classes_{table.partition}", _title(table), columns, rows, notes)
     if evaluation.bucket_normalized:
-        yield _normalized_table(evaluation.bucket_normalized)
+        yield from _normalized_tables(evaluation.bucket_normalized)
 
 
 def missing_categories(evaluation: EvaluationResult) -> Iterator[str]:
@@ -118,20 +114,26 @@ def _normalized_errors(one: Measured) -> Cells | None:
     return (*errors, _mean(errors)) if errors else None
 
 
-def _normalized_table(table: BucketTable) -> Table:
-    names = [(name, predictor_title(name)) for name in table.static]
-    columns = [_cell(0, "class", "Class", None), _cell(1, "static_points", "Static points", ",d")]
-    columns += [_cell(2 + i, f"{key}_static", f"{title} static", ".4f") for i, (key, title) in enumerate(names)]
-    next_one = len(columns)
-    columns.append(_cell(next_one, "dynamic_points", "Dynamic points", ",d"))
-    columns += [
-        _cell(next_one + 1 + i, f"{key}_dynamic", f"{title} dynamic", ".3f") for i, (key, title) in enumerate(names)
+def _normalized_tables(table: BucketTable) -> Iterator[Table]:
+    means = {name: mean for name, errors in table.dynamic.items() if (mean := _mean(errors)) is not None}
+    said = ", ".join(f"{predictor_title(name)} {mean:.3f}" for name, mean in means.items())
+    notes = [f"Mean over classes: {said}."] if means else []
+    columns, rows = _predictor_cells(table.classes, table.dynamic_points, table.dynamic, ".3f")
+    yield Table("bucket_normalized", "Bucket-normalized EPE of dynamic points", columns, rows, [NORMALIZED, *notes])
+    columns, rows = _predictor_cells(table.classes, table.static_points, table.static, ".4f")
+    yield Table("bucket_static", "EPE3D [m] of points below 0.04 m per frame", columns, rows)
+
+
+def _predictor_cells(
+    classes: Sequence[str], points: Sequence[int], errors: Mapping[str, Cells], digits: str
+) -> tuple[list[Column], list[Row]]:
+    """Columns and rows of a table with the classes as rows and the predictors as columns."""
+    columns = [
+        _cell(0, "class", "Class", None),
+        _cell(1, "points", "Points", ",d"),
+        *(_cell(2 + i, name, predictor_title(name), digits) for i, name in enumerate(errors)),
     ]
-    values = (table.static_points, *table.static.values(), table.dynamic_points, *table.dynamic.values())
-    rows = [Row(cells) for cells in zip(table.classes, *values, strict=True)]
-    means = [f"{title} {mean:.3f}" for key, title in names if (mean := _mean(table.dynamic[key])) is not None]
-    notes = [NORMALIZED, *([f"Mean dynamic error over classes: {', '.join(means)}."] if means else [])]
-    return Table("bucket_normalized", "Bucket-normalized EPE", columns, rows, notes)
+    return columns, [Row(cells) for cells in zip(classes, points, *errors.values(), strict=True)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -11,9 +11,10 @@ from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.classes import PARTITIONS
 from bpfn_cli.metrics.result import TEACHER
 from bpfn_cli.metrics.statistics import SIGNIFICANCE
-from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, comparable, results_of
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST
 from bpfn_cli.reporting.classes import motion_note
 from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
+from bpfn_cli.reporting.measured import Result, comparable, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord

@@ -111,7 +111,9 @@ def evaluate(
         print_json(result.as_dict())
     else:
         tables = (evaluation_table(result), *published_beside(result), *(class_tables(result) if detail else ()))
-        for table in tables:
+        for number, table in enumerate(tables):
+            if number:
+                echo("")
             print_table(table, console())
         echo(result.summary())
         echo(f"{class_summary(result)}{'' if detail else '; --detail prints more'}")
