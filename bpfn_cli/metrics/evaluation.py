@@ -140,7 +140,7 @@ def evaluate_checkpoint(
             check()
 
         evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=update)
-    which = "best" if "validation_epe3d" in read.metadata else "last"
+    which = "best" if any(key.startswith("validation_") for key in read.metadata) else "last"
     weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
     data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
     result = {
@@ -195,14 +195,14 @@ def _predictors(
 
 
 def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_motion: bool) -> SceneResult:
-    moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
+    moving = moving_points(batch.pc1, batch.truth, batch.valid) if by_motion else None
     masks = {"": batch.valid} if batch.valid is None else {"": batch.valid, FULL: None}
     metrics, motion = {}, {}
     for name, predict in predictors.items():
         try:
             flow = predict(batch)
             for suffix, mask in masks.items():
-                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.flow, batch.pc1, batch.cameras[0], mask)
+                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.truth, batch.pc1, batch.cameras[0], mask)
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
         if moving is not None:
@@ -212,7 +212,7 @@ def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_mo
 
 def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> float | None:
     chosen = wanted if batch.valid is None else wanted & batch.valid
-    errors = torch.linalg.vector_norm(flow[chosen].double() - batch.flow[chosen].double(), dim=-1)
+    errors = torch.linalg.vector_norm(flow[chosen].double() - batch.truth[chosen].double(), dim=-1)
     return float(errors.mean()) if len(errors) else None
 
 
