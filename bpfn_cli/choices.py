@@ -5,6 +5,8 @@ from typing import Literal
 
 Strategy = Literal["plain", "self", "online", "meta", "netaug"]
 EarlyStop = Literal["never", "hard", "linear", "auto"]
+Importance = Literal["taylor", "l1", "first"]
+Storage = Literal["float32", "float16", "bfloat16", "int8"]
 Optimizer = Literal["adam", "muon"]
 ValidationCalendar = Literal["every", "fast"]
 Selection = Literal["held_out", "test"]

@@ -182,6 +182,7 @@ def test_busy_cores_are_busy_meanwhile_and_free_afterwards(
     assert "2 cores kept busy by others" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_first_pass_of_new_processes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

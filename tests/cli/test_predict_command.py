@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +99,7 @@ def test_left_out_rows_count_in_no_metric(work: Path) -> None:
     assert f"over {POINTS:,} points: EPE3D" in said and f"(of zero flow: {length:.4f} m)" in said
 
 
+@pytest.mark.slow
 def test_installed_command_reads_a_sweep_of_nuscenes(work: Path) -> None:
     """x right, y forward, z up; five columns; a quarter of the rays without a return."""
     axes, chance = axes_of("nuscenes"), np.random.default_rng(5)
@@ -144,12 +144,11 @@ def test_columns_of_a_bin_file_are_found_or_given(work: Path) -> None:
     refused(bpfn(*words, cwd=work), 2, "--columns 4: only .bin files need it")
 
 
-def test_missing_library_is_one_line_with_its_installation(work: Path) -> None:
+def test_missing_library_is_one_line_with_its_installation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "a.laz").write_bytes(b"LASF")
-    script = "import sys; sys.modules['laspy'] = None; from bpfn_cli.cli.main import main; main()"
-    command = [sys.executable, "-c", script, "predict", "a.laz", "b.laz"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    refused(done, 2, 'a.laz: reading LAS and LAZ needs laspy: pip install -c constraints.txt -e ".[io]"')
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    hint = 'a.laz: reading LAS and LAZ needs laspy: pip install -c constraints.txt -e ".[io]"'
+    refused(bpfn("predict", "a.laz", "b.laz", cwd=work), 2, hint)
 
 
 def test_pc0_and_pc1_are_first_and_second(work: Path) -> None:
