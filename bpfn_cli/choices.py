@@ -10,6 +10,7 @@ Storage = Literal["float32", "float16", "bfloat16", "int8"]
 Optimizer = Literal["adam", "muon"]
 ValidationCalendar = Literal["every", "fast"]
 Selection = Literal["held_out", "test"]
+Selector = Literal["epe3d", "teacher_distance", "nearest"]  # what chooses the best checkpoint, metres
 SubsetMethod = Literal["hash", "stride", "stratified"]
 Link = Literal["auto", "copy", "hard", "symlink"]
 Frame = Literal["internal", "lidar", "nuscenes", "camera", "flyingthings3d"]

@@ -108,6 +108,16 @@ Devices = Annotated[
 ]
 Nodes = Annotated[int, _number("--nodes", "Machines that run this command together.", 1024)]
 Processes = Annotated[int | None, _number("--processes", "Worker processes; default: one per core.", 1024)]
+CloudFrame = Annotated[
+    str | None,
+    typer.Option(
+        "--frame",
+        help="For your own clouds without labels: their axes, as of `bpfn predict --frame`, or where x, y and z point, "
+        "such as right,forward,up.",
+        metavar="FRAME",
+    ),
+]
+RemoveGround = Annotated[bool, switch("--remove-ground", "Leave out the ground plane of your own clouds.")]
 Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
 Json = Annotated[bool, switch("--json", "Print only JSON on stdout.")]
 DryRun = Annotated[bool, switch("--dry-run", "Print the plan and write nothing.")]

@@ -157,7 +157,7 @@ def evaluate_checkpoint(
             check()
 
         evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_class=True, progress=update)
-    which = "best" if "validation_epe3d" in read.metadata else "last"
+    which = "best" if any(key.startswith("validation_") for key in read.metadata) else "last"
     weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
     data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
     if (region := dataset.format.region) is not None:
@@ -220,7 +220,7 @@ def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_cl
         try:
             flow = flows[name] = predict(batch)
             for suffix, mask in masks.items():
-                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.flow, batch.pc1, batch.cameras[0], mask)
+                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.truth, batch.pc1, batch.cameras[0], mask)
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
     if not by_class:
@@ -233,7 +233,7 @@ def _by_class(batch: FlowBatch, flows: Mapping[str, Tensor]) -> tuple[Truth, dic
     """The sums of a scene by partition, over the points with known flow."""
     pc1, true_flow, valid, categories, ego_motion = (
         None if tensor is None else tensor[0].numpy()
-        for tensor in (batch.pc1, batch.flow, batch.valid, batch.categories, batch.ego_motion)
+        for tensor in (batch.pc1, batch.truth, batch.valid, batch.categories, batch.ego_motion)
     )
     assert pc1 is not None and true_flow is not None
     truth = Truth.of(pc1, true_flow, valid, ego_motion=ego_motion, categories=categories)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Pure functions on point sets. Each has a plain torch version, which the faster ones are tested against."""
 
+from bpfn_cli.ops.consistency import backward_errors, confidence, nearest_squares, roughness
 from bpfn_cli.ops.interpolation import gather, interpolate, inverse_distance_weights, upsample, warp
 from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propagate_max
 from bpfn_cli.ops.neighbors import knn
@@ -19,7 +20,9 @@ from bpfn_cli.ops.sampling import farthest_point_sample
 
 __all__ = [
     "MOVING_M",
+    "backward_errors",
     "build_pyramid",
+    "confidence",
     "convolve_neighbors",
     "farthest_point_sample",
     "flatten_indices",
@@ -31,9 +34,11 @@ __all__ = [
     "matrix_precision",
     "motion_residual",
     "moving_points",
+    "nearest_squares",
     "propagate_max",
     "rigid_icp",
     "rigid_motion",
+    "roughness",
     "scene_motion",
     "shared_motion_residual",
     "upsample",

@@ -92,7 +92,7 @@ def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
     study, part, device = read_study(flags.study), Shard.parse(flags.shard), resolve_device(flags.device)
     keep_freed_memory()
     command = shlex.join(["bpfn", *sys.argv[1:]])
-    opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split)
+    opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split, study.data)
     trainer = Trainer(opened, folder, device, command, stop, ConsoleProgress(), flags.allow_code)
     return StudyRunner(study, folder, trainer, part)
 

@@ -13,11 +13,12 @@ from bpfn_cli.data.datasets.folders import has_splits
 from bpfn_cli.data.datasets.kitti import Kitti
 from bpfn_cli.data.datasets.lidar_logs import LidarLogs
 from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitti
+from bpfn_cli.data.datasets.pairs import Pairs, find_pairs
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.records import OutputRecord
 from bpfn_cli.data.subset.manifest import MANIFEST, packed_name, read_manifest
-from bpfn_cli.errors import DataError, printable
+from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
 
 # The first format that recognizes a folder wins, so the special ones come before the general ones.
@@ -31,6 +32,7 @@ FORMATS: dict[str, Format] = {
         OccludedKitti(),
         LidarLogs(),
         Driving(),
+        Pairs(),
     )
 }
 
@@ -75,6 +77,21 @@ def open_dataset(path: Path, split: str, region: Region | None = None) -> SceneD
     """
     dataset = find_dataset(path)
     return (dataset.within(region) if region else dataset).open(split)
+
+
+def find_data(path: Path, kind: str = "auto", frame: str | None = None, remove_ground: bool = False) -> Dataset:
+    """A dataset, or the user's own pairs of clouds, which `kind` "pairs" or a frame asks for.
+
+    Raises: UsageError: a frame or ground removal for another format. Others as `find_dataset` and `find_pairs`.
+    """
+    if kind == "pairs" or (kind == "auto" and frame is not None):
+        return find_pairs(path, frame, remove_ground)
+    if frame is not None or remove_ground:
+        key = f"data.frame {printable(frame)}" if frame is not None else "data.remove_ground"
+        raise UsageError(
+            f"{key}: only for clouds of your own (data.kind: pairs); datasets have their own axes and cuts"
+        )
+    return find_dataset(path)
 
 
 def describe(dataset: SceneDataset) -> str:
