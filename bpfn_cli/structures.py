@@ -55,6 +55,8 @@ class Scene:
         camera: for the 2D metrics; None if the cloud does not come from an image.
         valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
         kept: (rows of the first cloud in its file,) bool, True for the N rows that are `pc1`; None: all.
+        categories: (N,) uint8, what each point belongs to, as an index of Argoverse 2 (0: nothing); None: unknown.
+        ego_motion: (4, 4) float64, maps static points of pc1 into the frame of pc2; None: unknown.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Scene:
     camera: Camera | None = None
     valid: np.ndarray | None = None
     kept: np.ndarray | None = None
+    categories: np.ndarray | None = None
+    ego_motion: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class FlowBatch:
     Attributes:
         pc1, pc2, flow: (B, N, 3) metres. names, cameras: one per sample.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
+        categories, ego_motion: (B, N) uint8 and (B, 4, 4) float64, as in `Scene`; None: unknown for a sample.
         view: identifies the draw of points and the augmentation; with a sample's name it determines the sample. None:
             unknown.
         first, whole: if several processes share a batch, the index of this process's first sample and the number of
@@ -90,6 +95,8 @@ class FlowBatch:
     first: int = 0
     whole: int | None = None
     total: int | None = None
+    categories: Tensor | None = None
+    ego_motion: Tensor | None = None
 
     @property
     def step_samples(self) -> int:
@@ -123,8 +130,9 @@ class FlowBatch:
         return replace(part, names=self.names[start:end], cameras=self.cameras[start:end])
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
-        valid = None if self.valid is None else change(self.valid)
-        return replace(self, pc1=change(self.pc1), pc2=change(self.pc2), flow=change(self.flow), valid=valid)
+        names = ("pc1", "pc2", "flow", "valid", "categories", "ego_motion")
+        known = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: change(tensor) for name, tensor in known.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

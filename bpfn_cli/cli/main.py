@@ -122,7 +122,7 @@ def _report(error: BaseException, arguments: list[str]) -> int:
             return error.exit_code  # the main process reports it
         return _fail(str(error), error.exit_code)
     if isinstance(error, typer.TyperException | typer.BadParameter):
-        return _usage(error)
+        return _usage(error, arguments)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
@@ -169,13 +169,18 @@ def _flush(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _usage(error: Any) -> int:
+def _usage(error: Any, arguments: list[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         echo(error.format_message())
         return 0
     message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
+    message = message.replace(
+        "Input should be a valid integer, unable to parse string as an integer", "use a whole number"
+    )
+    message = message.replace("Input should be", "use a number").replace("requires an argument", "needs a value")
     context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "bpfn"
+    command = [word for word in arguments[:1] if any(word in commands for commands in COMMANDS.values())]
+    where = context.command_path if context is not None else " ".join(["bpfn", *command])
     return _fail(f"{message}; see `{where} --help`", 2)
 
 

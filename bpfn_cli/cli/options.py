@@ -41,14 +41,20 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
+def _given_path(text: str) -> Path:
+    if not str(text).strip():  # such as "$SCANS" of a shell in which it is not set; as a path, it is the current folder
+        raise typer.BadParameter("the path is empty; write . for the current folder")
+    return expanded(text)
+
+
 def path(*names: str, help: str, metavar: str, callback: Callable[[Path | None], Path | None] | None = None) -> Any:
     """An option that is a path, which need not exist. `~` and `$NAME` are replaced."""
-    return typer.Option(*names, parser=expanded, help=help, metavar=metavar, callback=callback)
+    return typer.Option(*names, parser=_given_path, help=help, metavar=metavar, callback=callback)
 
 
 def path_argument(*, help: str, metavar: str) -> Any:
     """As `path`, without a flag."""
-    return typer.Argument(parser=expanded, help=help, metavar=metavar)
+    return typer.Argument(parser=_given_path, help=help, metavar=metavar)
 
 
 def weights(*names: str, help: str) -> Any:

@@ -89,9 +89,9 @@ def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray
 
 def _rows(scene: Scene, chosen1: np.ndarray, chosen2: np.ndarray) -> Scene:
     """The scene with these points of its clouds."""
-    valid = None if scene.valid is None else scene.valid[chosen1]
+    valid, categories = (None if each is None else each[chosen1] for each in (scene.valid, scene.categories))
     pc1, pc2, flow = scene.pc1[chosen1], scene.pc2[chosen2], scene.flow[chosen1]
-    return replace(scene, pc1=pc1, pc2=pc2, flow=flow, valid=valid, kept=None)
+    return replace(scene, pc1=pc1, pc2=pc2, flow=flow, valid=valid, kept=None, categories=categories)
 
 
 def _nearest(cloud: np.ndarray, center: np.ndarray, points: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from bpfn_cli.losses.term import (
     option,
     total,
 )
-from bpfn_cli.models.variants import BASELINE, ESTIMATOR_FEATURES, Variant
+from bpfn_cli.models.variants import BASELINE, Variant
 from bpfn_cli.structures import ENCODER_FIELDS, FlowBatch, FlowPyramid
 
 SourceFeature = Literal["source", "embedding", "estimator", "encoder_source"]
@@ -68,9 +68,9 @@ def feature_of(output: FlowPyramid, feature: Feature, level: int) -> Tensor:
 
 def feature_width(variant: Variant, feature: Feature, level: int) -> int:
     """Number of channels of a named feature at a level."""
-    if feature == "estimator":
-        return ESTIMATOR_FEATURES
     sizes = variant.levels[level]
+    if feature == "estimator":
+        return sizes.estimator_features
     return sizes.expanded if FIELDS[feature] in ENCODER_FIELDS else sizes.embedding
 
 

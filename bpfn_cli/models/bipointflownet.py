@@ -24,7 +24,7 @@ from bpfn_cli.models.layers import (
     apply_linear,
 )
 from bpfn_cli.models.stages import stage
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import build_pyramid, interpolate, knn, warp
 from bpfn_cli.ops.pyramid import (
     PyramidShape,
@@ -103,11 +103,13 @@ class BiPointFlowNet(nn.Module):
         self.deconv1_0 = PointwiseBlock(levels[1].embedding, levels[0].context, bn)
 
         for index, level in enumerate(levels[:LEVELS]):
-            from_coarser = ESTIMATOR_FEATURES if index < LEVELS - 1 else 0
+            from_coarser = levels[index + 1].estimator_features if index < LEVELS - 1 else 0
             inputs = level.width + from_coarser + level.embedding
+            widths = inputs, level.estimator, level.estimator_features
             embedding = BidirectionalFlowEmbedding(level.width + level.context, level.embedding, bn)
+            estimator = FlowEstimator(*widths, level.c_mid, bn, separable=index in separable.estimators)
             self.add_module(f"cross{index}", embedding)
-            self.add_module(f"flow{index}", FlowEstimator(inputs, level.c_mid, bn, index in separable.estimators))
+            self.add_module(f"flow{index}", estimator)
 
     @property
     def pyramid_shape(self) -> PyramidShape:

@@ -19,11 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import bpfn_cli
+from bpfn_cli.choices import Storage
 from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.build import default_network
 from bpfn_cli.models.foreign import read_foreign
+from bpfn_cli.models.storage import decode, encode
 from bpfn_cli.models.variants import CUSTOM, VARIANTS, Level, Separable, Variant, file_name, infer_variant
 from bpfn_cli.structures import LEVELS
 
@@ -31,7 +33,7 @@ FORMAT = 1
 SUFFIX, PUBLISHED_SUFFIX = ".safetensors", ".pth"
 SIZES_SUFFIXES = (".yaml", ".yml")
 LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
-_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
+_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8)
 _METADATA_KEY = "bpfn"
 _BESIDE = "+"  # prefix of the names of tensors that do not belong to the network
 
@@ -55,12 +57,13 @@ class Checkpoint:
     beside: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save_checkpoint(path: str | Path, model: BiPointFlowNet, **metadata: Any) -> None:
+def save_checkpoint(path: str | Path, model: BiPointFlowNet, storage: Storage = "float32", **metadata: Any) -> None:
     """Write weights, variant and `metadata` (JSON-able) to one safetensors file, atomically.
 
+    Args: storage: of the weights in the file; see `storage.encode`.
     Raises: DiskError: it cannot be written; an existing file at `path` is unchanged.
     """
-    write_atomic(Path(path), checkpoint_bytes(model, metadata))
+    write_atomic(Path(path), checkpoint_bytes(model, metadata, storage=storage))
 
 
 def save_published(path: str | Path, model: BiPointFlowNet) -> None:
@@ -80,14 +83,18 @@ def save_published(path: str | Path, model: BiPointFlowNet) -> None:
 
 
 def checkpoint_bytes(
-    model: BiPointFlowNet, metadata: Mapping[str, Any], beside: Mapping[str, Tensor] | None = None
+    model: BiPointFlowNet,
+    metadata: Mapping[str, Any],
+    beside: Mapping[str, Tensor] | None = None,
+    storage: Storage = "float32",
 ) -> bytes:
     """The bytes of a checkpoint file; equal for equal weights and metadata.
 
     Args: beside: tensors that do not belong to the network, by name; see `Checkpoint.beside`.
     """
     others = {f"{_BESIDE}{name}": tensor for name, tensor in (beside or {}).items()}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in {**model.state_dict(), **others}.items()}
+    tensors = {**encode(model.state_dict(), storage), **others}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
         "format": FORMAT,
         "bpfn": bpfn_cli.__version__,
@@ -107,6 +114,10 @@ def _plain_sizes(variant: Variant) -> dict[str, Any]:
     sizes = {**asdict(variant), "separable": variant.separable.plain()}
     if not variant.residual:
         del sizes["residual"]
+    for level in sizes["levels"]:
+        for name in ("estimator", "estimator_features"):
+            if level[name] == getattr(Level, name):
+                del level[name]
     return sizes
 
 
@@ -135,6 +146,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors, header = _read_own(content, name)
         state = {key: tensor for key, tensor in tensors.items() if not key.startswith(_BESIDE)}
         beside = {key[len(_BESIDE) :]: tensor for key, tensor in tensors.items() if key.startswith(_BESIDE)}
+        _check_tensors(state, name)
+        state = decode(state, name)
         variant = _named(header.variant.variant(), path)
         checkpoint = Checkpoint(variant, header.num_points, state, header.metadata, beside=beside)
     else:
@@ -144,7 +157,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         _check_tensors(state, name)
         variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
         checkpoint = Checkpoint(_named(variant, path), 8192, state, {}, notes)
-    _check_tensors(checkpoint.state, name)
     _check_names(checkpoint, name)
     _check_finite(checkpoint.state, name)
     return checkpoint
@@ -214,6 +226,8 @@ class _LevelHeader(_Strict):
     context: Width
     embedding: Width
     c_mid: Few
+    estimator: ActualWidth = Level.estimator
+    estimator_features: ActualWidth = Level.estimator_features
 
 
 class _SeparableHeader(_Strict):

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH
+from bpfn_cli.models.variants import WEIGHTNET_HIDDEN
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, propagate_max
 from bpfn_cli.ops.batch_norm import BatchNorm1d, BatchNorm2d
 from bpfn_cli.ops.precision import in_matrix_precision
 from bpfn_cli.ops.products import LEAKY_SLOPE, linear
 
 LARGEST_FLOW = 200.0  # metres a flow estimator may add at one level
-WEIGHTNET_HIDDEN = 8
 
 
 def activate(x: Tensor, slope: float = LEAKY_SLOPE) -> Tensor:
@@ -299,18 +298,16 @@ class BidirectionalFlowEmbedding(nn.Module):
 class FlowEstimator(nn.Module):
     """Features and embedding of the source points to a flow."""
 
-    def __init__(self, inputs: int, c_mid: int, bn: bool, separable: bool):
+    def __init__(self, inputs: int, width: int, outputs: int, c_mid: int, bn: bool, separable: bool):
         super().__init__()
         self.pointconv_list = nn.ModuleList(
-            PointConv(width, ESTIMATOR_WIDTH, c_mid, bn, norm=True, separable=separable)
-            for width in (inputs, ESTIMATOR_WIDTH)
+            PointConv(before, width, c_mid, bn, norm=True, separable=separable) for before in (inputs, width)
         )
-        widths = (ESTIMATOR_WIDTH, ESTIMATOR_WIDTH, ESTIMATOR_FEATURES)
-        self.mlp_convs = nn.ModuleList(PointwiseBlock(a, b, bn) for a, b in pairwise(widths))
-        self.fc = nn.Conv1d(ESTIMATOR_FEATURES, 3, 1)
+        self.mlp_convs = nn.ModuleList([PointwiseBlock(width, width, bn), PointwiseBlock(width, outputs, bn)])
+        self.fc = nn.Conv1d(outputs, 3, 1)
 
     def forward(self, points: Tensor, features: Tensor, *neighbors: Tensor) -> tuple[Tensor, Tensor]:
-        """Estimate features (B, N, 64) and flow (B, N, 3) metres.
+        """Estimate features (B, N, outputs) and flow (B, N, 3) metres.
 
         Args:
             points: (B, N, 3) metres. features: (B, N, C).
@@ -323,5 +320,5 @@ class FlowEstimator(nn.Module):
         return features, self.project(features).clamp(-LARGEST_FLOW, LARGEST_FLOW)
 
     def project(self, features: Tensor) -> Tensor:
-        """Apply the last layer: (B, N, 64) to (B, N, 3)."""
+        """Apply the last layer: (B, N, outputs) to (B, N, 3)."""
         return apply_linear(self.fc, features)

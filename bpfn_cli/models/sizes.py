@@ -20,6 +20,7 @@ from bpfn_cli.models.checkpoint import SIZES_SUFFIXES, Few, Name, read_checkpoin
 from bpfn_cli.models.variants import (
     CUSTOM,
     VARIANTS,
+    Level,
     Levels,
     Separable,
     Variant,
@@ -61,6 +62,8 @@ class Widths:
     expanded: Annotated[tuple[Width, ...], Four] | None = None
     context: Annotated[tuple[Width, ...], Four] | None = None
     embedding: Annotated[tuple[Width, ...], Four] | None = None
+    estimator: Annotated[tuple[Width, ...], Four] | None = None
+    estimator_features: Annotated[tuple[Width, ...], Four] | None = None
 
 
 @settings
@@ -132,6 +135,8 @@ class Sizes:
             "expanded": self.widths.expanded,
             "context": self.widths.context,
             "embedding": self.widths.embedding,
+            "estimator": self.widths.estimator,
+            "estimator_features": self.widths.estimator_features,
             "reduction": self.reductions and (levels[0].reduction, *self.reductions),
         }
         for field, values in columns.items():
@@ -148,6 +153,10 @@ def sizes_tree(variant: Variant) -> dict[str, Any]:
         return [getattr(level, field) for level in levels][:count]
 
     widths = {name: column(name, 4) for name in ("expanded", "context", "embedding")}
+    # Sizes that earlier versions of bpfn did not have are left out where they are as published.
+    for name in ("estimator", "estimator_features"):
+        if column(name) != [getattr(Level, name)] * len(levels):
+            widths[name] = column(name, 4)
     return {
         "widths": {"encoder": column("width"), **widths},
         "reductions": list(variant.reductions),
@@ -156,7 +165,6 @@ def sizes_tree(variant: Variant) -> dict[str, Any]:
         "bn": variant.bn,
         "separable": variant.separable.plain(),
         "bottleneck": variant.bottleneck,
-        # Left out where there are none, as in recipes of earlier versions.
         **({"residual": list(variant.residual)} if variant.residual else {}),
     }
 

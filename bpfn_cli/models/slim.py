@@ -9,9 +9,7 @@ from torch import Tensor
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, ESTIMATOR_WIDTH, Variant
-
-OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
+from bpfn_cli.models.variants import OFFSET_CHANNELS, Variant
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,8 @@ def input_parts(name: str, variant: Variant) -> list[int]:
     if found := re.match(r"flow(\d)\.pointconv_list\.(\d)\.(linear|pointwise|conv)\.", name):
         index, level = int(found[1]), levels[int(found[1])]
         if found[2] == "1":
-            return [OFFSET_CHANNELS, ESTIMATOR_WIDTH]
-        coarser = [ESTIMATOR_FEATURES] if index < 3 else []
+            return [OFFSET_CHANNELS, level.estimator]
+        coarser = [levels[index + 1].estimator_features] if index < 3 else []
         return [OFFSET_CHANNELS, level.width, *coarser, level.embedding]
     if found := re.match(r"level(\d)\.(linear|pointwise|conv)\.", name):
         return [OFFSET_CHANNELS, levels[int(found[1]) - 1].expanded]

@@ -12,9 +12,9 @@ from typing import Any
 
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean
 
-ESTIMATOR_WIDTH = 128  # of the PointConvs and the first Conv1d of a flow estimator
+OFFSET_CHANNELS = 3  # a PointConv sees the offset before the features
+WEIGHTNET_HIDDEN = 8
 UPSAMPLING_NEIGHBORS = 3  # between which features and flows of a coarser level are interpolated
-ESTIMATOR_FEATURES = 64  # passed from a flow estimator to the next finer one
 SEARCHES = ("encoder", "embedding", "estimator")  # for neighbors
 CUSTOM = "custom"  # the name of sizes that have no other
 _EXPANDING_BLOCKS = ("level0_2", "level1_1", "level2_1", "level3_1")
@@ -34,6 +34,8 @@ class Level:
         context: width of the features from the next coarser level; 0 at the coarsest.
         embedding: width of the bidirectional flow embedding; 0 at the coarsest.
         c_mid: WeightNet outputs of `level{l}` and `flow{l}`.
+        estimator: width of the PointConvs and the first Conv1d of the flow estimator; without effect at the coarsest.
+        estimator_features: width of what the flow estimator passes to the next finer one; likewise.
     """
 
     reduction: int
@@ -42,6 +44,8 @@ class Level:
     context: int
     embedding: int
     c_mid: int
+    estimator: int = 128
+    estimator_features: int = 64
 
 
 Levels = tuple[Level, Level, Level, Level, Level]
@@ -195,7 +199,7 @@ def _check_separable(variant: Variant) -> None:
         given = f"{list(parts.encoder)} of the encoder, {list(parts.estimators)} of the estimators"
         raise UsageError(f"separable: levels {given}: use 1 to 4 for the encoder, 0 to 3 for the estimators")
     for index, level in enumerate(variant.levels):
-        outputs = [ESTIMATOR_WIDTH] if index in parts.estimators else []
+        outputs = [level.estimator] if index in parts.estimators else []
         outputs += [level.width] if index in parts.encoder else []
         if any(output % level.c_mid for output in outputs):
             raise UsageError(
@@ -300,6 +304,8 @@ def _read_sizes(shapes: Shapes) -> Variant:
             context=block(context),
             embedding=outputs(f"cross{index}.pos1"),
             c_mid=outputs(f"flow{index}.pointconv_list.0.weightnet.mlp_convs.2"),
+            estimator=block(f"flow{index}.mlp_convs.0"),
+            estimator_features=block(f"flow{index}.mlp_convs.1"),
         )
         for index, (expanding, context) in enumerate(zip(_EXPANDING_BLOCKS, _CONTEXT_BLOCKS, strict=True))
     ]

@@ -6,7 +6,15 @@ from bpfn_cli.ops.neighborhood import convolve_neighbors, flatten_indices, propa
 from bpfn_cli.ops.neighbors import knn
 from bpfn_cli.ops.precision import matrix_precision
 from bpfn_cli.ops.pyramid import build_pyramid, level_sizes
-from bpfn_cli.ops.rigid import MOVING_M, motion_residual, moving_points, rigid_icp, rigid_motion, scene_motion
+from bpfn_cli.ops.rigid import (
+    MOVING_M,
+    motion_residual,
+    moving_points,
+    rigid_icp,
+    rigid_motion,
+    scene_motion,
+    shared_motion_residual,
+)
 from bpfn_cli.ops.sampling import farthest_point_sample
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "rigid_icp",
     "rigid_motion",
     "scene_motion",
+    "shared_motion_residual",
     "upsample",
     "warp",
 ]

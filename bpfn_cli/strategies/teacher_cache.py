@@ -19,7 +19,7 @@ import bpfn_cli
 from bpfn_cli.errors import DataError, DiskError, printable
 from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder
 from bpfn_cli.losses.term import ALL_FIELDS
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import level_sizes
 from bpfn_cli.precision import Precision
 from bpfn_cli.rng import keyed_generator
@@ -151,7 +151,7 @@ def bytes_per_sample(variant: Variant, points: int, reads: frozenset[str]) -> in
         width, expanded = variant.levels[level].embedding, variant.levels[level].expanded
         widths = {
             "flows": 3,
-            "estimator_features": ESTIMATOR_FEATURES,
+            "estimator_features": variant.levels[level].estimator_features,
             "bfe_neighbors": 2 * variant.embedding_neighbors,
             "encoder_source": expanded,
             "encoder_target": expanded,

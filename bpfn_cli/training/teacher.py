@@ -81,6 +81,7 @@ def known_test_metrics(job: Job, teacher: TeacherNetwork) -> MetricRow | None:
     for path in sorted((job.runs / teacher.run / record.EVALUATIONS).glob("*.json")):
         with contextlib.suppress(DataError):
             result = record.read_schema(path, EvaluationResult, "")
-            if (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:
+            usual = result.parts is None and result.dataset.region != "square"
+            if usual and (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:
                 return result.model
     return None

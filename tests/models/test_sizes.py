@@ -16,8 +16,15 @@ from bpfn_cli.config import build, parse_yaml, settings, to_tree, to_yaml
 from bpfn_cli.errors import CheckpointError, UsageError
 from bpfn_cli.models import BASELINE, VARIANTS, Separable, Variant, build_model, find_variant, save_checkpoint, slim
 from bpfn_cli.models.sizes import AnyVariant, is_checkpoint, sizes_identity, variant_tree
+from bpfn_cli.models.variants import infer_variant
 
 OWN = slim(VARIANTS["half"], "own", width=0.1, c_mid=(1, 2, 3, 4, 5), bottleneck=2, neighbors={"estimator": 5})
+
+NARROW = replace(
+    BASELINE,
+    name="narrow",
+    levels=(replace(BASELINE.levels[0], estimator=40, estimator_features=20), *BASELINE.levels[1:]),
+)
 
 
 @settings
@@ -29,11 +36,11 @@ def read(text: str) -> Variant:
     return build(Chosen, parse_yaml(text, "recipe.yaml")).variant
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS.values(), OWN], ids=lambda one: one.name)
+@pytest.mark.parametrize("variant", [*VARIANTS.values(), OWN, NARROW], ids=lambda one: one.name)
 def test_every_variant_reads_back_from_its_tree(variant: Variant) -> None:
     assert read(to_yaml({"variant": variant_tree(variant)})) == variant
     assert to_tree(Chosen(variant=variant)) == {"variant": variant_tree(variant)}
-    assert (variant_tree(variant) == variant.name) is (variant is not OWN)
+    assert (variant_tree(variant) == variant.name) is (variant not in (OWN, NARROW))
 
 
 def test_keys_change_the_base_by_hand() -> None:
@@ -180,3 +187,22 @@ def test_least_points_suffice_for_every_search() -> None:
     assert few.least_points == 3 * 128  # to interpolate from level 4
     cloud = torch.rand(1, 3 * 128, 3)
     assert build_model(few, 3 * 128)(cloud, cloud).flows[0].shape == (1, 3 * 128, 3)
+
+
+def test_widths_of_the_estimators_by_hand(tmp_path: Path) -> None:
+    made = read(
+        "variant: {name: narrow, widths: {estimator: [40, 128, 128, 128], estimator_features: [20, 64, 64, 64]}}"
+    )
+    assert made == NARROW
+    network = build_model(NARROW, 1024)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert shapes["flow0.pointconv_list.1.linear.weight"] == (40, 16 * (3 + 40))
+    assert shapes["flow0.fc.weight"] == (3, 20, 1)
+    save_checkpoint(tmp_path / "narrow.safetensors", network)
+    assert find_variant(str(tmp_path / "narrow.safetensors")) == NARROW
+    assert infer_variant(shapes, "x") == replace(NARROW, name="custom")
+    # Features of level 1 enter level 0: 3 offsets, 32 of the encoder, 64 features, 32 of the embedding.
+    wide = find_variant("baseline")
+    levels = (*wide.levels[:1], replace(wide.levels[1], estimator_features=10), *wide.levels[2:])
+    finer = build_model(replace(wide, levels=levels), 1024).state_dict()["flow0.pointconv_list.0.linear.weight"]
+    assert finer.shape == (128, 16 * (3 + 32 + 10 + 32))

@@ -5,24 +5,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
+from bpfn_cli.cli.network.prune import BUDGETS, PRUNED, PruneFlags, print_pruned, pruned
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.models.slim import SliceReport
 
 
 PARTS = ("separable_encoder", "separable_estimators")
-CHANGES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck", "teacher", "points")
+SIZES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck")
+CHANGES = (*SIZES, "teacher", "points")
+PRUNING = ("importance", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlimFlags:
+class SlimFlags(PruneFlags):
     """What `bpfn slim` takes."""
 
     variant: options.VariantName = None
@@ -44,15 +47,12 @@ class SlimFlags:
         str | None, Option(help="Numbers of neighbors of encoder, embedding and estimator.", metavar="PART=K,...")
     ] = None
     bottleneck: Annotated[int | None, Option(help="Factor by which 1x1 encoder blocks narrow.", metavar="N")] = None
-    teacher: Annotated[
-        Path | None, options.weights("--teacher", help="Weights to slice; without it they are fresh.")
-    ] = None
     checkpoint: Annotated[
         Path | None, options.weights("--checkpoint", help="Trained network to copy, for example to a .pth file.")
     ] = None
-    out: options.Out = None
-    points: options.Points = None
-    seed: options.Seed = 0
+    store: Annotated[
+        choices.Storage, Option(help="Bits of the weights in the file; int8 has a scale for each channel.")
+    ] = "float32"
     force: options.Force = False
     json: options.Json = False
 
@@ -79,7 +79,7 @@ class SlimFlags:
         return slim(chosen, CUSTOM if name in VARIANTS else name, **changes) if changed else chosen
 
     def check(self) -> None:
-        """Raises: UsageError: another suffix; flags that would change a network that is copied."""
+        """Raises: UsageError: another suffix; flags that contradict each other."""
         from bpfn_cli.errors import UsageError
         from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX, SUFFIX
 
@@ -87,16 +87,28 @@ class SlimFlags:
             raise UsageError(
                 f"--out {self.out}: use the suffix {SUFFIX}, or {PUBLISHED_SUFFIX} for the published names"
             )
-        given = [name for name in CHANGES if getattr(self, name) is not None]
+        given = [flag_of(name) for name in (*CHANGES, *PRUNING, *BUDGETS) if getattr(self, name) is not None]
         if self.checkpoint is not None and given:
-            flag = f"--{given[0].replace('_', '-')}"
-            raise UsageError(f"{flag}: --checkpoint copies a network as it is; to slice it, use --teacher instead")
+            raise UsageError(f"{given[0]}: --checkpoint copies a network as it is; to slice it, use --teacher instead")
+        budgets, sizes = (
+            [flag_of(name) for name in names if getattr(self, name) is not None] for names in (BUDGETS, SIZES)
+        )
+        if len(budgets) > 1 or (budgets and sizes):
+            raise UsageError(f"{' and '.join((*budgets, *sizes)[:2])}: use only one of them")
+        if self.prunes and self.teacher is None:
+            raise UsageError(f"{(*budgets, '--importance')[0]}: add --teacher, the network to prune")
+        if self.store != "float32" and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
+            raise UsageError(f"--store {self.store}: a {PUBLISHED_SUFFIX} file is float32; use the suffix {SUFFIX}")
+        if self.data is not None and not self.prunes:
+            raise UsageError("--data: only pruning uses scenes; add a budget such as --target-macs 5G, or --importance")
 
 
 @options.takes(SlimFlags)
 def slim(flags: SlimFlags) -> None:
-    """Write a small network, fresh or sliced from a large one, or copy a network to another format.
+    """Write a small network: fresh, sliced or pruned from a large one; or copy a network to another format.
 
+    With a budget, channels of --teacher are ranked on training scenes, each size is cut alone to see what it is worth,
+    and sizes are chosen that meet the budget. A short training on the teacher's flow follows.
     A .pth file is a state dict with the parameter names of the published network.
 
     \b
@@ -105,45 +117,87 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
       $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
       $ bpfn slim --neighbors encoder=8,embedding=16            # fewer neighbors
+      $ bpfn slim --teacher baseline --target-macs 5G           # prune it to 5 G MACs
+      $ bpfn slim --teacher baseline --target-latency 60ms      # as measured on this machine
+      $ bpfn slim --teacher baseline --variant weightnet4 --importance taylor   # these sizes, the best channels
+      $ bpfn slim --checkpoint s.safetensors --store int8 --out small.safetensors   # a quarter of the size
       $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
     from bpfn_cli.files import claim_output
-    from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
+    from bpfn_cli.models import load_checkpoint, read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
-    chosen = read_checkpoint(checkpoint).variant if checkpoint else flags.sizes()
-    path = flags.out or Path(f"{chosen.name}.safetensors")
+    sizes = read_checkpoint(checkpoint).variant if checkpoint else None if flags.budgets else flags.sizes()
+    path = flags.out or Path(f"{PRUNED if sizes is None else sizes.name}.safetensors")
     claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
-    model, report = _made(flags, chosen)
+    source = load_checkpoint(teacher) if teacher else None
+    model, report = _made(flags, sizes, source)
+    if flags.store != "float32":
+        report["stored"] = {"as": flags.store, **_storage_error(model, flags.store)}
     if path.suffix == PUBLISHED_SUFFIX:
         save_published(path, model)
     else:
         sources = {"teacher": str(teacher) if teacher else None, "checkpoint": str(checkpoint) if checkpoint else None}
-        save_checkpoint(path, model, made_by="slim", seed=flags.seed or 0, **sources)
+        save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed or 0, **sources, **report)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    tensors = None if report is None else {kind: len(names) for kind, names in vars(report).items()}
     if flags.json:
-        print_json({"out": str(path), "variant": chosen.name, "parameters": parameters, "tensors": tensors})
-    elif tensors:
+        print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
+    elif tensors := report.get("tensors"):
         echo(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
-    say(f"{chosen.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
-    finish(path, f"bpfn profile --checkpoint {path}")
+    elif source and flags.prunes:
+        print_pruned(model, source, report, flags.points or 8192)
+    say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
+    if "stored" in report:
+        mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
+        say(f"{flags.store}: flows on a rendered scene change by {mean} on average, {largest} at most")
+    after = (
+        f"bpfn distill --checkpoint {path} --teacher {teacher}" if flags.prunes else f"bpfn profile --checkpoint {path}"
+    )
+    finish(path, after)
 
 
-def _made(flags: SlimFlags, sizes: Variant) -> tuple[BiPointFlowNet, SliceReport | None]:
-    """A network of these sizes: fresh, sliced, or read."""
+def _made(
+    flags: SlimFlags, sizes: Variant | None, source: BiPointFlowNet | None
+) -> tuple[BiPointFlowNet, dict[str, Any]]:
+    """A network of these sizes, or within the budget, and what is known about it. source: the teacher."""
     import torch
 
     from bpfn_cli.models import build_model, initialize_from, load_checkpoint
 
-    if flags.checkpoint is not None:
-        return load_checkpoint(flags.checkpoint), None
     torch.manual_seed(flags.seed or 0)
-    source = load_checkpoint(flags.teacher) if flags.teacher else None
+    if flags.checkpoint is not None:
+        return load_checkpoint(flags.checkpoint), {}
+    if source and (sizes is None or flags.prunes):
+        return pruned(flags, source, sizes)
+    assert sizes is not None
     model = build_model(sizes, flags.points or (source.num_points if source else 8192))
-    return model, initialize_from(model, source) if source else None
+    if source is None:
+        return model, {}
+    return model, {"tensors": {kind: len(names) for kind, names in vars(initialize_from(model, source)).items()}}
+
+
+def _storage_error(model: BiPointFlowNet, storage: choices.Storage) -> dict[str, float]:
+    """Mean and largest distance of the flows on a rendered scene, metres, with weights as they will be read."""
+    import torch
+
+    from bpfn_cli.models.storage import decode, encode
+    from bpfn_cli.profiling.workload import synthetic_batch
+
+    batch, exact = synthetic_batch(model.variant.least_points, 1), model.state_dict()
+    flows = []
+    with torch.no_grad():
+        for state in (exact, decode(encode(exact, storage), "weights"), exact):  # and back
+            model.load_state_dict(state)
+            flows.append(model.eval()(batch.pc1, batch.pc2).flows[0])
+    moved = torch.linalg.vector_norm(flows[1] - flows[0], dim=-1)
+    return {"mean_m": float(moved.mean()), "largest_m": float(moved.max())}
+
+
+def flag_of(name: str) -> str:
+    """Of a field of `SlimFlags`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bpfn_cli.data.clouds.search import Source
+    from bpfn_cli.metrics.classes import ClassSums
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.prediction.many import Predictions
     from bpfn_cli.prediction.outputs import Outputs
@@ -104,7 +105,7 @@ def predict(flags: PredictFlags) -> None:
     scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
     left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
     out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a
-    scene of a dataset, the prediction is also compared with that flow.
+    scene of a dataset, the prediction is also compared with that flow; where `dynamic` is given, by motion too.
 
     PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, a dataset, or a .txt list
     with a pair of paths, or one frame, on each line. Then --out is a folder (default `flow`), which gets a file for
@@ -187,7 +188,7 @@ def _predict_many(flags: PredictFlags, source: Source, poses: list[np.ndarray] |
     from bpfn_cli.prediction.many import predict_pairs
 
     folder, outputs = flags.out or MANY, _claim_outputs(flags, source)
-    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
+    predictor = _load(flags, source, f"{len(source.pairs):,} pair{'s' * (len(source.pairs) != 1)}")
     with ConsoleProgress().bar("predicting") as bar:
         done = predict_pairs(
             predictor,
@@ -229,6 +230,8 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
             where = f"against the flow in {source.pairs[0]}, over {figures.measured:,} points"
             zero = f"(of zero flow: {figures.true_flow_m:.4f} m)"
             echo(f"{where}: EPE3D {metrics.epe3d:.4f} m {zero}, Acc3DR {metrics.acc3d_relax:.3f}")
+        for line in _motion_lines(figures.by_motion):
+            echo(line)
     for line in (*_left_out(figures, flags.invalid), *figures.notes):
         say(f"note: {line}")
     _finish(flags, *output.paths)
@@ -269,6 +272,17 @@ def _motion(figures: FlowFigures) -> str:
     return f", {figures.residual_m:.3f} m without the motion of the sensor"
 
 
+def _motion_lines(sums: ClassSums | None) -> list[str]:
+    """A line for dynamic and one for static points, if they are known."""
+    from bpfn_cli.prediction.pair import motion_errors
+
+    said = []
+    for name, found in (motion_errors(sums) or {}).items():
+        epe3d, zero = (f"{found[key]:.4f} m" if found["points"] else "–" for key in ("epe3d", "zero_flow"))
+        said.append(f"{name}: EPE3D {epe3d} (of zero flow: {zero}), over {found['points']:,} points")
+    return said
+
+
 def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
     """A sentence for each cloud with rows that are left out."""
     said = []
@@ -276,7 +290,9 @@ def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
         if counts:
             why = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
             rows = f"; their flow is {'NaN' if invalid == 'nan' else 'zero'}" if name == "PC1" else ""
-            said.append(f"{sum(counts.values()):,}{total} rows of {name} are left out ({why}){rows}")
+            left = sum(counts.values())
+            what = "row of PC2 is" if name == "PC2" and left == 1 else f"rows of {name} are"
+            said.append(f"{left:,}{total} {what} left out ({why}){rows}")
     return said
 
 
@@ -294,6 +310,8 @@ def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str)
         if metrics is not None:
             over = f"mean over {known:,} pairs with a flow"
             echo(f"{over}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+        for line in _motion_lines(done.by_motion()):
+            echo(line)
     for holds in sorted({one for each in done.figures.values() for one in each.holds if one}):
         pairs_read = sum(holds in each.holds for each in done.figures.values())
         say(f"read: {holds}, in {pairs_read:,} pairs")

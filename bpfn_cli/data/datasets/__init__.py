@@ -5,12 +5,13 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from bpfn_cli.data.datasets.argoverse2 import Argoverse2
+from bpfn_cli.choices import Region
 from bpfn_cli.data.datasets.base import Dataset, Format, SceneDataset
 from bpfn_cli.data.datasets.driving import Driving
 from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic
 from bpfn_cli.data.datasets.folders import has_splits
 from bpfn_cli.data.datasets.kitti import Kitti
+from bpfn_cli.data.datasets.lidar_logs import LidarLogs
 from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitti
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import SPLITS
@@ -28,7 +29,7 @@ FORMATS: dict[str, Format] = {
         OccludedFlyingThings3D(),
         Kitti(),
         OccludedKitti(),
-        Argoverse2(),
+        LidarLogs(),
         Driving(),
     )
 }
@@ -65,12 +66,15 @@ def find_dataset(path: Path, formats: Collection[str] | None = None) -> Dataset:
         raise DataError(f"{printable(path)}: {_nothing_found(path, wanted)}")
 
 
-def open_dataset(path: Path, split: str) -> SceneDataset:
+def open_dataset(path: Path, split: str, region: Region | None = None) -> SceneDataset:
     """The scenes of one split of the dataset in `path`: train, val or test; for KITTI and LiDAR logs also all.
 
-    Raises: UsageError: no such split. DataError: as `find_dataset`, no scenes, or invalid names. DiskError.
+    Args: region: as of `Format`; None: the usual one.
+    Raises: UsageError: no such split, or no choice of regions. DataError: as `find_dataset`, no scenes, or invalid
+        names. DiskError.
     """
-    return find_dataset(path).open(split)
+    dataset = find_dataset(path)
+    return (dataset.within(region) if region else dataset).open(split)
 
 
 def describe(dataset: SceneDataset) -> str:

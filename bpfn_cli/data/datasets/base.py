@@ -6,12 +6,13 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from bpfn_cli.choices import Region
 from bpfn_cli.data.augment import sample_points
 from bpfn_cli.data.contents import contents_sha256, newest_change
 from bpfn_cli.errors import DataError, UsageError, printable
@@ -27,7 +28,10 @@ _NAMED_IN_ERRORS = 10
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A dataset format. It has no state: every call gets `root`, the folder of the dataset."""
+    """A dataset format. It has no state: every call gets `root`, the folder of the dataset.
+
+    region: what is kept of each cloud, where there is a choice; None: there is none.
+    """
 
     name: ClassVar[str]  # in recipes, JSON and file records
     title: ClassVar[str]  # in reports
@@ -37,6 +41,13 @@ class Format(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")  # `test` may be stored as `val`; `all`: every one
     frame: ClassVar[str] = INTERNAL  # of the coordinates in the files, as `axes_of` takes it
     is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
+    region: Region | None = None
+
+    def within(self, region: Region) -> Format:
+        """This format with another region. Raises: UsageError: it has no choice."""
+        if self.region is None:
+            raise UsageError(f"region {region}: only LiDAR logs have a choice, {self.name} has one cut")
+        return replace(self, region=region)
 
     @abstractmethod
     def recognizes(self, root: Path) -> bool:
@@ -140,6 +151,10 @@ class Dataset:
         """Sorted scene names of every stored split. Raises: as `Format.list_scenes`."""
         with disk_errors(self.root):
             return self._list_scenes()
+
+    def within(self, region: Region) -> Dataset:
+        """As `Format.within`."""
+        return replace(self, format=self.format.within(region))
 
     def splits(self) -> tuple[str, ...]:
         """The splits that together hold every scene once, as `open` takes them."""

@@ -13,7 +13,7 @@ from bpfn_cli.losses import term
 from bpfn_cli.losses.features import feature_of
 from bpfn_cli.losses.supervised import at_levels, known_points
 from bpfn_cli.losses.term import Card, DistillationLoss, HandValue, Levels, Measured, TeacherPasses, option, total
-from bpfn_cli.models.variants import ESTIMATOR_FEATURES, Variant
+from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import interpolate, upsample
 from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid, PointPyramid
 
@@ -98,8 +98,9 @@ def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
 class Heads(nn.ModuleDict):
     """At each level, a linear map from the estimator's features to the bins of the three coordinates."""
 
-    def __init__(self, levels: tuple[int, ...], bins: int):
-        super().__init__({str(level): nn.Linear(ESTIMATOR_FEATURES, 3 * bins) for level in levels})
+    def __init__(self, variant: Variant, levels: tuple[int, ...], bins: int):
+        widths = {str(level): variant.levels[level].estimator_features for level in levels}
+        super().__init__({level: nn.Linear(width, 3 * bins) for level, width in widths.items()})
 
     def logits(self, output: FlowPyramid, level: int) -> Tensor:
         """(B, N_l, 3, K)."""
@@ -137,7 +138,7 @@ class LocalizationLoss(DistillationLoss):
 
     def __init__(self, options: LocalizationSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
-        self.own_heads, self.teacher_heads = (Heads(options.levels, options.bins) for _ in range(2))
+        self.own_heads, self.teacher_heads = (Heads(one, options.levels, options.bins) for one in (student, teacher))
         self.teacher_heads.requires_grad_(False)
         self.register_buffer("reaches", torch.zeros(LEVELS))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))

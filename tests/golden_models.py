@@ -12,7 +12,7 @@ import torch
 
 from bpfn_cli.models import BiPointFlowNet, build_model
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def _golden_weights() -> ModuleType:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn slim` with a budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import bpfn, refused, succeeded
+from tiny_world import BIG, tiny_network, write_things
+
+from bpfn_cli.cli.network.prune import quantity
+from bpfn_cli.errors import UsageError
+from bpfn_cli.models import read_checkpoint, save_checkpoint
+from bpfn_cli.models.cost import cost_of
+from bpfn_cli.models.pruning import sensitivity
+
+QUICK = ("--scenes", 4, "--recover", 2, "--points", 1024, "--data", "things")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, small_variants: None) -> Iterator[Path]:
+    """A folder with six scenes and a teacher."""
+    folder = tmp_path_factory.mktemp("place")
+    write_things(folder / "things", train=6)
+    save_checkpoint(folder / "teacher.safetensors", tiny_network(1, BIG))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensitivity, "MEASURED_SHARES", (0.5,))
+        yield folder
+    return folder
+
+
+def test_budgets_are_met_and_the_result_is_a_checkpoint(place: Path) -> None:
+    whole = cost_of(BIG, 1024)
+    macs, parameters = 0.7 * whole.macs, 0.8 * whole.parameters
+    for flag, target, field in (("--target-params", parameters, "parameters"), ("--target-macs", macs, "macs")):
+        done = succeeded(
+            bpfn(
+                "slim",
+                "--teacher",
+                "teacher.safetensors",
+                flag,
+                f"{target / 1e6}M",
+                *QUICK,
+                "--json",
+                "--force",
+                cwd=place,
+            )
+        )
+        said = json.loads(done.stdout)
+        read = read_checkpoint(place / "pruned.safetensors")
+        assert 0.98 * target <= getattr(cost_of(read.variant, 1024), field) <= target
+        assert (said["variant"], read.metadata["importance"], read.metadata["recovery_steps"]) == (
+            "pruned",
+            "taylor",
+            2,
+        )
+        assert read.metadata["epe3d"] == said["epe3d"]
+        assert said["epe3d"]["scenes"] == 2
+    succeeded(bpfn("profile", "--checkpoint", "pruned.safetensors", "--points", 1024, cwd=place))
+
+
+def test_given_sizes_take_the_most_important_channels(place: Path) -> None:
+    words = ("slim", "--teacher", "teacher.safetensors", "--variant", "tiny", "--out", "narrow.safetensors")
+    result = succeeded(bpfn(*words, "--importance", "l1", *QUICK, cwd=place))
+    assert "after 2 steps" in result.stdout
+    assert "next: bpfn distill --checkpoint narrow.safetensors --teacher teacher.safetensors" in result.stderr
+
+
+def test_contradictions_are_one_line(place: Path) -> None:
+    words = ("slim", "--teacher", "teacher.safetensors")
+    for more, expected in (
+        (("--target-macs", "5G", "--target-params", "1M"), "--target-macs and --target-params: use only one of them"),
+        (("--target-macs", "5G", "--width", 0.5), "--target-macs and --width: use only one of them"),
+        (("--target-macs", "five"), "--target-macs five: use a number above 0, such as 5G or 1.5M"),
+        (("--target-latency", "0ms"), "--target-latency 0ms: use a number above 0, such as 60ms"),
+        (("--target-macs", "100G"), "nothing to cut"),
+        (("--target-macs", "1k"), "the smallest network that can be cut from it costs"),
+        (("--data", "things"), "--data: only pruning uses scenes"),
+    ):
+        extra = () if "--data" in more else QUICK
+        refused(bpfn(*words, *extra, *more, "--out", "x.safetensors", cwd=place), 2, expected)
+    refused(bpfn("slim", "--target-macs", "5G", cwd=place), 2, "--target-macs: add --teacher, the network to prune")
+    refused(
+        bpfn("slim", "--checkpoint", "teacher.safetensors", "--importance", "l1", cwd=place), 2, "--importance: --check"
+    )
+    assert not list(place.glob("x.*"))
+
+
+@pytest.mark.parametrize(("text", "value"), [("5G", 5e9), ("1.5M", 1.5e6), ("200k", 2e5), (" 7 ", 7.0)])
+def test_quantities_by_hand(text: str, value: float) -> None:
+    assert quantity("--target-macs", text) == value
+    assert quantity("--target-latency", "60ms", "ms") == quantity("--target-latency", "60", "ms") == 60
+    for wrong in ("", "G", "-5G", "5 GB", "1e9", "nan"):
+        with pytest.raises(UsageError):
+            quantity("--target-macs", wrong)
+
+
+def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> None:
+    words = ("slim", "--checkpoint", "teacher.safetensors", "--store", "int8")
+    done = succeeded(bpfn(*words, "--out", "int8.safetensors", "--json", cwd=place))
+    stored = json.loads(done.stdout)["stored"]
+    assert stored["as"] == "int8"
+    assert 0 < stored["mean_m"] <= stored["largest_m"]
+    assert (place / "int8.safetensors").stat().st_size < 0.6 * (place / "teacher.safetensors").stat().st_size
+    succeeded(bpfn("slim", "--checkpoint", "int8.safetensors", "--out", "again.safetensors", cwd=place))
+    refused(bpfn(*words, "--out", "int8.pth", cwd=place), 2, "--store int8: a .pth file is float32")
