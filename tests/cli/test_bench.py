@@ -182,6 +182,20 @@ def test_busy_cores_are_busy_meanwhile_and_free_afterwards(
     assert "2 cores kept busy by others" in " ".join(capsys.readouterr().out.split())
 
 
+def test_first_pass_holds_the_medians_over_its_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rounds, each of `import torch`, a process with one pass, and one with later passes too."""
+    passes = ([0.6, 0.1, 0.3, 0.2], [0.5, 0.4, 0.5, 0.6], [0.9, 0.2, 0.3, 0.4])
+    times = iter([entry for own in passes for entry in ((2.0, ""), (4.0 + own[0], ""), (9.0, json.dumps(own)))])
+    monkeypatch.setattr("bpfn_cli.profiling.conditions._seconds_of", lambda code, request: next(times))
+    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first", "--rounds", 3, "--json")
+    assert in_process(folder, monkeypatch, *words) == 0
+    (one,) = json.loads(capsys.readouterr().out)["results"]
+    found = [one[name] for name in ("import_torch_s", "process_s", "first_s", "later_s", "times_least")]
+    assert found == pytest.approx([2.0, 4.6, 0.6, 0.3, 2.0])
+
+
 @pytest.mark.slow
 def test_first_pass_of_new_processes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
