@@ -126,6 +126,7 @@ def slim(flags: SlimFlags) -> None:
     from bpfn_cli.files import claim_output
     from bpfn_cli.models import load_checkpoint, read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
+    from bpfn_cli.shipped import given_name
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
@@ -153,7 +154,9 @@ def slim(flags: SlimFlags) -> None:
         mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
         say(f"{flags.store}: flows on a rendered scene change by {mean} on average, {largest} at most")
     after = (
-        f"bpfn distill --checkpoint {path} --teacher {teacher}" if flags.prunes else f"bpfn profile --checkpoint {path}"
+        f"bpfn distill --checkpoint {path} --teacher {given_name(teacher)}"
+        if teacher and flags.prunes
+        else f"bpfn profile --checkpoint {path}"
     )
     finish(path, after)
 
