@@ -41,7 +41,8 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
-def _given_path(text: str) -> Path:
+def given_path(text: str) -> Path:
+    """A path as it is typed. Raises: BadParameter: it is empty. UsageError: as `expanded`."""
     if not str(text).strip():  # such as "$SCANS" of a shell in which it is not set; as a path, it is the current folder
         raise typer.BadParameter("the path is empty; write . for the current folder")
     return expanded(text)
@@ -49,12 +50,12 @@ def _given_path(text: str) -> Path:
 
 def path(*names: str, help: str, metavar: str, callback: Callable[[Path | None], Path | None] | None = None) -> Any:
     """An option that is a path, which need not exist. `~` and `$NAME` are replaced."""
-    return typer.Option(*names, parser=_given_path, help=help, metavar=metavar, callback=callback)
+    return typer.Option(*names, parser=given_path, help=help, metavar=metavar, callback=callback)
 
 
 def path_argument(*, help: str, metavar: str) -> Any:
     """As `path`, without a flag."""
-    return typer.Argument(parser=_given_path, help=help, metavar=metavar)
+    return typer.Argument(parser=given_path, help=help, metavar=metavar)
 
 
 def weights(*names: str, help: str) -> Any:

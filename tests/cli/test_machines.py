@@ -17,9 +17,9 @@ from command import bpfn, clean_environment, refused, succeeded
 from tiny_world import write_things
 
 from bpfn_cli.cli.main import app
+from bpfn_cli.cli.options import given_path
 from bpfn_cli.data import loader
 from bpfn_cli.errors import DiskError
-from bpfn_cli.files import expanded
 from bpfn_cli.parallel import map_in_processes
 
 # Python runs it at its start: hides what Windows does not have.
@@ -158,7 +158,7 @@ def test_every_path_of_the_command_line_is_expanded() -> None:
         if get_args(parameter.annotation)[:1] in ((Path,), (Path | None,))
     ]
     assert len(parsers) > 40
-    assert not [one for one in parsers if one[2] is not expanded]
+    assert not [one for one in parsers if one[2] is not given_path]
 
 
 @pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
