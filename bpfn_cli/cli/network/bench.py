@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -48,6 +49,10 @@ class BenchFlags:
     busy: Annotated[
         int, Option(min=0, max=1024, help="Cores that other processes keep busy meanwhile.", metavar="N")
     ] = 0
+    formats: Annotated[bool, options.switch("--formats", "Compare all export formats of --checkpoint instead.")] = False
+    data: Annotated[Path | None, options.path("--data", help="Dataset for the EPE3D of --formats.", metavar="DIR")] = (
+        None
+    )
     first: Annotated[bool, options.switch("--first", "Measure the first pass of new processes instead.")] = False
     default_allocator: Annotated[
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
@@ -72,13 +77,20 @@ def bench(flags: BenchFlags) -> None:
       $ bpfn bench --precision bf16                                     # reduced precision
       $ bpfn bench --all --no-plain --device cpu --device cuda          # compare devices
       $ bpfn bench --no-plain --busy 1                                  # beside a process that computes all the time
+      $ bpfn bench --formats --checkpoint s.safetensors --data data/kitti   # onnx, torch, float16, ...
       $ bpfn bench --first                                              # what the first pass of a process takes
       $ bpfn bench --points 1024 --points 8192 --out bench.json         # keep all times
     """
+    from bpfn_cli.cli.network.formats import bench_formats
     from bpfn_cli.device import keep_freed_memory
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.files import claim_output, write_json
     from bpfn_cli.profiling.conditions import busy_cores, measure_first_pass
 
+    if flags.formats:
+        return bench_formats(flags)
+    if flags.data is not None:
+        raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
     cases, out = _cases(flags), flags.out
     if out is not None:
         claim_output(out, force=flags.force, inputs=[flags.checkpoint])
