@@ -7,6 +7,8 @@ The operators of bpfn are replaced by plain torch; loops are torch's `scan`, so 
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,11 +41,14 @@ class TorchProgram(Format):
             program = torch.export.export(network, clouds, strict=False)
             plain = program.run_decompositions({**torch.export.default_decompositions(), **_plain_operators()})
         content = io.BytesIO()
-        torch.export.save(plain, content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself
+            torch.export.save(plain, content)
         return content.getvalue()
 
     def read(self, content: bytes, name: str) -> Runner:
         """The network in a file that this process wrote: loading one from elsewhere might run code."""
+        logging.getLogger("torch._export").setLevel(logging.ERROR)  # it warns about symbols that our programs lack
         try:
             return torch.export.load(io.BytesIO(content)).module()
         except (RuntimeError, ValueError) as error:
