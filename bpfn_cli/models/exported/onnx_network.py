@@ -34,7 +34,7 @@ from bpfn_cli.ops.interpolation import SMALLEST_DISTANCE
 from bpfn_cli.ops.products import LEAKY_SLOPE
 from bpfn_cli.structures import LEVELS
 
-BLOCK = 64  # queries whose distances to all points are in memory at a time: 2 MB for 8,192 points
+BLOCK = 16  # queries whose distances to all points are in memory at a time: of 8,192 points 0.5 MB, which a cache holds
 
 
 class Cloud(NamedTuple):
@@ -62,6 +62,7 @@ def record_network(
 class _Network:
     def __init__(self, model: BiPointFlowNet, graph: Recorder):
         self.model, self.variant, self.graph, self.op = model, model.variant, graph, graph.op
+        self._names = {module: name for name, module in model.named_children()}
 
     def flow(self) -> str:
         """Record everything; the flow (1, N, 3)."""
@@ -144,7 +145,7 @@ class _Network:
     def _cloud(self, cloud: str, samples: str) -> Cloud:
         """Encode a cloud (N, 3) with the indices of its level 1."""
         points, up = [cloud], []
-        features = [self._pointwise("level0_1", self._pointwise("level0", cloud))]
+        features = [self._encode(self.model.level0_1, self._encode(self.model.level0, cloud))]
         for level, (expand, downsample, refine) in enumerate(self.model.encoder_stages(), start=1):
             finer = points[-1]
             with self.graph.scope("geometry"):
@@ -152,9 +153,10 @@ class _Network:
                 points.append(self._gather(finer, samples) if level == 1 else self._first(finer, size))
                 neighbors = self._knn(points[level], finer, self.variant.encoder_neighbors)
                 up.append(self._three_nearest(finer, points[level]))
-            x = self._block(expand, features[-1])
-            x = self._convolve(downsample, points[level], finer, x, neighbors)
-            features.append(x if refine is None else self._block(refine, x))
+            x = self._encode(expand, features[-1])
+            with self.graph.scope(self._names[downsample]):
+                x = self._convolve(downsample, points[level], finer, x, neighbors)
+            features.append(x if refine is None else self._encode(refine, x))
         with self.graph.scope("geometry"):
             own = [self._knn(each, each, self.variant.estimator_neighbors) for each in points[:LEVELS]]
         return Cloud(points, up, own, features)
@@ -186,8 +188,9 @@ class _Network:
 
     def _context(self, block: PointwiseBlock, coarse: str, up: tuple[str, str]) -> str:
         # The weights sum to one, so the linear map may come first, where there are fewer points.
-        x = self._interpolate(self._linear(coarse, *self._folded(block)), up)
-        return self._activate(x, block.slope)
+        with self.graph.scope(self._names[block]):
+            x = self._interpolate(self._linear(coarse, *self._folded(block)), up)
+            return self._activate(x, block.slope)
 
     def _embed(
         self, cross: BidirectionalFlowEmbedding, pc1: str, pc2: str, features1: str, features2: str, *graphs: str
@@ -243,9 +246,9 @@ class _Network:
         folded = fold_norm(kernel.reshape(flat, outputs).t(), bias, layer.bn_linear)
         return self._activate(self._linear(op("Reshape", mixed, self._ints(-1, flat)), *folded))
 
-    def _pointwise(self, name: str, x: str) -> str:
-        with self.graph.scope(name):
-            return self._block(getattr(self.model, name), x)
+    def _encode(self, block: nn.Module, x: str) -> str:
+        with self.graph.scope(self._names[block]):
+            return self._block(block, x)
 
     def _block(self, block: nn.Module, x: str) -> str:
         """Any block of the encoder that works on each point by itself."""
