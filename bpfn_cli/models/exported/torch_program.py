@@ -37,12 +37,11 @@ class TorchProgram(Format):
         """The content of the file."""
         network = _Stored(model, request.stored)
         clouds = torch.rand(2, 1, request.points or model.num_points, 3).unbind()
-        with torch.no_grad():
+        content = io.BytesIO()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself
             program = torch.export.export(network, clouds, strict=False)
             plain = program.run_decompositions({**torch.export.default_decompositions(), **_plain_operators()})
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself
             torch.export.save(plain, content)
         return content.getvalue()
 
