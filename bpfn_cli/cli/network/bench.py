@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NEXT = "bpfn profile --all --latency"
 ROUNDS = 10
 PROCESSES = 5
+WITHOUT_FORMATS = ("variant", "all_variants", "device", "batch", "train", "busy", "first", "default_allocator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,10 @@ def bench(flags: BenchFlags) -> None:
     from bpfn_cli.profiling.conditions import busy_cores, measure_first_pass
 
     if flags.formats:
-        return bench_formats(flags)
+        _check_formats(flags)
+        points = flags.points[0] if flags.points else None
+        where = flags.checkpoint, flags.data, points, flags.rounds
+        return bench_formats(*where, out=flags.out, force=flags.force, json=flags.json)
     if flags.data is not None:
         raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
     cases, out = _cases(flags), flags.out
@@ -119,6 +123,19 @@ def bench(flags: BenchFlags) -> None:
         _print_times(measured, result)
         _print_stages(measured)
     finish(out, NEXT) if out is not None else say(f"next: {NEXT}")
+
+
+def _check_formats(flags: BenchFlags) -> None:
+    """Raises: UsageError: a flag that --formats does not use."""
+    from bpfn_cli.errors import UsageError
+
+    given = [name for name in WITHOUT_FORMATS if getattr(flags, name)]
+    given += ["precision"] if flags.precision is not Precision.float32 else []
+    if given:
+        flag = "all" if given[0] == "all_variants" else given[0].replace("_", "-")
+        raise UsageError(f"--{flag}: has no effect with --formats; leave it out")
+    if len(flags.points or []) > 1:
+        raise UsageError("--points: give it once with --formats")
 
 
 def _cases(flags: BenchFlags) -> list[Case]:
