@@ -19,10 +19,11 @@ from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from bpfn_cli.data.clouds.search import Source
     from bpfn_cli.metrics.classes import ClassSums
-    from bpfn_cli.models.predict import FlowPredictor
+    from bpfn_cli.models.predict import FlowNetwork, FlowPredictor
     from bpfn_cli.prediction.many import Predictions
     from bpfn_cli.prediction.outputs import Outputs
     from bpfn_cli.prediction.pair import FlowFigures, Treatment
@@ -115,6 +116,7 @@ def predict(flags: PredictFlags) -> None:
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
       $ bpfn predict a.ply b.ply --checkpoint mine.safetensors  # your own network
+      $ bpfn predict a.ply b.ply --checkpoint mine.onnx         # a file that `bpfn export` wrote
       $ bpfn predict a.pcd.bin b.pcd.bin --remove-ground        # two sweeps of nuScenes
       $ bpfn predict a.laz b.laz --frame nuscenes --center      # coordinates of a map: x east, y north, z up
       $ bpfn predict pair.npz --frame lidar --pose estimate     # both clouds in one file; the motion of objects too
@@ -239,30 +241,45 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
 
 def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
     """The network with its settings. what: the data, for the line that is printed."""
-    from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.frames import INTERNAL, describe_frame
-    from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.shipped import weights_title
 
     frame = flags.asked_frame or source.frame or INTERNAL
     device = resolve_device(flags.device)
-    weights, read = read_weights(flags.checkpoint)
+    weights, network, points = _read_network(flags, device)
     keep_freed_memory()
-    own = f" ({read.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
+    own = f" ({network.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
     say(f"{what}; weights: {weights_title(weights)}{own}")
     why = "" if flags.asked_frame else f", {source.origin or 'the default; give --frame if the clouds have other axes'}"
     say(f"frame: {describe_frame(frame)}{why}")
     return FlowPredictor(
-        build_from(read).to(device),
-        points=flags.points or read.num_points,
+        network,
+        points=points,
         frame=frame,
         average=flags.average,
         seed=flags.seed or 0,
         device=device,
         precision=flags.precision,
     )
+
+
+def _read_network(flags: PredictFlags, device: torch.device) -> tuple[Path, FlowNetwork, int]:
+    """The weights, their network, and the points of a part."""
+    from bpfn_cli.cli.results.evaluate import read_weights
+    from bpfn_cli.models import build_from
+    from bpfn_cli.models.exported import ONNX_SUFFIX, read_onnx
+
+    if flags.checkpoint is None or flags.checkpoint.suffix != ONNX_SUFFIX:
+        path, read = read_weights(flags.checkpoint)
+        return path, build_from(read).to(device), flags.points or read.num_points
+    onnx = read_onnx(flags.checkpoint)
+    if flags.device not in ("auto", "cpu") or flags.precision is not Precision.float32:
+        raise UsageError(f"{printable(flags.checkpoint)}: an ONNX file runs on the CPU, in float32; leave out the flag")
+    if flags.points and onnx.points not in (None, flags.points):
+        raise UsageError(f"--points {flags.points}: {printable(flags.checkpoint)} takes {onnx.points}")
+    return flags.checkpoint, onnx, flags.points or onnx.points or onnx.num_points
 
 
 def _motion(figures: FlowFigures) -> str:
