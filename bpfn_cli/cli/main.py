@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -178,7 +179,8 @@ def _usage(error: Any, arguments: list[str]) -> int:
     message = message.replace(
         "Input should be a valid integer, unable to parse string as an integer", "use a whole number"
     )
-    message = message.replace("Input should be", "use a number").replace("requires an argument", "needs a value")
+    message = re.sub(r"Input should be (greater|less) than", r"use a number \1 than", message)
+    message = message.replace("requires an argument", "needs a value")
     context = getattr(error, "ctx", None)
     command = [word for word in arguments[:1] if any(word in commands for commands in COMMANDS.values())]
     where = context.command_path if context is not None else " ".join(["bpfn", *command])
