@@ -9,7 +9,9 @@ import numpy as np
 
 VERTICAL_FIELD = 40.0  # degrees
 _BEHIND = np.array([0.0, 0.42, -1.0])  # from what is looked at to the camera
-_SHOWN = 97.0  # per cent of the points
+_SHOWN = 98.5  # per cent of the points
+_MARGIN = 1.04
+_WIDEST = 3.0
 _LEAST_DISTANCE_M = 2.0
 
 
@@ -34,14 +36,26 @@ def default_view(points: np.ndarray, aspect: float) -> View:
 
     Args: points: (N, 3) metres, axes x left, y up, z forward. aspect: width by height.
     """
-    low, high = np.percentile(points, (2, 98), axis=0)
+    low, high = np.percentile(points, (100 - _SHOWN, _SHOWN), axis=0)
     target = (low + high) / 2
     right, up, back = _basis(_BEHIND)
-    seen = (points - target) @ np.stack([right, up, back], axis=1)
     slope = np.tan(np.radians(VERTICAL_FIELD) / 2)
-    needed = np.maximum(np.abs(seen[:, 0]) / (slope * aspect), np.abs(seen[:, 1]) / slope) + seen[:, 2]
-    distance = max(float(np.percentile(needed, _SHOWN)), _LEAST_DISTANCE_M)
-    return View(target + back * distance, target)
+    for _ in range(3):  # near points take more of the picture, so its middle is another one
+        seen = (points - target) @ np.stack([right, up, back], axis=1)
+        needed = np.maximum(np.abs(seen[:, 0]) / (slope * aspect), np.abs(seen[:, 1]) / slope) + seen[:, 2]
+        distance = max(_MARGIN * float(np.percentile(needed, _SHOWN)), _LEAST_DISTANCE_M)
+        view = View(target + back * distance, target)
+        at, _ = view.project(points)
+        x, y = np.percentile(at, (100 - _SHOWN, _SHOWN), axis=0).mean(axis=0) * slope * distance
+        target = target + x * right + y * up
+    return view
+
+
+def natural_aspect(points: np.ndarray) -> float:
+    """Width by height of a picture that most of the points fill. Args: as of `default_view`."""
+    seen, _ = default_view(points, 2.0).project(points)
+    width, height = np.percentile(np.abs(seen), _SHOWN, axis=0)
+    return float(np.clip(width / max(height, 1e-9), 1.0, _WIDEST))
 
 
 def _basis(back: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -55,7 +55,7 @@ def error_scale_m(errors: Iterable[np.ndarray]) -> float:
 
 
 def flow_wheel() -> np.ndarray:
-    """(S, S, 4) uint8 RGBA: the colors of directions seen from above, forward at the top; the full length at the rim."""
+    """(S, S, 4) uint8 RGBA: colors of directions seen from above, forward at the top, the full length at the rim."""
     steps = (np.arange(_WHEEL_PIXELS) + 0.5) / _WHEEL_PIXELS * 2 - 1
     right, down = np.meshgrid(steps, steps)
     flow = np.stack([-right, np.zeros_like(right), -down], axis=-1).reshape(-1, 3)

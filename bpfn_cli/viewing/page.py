@@ -13,14 +13,14 @@ import numpy as np
 import bpfn_cli.resources
 from bpfn_cli.errors import printable
 from bpfn_cli.files import write_atomic
-from bpfn_cli.frames import axes_of, describe_frame
+from bpfn_cli.frames import axes_of
 from bpfn_cli.viewing import colors
-from bpfn_cli.viewing.camera import VERTICAL_FIELD, default_view
+from bpfn_cli.viewing.camera import VERTICAL_FIELD
 from bpfn_cli.viewing.libraries import need_viz
-from bpfn_cli.viewing.scene import TRUE_FLOW, Scene
+from bpfn_cli.viewing.panels import Panel, Panels
+from bpfn_cli.viewing.scene import Scene
 
 RESOURCES = Path(bpfn_cli.resources.__file__).parent
-_ASPECT = 1.6  # of the first view; the page moves away if it is narrower
 
 
 def write_scene_page(scene: Scene, path: Path) -> None:
@@ -50,57 +50,37 @@ def _html(scene: Scene) -> str:
 
 def _data(scene: Scene) -> dict[str, Any]:
     """What the script of the page reads: numbers as base64 of little-endian float32, colors as bytes."""
-    axes = axes_of(scene.frame)
-    pc1, pc2 = (np.asarray(cloud, np.float64) @ axes.T for cloud in (scene.pc1, scene.pc2))
-    finite = pc1[np.isfinite(pc1).all(axis=1)]
-    center = np.median(finite, axis=0) if len(finite) else np.zeros(3)
-    view = default_view(finite - center if len(finite) else np.zeros((1, 3)), _ASPECT)
-    flows = dict(scene.flows)
-    if scene.truth is not None:
-        flows[_unused(TRUE_FLOW, flows)] = np.where(scene.known[:, None], scene.truth, np.nan)
-    longest_m = colors.flow_scale_m(flows.values())
-    errors = {name: scene.errors_m(name) for name in scene.flows if scene.known.any()}
-    largest_m = colors.error_scale_m(errors.values())
+    drawn = Panels.of(scene)
+    view, largest_m = drawn.view, drawn.largest_m
     return {
-        "frame": describe_frame(scene.frame),
-        "axes": axes.tolist(),
-        "center": center.tolist(),
+        "axes": axes_of(scene.frame).tolist(),
+        "center": drawn.center.tolist(),
         "view": {"position": view.position.tolist(), "target": view.target.tolist(), "field": VERTICAL_FIELD},
-        "aspect": _ASPECT,
-        "pc1": _floats(pc1 - center),
-        "pc2": _floats(pc2 - center),
-        "panels": [_panel(name, flow @ axes.T, errors.get(name), longest_m, largest_m) for name, flow in flows.items()],
+        "aspect": drawn.aspect,
+        "pc1": _floats(drawn.pc1 - drawn.center),
+        "pc2": _floats(drawn.pc2 - drawn.center),
+        "panels": [_panel(panel, drawn.longest_m, largest_m) for panel in drawn.flows],
         "unknown": [*colors.UNKNOWN],
-        "longest": longest_m,
-        "largest": largest_m if errors else None,
+        "longest": drawn.longest_m,
+        "largest": largest_m,
         "wheel": _bytes(colors.flow_wheel()),
         "ramp": _bytes(colors.error_ramp()),
     }
 
 
-def _panel(
-    name: str, flow: np.ndarray, errors: np.ndarray | None, longest_m: float, largest_m: float
-) -> dict[str, Any]:
-    lengths = np.linalg.norm(flow, axis=1)
-    lengths = lengths[np.isfinite(lengths)]
-    figures = [f"mean flow {lengths.mean():.3f} m"] if len(lengths) else ["no flow"]
-    known = np.zeros(0) if errors is None else errors[np.isfinite(errors)]
-    if len(known):
-        figures.insert(0, f"EPE3D {known.mean():.4f} m")
-    return {
-        "name": printable(name),
-        "figures": ", ".join(figures),
-        "flow": _floats(flow),
-        "flowColors": _bytes(colors.flow_colors(flow, longest_m)),
-        "errors": None if errors is None else _floats(errors),
-        "errorColors": None if errors is None else _bytes(colors.error_colors(errors, largest_m)),
+def _panel(panel: Panel, longest_m: float, largest_m: float | None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": panel.name,
+        "figures": panel.figures,
+        "flow": _floats(panel.flow),
+        "flowColors": _bytes(colors.flow_colors(panel.flow, longest_m)),
     }
-
-
-def _unused(name: str, taken: dict[str, Any]) -> str:
-    while name in taken:
-        name += "'"
-    return name
+    if panel.errors is not None and largest_m is not None:
+        data |= {
+            "errors": _floats(panel.errors),
+            "errorColors": _bytes(colors.error_colors(panel.errors, largest_m)),
+        }
+    return data
 
 
 def _floats(array: np.ndarray) -> str:

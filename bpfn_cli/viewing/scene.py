@@ -37,6 +37,7 @@ class Scene:
     def __post_init__(self) -> None:
         axes_of(self.frame)
         count = len(self.pc1)
+        expected: dict[str, tuple[np.ndarray, tuple[int, ...]]]
         expected = {f"flow {name}": (flow, (count, 3)) for name, flow in self.flows.items()}
         expected |= {"pc1": (self.pc1, (count, 3)), "pc2": (self.pc2, (len(self.pc2), 3))}
         if self.truth is not None:

@@ -8,6 +8,11 @@
   const data = JSON.parse(at("data").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const floats = (text) => new Float32Array(bytes(text).buffer);
+  const element = (kind, text, name = "") => {
+    const made = document.createElement(kind);
+    [made.textContent, made.className] = [text, name];
+    return made;
+  };
   const canvas = at("canvas"), main = canvas.parentElement;
 
   let renderer;
@@ -52,8 +57,9 @@
 
   const attribute = (array, size, normalized = false) => new THREE.BufferAttribute(array, size, normalized);
   const plain = (rows, color) => Uint8Array.from({ length: 3 * rows }, (_, index) => color[index % 3]);
-  const geometry = (position, flow, tint, end) => {
+  const geometry = (position, flow, tint, end, index) => {
     const made = new THREE.BufferGeometry();
+    if (index) made.setIndex(index);
     made.setAttribute("position", position);
     made.setAttribute("flow", flow);
     made.setAttribute("tint", tint);
@@ -66,13 +72,15 @@
     return object;
   };
 
-  // Lines in an order in which any first part is spread over the cloud.
+  // Rows without a point are NaN and not drawn. Lines have an order in which any first part is spread over the cloud.
+  const rows = Uint32Array.from({ length: count }, (_, row) => row).filter((row) => Number.isFinite(pc1[3 * row]));
+  const index1 = attribute(rows, 1);
   const gcd = (a, b) => (b ? gcd(b, a % b) : a);
-  let stride = Math.max(1, Math.round(count * 0.618));
-  while (gcd(stride, count) > 1) stride += 1;
-  const order = Uint32Array.from({ length: count }, (_, index) => (index * stride) % count);
+  let stride = Math.max(1, Math.round(rows.length * 0.618));
+  while (gcd(stride, rows.length) > 1) stride += 1;
+  const order = rows.map((_, at) => rows[(at * stride) % rows.length]);
   const doubled = (array) => {
-    const both = new array.constructor(6 * count);
+    const both = new array.constructor(6 * order.length);
     order.forEach((row, index) => {
       for (let axis = 0; axis < 6; axis++) both[6 * index + axis] = array[3 * row + (axis % 3)];
     });
@@ -81,11 +89,11 @@
 
   const position1 = attribute(pc1, 3);
   const linePosition = attribute(doubled(pc1), 3);
-  const lineEnd = attribute(Float32Array.from({ length: 2 * count }, (_, index) => index % 2), 1);
+  const lineEnd = attribute(Float32Array.from({ length: 2 * order.length }, (_, index) => index % 2), 1);
   const pc2 = floats(data.pc2);
   const tint2 = attribute(plain(pc2.length / 3, DIM), 3, true);
   const geometry2 = geometry(attribute(pc2, 3), attribute(new Float32Array(pc2.length), 3), tint2);
-  const given = data.panels.length ? data.panels : [{ name: "no flow", figures: "", flow: null, errors: null }];
+  const given = data.panels.length ? data.panels : [{ name: "", figures: "" }];
 
   const panels = given.map((one) => {
     const flow = one.flow ? floats(one.flow) : new Float32Array(3 * count);
@@ -97,18 +105,16 @@
     };
     const tint = attribute(colors.flow.slice(), 3, true);
     const lineTint = attribute(doubled(colors.flow), 3, true);
-    const cloud1 = shown(THREE.Points, geometry(position1, attribute(moving, 3), tint), pointMaterial);
+    const cloud1 = shown(THREE.Points, geometry(position1, attribute(moving, 3), tint, null, index1), pointMaterial);
     const cloud2 = shown(THREE.Points, geometry2, behindMaterial);
+    cloud2.renderOrder = -1;
     const lineGeometry = geometry(linePosition, attribute(doubled(moving), 3), lineTint, lineEnd);
     const lines = shown(THREE.LineSegments, lineGeometry, lineMaterial);
     const scene = new THREE.Scene();
     scene.add(cloud2, cloud1, lines);
-    const label = document.createElement("div"), name = document.createElement("b");
-    const figures = document.createElement("span");
-    label.className = "label";
-    name.textContent = one.name;
-    figures.textContent = one.figures;
-    label.append(name, figures);
+    const label = element("div", "", "label"), text = element("div", "");
+    text.append(element("b", one.name), element("span", one.figures));
+    label.append(text);
     at("labels").append(label);
     const errors = one.errors ? floats(one.errors) : null;
     return { name: one.name, flow, moving, colors, tint, lineTint, cloud1, cloud2, lines, scene, label, errors, visible: true };
@@ -187,7 +193,7 @@
       panel.cloud1.visible = state.cloud1;
       panel.cloud2.visible = state.cloud2;
       panel.lines.visible = state.lines !== "none";
-      panel.lines.geometry.setDrawRange(0, state.lines === "all" ? 2 * count : 2 * Math.min(count, SOME_LINES));
+      panel.lines.geometry.setDrawRange(0, 2 * Math.min(order.length, state.lines === "all" ? Infinity : SOME_LINES));
       renderer.setViewport(x, height - y - h, w, h);
       renderer.setScissor(x, height - y - h, w, h);
       renderer.render(panel.scene, camera);
@@ -200,7 +206,8 @@
     const rects = rectangles();
     for (const panel of panels) panel.label.hidden = !panel.visible;
     visible().forEach(({ label }, index) => {
-      Object.assign(label.style, { left: `${rects[index].x}px`, top: `${rects[index].y}px`, width: `${rects[index].w}px` });
+      const { x, y, w, h } = rects[index];
+      Object.assign(label.style, { left: `${x}px`, top: `${y}px`, width: `${w}px`, height: `${h}px` });
     });
     hide();
     draw();
@@ -216,6 +223,7 @@
     }
     tint2.array.set(plain(pc2.length / 3, state.color === "clouds" ? CLOUD2 : DIM));
     tint2.needsUpdate = true;
+    behindMaterial.depthWrite = state.color === "clouds"; // otherwise cloud 1 hides cloud 2
     legend();
     draw();
   }
@@ -232,11 +240,6 @@
     context.putImageData(image, 0, 0);
     return made;
   };
-  const element = (kind, text, name = "") => {
-    const made = document.createElement(kind);
-    [made.textContent, made.className] = [text, name];
-    return made;
-  };
   const swatch = (color, text) => {
     const line = element("p", ""), dot = element("span", "", "swatch");
     dot.style.background = `rgb(${color})`;
@@ -247,7 +250,7 @@
     const parts = [], metres = (value) => `${+value.toPrecision(3)} m`;
     if (state.color === "flow" && data.panels.length) {
       const wheel = picture(data.wheel, 96, 96, 4);
-      parts.push(element("div", "forward"), wheel, element("div", `direction; rim: ${metres(data.longest)}`));
+      parts.push(element("div", "direction: forward"), wheel, element("div", `rim: ${metres(data.longest)} and more`));
     } else if (state.color === "error" && data.largest !== null) {
       const ramp = picture(data.ramp, 128, 1, 3), ends = element("div", "", "ends");
       ramp.className = "ramp";
@@ -266,7 +269,7 @@
   function nearest(panel, rect, x, y) {
     const e = matrix.elements, move = state.move, flow = panel.moving;
     let found = -1, depth = Infinity;
-    for (let row = 0; row < count; row++) {
+    for (const row of rows) {
       const a = pc1[3 * row] + move * flow[3 * row];
       const b = pc1[3 * row + 1] + move * flow[3 * row + 1];
       const c = pc1[3 * row + 2] + move * flow[3 * row + 2];
