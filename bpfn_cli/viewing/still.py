@@ -97,7 +97,7 @@ def _both(title: str, pc1: np.ndarray, pc2: np.ndarray) -> _Picture:
 
 
 def _draw(place: Axes, picture: _Picture, drawn: Panels) -> None:
-    view, aspect = drawn.view, drawn.aspect
+    view, aspect = drawn.view(drawn.aspect), drawn.aspect
     at, depth = view.project(picture.points - drawn.center)
     shown = np.isfinite(at).all(axis=1) & (depth > 0) & (np.abs(at) <= (aspect, 1)).all(axis=1)
     order = np.flatnonzero(shown)[np.argsort(-depth[shown], kind="stable")]  # far points first

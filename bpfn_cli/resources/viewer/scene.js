@@ -122,21 +122,21 @@
 
   // --- camera --------------------------------------------------------------------------------------
 
-  const camera = new THREE.PerspectiveCamera(data.view.field, 1, 0.01, 1000);
+  const camera = new THREE.PerspectiveCamera(data.field, 1, 0.01, 1000);
   const controls = new THREE.OrbitControls(camera, canvas);
   controls.zoomToCursor = true;
-  const target = new THREE.Vector3(...data.view.target);
-  const offset = new THREE.Vector3(...data.view.position).sub(target);
-  const distance = () => offset.length() * Math.max(1, data.aspect / camera.aspect);
+  const target = new THREE.Vector3(), offset = new THREE.Vector3(); // of the first view on panels of this aspect
 
-  function look(direction) {
+  function look(above) {
+    const view = data.views.findLast((one) => one.aspect <= camera.aspect) ?? data.views[0];
+    target.set(...view.target);
+    offset.set(...view.position).sub(target);
     controls.target.copy(target);
-    camera.position.copy(target).addScaledVector(direction.clone().normalize(), distance());
+    camera.position.copy(target).add(above ? new THREE.Vector3(0, 1.4 * offset.length(), -1e-3) : offset); // forward points up
     controls.update();
     draw();
   }
-  const reset = () => look(offset);
-  const top = () => look(new THREE.Vector3(0, 1, -1e-4)); // forward points up
+  const reset = () => look(false), top = () => look(true);
 
   // --- drawing, once per frame and only when something has changed -----------------------------------
 
@@ -183,7 +183,7 @@
     camera.near = camera.far / 50000;
     if (rects.length) camera.aspect = rects[0].w / rects[0].h;
     camera.updateProjectionMatrix();
-    uniforms.near.value = distance();
+    uniforms.near.value = offset.length();
     uniforms.pixels.value = renderer.getPixelRatio();
     renderer.setScissorTest(false);
     renderer.clear();
