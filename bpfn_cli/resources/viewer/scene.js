@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const CLOUD1 = [94, 169, 255], CLOUD2 = [255, 150, 50], DIM = [92, 98, 108];
-  const SOME_LINES = 1500, SECONDS = 2, REACH = 9; // REACH: pixels from the pointer to a point
+  const SOME_LINES = 1500, SECONDS = 2, REACH = 7; // REACH: pixels from the pointer to a point
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
@@ -107,7 +107,6 @@
     const lineTint = attribute(doubled(colors.flow), 3, true);
     const cloud1 = shown(THREE.Points, geometry(position1, attribute(moving, 3), tint, null, index1), pointMaterial);
     const cloud2 = shown(THREE.Points, geometry2, behindMaterial);
-    cloud2.renderOrder = -1;
     const lineGeometry = geometry(linePosition, attribute(doubled(moving), 3), lineTint, lineEnd);
     const lines = shown(THREE.LineSegments, lineGeometry, lineMaterial);
     const scene = new THREE.Scene();
@@ -404,6 +403,7 @@
 
   renderer.setClearColor(0x15181c);
   renderer.autoClear = false;
+  renderer.sortObjects = false; // cloud 2 comes first; sorting would need bounds, which NaN has not
   renderer.info.autoReset = false;
   controls.addEventListener("change", draw);
   new ResizeObserver(layout).observe(main);
