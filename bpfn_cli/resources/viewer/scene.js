@@ -17,7 +17,7 @@
 
   let renderer;
   try {
-    renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
+    renderer = new THREE.WebGLRenderer({ canvas, antialias: false }); // points are cut out of squares: it would only cost time
   } catch {
     at("problem").hidden = false;
     return;
@@ -389,6 +389,7 @@
     "+": () => setSize(state.size + 0.5),
     "=": () => setSize(state.size + 0.5),
     "-": () => setSize(state.size - 0.5),
+    g: () => { at("legend").hidden = !at("legend").hidden; },
     r: reset,
     t: top,
     "?": () => at("keys").showModal(),
@@ -411,5 +412,5 @@
   render(); // sets the aspect of the camera, which the distance depends on
   recolor();
   reset();
-  window.viewer = { state, camera, controls, panels, renderer, render }; // for tests and the console
+  window.viewer = { state, camera, controls, panels, renderer, render, inspect }; // for tests and the console
 })();
