@@ -63,7 +63,7 @@ def main() -> None:
     seconds = (time.process_time() - start) / given.scenes
     dataset = open_dataset(given.data, given.split)
     driving = summary(statistics(pc1, pc2 - pc1) for pc1, pc2 in pairs)
-    other = summary(statistics(scene.pc1, scene.flow) for scene in map(dataset.load, range(len(dataset))))
+    other = summary(statistics(scene.pc1, scene.truth) for scene in map(dataset.load, range(len(dataset))))
     rows = [(name, driving[name], other[name]) for name in driving]
     print(tabulate(rows, ["", f"driving, {given.scenes}", f"{dataset.kind}, {len(dataset)}"], disable_numparse=True))
     print(f"rendering: {1e3 * seconds:.0f} ms of one core per scene of up to {options.points} points")

@@ -30,7 +30,7 @@ class Blended(States):
 
     def flows(self, output: FlowPyramid, error_m: float, who: str) -> list[Tensor]:
         share = error_m / float(errors_to_truth(output, self.batch)[0].detach().mean())
-        truths = at_levels(output, self.batch.flow)
+        truths = at_levels(output, self.batch.truth)
         return [truth + share * (own.detach() - truth) for own, truth in zip(output.flows, truths, strict=True)]
 
 

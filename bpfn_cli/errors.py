@@ -91,7 +91,10 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def means_out_of_memory(message: str) -> bool:
     """Whether the message of an error from torch or a process says that memory ran out."""
-    phrases = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "MemoryError")
+    phrases = [
+        *("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "MemoryError"),
+        *("Failed to allocate memory", "bad allocation", "bad_alloc"),  # of onnxruntime
+    ]
     return any(phrase in message for phrase in phrases)
 
 

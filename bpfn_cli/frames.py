@@ -34,11 +34,11 @@ def axes_of(frame: str) -> np.ndarray:
     Raises: UsageError: neither, or directions that are not perpendicular.
     """
     words = _words(frame)
-    if unknown := [word for word in words if word not in _DIRECTIONS]:
+    if unknown := [word for word in words if word and word not in _DIRECTIONS]:
         known = f"{', '.join(_DIRECTIONS)}{did_you_mean(unknown[0], _DIRECTIONS)}"
         raise UsageError(f"axes {printable(frame)}: {printable(unknown[0])} is not a direction; use three of {known}")
-    axes = np.array([_DIRECTIONS[word] for word in words], np.float32)
-    if axes.shape != (3, 3) or not np.array_equal(axes @ axes.T, np.eye(3)):
+    axes = np.array([_DIRECTIONS[word] for word in words if word], np.float32)
+    if not all(words) or axes.shape != (3, 3) or not np.array_equal(axes @ axes.T, np.eye(3)):
         advice = "give where x, y and z point, such as right,forward,up"
         raise UsageError(f"axes {printable(frame)}: not three perpendicular directions; {advice}")
     return np.ascontiguousarray(axes.T)

@@ -118,6 +118,11 @@ def weights_argument(path: Path) -> str:
     return path.stem if path.parent == FOLDER else shlex.quote(str(path))
 
 
+def given_name(path: Path) -> str:
+    """What a user types for a file of weights: the name of a network that comes with bpfn, or the path."""
+    return path.stem if path.parent == FOLDER else str(path)
+
+
 def weights_title(path: Path) -> str:
     """A file of weights, as a line of output names it."""
     return f"{path.stem}, which comes with bpfn" if path.parent == FOLDER else str(path)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bpfn_cli.errors import DataError, printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 
 LEVELS = 4  # levels with a flow; the encoder has one more below them
 ENCODER_FIELDS = ("encoder_source", "encoder_target")
+BACKWARD_FIELD = "backward_errors"
 # The fields of a `FlowPyramid` that hold a value for each point.
-VALUE_FIELDS = ("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features", *ENCODER_FIELDS)
+VALUE_FIELDS = (
+    *("flows", "bfe_source", "bfe_target", "bfe_embedding", "estimator_features"),
+    *(*ENCODER_FIELDS, BACKWARD_FIELD),
+)
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,34 @@ FLYINGTHINGS3D_CAMERA = Camera(focal=-1050.0, cx=479.5, cy=269.5)
 
 @dataclass(frozen=True)
 class Scene:
-    """One pair of clouds with its true flow.
+    """One pair of clouds, with its true flow if that is known.
 
     Attributes:
-        name: unique inside its dataset. pc1, pc2: (N, 3), (M, 3) float32 metres. flow: (N, 3) float32 metres, from pc1.
+        name: unique inside its dataset. pc1, pc2: (N, 3), (M, 3) float32 metres.
+        flow: (N, 3) float32 metres, from pc1; None: the scene has no labels.
         camera: for the 2D metrics; None if the cloud does not come from an image.
         valid: (N,) bool, False where the true flow is unknown (occluded); None: all valid.
         kept: (rows of the first cloud in its file,) bool, True for the N rows that are `pc1`; None: all.
+        categories: (N,) uint8, what each point belongs to, as an index of Argoverse 2 (0: nothing); None: unknown.
+        ego_motion: (4, 4) float64, maps static points of pc1 into the frame of pc2; None: unknown.
     """
 
     name: str
     pc1: np.ndarray
     pc2: np.ndarray
-    flow: np.ndarray
+    flow: np.ndarray | None
     camera: Camera | None = None
     valid: np.ndarray | None = None
     kept: np.ndarray | None = None
+    categories: np.ndarray | None = None
+    ego_motion: np.ndarray | None = None
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The true flow. Raises: DataError: it is unknown."""
+        if self.flow is None:
+            raise DataError(f"scene {printable(self.name)}: its true flow is unknown; use scenes with labels")
+        return self.flow
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,10 @@ class FlowBatch:
     """A batch of sampled scenes.
 
     Attributes:
-        pc1, pc2, flow: (B, N, 3) metres. names, cameras: one per sample.
+        pc1, pc2: (B, N, 3) metres. names, cameras: one per sample.
+        flow: (B, N, 3) metres; None: the samples have no labels.
         valid: (B, N) bool, where the true flow is known; None: everywhere.
+        categories, ego_motion: (B, N) uint8 and (B, 4, 4) float64, as in `Scene`; None: unknown for a sample.
         view: identifies the draw of points and the augmentation; with a sample's name it determines the sample. None:
             unknown.
         first, whole: if several processes share a batch, the index of this process's first sample and the number of
@@ -82,7 +102,7 @@ class FlowBatch:
 
     pc1: Tensor
     pc2: Tensor
-    flow: Tensor
+    flow: Tensor | None
     names: tuple[str, ...]
     cameras: tuple[Camera | None, ...] = ()
     valid: Tensor | None = None
@@ -90,6 +110,16 @@ class FlowBatch:
     first: int = 0
     whole: int | None = None
     total: int | None = None
+    categories: Tensor | None = None
+    ego_motion: Tensor | None = None
+
+    @property
+    def truth(self) -> Tensor:
+        """The true flow. Raises: DataError: it is unknown."""
+        if self.flow is None:
+            names = printable(", ".join(self.names))
+            raise DataError(f"scenes {names}: their true flow is unknown; use scenes with labels")
+        return self.flow
 
     @property
     def step_samples(self) -> int:
@@ -123,8 +153,9 @@ class FlowBatch:
         return replace(part, names=self.names[start:end], cameras=self.cameras[start:end])
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> FlowBatch:
-        valid = None if self.valid is None else change(self.valid)
-        return replace(self, pc1=change(self.pc1), pc2=change(self.pc2), flow=change(self.flow), valid=valid)
+        names = ("pc1", "pc2", "flow", "valid", "categories", "ego_motion")
+        known = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: change(tensor) for name, tensor in known.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -205,6 +236,8 @@ class FlowPyramid:
         bfe_neighbors: l -> (B, N_l, k) neighbors of each source point among the warped target points.
         encoder_source, encoder_target: l -> (B, N_l, C_l) encoder features of cloud 1, 2 after the expansion (512
             channels at level 3 of `baseline`); empty unless the network's `encoder_features` is set.
+        backward_errors: l -> (B, N_l, 1) metres, how far each source point is from its start after the finest flow and
+            the flow back; empty unless the teacher's `goes_back` is set.
     """
 
     flows: list[Tensor]
@@ -218,6 +251,7 @@ class FlowPyramid:
     bfe_neighbors: list[Tensor] = field(default_factory=list)
     encoder_source: list[Tensor] = field(default_factory=list)
     encoder_target: list[Tensor] = field(default_factory=list)
+    backward_errors: list[Tensor] = field(default_factory=list)
 
     def mapped(self, change: Callable[[int, Tensor], Tensor]) -> FlowPyramid:
         """Change flows and features: `change` is called with the level and a tensor (B, N_l, C)."""

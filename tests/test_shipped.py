@@ -19,6 +19,7 @@ from bpfn_cli.shipped import DEFAULT, FOLDER, find_weights, shipped_network, shi
 
 ROOT = Path(__file__).parents[1]
 MOST_BYTES = 30e6  # of all networks together
+SMALL = ("--set", "data.points=1024", "--set", "data.holdout=0", "--set", "train.batch_size=1")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
@@ -117,8 +118,8 @@ def test_predict_uses_the_default_network_and_says_so(tmp_path: Path) -> None:
 
 
 def test_distill_takes_the_shipped_teacher_unless_told_to_train_one(tmp_path: Path) -> None:
-    succeeded(bpfn("synth", "--train", 8, "--val", 1, "--out", "data/synthetic", cwd=tmp_path))
-    words = ("distill", "--loss", "basic", "--epochs", 1, "--dry-run")
+    succeeded(bpfn("synth", "--train", 2, "--val", 1, "--out", "data/synthetic", cwd=tmp_path))
+    words = ("distill", "--loss", "basic", "--variant", "weightnet4", *SMALL, "--epochs", 1, "--dry-run")
     said = succeeded(bpfn(*words, cwd=tmp_path)).stderr
     assert "teacher: baseline, which comes with bpfn" in said
     trained = succeeded(bpfn(*words, "--teacher", "train", cwd=tmp_path)).stderr

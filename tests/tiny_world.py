@@ -35,6 +35,7 @@ class Scenes:
     split: str = "train"
     points: int = LEAST + 100
     root: Path = Path()
+    has_flow: bool = True
 
     sample = SceneDataset.sample
 

@@ -70,7 +70,8 @@ def measure(
     name: str, output: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch, student: Variant = SMALLER, **options: Any
 ) -> Measured:
     """The raw value of one loss with its options."""
-    return objective(name, student, **options).measure(output, teacher, batch)[name]
+    one = build_losses([name], student, TINY, {option_key(name): options}, has_truth=batch.flow is not None)
+    return one.measure(output, teacher, batch)[name]
 
 
 def value(

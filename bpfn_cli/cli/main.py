@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,7 +17,7 @@ from bpfn_cli.cli.console import echo, say
 from bpfn_cli.cli.data import data, prepare, subset, synth
 from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
-from bpfn_cli.cli.network import bench, profile, slim, weights
+from bpfn_cli.cli.network import bench, export, profile, slim, weights
 from bpfn_cli.cli.results import evaluate, predict, report
 from bpfn_cli.cli.training import compare, losses, runs, train
 from bpfn_cli.errors import BpfnError, BpfnWarning, OutOfMemoryError, UsageError, means_out_of_memory, printable
@@ -30,6 +31,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "slim": slim.slim,
         "profile": profile.profile,
         "bench": bench.bench,
+        "export": export.export,
     },
     "Training": {
         "train": train.train,
@@ -122,7 +124,7 @@ def _report(error: BaseException, arguments: list[str]) -> int:
             return error.exit_code  # the main process reports it
         return _fail(str(error), error.exit_code)
     if isinstance(error, typer.TyperException | typer.BadParameter):
-        return _usage(error)
+        return _usage(error, arguments)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
@@ -169,13 +171,19 @@ def _flush(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _usage(error: Any) -> int:
+def _usage(error: Any, arguments: list[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         echo(error.format_message())
         return 0
     message = printable(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
+    message = message.replace(
+        "Input should be a valid integer, unable to parse string as an integer", "use a whole number"
+    )
+    message = re.sub(r"Input should be (greater|less) than", r"use a number \1 than", message)
+    message = message.replace("requires an argument", "needs a value")
     context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "bpfn"
+    command = [word for word in arguments[:1] if any(word in commands for commands in COMMANDS.values())]
+    where = context.command_path if context is not None else " ".join(["bpfn", *command])
     return _fail(f"{message}; see `{where} --help`", 2)
 
 

@@ -41,14 +41,21 @@ def takes(kind: type[Flags]) -> Callable[[Callable[[Flags], None]], Callable[...
     return decorate
 
 
+def given_path(text: str) -> Path:
+    """A path as it is typed. Raises: BadParameter: it is empty. UsageError: as `expanded`."""
+    if not str(text).strip():  # such as "$SCANS" of a shell in which it is not set; as a path, it is the current folder
+        raise typer.BadParameter("the path is empty; write . for the current folder")
+    return expanded(text)
+
+
 def path(*names: str, help: str, metavar: str, callback: Callable[[Path | None], Path | None] | None = None) -> Any:
     """An option that is a path, which need not exist. `~` and `$NAME` are replaced."""
-    return typer.Option(*names, parser=expanded, help=help, metavar=metavar, callback=callback)
+    return typer.Option(*names, parser=given_path, help=help, metavar=metavar, callback=callback)
 
 
 def path_argument(*, help: str, metavar: str) -> Any:
     """As `path`, without a flag."""
-    return typer.Argument(parser=expanded, help=help, metavar=metavar)
+    return typer.Argument(parser=given_path, help=help, metavar=metavar)
 
 
 def weights(*names: str, help: str) -> Any:
@@ -102,6 +109,16 @@ Devices = Annotated[
 ]
 Nodes = Annotated[int, _number("--nodes", "Machines that run this command together.", 1024)]
 Processes = Annotated[int | None, _number("--processes", "Worker processes; default: one per core.", 1024)]
+CloudFrame = Annotated[
+    str | None,
+    typer.Option(
+        "--frame",
+        help="For your own clouds without labels: their axes, as of `bpfn predict --frame`, or where x, y and z point, "
+        "such as right,forward,up.",
+        metavar="FRAME",
+    ),
+]
+RemoveGround = Annotated[bool, switch("--remove-ground", "Leave out the ground plane of your own clouds.")]
 Force = Annotated[bool, switch("--force", "Overwrite existing output.")]
 Json = Annotated[bool, switch("--json", "Print only JSON on stdout.")]
 DryRun = Annotated[bool, switch("--dry-run", "Print the plan and write nothing.")]

@@ -66,12 +66,12 @@ def sample_points(scene: Scene, points: int, generator: np.random.Generator, lea
 def crop(scene: Scene, points: int, generator: np.random.Generator) -> Scene:
     """The `points` points of each cloud nearest to a random point of the first, and to where this region moves.
 
-    Both clouds must have more points than that.
+    Both clouds must have more points than that. Without labels, the region of the second cloud does not move.
     """
     center = scene.pc1[generator.integers(len(scene.pc1))]
     chosen1 = _nearest(scene.pc1, center, points)
     known = chosen1 if scene.valid is None else chosen1[scene.valid[chosen1]]
-    motion = scene.flow[known].mean(axis=0) if len(known) else 0
+    motion = scene.flow[known].mean(axis=0) if scene.flow is not None and len(known) else 0
     return _rows(scene, chosen1, _nearest(scene.pc2, center + motion, points))
 
 
@@ -89,9 +89,11 @@ def _draw(count: int, points: int, generator: np.random.Generator) -> np.ndarray
 
 def _rows(scene: Scene, chosen1: np.ndarray, chosen2: np.ndarray) -> Scene:
     """The scene with these points of its clouds."""
-    valid = None if scene.valid is None else scene.valid[chosen1]
-    pc1, pc2, flow = scene.pc1[chosen1], scene.pc2[chosen2], scene.flow[chosen1]
-    return replace(scene, pc1=pc1, pc2=pc2, flow=flow, valid=valid, kept=None)
+    flow, valid, categories = (
+        None if each is None else each[chosen1] for each in (scene.flow, scene.valid, scene.categories)
+    )
+    pc1, pc2 = scene.pc1[chosen1], scene.pc2[chosen2]
+    return replace(scene, pc1=pc1, pc2=pc2, flow=flow, valid=valid, kept=None, categories=categories)
 
 
 def _nearest(cloud: np.ndarray, center: np.ndarray, points: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bpfn_cli.data.augment import even_rows
 from bpfn_cli.data.datasets import DamagedDatasetError, SceneDataset, find_dataset
+from bpfn_cli.data.datasets.base import Dataset
 from bpfn_cli.errors import BpfnError, DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.parallel import map_in_processes
@@ -42,6 +43,7 @@ class SplitCheck:
     depth_m: tuple[float, ...]  # of the points with known flow, equally many from each scene
     flow_length_m: tuple[float, ...]
     valid_share: float  # of the points, with known flow
+    has_flow: bool  # whether the scenes have labels
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ class _SceneCheck(NamedTuple):
     lengths: np.ndarray
 
 
-def check_dataset(path: Path, *, processes: int = 1, progress: ProgressCallback | None = None) -> DatasetCheck:
-    """Read every scene of every split.
+def check_dataset(
+    path: Path | Dataset, *, processes: int = 1, progress: ProgressCallback | None = None
+) -> DatasetCheck:
+    """Read every scene of every split. Args: path: or a dataset that was found.
 
     Raises: DataError: no dataset, or no scenes; damaged scenes are part of the result. DiskError.
     """
-    dataset = find_dataset(path)
+    dataset = path if isinstance(path, Dataset) else find_dataset(path)
     splits = [dataset.open(split) for split in dataset.splits()]
     if not splits:
         raise DataError(f"{printable(dataset.root)}: no scenes; check the path")
@@ -87,7 +91,10 @@ def check_dataset(path: Path, *, processes: int = 1, progress: ProgressCallback 
         faults = [(name, fault) for name, fault in zip(split.names, found, strict=True) if isinstance(fault, str)]
         damage += [Damage(split.split, name, fault) for name, fault in faults]
         checks.append(_summary(split, [scene for scene in found if isinstance(scene, _SceneCheck)]))
-    size = disk_bytes(dataset.root)
+    of_files = not dataset.path.is_dir()  # a list, or one file
+    size = (
+        sum(dataset.format.file_sizes(dataset.root, dataset.scenes).values()) if of_files else disk_bytes(dataset.root)
+    )
     return DatasetCheck(dataset.format.name, str(dataset.root), QUANTILES, tuple(checks), size, tuple(damage))
 
 
@@ -103,8 +110,10 @@ def describe_scene(path: Path) -> dict[str, Any]:
     """
     dataset, index = _find_scene(path)
     scene = dataset.load(index)
-    lengths = np.linalg.norm(scene.flow, axis=1)
-    known = lengths if scene.valid is None else lengths[scene.valid]
+    known, mean_flow = np.empty(0), []
+    if scene.flow is not None:
+        lengths = np.linalg.norm(scene.flow, axis=1)
+        known, mean_flow = lengths if scene.valid is None else lengths[scene.valid], scene.flow.mean(axis=0)
     return {
         "scene": scene.name,
         "kind": dataset.kind,
@@ -119,8 +128,8 @@ def describe_scene(path: Path) -> dict[str, Any]:
         "pc2_max_m": _rounded(scene.pc2.max(axis=0)),
         "quantiles": list(QUANTILES),
         "depth_m": _rounded(np.quantile(scene.pc1[:, 2], QUANTILES)),
-        "flow_length_m": _rounded(np.quantile(known, QUANTILES)),
-        "mean_flow_m": _rounded(scene.flow.mean(axis=0)),
+        "flow_length_m": list(_quantiles(known)),
+        "mean_flow_m": _rounded(np.asarray(mean_flow)),
     }
 
 
@@ -141,8 +150,10 @@ def _check_scene(dataset: SceneDataset, index: int) -> _SceneCheck | str:
     except DataError as error:
         return str(error)
     known = np.arange(len(scene.pc1)) if scene.valid is None else np.flatnonzero(scene.valid)
-    rows = known[even_rows(len(known), _POINTS_PER_SCENE)]
-    counts, lengths = (len(scene.pc1), len(scene.pc2)), np.linalg.norm(scene.flow[rows], axis=1)
+    rows, counts = known[even_rows(len(known), _POINTS_PER_SCENE)], (len(scene.pc1), len(scene.pc2))
+    if scene.flow is None:
+        return _SceneCheck(*counts, 0.0, scene.pc1[rows, 2], np.empty(0))
+    lengths = np.linalg.norm(scene.flow[rows], axis=1)
     return _SceneCheck(*counts, len(known) / len(scene.pc1), scene.pc1[rows, 2], lengths)
 
 
@@ -151,7 +162,8 @@ def _summary(dataset: SceneDataset, scenes: list[_SceneCheck]) -> SplitCheck:
     counts = _quantiles(np.array(points1)), _quantiles(np.array(points2))
     share = round(float(np.mean(shares)), 4) if scenes else 0.0
     damaged = len(dataset) - len(scenes)
-    return SplitCheck(dataset.split, len(dataset), damaged, *counts, _quantiles(*depths), _quantiles(*lengths), share)
+    figures = _quantiles(*depths), _quantiles(*lengths)
+    return SplitCheck(dataset.split, len(dataset), damaged, *counts, *figures, share, dataset.has_flow)
 
 
 def _quantiles(*values: np.ndarray) -> tuple[float, ...]:

@@ -20,6 +20,8 @@ from bpfn_cli.rng import keyed_generator
 from bpfn_cli.stop import SIGNALS
 from bpfn_cli.structures import FlowBatch, Scene
 
+_OF_EVERY_SCENE = ("categories", "ego_motion")  # of a batch, if all its scenes have them
+
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     """A permutation of `count` scenes: their order in an epoch."""
@@ -86,22 +88,33 @@ class _Samples(torch.utils.data.Dataset):
             return scene
         if len(scene.pc1) > self.points:
             scene = crop(scene, self.points, generator)
-        pc1, pc2, flow = augment((scene.pc1, scene.pc2, scene.flow), self.augmentation, generator)
-        return replace(scene, pc1=pc1, pc2=pc2, flow=flow)
+        known = np.zeros_like(scene.pc1) if scene.flow is None else scene.flow  # the same draws with and without labels
+        pc1, pc2, flow = augment((scene.pc1, scene.pc2, known), self.augmentation, generator)
+        return replace(scene, pc1=pc1, pc2=pc2, flow=None if scene.flow is None else flow, ego_motion=None)
 
     def collate(self, items: list[Scene | BpfnError]) -> FlowBatch | BpfnError:
         """The samples as a batch, or the first error among them."""
         scenes = [item for item in items if isinstance(item, Scene)]
         if len(scenes) < len(items):
             return next(item for item in items if isinstance(item, BpfnError))
-        arrays = [(scene.pc1, scene.pc2, scene.flow) for scene in scenes]
-        pc1, pc2, flow = (torch.from_numpy(np.stack(each)) for each in zip(*arrays, strict=True))
+        pc1, pc2 = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in ("pc1", "pc2"))
+        flow = None
+        if all(scene.flow is not None for scene in scenes):
+            flow = torch.from_numpy(np.stack([scene.truth for scene in scenes]))
         valid = None
         if any(scene.valid is not None for scene in scenes):
             known = [np.ones(len(scene.pc1), bool) if scene.valid is None else scene.valid for scene in scenes]
             valid = torch.from_numpy(np.stack(known))
         names, cameras = tuple(scene.name for scene in scenes), tuple(scene.camera for scene in scenes)
-        return FlowBatch(pc1, pc2, flow, names, cameras, valid, view=f"{self.seed}-{self.epoch}")
+        categories, ego_motion = (_stacked([getattr(one, name) for one in scenes]) for name in _OF_EVERY_SCENE)
+        view = f"{self.seed}-{self.epoch}"
+        return FlowBatch(pc1, pc2, flow, names, cameras, valid, view, categories=categories, ego_motion=ego_motion)
+
+
+def _stacked(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    """The arrays in one tensor; None if one is missing."""
+    known = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(arrays) else None
 
 
 def _batches(

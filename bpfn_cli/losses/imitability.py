@@ -162,6 +162,8 @@ class Imitability(nn.Module):
 class AttentiveLoss(DistillationLoss):
     """Base of the losses that weight points by the teacher's error; its options extend `ImitabilitySettings`."""
 
+    needs_truth = True
+
     def __init__(self, options: ImitabilitySettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
         self.imitability = Imitability(options, getattr(options, "target", "level"))

@@ -6,18 +6,17 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from bpfn_cli import distributed
-from bpfn_cli.config import Tree, build, settings, to_tree
+from bpfn_cli.config import Tree, build, to_tree
 from bpfn_cli.errors import BpfnError, ShapeError, UsageError, means_out_of_memory
 from bpfn_cli.losses.registry import LOSSES, NO_DISTILLATION, loss_named
-from bpfn_cli.losses.supervised import SupervisedNorm, measured_to_truth
+from bpfn_cli.losses.settings import ObjectiveSettings, option_key
+from bpfn_cli.losses.supervised import measured_to_truth
 from bpfn_cli.losses.term import DistillationLoss, Measured, TeacherPasses, detached
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowBatch, FlowPyramid
@@ -25,61 +24,7 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 SUPERVISED = "supervised"
 LARGEST_CHANGE = 4.0  # of kappa when it is set again
 
-Weight = Annotated[float, Field(ge=0, le=1e6)]
 TermCheck = Callable[[str, Tensor], None]
-
-
-@settings
-class WeightSettings:
-    """The weights of the terms.
-
-    gamma: share of the teacher. Output terms give (1 - gamma) L_gt + gamma L_kd, hint terms L_gt + gamma kappa L_hint;
-        several output terms share gamma equally.
-    rho: kappa is set so that |grad gamma kappa L_hint| = rho |grad w_gt L_gt|; several hint terms share rho.
-    calibration_step: the step at which kappa is set; before it hint terms have weight 0.
-    recalibrate_every: number of steps after which kappa is set again; 0: never. A loss that shrinks faster or more
-        slowly than the supervised one keeps its share that way.
-    stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
-    supervised_norm: of the error in the supervised loss: `l2`, unsquared, as published; `smooth_l1`, squared below 1 m,
-        summed over coordinates.
-    beta: share that hints leave to the other terms: beta [(1 - gamma) L_gt + gamma L_kd] + (1 - beta) L_hint, as in the
-        compression reports (0.8); hints are then not scaled by kappa. null: hints are added, scaled by kappa.
-    w_gt, w_kd, w_hint: explicit weights instead of those from gamma (w_hint is then not scaled by kappa).
-    own: options of your own losses, by module:attribute.
-    """
-
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.3
-    rho: Annotated[float, Field(gt=0, le=10)] = 0.3
-    calibration_step: Annotated[int, Field(ge=0, le=10**6)] = 20
-    recalibrate_every: Annotated[int, Field(ge=0, le=10**6)] = 100
-    stage1_epochs: Annotated[int, Field(ge=0, le=10**6)] = 0
-    supervised_norm: SupervisedNorm = "l2"
-    beta: Annotated[float, Field(ge=0, le=1)] | None = None
-    w_gt: Weight | None = None
-    w_kd: Weight | None = None
-    w_hint: Weight | None = None
-    own: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def scales_hints(self) -> bool:
-        """Whether kappa sets the weight of hints."""
-        return self.w_hint is None and self.beta is None
-
-
-def option_key(name: str) -> str:
-    """The key of a loss's options in `ObjectiveSettings`: `gan_compression` for gan-compression."""
-    return name.replace("-", "_")
-
-
-if TYPE_CHECKING:
-
-    class ObjectiveSettings(WeightSettings):
-        """The weights, and the options of every loss in `LOSSES` under its name."""
-else:
-    _SETTINGS = {option_key(name): kind.settings for name, kind in LOSSES.items()}
-    _body = {"__annotations__": _SETTINGS, "__module__": __name__, "__doc__": "The weights and all losses' options."}
-    _body |= {key: field(default_factory=kind) for key, kind in _SETTINGS.items()}
-    ObjectiveSettings = settings(type("ObjectiveSettings", (WeightSettings,), _body))
 
 
 class Objective(nn.Module):
@@ -88,7 +33,10 @@ class Objective(nn.Module):
     The teacher's output gets no gradient.
 
     Attributes:
-        terms: distillation terms, in the order of `names`; empty for training without a teacher.
+        terms: the terms beside the supervised one, in the order of `names`.
+        has_truth: whether batches have labels; without them there is no supervised term.
+        anchors: the terms that determine the flow, relative to which hints are scaled.
+        gamma: the teacher's share; 1 without labels.
         kappas: scale of each hint term, in the order of `hints`; a buffer, 1 until set.
         calibration: 0 until they are set, then 1 + the step at which they were set last.
         needs_kappa: whether hint terms are scaled at all.
@@ -99,24 +47,49 @@ class Objective(nn.Module):
     kappas: Tensor
     calibration: Tensor
 
-    def __init__(self, names: Iterable[str], options: ObjectiveSettings, student: Variant, teacher: Variant | None):
+    def __init__(
+        self,
+        names: Iterable[str],
+        options: ObjectiveSettings,
+        student: Variant,
+        teacher: Variant | None,
+        has_truth: bool = True,
+    ):
         super().__init__()
-        self.options = options
+        self.options, self.has_truth = options, has_truth
+        self.gamma = options.gamma if has_truth else 1.0
         self.names = list(names)
         self.terms = nn.ModuleList()
         for name in self.names:
-            if teacher is None:
+            kind = loss_named(name)
+            if teacher is None and kind.needs_teacher:
                 raise UsageError(f"--loss {name} needs a teacher")
             own = _options_of(name, options)
             with _named_in_errors(name):
-                self.terms.append(loss_named(name)(own, student, teacher))
-        self.hints = [name for name, term in self.items() if term.kind == "hint"]
+                self.terms.append(kind(own, student, teacher or student))
+        self.anchors = [SUPERVISED] if has_truth else self._anchors_without_truth()
+        self.hints = [name for name, term in self.items() if term.kind == "hint" and name not in self.anchors]
         self.teacher_share = 1.0
         self.hints_alone = False
         self._check_hints()
-        self.needs_kappa = bool(self.hints) and options.scales_hints and options.gamma > 0
+        self.needs_kappa = bool(self.hints) and options.scales_hints and self.gamma > 0
         self.register_buffer("kappas", torch.ones(len(self.hints)))
         self.register_buffer("calibration", torch.tensor(int(not self.needs_kappa)))
+
+    def _anchors_without_truth(self) -> list[str]:
+        """Raises: UsageError: a term needs labels, or none determines the flow without them."""
+        if self.options.w_gt:
+            raise UsageError(f"objective.w_gt {self.options.w_gt:g}: the training scenes have no labels; remove it")
+        labeled = [name for name, term in self.items() if term.needs_truth]
+        if labeled or not self.names:
+            what = f"loss {', '.join(labeled)} needs" if labeled else "the supervised loss (--loss none) needs"
+            raise UsageError(f"{what} labels, which the training scenes do not have; use the loss basic or chamfer")
+        outputs = [name for name, term in self.items() if term.kind == "output"]
+        alone = [name for name, term in self.items() if not term.needs_teacher]
+        if not outputs and not alone:
+            only = f"loss {', '.join(self.names)} alone does not determine the flow without labels"
+            raise UsageError(f"{only}; add the loss basic or chamfer")
+        return outputs or alone
 
     def _check_hints(self) -> None:
         options = self.options
@@ -124,8 +97,8 @@ class Objective(nn.Module):
             raise UsageError("objective.beta sets all weights; remove objective.w_gt, w_kd and w_hint")
         if options.beta is not None and self.names and not self.hints:
             raise UsageError("objective.beta: none of the losses is a hint; remove it")
-        if self.hints and options.scales_hints and self.weight(SUPERVISED) == 0:
-            cause = "gamma 1" if self.options.w_gt is None else "w_gt 0"
+        if self.hints and options.scales_hints and not any(self.weight(name) for name in self.anchors):
+            cause = ("gamma 1" if options.w_gt is None else "w_gt 0") if self.has_truth else "w_kd 0"
             raise UsageError(f"objective.{cause} leaves nothing to scale hints by; set objective.w_hint too")
         if self.options.stage1_epochs and self.names and not self.hints:
             raise UsageError("objective.stage1_epochs: none of the losses is a hint; set it to 0")
@@ -141,8 +114,12 @@ class Objective(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term uses the teacher's output."""
-        return bool(self.names) and self.teacher_share > 0
+        """Whether any term uses the teacher's output now."""
+        return self.teacher_share > 0 and any(term.needs_teacher for _, term in self.items())
+
+    def active(self) -> Iterator[tuple[str, DistillationLoss]]:
+        """The terms that are not switched off with the teacher."""
+        return ((name, term) for name, term in self.items() if self.teacher_share > 0 or not term.needs_teacher)
 
     def items(self) -> Iterator[tuple[str, DistillationLoss]]:
         """The distillation terms by name."""
@@ -174,7 +151,7 @@ class Objective(nn.Module):
         """Let the terms train parts that have their own optimizer."""
         if self.needs_teacher and teacher is not None:
             student, teacher = detached(student), detached(teacher)
-            for name, term in self.items():
+            for name, term in self.active():
                 with _named_in_errors(name):
                     term.before_step(student, teacher, batch)
 
@@ -190,20 +167,21 @@ class Objective(nn.Module):
         through_teacher: bool = False,
         check: TermCheck = lambda name, value: None,
     ) -> dict[str, Measured]:
-        """The terms before weighting; only the supervised one if the teacher's share is 0.
+        """The terms before weighting; without those of the teacher if its share is 0 or there is no output of it.
 
         Args: through_teacher: compute gradients of the teacher's output too. check: called with the name and value of
             each term before the next is measured.
         Raises: ShapeError: a term is not a scalar, or a hint is missing.
         """
-        found = {SUPERVISED: measured_to_truth(student, batch, self.options.supervised_norm)}
-        check(SUPERVISED, found[SUPERVISED].value)
-        if not self.needs_teacher:
-            return found
-        if teacher is None:
+        found: dict[str, Measured] = {}
+        if self.has_truth:
+            found[SUPERVISED] = measured_to_truth(student, batch, self.options.supervised_norm)
+            check(SUPERVISED, found[SUPERVISED].value)
+        if self.needs_teacher and teacher is None:
             raise UsageError(f"--loss {', '.join(self.names)} needs a teacher's output")
-        teacher = teacher if through_teacher else detached(teacher)
-        for name, term in self.items():
+        if teacher is not None and not through_teacher:
+            teacher = detached(teacher)
+        for name, term in self.active():
             with _named_in_errors(name):
                 value = term(student, teacher, batch)
             found[name] = _checked_scalar(name, value)
@@ -216,10 +194,10 @@ class Objective(nn.Module):
 
     def weight(self, name: str) -> float:
         """The current weight of a term."""
-        options, share = self.options, self.teacher_share
+        options, share = self.options, self._share(name)
         if self.hints_alone and self.needs_teacher:
             return 1.0 / len(self.hints) if name in self.hints else 0.0
-        gamma, output_terms = options.gamma * share, len(self.names) - len(self.hints)
+        gamma, output_terms = self.gamma * share, len(self.names) - len(self.hints)
         of_hints = 0.0 if options.beta is None else (1 - options.beta) * share
         if name == SUPERVISED:
             own = (1 - gamma if output_terms else 1.0) * (1 - of_hints)
@@ -230,6 +208,16 @@ class Objective(nn.Module):
             kappa = float(self.kappas[self.hints.index(name)])
             return kappa * (gamma if options.w_hint is None else options.w_hint * share)
         return gamma / output_terms * (1 - of_hints) if options.w_kd is None else options.w_kd * share
+
+    def _share(self, name: str) -> float:
+        """The teacher's share, or 1 for a term that needs none."""
+        return self.teacher_share if name == SUPERVISED or self._term(name).needs_teacher else 1.0
+
+    def _term(self, name: str) -> DistillationLoss:
+        return self.terms[self.names.index(name)]  # type: ignore[return-value]
+
+    def _active_hints(self) -> list[str]:
+        return [name for name, _ in self.active() if name in self.hints]
 
     def check_length(self, steps: int, epochs: int | None = None) -> None:
         """Raises: UsageError: a training of this length would end before hints, or the truth, get a weight."""
@@ -258,7 +246,7 @@ class Objective(nn.Module):
 
     def is_due(self, step: int) -> bool:
         """Whether kappa must be set, or set again, at this step."""
-        if self.hints_alone or not self.needs_teacher or not self.needs_kappa:
+        if self.hints_alone or not self._active_hints() or not self.needs_kappa:
             return False
         if not self.calibrated:
             return step >= self.options.calibration_step
@@ -279,11 +267,14 @@ class Objective(nn.Module):
         `check` is called with a name for each gradient and its norm before anything is set.
         """
         used = [p for p in parameters if p.requires_grad]
-        target = self.options.rho * self.weight(SUPERVISED) * gradient_norm(found[SUPERVISED].value, used)
-        norms = [gradient_norm(found[name].value, used) * self.options.gamma * len(self.hints) for name in self.hints]
-        for name, norm in zip((SUPERVISED, *self.hints), (target, *norms), strict=True):
+        anchors = [name for name in self.anchors if name in found]
+        target = sum(self.options.rho * self.weight(name) * gradient_norm(found[name].value, used) for name in anchors)
+        scale, hints = self.gamma * len(self.hints), self._active_hints()
+        norms = {name: gradient_norm(found[name].value, used) * scale for name in hints}
+        for name, norm in {"+".join(anchors): target, **norms}.items():
             check(f"{name}, its gradient,", torch.tensor(norm))
-        for index, norm in enumerate(norms):
+        for name, norm in norms.items():
+            index = self.hints.index(name)
             before = float(self.kappas[index]) if self.calibrated else 0.0
             self.kappas[index] = limited_change(before, target / norm if norm > 0 else before)
         self.calibration.fill_(step + 1)
@@ -301,11 +292,12 @@ def build_losses(
     student: Variant,
     teacher: Variant | None = None,
     options: ObjectiveSettings | Mapping[str, Any] | None = None,
+    has_truth: bool = True,
 ) -> Objective:
     """Build an objective from names of `LOSSES` (`none` for the supervised loss alone) or module:attribute.
 
-    Args: options: an `ObjectiveSettings` or its fields as plain values.
-    Raises: UsageError: an unknown name or option; a term without a teacher.
+    Args: options: an `ObjectiveSettings` or its fields as plain values. has_truth: whether batches have labels.
+    Raises: UsageError: an unknown name or option; a term without a teacher, or without the labels that it needs.
     """
     wanted = list(dict.fromkeys(name for name in names if name != NO_DISTILLATION))
     for name in wanted:
@@ -314,7 +306,7 @@ def build_losses(
         tree = {option_key(key): value for key, value in (options or {}).items()}
         options = build(ObjectiveSettings, Tree(tree, {}, "loss options"))
     with torch.random.fork_rng(devices=[]):  # adapters must not change later draws
-        return Objective(wanted, options, student, teacher)
+        return Objective(wanted, options, student, teacher, has_truth)
 
 
 def used_options(names: Iterable[str], options: ObjectiveSettings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from bpfn_cli.errors import UsageError, did_you_mean, printable
+from bpfn_cli.losses.chamfer import ChamferLoss
 from bpfn_cli.losses.feature.aht import AhtLoss
 from bpfn_cli.losses.feature.bihint import BihintLoss
 from bpfn_cli.losses.feature.bridge import BridgeLoss
@@ -42,6 +43,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "adversarial": AdversarialLoss,
     "gan-compression": GanCompressionLoss,
     "mobilebert": MobilebertLoss,
+    "chamfer": ChamferLoss,
 }
 
 
@@ -52,6 +54,11 @@ def loss_named(name: str) -> type[DistillationLoss]:
     """
     check_loss_name(name)
     return LOSSES[name] if name in LOSSES else _own_loss(name)
+
+
+def needs_teacher(name: str) -> bool:
+    """Whether a loss learns from a teacher; imports nothing, so a user's own loss is taken to."""
+    return name not in LOSSES or LOSSES[name].needs_teacher
 
 
 def is_own_loss(name: str) -> bool:

@@ -46,7 +46,7 @@ def known_points(output: FlowPyramid, batch: FlowBatch) -> list[Tensor] | None:
     """(B, N_l) bool at each level: where the true flow is known; None: everywhere."""
     if batch.valid is None:
         return None
-    return [known[..., 0] > 0 for known in at_levels(output, batch.valid[..., None].to(batch.flow.dtype))]
+    return [known[..., 0] > 0 for known in at_levels(output, batch.valid[..., None].to(batch.pc1.dtype))]
 
 
 def errors_to_truth(output: FlowPyramid, batch: FlowBatch, norm: SupervisedNorm = "l2") -> dict[int, Tensor]:
@@ -56,7 +56,7 @@ def errors_to_truth(output: FlowPyramid, batch: FlowBatch, norm: SupervisedNorm 
     """
     known = known_points(output, batch)
     errors = {}
-    for level, truth in enumerate(at_levels(output, batch.flow)):
+    for level, truth in enumerate(at_levels(output, batch.truth)):
         flow = level_of(output.flows, "flow", level)
         if flow.shape != truth.shape:
             raise ShapeError(f"flow at level {level}: {tuple(flow.shape)}, but the true flow is {tuple(truth.shape)}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bpfn_cli.config import settings
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.structures import LEVELS, VALUE_FIELDS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import BACKWARD_FIELD, LEVELS, VALUE_FIELDS, FlowBatch, FlowPyramid
 
 
 def _different(levels: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,6 +28,8 @@ Levels = Annotated[tuple[Level, ...], Field(min_length=1, max_length=LEVELS), Af
 ALL_LEVELS = tuple(range(LEVELS))
 # The fields of a `FlowPyramid`.
 ALL_FIELDS = (*VALUE_FIELDS, "bfe_neighbors")
+# Those that every pass of a network gives.
+USUAL_FIELDS = tuple(name for name in ALL_FIELDS if name != BACKWARD_FIELD)
 
 # Passes of the fixed teacher over the training scenes: its outputs with their batches. Each call is one pass.
 TeacherPasses = Callable[[], Iterator[tuple[FlowPyramid, FlowBatch]]]
@@ -105,12 +107,14 @@ class DistillationLoss(nn.Module):
     """Base of all losses; docs/extending.md shows how to write one.
 
     Called with (student output, teacher output, batch). Both outputs are on the points of the batch, and the teacher's
-    is detached. Returns a `Measured`, or only its scalar.
+    is detached; one of a loss that needs no teacher is None if there is none. Returns a `Measured`, or only its scalar.
 
     Class attributes:
         card: its description. settings: dataclass of its options.
         kind: "output": replaces a share gamma of the supervised loss; "hint": is added to it, scaled.
         exact_gradient_options: options for which the gradient is that of the value; the gradient check uses them.
+        needs_truth: whether it uses the true flow of the batch. An instance may set it, by its options.
+        needs_teacher: whether it uses the teacher; a loss that needs neither determines the flow by itself.
         uses: the fields of the teacher's output that the loss uses, beside the features that its modules compare.
     """
 
@@ -118,7 +122,9 @@ class DistillationLoss(nn.Module):
     settings: ClassVar[type] = NoOptions
     kind: ClassVar[Literal["output", "hint"]] = "hint"
     exact_gradient_options: ClassVar[Mapping[str, Any]] = {}
-    uses: ClassVar[tuple[str, ...]] = ALL_FIELDS
+    needs_truth: bool = False
+    needs_teacher: ClassVar[bool] = True
+    uses: ClassVar[tuple[str, ...]] = USUAL_FIELDS
 
     def __init__(self, options: Any, student: Variant, teacher: Variant):
         super().__init__()

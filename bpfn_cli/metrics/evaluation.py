@@ -4,8 +4,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +14,21 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, ShapeError, printable
 from bpfn_cli.files import sha256_of
+from bpfn_cli.metrics.classes import (
+    BUCKETS,
+    GROUPS,
+    PARTITIONS,
+    ClassSums,
+    Truth,
+    bucket_labels,
+    bucket_normalized,
+    sum_of,
+)
 from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, RIGID_ICP, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models import BiPointFlowNet, build_from, read_checkpoint
 from bpfn_cli.models.predict import FlowPredictor
-from bpfn_cli.ops import gather, knn, matrix_precision, moving_points, rigid_icp
+from bpfn_cli.ops import gather, knn, matrix_precision, rigid_icp
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import Progress, ProgressCallback
 from bpfn_cli.structures import FlowBatch
@@ -82,29 +93,35 @@ BASELINES: dict[str, Predictor] = {
 }
 
 
-class Motion(NamedTuple):
-    """EPE3D in metres of moving and of static points; None: there are none."""
-
-    epe3d_dynamic: float | None
-    epe3d_static: float | None
+SPEED = "speed"  # beside the errors of predictors in the sums of `BUCKET`
+BUCKET = "bucket"  # beside the partitions, of speeds as well
 
 
 @dataclass(frozen=True)
 class SceneResult:
-    """The metrics of one scene by predictor."""
+    """The metrics of one scene by predictor.
+
+    by_class: sums by partition, if asked for. given: whether the motion of the sensor is known, not fitted.
+    """
 
     name: str
     metrics: dict[str, SceneFlowMetrics]
-    by_motion: dict[str, Motion]
+    by_class: dict[str, ClassSums]
+    given: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over scenes by predictor, and the scenes; by motion, over the scenes that have such points."""
+    """Means over scenes by predictor, and the scenes."""
 
     means: dict[str, SceneFlowMetrics]
     scenes: tuple[SceneResult, ...]
-    by_motion: dict[str, Motion]
+
+    @property
+    def by_class(self) -> dict[str, ClassSums]:
+        """Sums over scenes of the partitions that all of them have."""
+        names = [name for name in self.scenes[0].by_class if all(name in scene.by_class for scene in self.scenes)]
+        return {name: sum_of(scene.by_class[name] for scene in self.scenes) for name in names}
 
 
 def evaluate_checkpoint(
@@ -139,10 +156,12 @@ def evaluate_checkpoint(
             bar(done, total)
             check()
 
-        evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_motion=True, progress=update)
-    which = "best" if "validation_epe3d" in read.metadata else "last"
+        evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_class=True, progress=update)
+    which = "best" if any(key.startswith("validation_") for key in read.metadata) else "last"
     weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
     data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
+    if (region := dataset.format.region) is not None:
+        data["region"] = region
     result = {
         "format": 1,
         "dataset": {**data, "sha256": dataset.identity()},
@@ -162,7 +181,7 @@ def evaluate(
     points: int,
     seed: int = 0,
     indices: Sequence[int] | None = None,
-    by_motion: bool = False,
+    by_class: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Metrics of every predictor on the scenes of a dataset: all, or those of `indices`.
@@ -171,13 +190,13 @@ def evaluate(
     Where some points are hidden in the second frame, metrics are over the visible ones; those over all points are
     added under the name of the predictor and `_full`.
 
-    Args: by_motion: also of moving and of static points alone, which a rigid motion fitted to the scene tells apart.
+    Args: by_class: also sums by class of points.
     Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN or infinite; names the scene.
     """
     chosen = list(range(len(dataset)) if indices is None else indices)
     scenes: list[SceneResult] = []
     for batch in evaluation_batches(dataset, chosen, points=points, batch_size=1, seed=seed):
-        scenes.append(_evaluate_scene(predictors, batch, by_motion))
+        scenes.append(_evaluate_scene(predictors, batch, by_class))
         if progress is not None:
             progress(len(scenes), len(chosen))
     return _average(predictors, scenes)
@@ -194,26 +213,45 @@ def _predictors(
     return predictors
 
 
-def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_motion: bool) -> SceneResult:
-    moving = moving_points(batch.pc1, batch.flow, batch.valid) if by_motion else None
+def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_class: bool) -> SceneResult:
     masks = {"": batch.valid} if batch.valid is None else {"": batch.valid, FULL: None}
-    metrics, motion = {}, {}
+    metrics, flows = {}, {}
     for name, predict in predictors.items():
         try:
-            flow = predict(batch)
+            flow = flows[name] = predict(batch)
             for suffix, mask in masks.items():
-                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.flow, batch.pc1, batch.cameras[0], mask)
+                metrics[f"{name}{suffix}"] = scene_flow_metrics(flow, batch.truth, batch.pc1, batch.cameras[0], mask)
         except NonFiniteError as error:
             raise NonFiniteError(f"scene {printable(batch.names[0])}: {error}; nothing was averaged") from None
-        if moving is not None:
-            motion[name] = Motion(_mean_error(flow, batch, moving), _mean_error(flow, batch, ~moving))
-    return SceneResult(batch.names[0], metrics, motion)
+    if not by_class:
+        return SceneResult(batch.names[0], metrics, {})
+    truth, sums = _by_class(batch, flows)
+    return SceneResult(batch.names[0], metrics, sums, truth.given)
 
 
-def _mean_error(flow: Tensor, batch: FlowBatch, wanted: Tensor) -> float | None:
-    chosen = wanted if batch.valid is None else wanted & batch.valid
-    errors = torch.linalg.vector_norm(flow[chosen].double() - batch.flow[chosen].double(), dim=-1)
-    return float(errors.mean()) if len(errors) else None
+def _by_class(batch: FlowBatch, flows: Mapping[str, Tensor]) -> tuple[Truth, dict[str, ClassSums]]:
+    """The sums of a scene by partition, over the points with known flow."""
+    pc1, true_flow, valid, categories, ego_motion = (
+        None if tensor is None else tensor[0].numpy()
+        for tensor in (batch.pc1, batch.truth, batch.valid, batch.categories, batch.ego_motion)
+    )
+    assert pc1 is not None and true_flow is not None
+    truth = Truth.of(pc1, true_flow, valid, ego_motion=ego_motion, categories=categories)
+    errors = {
+        name: np.linalg.norm(flow[0].numpy().astype(float) - true_flow.astype(float), axis=1)
+        for name, flow in flows.items()
+    }
+    sums = {}
+    for one in PARTITIONS.values():
+        if (labels := one.labels(truth)) is not None:
+            sums[one.name] = ClassSums.of(_counted(labels, valid), len(one.classes), errors)
+    if (labels := bucket_labels(truth)) is not None:
+        sums[BUCKET] = ClassSums.of(_counted(labels, valid), len(GROUPS) * BUCKETS, {**errors, SPEED: truth.speed})
+    return truth, sums
+
+
+def _counted(labels: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    return labels if valid is None else np.where(valid, labels, -1)
 
 
 def _average(predictors: Iterable[str], scenes: Sequence[SceneResult]) -> Evaluation:
@@ -222,21 +260,48 @@ def _average(predictors: Iterable[str], scenes: Sequence[SceneResult]) -> Evalua
         for name, metrics in scene.metrics.items():
             means.setdefault(name, MeanMetrics()).add(metrics)
     averages = {name: mean.result() for name, mean in means.items()}
-    motion = {name: zip(*(scene.by_motion[name] for scene in scenes), strict=True) for name in scenes[0].by_motion}
-    by_motion = {name: Motion(*map(_mean, errors)) for name, errors in motion.items()}
-    return Evaluation(averages, tuple(scenes), by_motion)
+    return Evaluation(averages, tuple(scenes))
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _rows(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+def _rows(evaluation: Evaluation) -> dict[str, Any]:
+    """The parts of the result file that are measured."""
     rows = [{"name": name, **metrics} for name, metrics in evaluation.means.items()]
-    motion = [{"name": name, **errors._asdict()} for name, errors in evaluation.by_motion.items()]
-    scenes = [
-        {"name": printable(scene.name), **{name: metrics.epe3d for name, metrics in scene.metrics.items()}}
-        for scene in evaluation.scenes
+    sums = evaluation.by_class
+    tables = [
+        {
+            "partition": name,
+            "classes": PARTITIONS[name].classes,
+            "points": one.points,
+            "epe3d": {predictor: one.epe3d(predictor) for predictor in one.errors_m},
+        }
+        for name, one in sums.items()
+        if name in PARTITIONS
     ]
-    return {"rows": rows, "by_motion": motion, "scenes": scenes}
+    given = {scene.given for scene in evaluation.scenes}
+    how = {"ego_motion": "both" if len(given) > 1 else "given" if given == {True} else "fitted"}
+    normalized = {"bucket_normalized": _bucket_normalized(sums[BUCKET])} if BUCKET in sums else {}
+    return {"rows": rows, "by_class": tables, **how, **normalized, "scenes": [*map(_scene_row, evaluation.scenes)]}
+
+
+def _bucket_normalized(sums: ClassSums) -> dict[str, Any]:
+    counts = np.array(sums.points).reshape(-1, BUCKETS)
+    names = [name for name in sums.errors_m if name != SPEED]
+    found = {name: bucket_normalized(sums.errors_m[name], sums.errors_m[SPEED], sums.points) for name in names}
+    return {
+        "classes": list(GROUPS),
+        "static_points": counts[:, 0].tolist(),
+        "dynamic_points": counts[:, 1:].sum(axis=1).tolist(),
+        "static": {name: one.static for name, one in found.items()},
+        "dynamic": {name: one.dynamic for name, one in found.items()},
+    }
+
+
+def _scene_row(scene: SceneResult) -> dict[str, Any]:
+    sums = {name: one for name, one in scene.by_class.items() if name in PARTITIONS}
+    return {
+        "name": printable(scene.name),
+        **{name: metrics.epe3d for name, metrics in scene.metrics.items()},
+        "class_points": {name: one.points for name, one in sums.items()},
+        # Rounded to micrometres: there are many.
+        "class_errors_m": {name: [round(error, 6) for error in one.errors_m[MODEL]] for name, one in sums.items()},
+    }

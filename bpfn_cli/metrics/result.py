@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MODEL, TEACHER = "model", "teacher"
 ZERO_FLOW, NEAREST_NEIGHBOR, RIGID_ICP = "zero_flow", "nearest_neighbor", "rigid_icp"
@@ -13,6 +13,7 @@ BASELINE_NAMES = (ZERO_FLOW, NEAREST_NEIGHBOR, RIGID_ICP)  # files of older vers
 BASELINE_TITLES = {ZERO_FLOW: "zero flow", NEAREST_NEIGHBOR: "nearest neighbor", RIGID_ICP: "rigid ICP"}
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Positive = Annotated[int, Field(ge=1, le=1 << 53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
@@ -24,14 +25,23 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
+RENAMED = {"argoverse2": "lidar_logs"}  # dataset kinds of older versions
+
+
 class Dataset(Schema):
-    """The scenes that were measured."""
+    """The scenes that were measured. region: as of a dataset format; None: it has no choice, or an older version."""
 
     kind: Name
     split: Name
     path: str = ""
     scenes: Positive
     sha256: Name
+    region: Literal["radius", "square"] | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _current(cls, kind: str) -> str:
+        return RENAMED.get(kind, kind)
 
 
 class Checkpoint(Schema):
@@ -61,26 +71,83 @@ class MetricRow(Schema):
 
 
 class MotionRow(Schema):
-    """EPE3D in metres of one predictor, over the moving and over the static points; None: there are none."""
+    """EPE3D in metres of one predictor, over the moving and over the static points; None: there are none.
+
+    Of older versions: a mean over the scenes that have such points.
+    """
 
     name: Name
     epe3d_dynamic: Amount | None
     epe3d_static: Amount | None
 
 
+class ClassTable(Schema):
+    """EPE3D in metres by class of points, of each predictor: errors and points are summed over all scenes.
+
+    points: by class. epe3d: None: the class has no point.
+    """
+
+    partition: Name
+    classes: tuple[Name, ...]
+    points: tuple[Count, ...]
+    epe3d: dict[Name, tuple[Amount | None, ...]]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> ClassTable:
+        if {len(self.points), *map(len, self.epe3d.values())} - {len(self.classes)}:
+            raise ValueError("needs one value for each class")
+        return self
+
+    def is_like(self, other: ClassTable | None) -> bool:
+        """Whether `other` has the same classes of as many points, so that errors can be compared."""
+        return other is not None and (self.classes, self.points) == (other.classes, other.points)
+
+    def with_teacher_of(self, earlier: ClassTable | None) -> ClassTable:
+        """This table with the teacher's errors of an `earlier` one of the same points."""
+        if earlier is None or not self.is_like(earlier) or TEACHER not in earlier.epe3d:
+            return self
+        return self.model_copy(update={"epe3d": {**self.epe3d, TEACHER: earlier.epe3d[TEACHER]}})
+
+
+class BucketTable(Schema):
+    """Bucket-normalized EPE by class of points, of each predictor, see `metrics.classes.BucketNormalized`."""
+
+    classes: tuple[Name, ...]
+    static_points: tuple[Count, ...]
+    dynamic_points: tuple[Count, ...]
+    static: dict[Name, tuple[Amount | None, ...]]
+    dynamic: dict[Name, tuple[Amount | None, ...]]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> BucketTable:
+        columns = [self.static_points, self.dynamic_points, *self.static.values(), *self.dynamic.values()]
+        if {*map(len, columns)} - {len(self.classes)} or self.static.keys() != self.dynamic.keys():
+            raise ValueError("needs one value for each class and predictor")
+        return self
+
+
 class SceneRow(Schema):
-    """EPE3D in metres on one scene: of the model, and of each other predictor under its name."""
+    """EPE3D in metres on one scene: of the model, and of each other predictor under its name.
+
+    class_points, class_errors_m: the model's sums by class, of each partition in `EvaluationResult.by_class`.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     name: Name
     model: Amount
+    class_points: dict[Name, tuple[Count, ...]] = {}
+    class_errors_m: dict[Name, tuple[Amount, ...]] = {}
+
+
+OPTIONAL = ("parts", "by_motion", "by_class", "ego_motion", "bucket_normalized")  # of the keys of a result
 
 
 class EvaluationResult(Schema):
     """A network and the baselines on one dataset.
 
-    parts: points of each cloud that the network saw at a time; None: all.
+    parts: points of each cloud that the network saw at a time; None: all. by_motion: only of older versions.
+    ego_motion: how the motion of the sensor is known, beyond which points move; both: given in some scenes only.
     """
 
     format: Literal[1]
@@ -91,6 +158,9 @@ class EvaluationResult(Schema):
     checkpoint: Checkpoint
     rows: tuple[MetricRow, ...]
     by_motion: tuple[MotionRow, ...] = ()
+    by_class: tuple[ClassTable, ...] = ()
+    ego_motion: Literal["given", "fitted", "both"] | None = None
+    bucket_normalized: BucketTable | None = None
     scenes: tuple[SceneRow, ...] = ()
 
     @model_validator(mode="after")
@@ -113,11 +183,21 @@ class EvaluationResult(Schema):
         teacher = earlier.row(TEACHER)
         if teacher is None or self.row(TEACHER) is not None or earlier.file_name != self.file_name:
             return self
-        return self.model_copy(update={"rows": (*self.rows, teacher)})
+        tables = [one.with_teacher_of(earlier.classes(one.partition)) for one in self.by_class]
+        return self.model_copy(update={"rows": (*self.rows, teacher), "by_class": tuple(tables)})
+
+    def classes(self, partition: str) -> ClassTable | None:
+        """EPE3D by class of a partition; None: not measured."""
+        return next((table for table in self.by_class if table.partition == partition), None)
 
     @property
     def motion(self) -> MotionRow | None:
-        return next((row for row in self.by_motion if row.name == MODEL), None)
+        """EPE3D of the model over moving and static points."""
+        table = self.classes("motion")
+        if table is None or MODEL not in table.epe3d:
+            return next((row for row in self.by_motion if row.name == MODEL), None)
+        errors = dict(zip(table.classes, table.epe3d[MODEL], strict=True))
+        return MotionRow(name=MODEL, epe3d_dynamic=errors.get("dynamic"), epe3d_static=errors.get("static"))
 
     @property
     def file_name(self) -> str:
@@ -125,7 +205,8 @@ class EvaluationResult(Schema):
         data = self.dataset
         parts = (data.kind, data.split, data.sha256[:8], self.points, self.seed, self.checkpoint.sha256[:8])
         in_parts = f"-parts{self.parts}" if self.parts else ""
-        return "-".join(map(str, parts)) + in_parts + ".json"
+        square = "-square" if data.region == "square" else ""
+        return "-".join(map(str, parts)) + in_parts + square + ".json"
 
     @property
     def relative_gain(self) -> float | None:
@@ -142,4 +223,10 @@ class EvaluationResult(Schema):
         return f"{self.checkpoint.variant}: EPE3D {self.model.epe3d:.4f} m{compared} ({others})"
 
     def as_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=None if self.parts else {"parts"})
+        """For JSON; what was not measured is left out."""
+        empty = {name for name in OPTIONAL if not getattr(self, name)}
+        scenes = {"__all__": {"class_points", "class_errors_m"}}
+        exclude: dict[str, Any] = dict.fromkeys(empty, True) | ({} if self.by_class else {"scenes": scenes})
+        if self.dataset.region is None:
+            exclude["dataset"] = {"region"}
+        return self.model_dump(mode="json", exclude=exclude)

@@ -88,21 +88,27 @@ def bca_interval(values: np.ndarray) -> tuple[float, float]:
     return at(TAIL), at(1 - TAIL)
 
 
-def hierarchical_interval(differences: np.ndarray, groups: Sequence[object]) -> tuple[float, float]:
+def hierarchical_interval(
+    differences: np.ndarray, groups: Sequence[object], weights: Sequence[float] | None = None
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, resampling both seeds and scenes 2,000 times with a fixed seed.
 
     Args: differences: (seeds, scenes). groups: one per scene; frames of a sequence are resampled together.
+        weights: if the differences are sums, the number of points of each scene, one positive at least; the mean is
+        then over points. None: 1.
     """
     draws = np.random.default_rng(0)
     names = dict.fromkeys(groups)
     members = [np.flatnonzero([group == name for group in groups]) for name in names]
     sums = np.stack([differences[:, rows].sum(axis=1) for rows in members], axis=1)  # (seeds, groups)
-    sizes = np.array([len(rows) for rows in members])
+    counts = np.ones(len(groups)) if weights is None else np.asarray(weights, float)
+    sizes = np.array([counts[rows].sum() for rows in members])
     seeds = len(differences)
     means = []
     for _ in range(2000):
         chosen, rows = draws.integers(0, len(names), len(names)), draws.integers(0, seeds, seeds)
-        means.append(sums[np.ix_(rows, chosen)].sum() / (seeds * sizes[chosen].sum()))
+        if size := sizes[chosen].sum():  # a draw may have no point
+            means.append(sums[np.ix_(rows, chosen)].sum() / (seeds * size))
     return float(np.quantile(means, TAIL)), float(np.quantile(means, 1 - TAIL))
 
 

@@ -11,6 +11,7 @@ from bpfn_cli.models.checkpoint import (
     save_checkpoint,
     save_published,
 )
+from bpfn_cli.models.exported import export
 from bpfn_cli.models.sizes import find_variant
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Separable, Variant, slim, variant_named
@@ -25,6 +26,7 @@ __all__ = [
     "Variant",
     "build_from",
     "build_model",
+    "export",
     "find_variant",
     "initialize_from",
     "load_checkpoint",

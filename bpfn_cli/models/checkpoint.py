@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +32,11 @@ from bpfn_cli.structures import LEVELS
 FORMAT = 1
 SUFFIX, PUBLISHED_SUFFIX = ".safetensors", ".pth"
 SIZES_SUFFIXES = (".yaml", ".yml")
+RUNTIME_SUFFIXES = (".onnx", ".pt2")  # of exported networks, which runtimes execute
 LARGEST_FILE = 4 << 30  # bytes; our largest network takes 32 MB, a training checkpoint 100 MB
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8)
 _METADATA_KEY = "bpfn"
+_NOT_OURS = "{name}: damaged, or not a bpfn checkpoint; restore or write it again"
 _BESIDE = "+"  # prefix of the names of tensors that do not belong to the network
 
 
@@ -71,14 +74,19 @@ def save_published(path: str | Path, model: BiPointFlowNet) -> None:
     It holds only weights: sizes are read from their shapes.
     Raises: UsageError: they do not follow from the shapes. DiskError: as `save_checkpoint`.
     """
+    write_atomic(Path(path), published_bytes(model, printable(path)))
+
+
+def published_bytes(model: BiPointFlowNet, name: str) -> bytes:
+    """The bytes of the file that `save_published` writes. Args: name: of the file, for errors. Raises: UsageError."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    inferred = infer_variant({name: tuple(tensor.shape) for name, tensor in state.items()}, printable(path))
+    inferred = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
     if replace(inferred, name=model.variant.name) != model.variant:
         lost = "numbers of neighbors, reductions and some bottlenecks do not follow from the shapes of a state dict"
-        raise UsageError(f"{printable(path)}: {lost}; use the suffix {SUFFIX}")
+        raise UsageError(f"{name}: {lost}; use the suffix {SUFFIX}")
     content = io.BytesIO()
     torch.save(state, content)
-    write_atomic(Path(path), content.getvalue())
+    return content.getvalue()
 
 
 def checkpoint_bytes(
@@ -94,6 +102,14 @@ def checkpoint_bytes(
     others = {f"{_BESIDE}{name}": tensor for name, tensor in (beside or {}).items()}
     tensors = {**encode(model.state_dict(), storage), **others}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = header_text(model, metadata)
+    # A single key: safetensors writes several in random order.
+    sealed = json.dumps({"about": text, "sha256": _digest(state, text)}, sort_keys=True)
+    return safetensors.torch.save(state, {_METADATA_KEY: sealed})
+
+
+def header_text(model: BiPointFlowNet, metadata: Mapping[str, Any]) -> str:
+    """What our files say about a network, as JSON; `parse_header` reads it."""
     header = {
         "format": FORMAT,
         "bpfn": bpfn_cli.__version__,
@@ -102,10 +118,7 @@ def checkpoint_bytes(
         "num_points": model.num_points,
         "metadata": dict(metadata),
     }
-    text = json.dumps(header, sort_keys=True)
-    # A single key: safetensors writes several in random order.
-    sealed = json.dumps({"about": text, "sha256": _digest(state, text)}, sort_keys=True)
-    return safetensors.torch.save(state, {_METADATA_KEY: sealed})
+    return json.dumps(header, sort_keys=True)
 
 
 def _plain_sizes(variant: Variant) -> dict[str, Any]:
@@ -139,8 +152,12 @@ def build_from(checkpoint: Checkpoint) -> BiPointFlowNet:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read and check a checkpoint file without building the network. Raises: see `load_checkpoint`."""
     path = Path(path)
+    return parse_checkpoint(read_weights_file(path), path)
+
+
+def parse_checkpoint(content: bytes, path: Path) -> Checkpoint:
+    """The checkpoint whose file `path` has this content. Raises: as `load_checkpoint`."""
     name = printable(path)
-    content = _read_bytes(path, name)
     if path.suffix == SUFFIX:
         tensors, header = _read_own(content, name)
         state = {key: tensor for key, tensor in tensors.items() if not key.startswith(_BESIDE)}
@@ -152,6 +169,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     else:
         if path.suffix in SIZES_SUFFIXES:
             raise CheckpointError(f"{name}: a file of sizes, not of weights; give it to --variant")
+        if path.suffix in RUNTIME_SUFFIXES:
+            raise CheckpointError(f"{name}: an exported network; give the checkpoint that it was exported from")
         state, notes = read_foreign(content, name)
         _check_tensors(state, name)
         variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
@@ -167,7 +186,9 @@ def _named(variant: Variant, path: Path) -> Variant:
     return replace(variant, name=name) if variant.name == CUSTOM and name not in VARIANTS else variant
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def read_weights_file(path: Path) -> bytes:
+    """The bytes of a file of weights. Raises: CheckpointError: missing, too large, or evidently something else."""
+    name = printable(path)
     try:
         if path.is_dir():
             raise CheckpointError(f"{name}: is a folder; name the checkpoint file inside it")
@@ -188,7 +209,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
     return content
 
 
-def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _Header]:
+def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], Header]:
     try:
         state = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -196,13 +217,19 @@ def _read_own(content: bytes, name: str) -> tuple[dict[str, Tensor], _Header]:
         fields = json.loads(sealed["about"])
         if sealed["sha256"] != _digest(state, sealed["about"]):
             raise CheckpointError(f"{name}: damaged: its content does not match its sha256; restore it")
-        written = fields["format"]
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{name}: damaged, or not a bpfn checkpoint; restore or write it again") from None
-    if written != FORMAT:
+        raise CheckpointError(_NOT_OURS.format(name=name)) from None
+    return state, parse_header(fields, name)
+
+
+def parse_header(fields: Any, name: str) -> Header:
+    """Check what `header_text` wrote. Raises: CheckpointError: of another format, or not valid."""
+    if not isinstance(fields, dict) or "format" not in fields:
+        raise CheckpointError(_NOT_OURS.format(name=name))
+    if (written := fields["format"]) != FORMAT:
         raise CheckpointError(f"{name}: format {printable(written)}, but this bpfn reads {FORMAT}; update bpfn")
     try:
-        return state, _Header.model_validate(fields, strict=True)
+        return Header.model_validate(fields, strict=True)
     except ValidationError as error:
         key = printable(".".join(map(str, error.errors()[0]["loc"])))
         raise CheckpointError(f"{name}: its header has no valid {key}; this bpfn did not write it") from None
@@ -252,7 +279,7 @@ class _VariantHeader(_Strict):
         return Variant(levels=levels, separable=separable, residual=residual, **fields)  # type: ignore[arg-type]
 
 
-class _Header(_Strict):
+class Header(_Strict):
     """The header of our own files. It is checked in full, since anyone may have written the file."""
 
     format: int
@@ -281,18 +308,23 @@ def _check_tensors(state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _check_names(checkpoint: Checkpoint, name: str) -> None:
-    with torch.device("meta"):
-        expected = BiPointFlowNet(checkpoint.variant).state_dict()
-    state = checkpoint.state
+    expected, state = _shapes_of(checkpoint.variant), checkpoint.state
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected:
         counts = f"{len(missing)} names missing and {len(unexpected)} unexpected"
         first = printable((missing or unexpected)[0])
         raise CheckpointError(f"{name}: not a Bi-PointFlowNet: {counts}, first {first}")
-    for key, tensor in expected.items():
-        found, needed = tuple(state[key].shape), tuple(tensor.shape)
+    for key, needed in expected.items():
+        found = tuple(state[key].shape)
         if found != needed:
             raise CheckpointError(f"{name}: {key} has shape {found}, {checkpoint.variant.name} needs {needed}")
+
+
+@lru_cache(maxsize=16)
+def _shapes_of(variant: Variant) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of a network, by name."""
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in BiPointFlowNet(variant).state_dict().items()}
 
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:

@@ -198,29 +198,30 @@ class PointConv(nn.Module):
         """
         offsets = gather(points, neighbors) - queries[:, :, None]
         weights = self.weightnet(offsets)
-        if self.separable:
-            features, kernel, bias = self._separable_kernel(features)
-        else:
-            kernel = self.linear.weight.view(self.linear.out_features, -1, self.c_mid).permute(2, 1, 0)
-            kernel, bias = in_matrix_precision(kernel), self.linear.bias
+        on_features, kernel, bias = self.kernel()
+        features = features if on_features is None else linear(features, on_features, None)
         rows = flatten_indices(neighbors, features.shape[1])
         offsets, features, weights, rows = (x.flatten(0, 1) for x in (offsets, features, weights, rows))
         x = convolve_neighbors(offsets, features, weights, rows, kernel)
         return apply_norm(self.bn_linear, x.add_(bias), LEAKY_SLOPE).view(*neighbors.shape[:2], -1)
 
-    def _separable_kernel(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, kernel and bias of the equal ordinary convolution.
+    def kernel(self) -> tuple[Tensor | None, Tensor, Tensor]:
+        """What is computed from the weights alone: a map of the features (C', C), if any; then the kernel
+        (c_mid, 3 + C', outputs) of an ordinary convolution, and its bias.
 
-        Both maps act on channels, so the part on features comes before the sum over neighbors, where points are fewer.
+        Both separable maps act on channels, so the part on features comes before the sum over neighbors, where points
+        are fewer.
         """
-        mixing = matrix(self.pointwise)
-        on_offsets, on_features = (mixing * self.conv.weight.flatten()).split([3, features.shape[2]], dim=1)
-        mixed = linear(features, on_features, None)
+        if not self.separable:
+            kernel = self.linear.weight.view(self.linear.out_features, -1, self.c_mid).permute(2, 1, 0)
+            return None, in_matrix_precision(kernel), self.linear.bias
+        mixing = matrix(self.pointwise) * self.conv.weight.flatten()
+        on_offsets, on_features = mixing.tensor_split([3], dim=1)
         # What remains of the map, (3 + channels, channels), is the same for each of the c_mid weights.
-        rest = torch.cat([on_offsets.t(), torch.eye(mixed.shape[2], dtype=mixed.dtype, device=mixed.device)])
-        each = torch.eye(self.c_mid, dtype=mixed.dtype, device=mixed.device)
-        bias = mixing @ self.conv.bias + self.pointwise.bias  # type: ignore[operator]
-        return mixed, torch.einsum("xc,ab->axcb", rest, each).flatten(2), bias.repeat_interleave(self.c_mid)
+        rest = torch.cat([on_offsets.t(), torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)])
+        each = torch.eye(self.c_mid, dtype=mixing.dtype, device=mixing.device)
+        bias = matrix(self.pointwise) @ self.conv.bias + self.pointwise.bias  # type: ignore[operator]
+        return on_features, torch.einsum("xc,ab->axcb", rest, each).flatten(2), bias.repeat_interleave(self.c_mid)
 
 
 class Correlation(NamedTuple):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.frames import INTERNAL, axes_of
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.parts import cloud_key, deal
+from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import ProgressCallback
@@ -24,8 +25,19 @@ KEPT_PARTS = 64  # encoded parts of a cloud kept for the next pair: a few megaby
 _PartKey = tuple[str, int, int]  # hash of the cloud, points per part, number of the part
 
 
+class FlowNetwork(Protocol):
+    """A `BiPointFlowNet`, or an exported one (`OnnxNetwork`), which shares no clouds."""
+
+    @property
+    def variant(self) -> Variant:
+        """Its sizes."""
+
+    def __call__(self, pc1: Tensor, pc2: Tensor) -> FlowPyramid:
+        """The flow from `pc1` to `pc2`, (1, N, 3) metres."""
+
+
 def predict_flow(
-    model: BiPointFlowNet,
+    model: FlowNetwork,
     pc1: np.ndarray,
     pc2: np.ndarray,
     *,
@@ -66,7 +78,7 @@ class FlowPredictor:
 
     def __init__(
         self,
-        model: BiPointFlowNet,
+        model: FlowNetwork,
         *,
         points: int,
         frame: str = INTERNAL,
@@ -109,12 +121,13 @@ class FlowPredictor:
         return Estimate(_checked_flow(mean.flow()), -(-len(pc1) // size), mean.spread() if splits > 1 else None)
 
     def _estimate(self, source: _Part, target: _Part, shared: EncodedCloud | None, keep: bool) -> FlowPyramid:
-        if not self.model.shares_clouds or (shared is None and not keep):
-            return self.model(source.points, target.points)
-        encoded = self.model.encode(target.points)
+        model = self.model
+        if not isinstance(model, BiPointFlowNet) or not model.shares_clouds or (shared is None and not keep):
+            return model(source.points, target.points)
+        encoded = model.encode(target.points)
         if keep:
             self._kept[target.key] = encoded
-        return self.model.estimate(shared or self.model.encode(source.points), encoded)
+        return model.estimate(shared or model.encode(source.points), encoded)
 
 
 class _Part(NamedTuple):

@@ -10,6 +10,10 @@ from bpfn_cli.ops.neighbors import knn
 ROUNDS = 5  # of reweighting, which removes the influence of moving objects
 MOVING_M = 0.05  # a point that deviates by more from the rigid motion, in metres, counts as moving
 
+# Of `shared_motion_residual`: fits to four points each, compared on at most so many points, evenly spaced.
+SHARED_DRAWS = 256
+SHARED_POINTS = 2048
+
 # Of `rigid_icp`, in metres where it is a length; the best by EPE3D on 58 KITTI scenes.
 ICP_POINTS = 1024  # of the first cloud, at least, if it has as many: a regular subset
 ICP_ROUNDS = 20  # at most; it ends when no point moves by more than ICP_STEP_M
@@ -58,13 +62,53 @@ def scene_motion(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> t
     with torch.no_grad():
         start, motion = points.double(), flow.double()
         counted = torch.ones_like(start[..., 0]) if valid is None else valid.double()
-        weights = counted
-        for left in reversed(range(ROUNDS + 1)):
-            rotation, translation = rigid_motion(start, motion, weights)
-            residual = torch.linalg.vector_norm(start + motion - start @ rotation.mT - translation, dim=-1)
-            scale = MOVING_M * 2.0**left
-            weights = counted * (scale**2 / (scale**2 + residual.square())).square()
-        return rotation, translation, residual
+        return _reweighted(start, motion, counted, counted, ROUNDS)
+
+
+def shared_motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Distance by which each point deviates from the rigid motion that most points share: (N,) metres, float64.
+
+    Where large moving objects hold many of the points, `scene_motion` may end between the motions. Here, it competes
+    with the best of many fits to four random points (fixed seed), refined in the same way; the motion with which more
+    points agree is taken. Without gradients; slower than `scene_motion`.
+
+    Args: points, flow: (N, 3) metres. valid: (N,) bool, the points to fit to, one at least; None: all.
+    Source: RANSAC, Fischler and Bolles, CACM 1981.
+    """
+    with torch.no_grad():
+        start, motion = points.double(), flow.double()
+        counted = torch.ones_like(start[:, 0]) if valid is None else valid.double()
+        rows = counted.nonzero()[:, 0]
+        rows = rows[:: -(-len(rows) // SHARED_POINTS)]
+        drawn = rows[torch.randint(len(rows), (SHARED_DRAWS, 4), generator=torch.Generator().manual_seed(0))]
+        residuals = _residual(start[rows], motion[rows], *rigid_motion(start[drawn], motion[drawn]))
+        chosen = drawn[_agreement(residuals, MOVING_M).sum(dim=1).argmax()]
+        start, motion, counted = start[None], motion[None], counted[None]
+        rough = _residual(start, motion, *rigid_motion(start[:, chosen], motion[:, chosen]))
+        rounds = 2  # from four times the scale, as the four points have errors
+        refined = _reweighted(start, motion, counted, counted * _agreement(rough, MOVING_M * 2.0**rounds), rounds)
+        found = torch.cat([scene_motion(start, motion, counted)[2], refined[2]])
+        return found[(counted * _agreement(found, MOVING_M)).sum(dim=1).argmax()]
+
+
+def _reweighted(
+    start: Tensor, motion: Tensor, counted: Tensor, weights: Tensor, rounds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `scene_motion`, from `weights` on."""
+    for left in reversed(range(rounds + 1)):
+        rotation, translation = rigid_motion(start, motion, weights)
+        residual = _residual(start, motion, rotation, translation)
+        weights = counted * _agreement(residual, MOVING_M * 2.0**left)
+    return rotation, translation, residual
+
+
+def _residual(start: Tensor, motion: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(start + motion - start @ rotation.mT - translation, dim=-1)
+
+
+def _agreement(residual: Tensor, scale_m: float) -> Tensor:
+    """Geman-McClure weights, 1 without a residual."""
+    return (scale_m**2 / (scale_m**2 + residual.square())).square()
 
 
 def moving_points(points: Tensor, flow: Tensor, valid: Tensor | None = None, threshold_m: float = MOVING_M) -> Tensor:

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 from bpfn_cli.data.augment import even_rows
+from bpfn_cli.data.clouds.agreement import FAR_M, FLATTEST, extents_m
 from bpfn_cli.frames import FRAMES, axes_of
 from bpfn_cli.ops import knn
 
 MOST_QUERIES = 4096
-FAR_M = 5.0  # median distance of two clouds of one scene; vehicles and frame rates as in the training data stay below
 SAME_M = 0.02  # no nearest neighbor needs to be nearer than that
 SMALL_M, LARGE_M = 1.0, 1000.0  # extents of scenes in metres
 FLAT_M = 0.05  # extent in degrees of a scene that extends over metres
 MOST_DUPLICATES = 0.01
-FLATTEST = 0.4  # of the extent along what should be up
 
 
 def nearest_m(cloud: np.ndarray, *moved: np.ndarray) -> tuple[float, ...]:
@@ -39,7 +38,7 @@ def notes_on_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
     duplicates = 1 - len(np.unique(np.ascontiguousarray(cloud).view("V12"))) / len(cloud)
     if duplicates > MOST_DUPLICATES:
         yield f"{name}: {duplicates:.0%} of the points are duplicates"
-    extents = _extents(cloud)
+    extents = extents_m(cloud)
     across = "x".join(f"{extent:.3g}" for extent in extents)
     _, middle, longest = np.sort(extents)
     if longest > LARGE_M:
@@ -52,18 +51,12 @@ def notes_on_cloud(cloud: np.ndarray, name: str) -> Iterator[str]:
 
 def notes_on_frame(cloud: np.ndarray, frame: str, name: str) -> Iterator[str]:
     """Whether a cloud, (N, 3) metres, is flat along another axis than the vertical one of its frame."""
-    extents, up = _extents(cloud), _vertical_axis(frame)
+    extents, up = extents_m(cloud), _vertical_axis(frame)
     flattest = int(np.argmin(extents))
     if flattest != up and extents[flattest] < FLATTEST * extents[up]:
         others = " or ".join(f"--frame {other}" for other in FRAMES if _vertical_axis(other) == flattest)
         fault = f"{name} is flattest along {'xyz'[flattest]}, but {'xyz'[up]} is vertical in this frame"
         yield f"{fault}; perhaps {others or '--axes'}"
-
-
-def _extents(cloud: np.ndarray) -> np.ndarray:
-    """(3,) metres, without the outer tenth of the points."""
-    low, high = np.quantile(cloud[even_rows(len(cloud), MOST_QUERIES)], (0.05, 0.95), axis=0)
-    return high - low
 
 
 def _vertical_axis(frame: str) -> int:

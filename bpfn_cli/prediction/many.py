@@ -11,6 +11,7 @@ import numpy as np
 
 from bpfn_cli.data.clouds.pairs import Pair, PairReader
 from bpfn_cli.errors import BpfnError, NonFiniteError, ShapeError, printable
+from bpfn_cli.metrics.classes import ClassSums, sum_of
 from bpfn_cli.metrics.scene_flow import MeanMetrics, SceneFlowMetrics
 from bpfn_cli.models.predict import FlowPredictor
 from bpfn_cli.parallel import map_in_threads
@@ -37,6 +38,11 @@ class Predictions:
         for metrics in known:
             mean.add(metrics)
         return mean.result() if known else None, len(known)
+
+    def by_motion(self) -> ClassSums | None:
+        """The sums over the pairs whose files tell dynamic and static rows apart."""
+        known = [each.by_motion for each in self.figures.values() if each.by_motion is not None]
+        return sum_of(known) if known else None
 
 
 def predict_pairs(

@@ -16,6 +16,8 @@ from bpfn_cli.data.files.points import MAX_COORDINATE_M
 from bpfn_cli.data.ground import ground_rows
 from bpfn_cli.errors import DataError
 from bpfn_cli.frames import axes_of
+from bpfn_cli.metrics.classes import PARTITIONS, ClassSums
+from bpfn_cli.metrics.result import MODEL, ZERO_FLOW
 from bpfn_cli.metrics.scene_flow import SceneFlowMetrics, scene_flow_metrics
 from bpfn_cli.models.predict import Estimate, FlowPredictor
 from bpfn_cli.prediction import checks
@@ -47,6 +49,7 @@ class FlowFigures:
         points: its rows. mean_flow_m, median_flow_m: over the rows with a prediction.
         metrics: against the true flow, if that is known; over `measured` rows.
         true_flow_m: the mean length of the true flow there, which is the EPE3D of zero flow.
+        by_motion: errors of the flow and of zero flow over dynamic and static rows, if the file tells them apart.
         holds: how the first and the second cloud were read, such as "5 columns of float32".
         left_out: of both clouds: why rows are left out -> how many.
         nearest_m: median distance from the first cloud to the second, before and after the flow.
@@ -62,6 +65,7 @@ class FlowFigures:
     metrics: SceneFlowMetrics | None = None
     measured: int = 0
     true_flow_m: float | None = None
+    by_motion: ClassSums | None = None
     holds: tuple[str, str] = ("", "")
     left_out: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
     nearest_m: tuple[float, float] = (0.0, 0.0)
@@ -77,7 +81,8 @@ class FlowFigures:
         holds, left_out = (dict(zip(("pc1", "pc2"), both, strict=True)) for both in (self.holds, self.left_out))
         nearest = dict(zip(("before", "after"), self.nearest_m, strict=True))
         metrics = None if self.metrics is None else dict(self.metrics)
-        return {**vars(self), "metrics": metrics, "holds": holds, "left_out": left_out, "nearest_m": nearest}
+        known = {"metrics": metrics, "by_motion": motion_errors(self.by_motion), "nearest_m": nearest}
+        return {**vars(self), **known, "holds": holds, "left_out": left_out}
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def predict_pair(
         metrics=_measure(clouds, measured, full),
         measured=int(measured.sum()),
         true_flow_m=true_flow_m,
+        by_motion=_by_motion(clouds, measured, full),
         holds=(clouds.first.holds, clouds.second.holds),
         left_out=(first.left_out, second.left_out),
         nearest_m=(before_m, after_m),
@@ -225,6 +231,22 @@ def _measure(clouds: Clouds, measured: np.ndarray, flow: np.ndarray) -> SceneFlo
     if clouds.truth is None or not measured.any():
         return None
     return scene_flow_metrics(flow, clouds.truth, clouds.first.points, mask=measured)
+
+
+def _by_motion(clouds: Clouds, measured: np.ndarray, flow: np.ndarray) -> ClassSums | None:
+    if clouds.truth is None or clouds.dynamic is None or not measured.any():
+        return None
+    truth = clouds.truth[measured].astype(float)
+    errors = {MODEL: np.linalg.norm(flow[measured] - truth, axis=1), ZERO_FLOW: np.linalg.norm(truth, axis=1)}
+    return ClassSums.of(np.where(clouds.dynamic[measured], 0, 1), 2, errors)
+
+
+def motion_errors(sums: ClassSums | None) -> dict[str, dict[str, float | None]] | None:
+    """For dynamic and static rows: their number, and EPE3D of the flow and of zero flow in metres."""
+    if sums is None:
+        return None
+    columns = zip(PARTITIONS["motion"].classes, sums.points, sums.epe3d(MODEL), sums.epe3d(ZERO_FLOW), strict=True)
+    return {name: {"points": points, "epe3d": error, "zero_flow": zero} for name, points, error, zero in columns}
 
 
 def _all_rows(flow: np.ndarray | None, rows: np.ndarray, invalid: Invalid) -> Any:

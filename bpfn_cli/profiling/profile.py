@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -97,6 +98,7 @@ class ModuleCounts:
     unused_parameters: int
 
 
+@lru_cache(maxsize=16)
 def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
     """The part of `profile_model` that computes shapes only and takes a fraction of a second."""
     with torch.device("meta"):

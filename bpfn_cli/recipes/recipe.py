@@ -18,8 +18,10 @@ from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import FORMATS
 from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import expanded
+from bpfn_cli.frames import axes_of
 from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, check_loss_name
 from bpfn_cli.losses.objective import used_options
+from bpfn_cli.losses.registry import needs_teacher
 from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.models.sizes import AnyVariant, find_variant, sizes_identity
 from bpfn_cli.models.variants import VARIANTS
@@ -29,6 +31,7 @@ from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
+CONFIDENCE_M = 0.1  # the default of `basic.confidence_m` without labels
 CONTROL_NAMES = {"random": "random-teacher", "shuffled": "shuffled-teacher", "random_adapter": "random-adapter"}
 
 
@@ -62,6 +65,14 @@ def _known_format(kind: str) -> str:
     return kind
 
 
+def _known_frame(frame: str) -> str:
+    try:
+        axes_of(frame)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return frame
+
+
 @settings
 class DataSettings:
     """The training scenes and how they are sampled.
@@ -69,8 +80,11 @@ class DataSettings:
     path: dataset folder, if `--data` is not given; null: the dataset in the data folder. test: dataset whose test split
     the network is tested on; null: that of the training data. kind: required format of the dataset (`bpfn data check`
     names it); auto: any. split: the one to train on; `test`: the scenes that the network is tested on, so that its
-    results are training errors, as in the first compression reports. points: number drawn from each cloud. holdout:
-    share of the training scenes held out to choose the best checkpoint. meta_val: share held out in addition for
+    results are training errors, as in the first compression reports. labels: use the true flow; false: train as if the
+    scenes had none. frame: of your own clouds (kind `pairs`, which it implies), as `bpfn predict --frame` takes it, or
+    where x, y and z point, such as right,forward,up; null: as their ending tells. remove_ground: leave out the ground
+    plane of your own clouds. points: number drawn from each cloud. holdout: share of the training scenes held out to
+    choose the best checkpoint. meta_val: share held out in addition for
     strategies that validate inside the training loop (meta; online with target general). views: number of epochs after
     which draws and augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes
     that load scenes; null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
@@ -80,6 +94,9 @@ class DataSettings:
     test: PathText | None = None
     kind: Annotated[str, AfterValidator(_known_format)] = "auto"
     split: Literal["train", "test"] = "train"
+    labels: bool = True
+    frame: Annotated[str, AfterValidator(_known_frame)] | None = None
+    remove_ground: bool = False
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
     meta_val: Annotated[float, Field(gt=0, le=0.5)] = 0.05
@@ -87,6 +104,11 @@ class DataSettings:
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     timeout: Annotated[float, Field(gt=0, le=1e6)] = 600.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    @property
+    def is_unlabeled(self) -> bool:
+        """Whether the training scenes have no labels, as far as the recipe tells."""
+        return not self.labels or self.kind == "pairs" or self.frame is not None
 
     @property
     def cloud_points(self) -> int:
@@ -173,7 +195,8 @@ else:
 class Recipe:
     """Everything that decides what is trained.
 
-    loss: losses to sum, as `bpfn losses` lists them; [none]: the ground truth alone. seed: of initialization, order of
+    loss: losses to sum, as `bpfn losses` lists them; [none]: the ground truth alone. Without labels, the default is
+    [basic]. seed: of initialization, order of
     scenes and draws.
     variant: the student (also for `bpfn train`): a name, a checkpoint with its sizes, a YAML file of sizes, or the
     sizes (docs/extending.md). initial: weights that the student starts from, copied, or sliced from a larger network;
@@ -195,15 +218,20 @@ class Recipe:
     train: TrainSettings = field(default_factory=TrainSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
+    def losses(self) -> list[str]:
+        """Names of the losses beside the supervised one."""
+        return [name for name in self.loss if name != NO_DISTILLATION]
+
     def distillation_losses(self) -> list[str]:
         """Names of the losses that need a teacher; empty for training without one."""
-        return [name for name in self.loss if name != NO_DISTILLATION]
+        return [name for name in self.losses() if needs_teacher(name)]
 
     def method(self) -> str:
         """Short name of the training method: `scratch`, `fine-tuned`, `bihint`, `basic+online`, ..."""
-        losses, stop, control = self.distillation_losses(), self.early_stop.kind, self.control
+        losses, stop, control = self.losses(), self.early_stop.kind, self.control
         parts = [*(["fine-tuned"] if self.initial else []), *losses]
         parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
+        parts += ["unlabeled"] if self.data.is_unlabeled else []
         parts += [f"early-stop-{stop}"] if losses and stop != "never" else []
         parts += [CONTROL_NAMES[control]] if losses and control != "none" else []
         return "+".join(parts) or SCRATCH
@@ -242,12 +270,26 @@ def _of_own_sizes(tree: Tree) -> Tree:
     return tree if variant is None or variant.name in VARIANTS else merge(tree, {"variant": str(weights)})
 
 
+def _for_unlabeled(tree: Tree) -> Tree:
+    """Without labels, the student follows the teacher's flow (`basic`), weighted by the teacher's confidence."""
+    data, objective = (tree.values.get(part, {}) for part in ("data", "objective"))
+    if not isinstance(data, dict) or not isinstance(objective, dict):
+        return tree
+    if data.get("labels", True) and data.get("kind") != "pairs" and data.get("frame") is None:
+        return tree
+    tree = tree if "loss" in tree.values else merge(tree, {"loss": ["basic"]})
+    basic = objective.get("basic", {})
+    if "basic" not in tree.values["loss"] or not isinstance(basic, dict) or "confidence_m" in basic:
+        return tree
+    return merge(tree, {"objective.basic.confidence_m": CONFIDENCE_M})
+
+
 def checked_recipe(tree: Tree) -> Recipe:
     """Build the recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
-    recipe = build(Recipe, tree)
+    recipe = build(Recipe, _for_unlabeled(tree))
     if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
         raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
-    for name in recipe.distillation_losses():
+    for name in recipe.losses():
         check_loss_name(name)
     unused = sorted(set(recipe.objective.own) - set(recipe.loss))
     if unused:
@@ -270,6 +312,16 @@ WITHOUT_EFFECT = {
 }
 
 
+# Part, key and usual value.
+NEW_KEYS = (
+    ("train", "optimizer", "adam"),
+    ("data", "split", "train"),
+    ("data", "labels", True),
+    ("data", "frame", None),
+    ("data", "remove_ground", False),
+)
+
+
 def decisive_tree(recipe: Recipe) -> dict[str, Any]:
     """The keys that decide the weights, as plain values: equal trees, data and initial weights give equal weights."""
     tree = recipe_tree(recipe)
@@ -277,9 +329,11 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
     tree |= {"variant": sizes_identity(recipe.variant), "teacher": sizes_identity(recipe.teacher)}
     for part, keys in WITHOUT_EFFECT.items():
         tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
-    for part, key, usual in (("train", "optimizer", "adam"), ("data", "split", "train")):
+    for part, key, usual in NEW_KEYS:
         if tree[part][key] == usual:  # runs of earlier versions do not have these keys
             del tree[part][key]
+    if tree["objective"].get("basic", {}).get("confidence_m", 0) is None:
+        del tree["objective"]["basic"]["confidence_m"]
     return tree
 
 

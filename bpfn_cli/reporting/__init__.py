@@ -3,8 +3,10 @@
 
 from collections.abc import Sequence
 
-from bpfn_cli.reporting.accuracy import Planned, accuracy_notes, accuracy_tables, without_results_tables
+from bpfn_cli.reporting.accuracy import accuracy_notes, accuracy_tables, without_results_tables
+from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.complexity import complexity_tables
+from bpfn_cli.reporting.measured import Planned
 from bpfn_cli.reporting.pages import page_names, to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.published import published_tables, read_published
 from bpfn_cli.reporting.tables import Column, Report, Row, Table
@@ -15,11 +17,22 @@ __all__ = ["Column", "Planned", "Report", "Row", "Table", "build_report", "print
 __all__ += ["page_names", "to_csv", "to_json", "to_markdown", "write_pages"]
 
 
-def build_report(results: RunResults, *, published: bool = False, planned: Sequence[Planned] = ()) -> Report:
-    """All tables of `results` and of `planned` trainings; with `published` also those of the published results."""
+def build_report(
+    results: RunResults, *, published: bool = False, detail: bool = False, planned: Sequence[Planned] = ()
+) -> Report:
+    """All tables of `results` and of `planned` trainings.
+
+    Args: published: also those of the published results. detail: also those of errors by class of points.
+    """
     source = read_published() if published else None
     accuracy, notes = accuracy_tables(results.runs, results.others), accuracy_notes(results.runs)
-    tables = [*accuracy, *without_results_tables(results.runs, planned), *complexity_tables(results.runs, source)]
+    by_class = class_report_tables(results.runs, results.others) if detail else []
+    tables = [
+        *accuracy,
+        *by_class,
+        *without_results_tables(results.runs, planned),
+        *complexity_tables(results.runs, source),
+    ]
     tables += published_tables(source) if source else []
     if len(accuracy) > 1:
         differing = "different data, splits, numbers of points or sampling seeds"

@@ -5,26 +5,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.result import (
     BASELINE_NAMES,
     BASELINE_TITLES,
-    NEAREST_NEIGHBOR,
     RIGID_ICP,
-    ZERO_FLOW,
     EvaluationResult,
 )
-from bpfn_cli.reporting.methods import method_meanings, method_rank
-from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, Value, dataset_title, reference_row, row_of
-from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.reporting.measured import (
+    ROUNDING,
+    Measured,
+    Planned,
+    Protocol,
+    Result,
+    Trained,
+    in_order,
+    tables_of,
+)
+from bpfn_cli.reporting.methods import method_meanings
+from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, reference_row
 from bpfn_cli.runs.results import Run
 
-ROUNDING = 1e-4  # by which baselines of one protocol may differ between machines, relative
 SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these rows with published numbers."
 SPLIT = "Zero flow has another error in another table of these data, so the scenes differ: evaluate again to compare."
 # Each is filled in with names of runs.
@@ -35,163 +37,6 @@ ON_TEST = (
 TRAINED_ON_TEST = "Training errors, since they learned from the scenes that they are tested on: {}."
 REDUCED = "Trained with reduced precision of the matrix products: {}."
 CHANGED = "Recipe, data or versions changed during training: {}; see run.json."
-
-
-class Protocol(NamedTuple):
-    """What two results must share to stand in one table."""
-
-    dataset: str
-    split: str
-    scenes: int
-    points: int
-    sampling_seed: int
-    data_sha256: str
-    parts: int = 0  # points that the network sees at a time; 0: all
-
-    @classmethod
-    def from_evaluation(cls, evaluation: EvaluationResult) -> Protocol:
-        data, parts = evaluation.dataset, evaluation.parts or 0
-        return cls(data.kind, data.split, data.scenes, evaluation.points, evaluation.seed, data.sha256, parts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name; `parts` only where there are some."""
-        return {name: value for name, value in self._asdict().items() if name != "parts" or value}
-
-    @property
-    def title(self) -> str:
-        scenes = f"{dataset_title(self.dataset)}, {self.split} split, {self.scenes} scenes"
-        return f"{scenes}, {self.points} points" + (f" in parts of {self.parts}" if self.parts else "")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A row about a run without results."""
-
-    run: Run
-
-    @property
-    def record(self) -> RunRecord:
-        return self.run.record
-
-    @property
-    def method(self) -> str:
-        return "teacher" if self.record.role == "teacher" else self.record.method
-
-    @property
-    def state(self) -> str:
-        return "finished" if self.run.complete else f"incomplete ({self.record.state})"
-
-    @property
-    def progress(self) -> str | None:
-        """The last validated epoch of an incomplete run and its EPE3D in metres, such as "epoch 50: 0.0492"."""
-        epoch = None if self.run.complete else max(self.run.curve, default=None)
-        return None if epoch is None else f"epoch {epoch}: {self.run.curve[epoch]:.4f}"
-
-    @property
-    def train_minutes(self) -> float | None:
-        return None if self.record.train_seconds is None else self.record.train_seconds / 60
-
-    @property
-    def trained_on(self) -> str:
-        """Dataset, fraction, number of scenes and of points."""
-        data = self.record.data
-        fraction = "" if data.fraction is None or data.fraction == 1 else f" {_fraction(data.fraction)}"
-        scenes = f"{data.train_scenes - data.held_out_scenes} {'test ' * (self.record.learned_from == 'test')}scenes"
-        return f"{dataset_title(data.source_kind)}{fraction}, {scenes}, {self.record.points} points"
-
-    @property
-    def is_ranked(self) -> bool:
-        return self.run.complete and self.record.role == "student"
-
-    def row(self, columns: Sequence[Column]) -> Row:
-        return row_of(columns, self, "" if self.run.complete else "incomplete", self.is_ranked)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A training without a run. name: of the run folder it will have. epochs: None: decided when it starts."""
-
-    name: str
-    variant: str
-    method: str
-    seed: int
-    epochs: int | None
-
-    def row(self, columns: Sequence[Column]) -> Row:
-        known: dict[str, Value] = {"model": self.variant, "method": self.method, "state": "planned", "run": self.name}
-        return reference_row(columns, (), "incomplete", **known, seed=self.seed, epochs=self.epochs)
-
-
-class Measured:
-    """What rows about an evaluation have in common."""
-
-    evaluation: EvaluationResult
-
-    @property
-    def protocol(self) -> Protocol:
-        return Protocol.from_evaluation(self.evaluation)
-
-    @property
-    def zero_flow(self) -> float:
-        """EPE3D of zero flow; 0: not measured."""
-        row = self.evaluation.row(ZERO_FLOW)
-        return 0.0 if row is None else row.epe3d
-
-
-@dataclass(frozen=True)
-class OtherWeights(Measured):
-    """A row about weights that belong to no run."""
-
-    evaluation: EvaluationResult
-
-    def row(self, columns: Sequence[Column]) -> Row:
-        checkpoint = self.evaluation.checkpoint
-        names = {"model": checkpoint.variant, "method": "given weights", "run": Path(checkpoint.path).name}
-        return reference_row(columns, self.evaluation.model, "", **names)
-
-
-@dataclass(frozen=True)
-class Result(Trained, Measured):
-    """A row about a run and one of its evaluations."""
-
-    evaluation: EvaluationResult
-
-    def metric(self, name: str) -> float | None:
-        """One of the six metrics of the network."""
-        return getattr(self.evaluation.model, name)
-
-    @property
-    def has_learned(self) -> bool:
-        """Whether it beats what needs no training."""
-        trivial = (self.evaluation.row(name) for name in (ZERO_FLOW, NEAREST_NEIGHBOR))
-        return all(row is None or self.evaluation.model.epe3d < row.epe3d for row in trivial)
-
-    @property
-    def is_training_error(self) -> bool:
-        """Whether it learned from the scenes of the evaluation."""
-        tested = self.evaluation.dataset
-        return self.record.learned_from == tested.split == "test" and tested.kind == self.record.data.source_kind
-
-    @property
-    def is_ranked(self) -> bool:
-        return super().is_ranked and self.has_learned and not self.is_training_error
-
-    @property
-    def trained_on(self) -> str:
-        """As for a run, without the number of points if it is that of the evaluation."""
-        return super().trained_on.removesuffix(f", {self.evaluation.points} points")
-
-    @property
-    def teacher(self) -> str | None:
-        teacher = self.record.teacher
-        source = f" ({teacher.run})" if teacher and teacher.run else ""
-        return f"{teacher.variant}{source}" if teacher else None
-
-    @property
-    def gain(self) -> float | None:
-        """Percent by which EPE3D is below that of the best baseline; None for an incomplete run."""
-        gain = self.evaluation.relative_gain
-        return 100 * gain if gain is not None and self.run.complete else None
 
 
 # For rows about a `Result`; baselines and teachers from elsewhere have only metrics.
@@ -221,19 +66,9 @@ WITHOUT_RESULTS = [column for key in _KEYS for column in (*ACCURACY, REASON) if 
 PREDICTORS = (Column("predictor", "", lambda row: row.name), *METRICS)
 
 
-M = TypeVar("M", bound=Measured)
-
-
-def results_of(run: Run) -> list[Result]:
-    """One for each evaluation of a run; a repeated evaluation counts once."""
-    found = {(Protocol.from_evaluation(one), one.checkpoint.which, one.rows): one for one in run.evaluations}
-    return [Result(run, evaluation) for evaluation in found.values()]
-
-
 def accuracy_tables(runs: Sequence[Run], others: Sequence[EvaluationResult] = ()) -> list[Table]:
     """One table for each protocol. others: evaluations of weights that belong to no run."""
-    results: list[Measured] = [result for run in runs for result in results_of(run)]
-    groups = comparable([*results, *map(OtherWeights, others)])
+    groups = tables_of(runs, others)
     protocols = Counter(group[0].protocol for group in groups)
     titles = Counter(protocol.title for protocol in protocols)
     return [
@@ -242,24 +77,9 @@ def accuracy_tables(runs: Sequence[Run], others: Sequence[EvaluationResult] = ()
     ]
 
 
-def comparable(results: Sequence[M]) -> list[list[M]]:
-    """Groups of results that may share a table: they have one protocol, and equal errors of zero flow.
-
-    Those depend on the scenes alone, so they differ where two datasets were taken for one.
-    """
-    groups: list[list[M]] = []
-    for one in sorted(results, key=lambda one: (one.protocol, one.zero_flow)):
-        last = groups[-1][0] if groups else None
-        if last and last.protocol == one.protocol and one.zero_flow <= last.zero_flow * (1 + ROUNDING):
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    return groups
-
-
 def evaluation_table(evaluation: EvaluationResult) -> Table:
     """The metrics of all predictors of one evaluation."""
-    rows = [reference_row(PREDICTORS, row, "", predictor=_title(row.name)) for row in evaluation.rows]
+    rows = [reference_row(PREDICTORS, row, "", predictor=predictor_title(row.name)) for row in evaluation.rows]
     return Table("evaluation", Protocol.from_evaluation(evaluation).title, PREDICTORS, rows)
 
 
@@ -297,8 +117,7 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
 def _accuracy_table(group: Sequence[Measured], is_ambiguous: bool, is_split: bool) -> Table:
     """The table of comparable results. is_ambiguous: other data have this title, is_split: and even this protocol."""
     protocol, results = group[0].protocol, [one for one in group if isinstance(one, Result)]
-    rows = [*_baseline_rows(group), *_outside_teacher_rows(results), *_other_rows(group, results)]
-    rows += [one.row(ACCURACY) for one in sorted(results, key=_place)]
+    rows = [*_baseline_rows(group), *(one.row(ACCURACY) for one in in_order(group))]
     details = (
         f", data {protocol.data_sha256[:12]}, sampling seed {protocol.sampling_seed}"
         if is_ambiguous or is_split
@@ -316,40 +135,9 @@ def _baseline_rows(results: Sequence[Measured]) -> Iterator[Row]:
             yield reference_row(ACCURACY, measured, "reference", model=BASELINE_TITLES[name])
 
 
-def _outside_teacher_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Teachers that none of the runs trained; they were evaluated together with their students."""
-    found = {
-        teacher.sha256: (teacher.variant, measured)
-        for one in reversed(results)
-        if (teacher := one.record.teacher) and (measured := one.evaluation.row("teacher"))
-    }
-    for sha256, (variant, measured) in sorted(found.items()):
-        yield reference_row(ACCURACY, measured, "", model=variant, method="teacher", run=sha256[:8])
-
-
-def _other_rows(group: Sequence[Measured], results: Sequence[Result]) -> Iterator[Row]:
-    """Weights that belong to no run, and are not already there as the teacher of one."""
-    teachers = {one.record.teacher.sha256 for one in results if one.record.teacher and one.evaluation.row("teacher")}
-    for one in group:
-        if isinstance(one, OtherWeights) and one.evaluation.checkpoint.sha256 not in teachers:
-            yield one.row(ACCURACY)
-
-
-def _title(predictor: str) -> str:
+def predictor_title(predictor: str) -> str:
+    """Such as "rigid ICP full"."""
     return predictor.replace(RIGID_ICP, BASELINE_TITLES[RIGID_ICP]).replace("_", " ")
-
-
-def _place(one: Result) -> tuple[Any, ...]:
-    """Finished runs first; among these teachers, then scratch, then the other methods."""
-    record = one.record
-    kind = (not one.run.complete, record.role != "teacher", method_rank(record.method), record.method)
-    return *kind, record.variant, one.trained_on, record.seed, one.run.name, one.evaluation.checkpoint.which
-
-
-def _fraction(value: float) -> str:
-    near = Fraction(value).limit_denominator(100)
-    is_one_nth = near.numerator == 1 and abs(float(near) - value) < 1e-9
-    return f"1/{near.denominator}" if is_one_nth else f"{100 * value:.3g} %"
 
 
 def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:

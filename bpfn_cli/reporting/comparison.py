@@ -4,85 +4,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from bpfn_cli.data.datasets import is_synthetic_kind, sequence_of
-from bpfn_cli.metrics.statistics import SIGNIFICANCE, Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST, Result, comparable, results_of
+from bpfn_cli.data.datasets import is_synthetic_kind
+from bpfn_cli.metrics.classes import PARTITIONS
+from bpfn_cli.metrics.result import TEACHER
+from bpfn_cli.metrics.statistics import SIGNIFICANCE
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST
+from bpfn_cli.reporting.classes import motion_note
+from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
+from bpfn_cli.reporting.measured import Result, comparable, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import Run, RunResults
 
-SCRATCH = "scratch"
 # Order of the rows: scratch, its control of equal time, the same-width teacher, the methods, the other controls.
 RANKS = {SCRATCH: 0, "equal_time": 1, "same_width_teacher": 2, "method": 3}
-
-
-@dataclass(frozen=True)
-class Group:
-    """A row about results that differ only in their seed, by which they are sorted."""
-
-    label: str
-    members: list[Result]
-
-    @property
-    def record(self) -> RunRecord:
-        return self.members[0].record
-
-    @property
-    def epe3d(self) -> list[float]:
-        return [one.evaluation.model.epe3d for one in self.members]
-
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation of EPE3D over seeds."""
-        return float(np.std(self.epe3d, ddof=1)) if len(self.members) > 1 else None
-
-    @property
-    def train_minutes(self) -> float | None:
-        seconds = self.mean(lambda one: one.record.train_seconds)
-        return None if seconds is None else seconds / 60
-
-    def mean(self, value: Callable[[Result], float | None]) -> float | None:
-        """Mean over the seeds that have a value."""
-        known = [found for one in self.members if (found := value(one)) is not None]
-        return float(np.mean(known)) if known else None
-
-    def metric(self, name: str) -> float | None:
-        return self.mean(lambda one: one.metric(name))
-
-    def motion(self, name: str) -> float | None:
-        """Mean EPE3D of moving or of static points."""
-        return self.mean(lambda one: getattr(one.evaluation.motion, name, None))
-
-    def size(self, name: str) -> int | None:
-        return getattr(self.record.complexity, name, None)
-
-    def pairs(self, reference: Group) -> list[tuple[Result, Result]]:
-        """Results of this group and of `reference` with the same seed."""
-        others = {one.record.seed: one for one in reference.members}
-        return [(one, others[one.record.seed]) for one in self.members if one.record.seed in others]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A row about the EPE3D of a group minus that of scratch, seed by seed; `gap_closed` in percent."""
-
-    label: str
-    paired: Paired
-    scenes: tuple[float | None, float | None]
-    to_equal_time: Paired | None
-    gap_closed: float | None
-    p_holm: float | None
-
-    @property
-    def pairs_needed(self) -> int | None:
-        deviation, mean = self.paired.deviation, self.paired.mean
-        return pairs_needed(deviation, mean) if deviation and mean else None
 
 
 # For rows about a `Group`. The teacher has only metrics. On a narrow terminal, EPE3D and its deviation stay longest.
@@ -121,6 +60,17 @@ DIFFERENCES = [
     ),
     Column("gap_closed_percent", "Gap closed", lambda row: row.gap_closed, ".0f", "%", detail=7),
 ]
+BY_CLASS = [
+    DIFFERENCES[0],
+    Column("name", "Class", lambda row: row.name),
+    Column("points", "Points", lambda row: row.points, ",d"),
+    Column("epe3d", "EPE3D", lambda row: row.epe3d, ".4f", "m"),
+    *(column for column in DIFFERENCES[1:] if column.key != "pairs_needed"),
+]
+BY_CLASS_NOTES = (
+    "EPE3D of a class is over its points in all scenes. Differences and intervals are as in the table of all points; "
+    "Holm p is corrected for the number of methods within a class.",
+)
 DIFFERENCE_NOTES = (
     "Differences of EPE3D in metres, seed by seed; negative is better than scratch. from, to: 95 % BCa bootstrap "
     "interval, first over seeds, then over seeds and scenes.",
@@ -137,17 +87,25 @@ NOTES = (
 )
 
 
-def comparison_report(results: RunResults) -> Report:
-    """The tables of the finished trainings of a study: means and differences for each variant."""
+def comparison_report(results: RunResults, by: str | None = None) -> Report:
+    """The tables of the finished trainings of a study: means and differences for each variant.
+
+    Args: by: a partition of the points; adds the differences for each of its classes.
+    """
     trained = groups_by_variant(results)
     if not trained:
         return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
-    tables = [table for variant, groups in trained.items() for table in _tables(variant, groups)]
+    problems = [*results.problems]
+    tables = []
+    for variant, groups in trained.items():
+        tables += _tables(variant, groups)
+        if by is not None:
+            tables += _tables_by_class(variant, groups, by, problems)
     first = next(iter(trained.values()))[0].members[0]  # all have one protocol
     notes = [*NOTES, *([SYNTHETIC_NOTE] if is_synthetic_kind(first.evaluation.dataset.kind) else [])]
     if first.is_training_error:
         notes.append(TRAINED_ON_TEST.format("all networks"))
-    return Report(tuple(tables), tuple(notes), results.problems)
+    return Report(tuple(tables), tuple(notes), tuple(problems))
 
 
 def groups_by_variant(results: RunResults) -> dict[str, list[Group]]:
@@ -170,21 +128,53 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
 def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
     rows = [row_of(MEANS, group) for group in groups]
     # The teacher of the methods, if it was evaluated under their protocol.
-    teachers = (one.record.teacher for group in groups if _is_method(group.record) for one in group.members)
+    teachers = (one.record.teacher for group in groups if is_method(group.record) for one in group.members)
     teacher, test = next(((one.variant, one.test) for one in teachers if one and one.test), ("", None))
     if test:
         rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher})", seeds=1))
     tables = [Table("means", f"{variant}: {groups[0].members[0].protocol.title}", MEANS, rows)]
-    scratch = next((group for group in groups if group.label == SCRATCH), None)
+    scratch = _scratch(groups)
     if scratch is not None and len(groups) > 1:
-        differences = _differences(groups, scratch, test.epe3d if test else None)
-        rows = [row_of(DIFFERENCES, difference) for difference in differences]
+        compared = differences(groups, scratch, test.epe3d if test else None)
+        rows = [row_of(DIFFERENCES, difference) for difference in compared]
         tables.append(Table("differences", f"{variant}: differences to scratch", DIFFERENCES, rows, DIFFERENCE_NOTES))
     return tables
 
 
-def _is_method(record: RunRecord) -> bool:
-    return record.control is None and record.method != SCRATCH
+def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: list[str]) -> list[Table]:
+    """The differences for each class of a partition; what is missing is added to `problems`."""
+    scratch = _scratch(groups)
+    if scratch is None or len(groups) < 2:
+        return []
+    members = [one for group in groups for one in group.members]
+    first = next((table for one in members if (table := one.evaluation.classes(by))), None)
+    lacking = [one.run.name for one in members if not (first and first.is_like(one.evaluation.classes(by)))]
+    if first is None and PARTITIONS[by].needs_categories:
+        problems.append(f"differences by {by}: the test data has no categories")
+        return []
+    if first is None or lacking:
+        fault = f"{', '.join(lacking[:5])} measured without them or on other points; repeat `bpfn eval`"
+        problems.append(f"differences by {by} of {variant}: {fault}")
+        return []
+    rows = []
+    for index, (name, points) in enumerate(zip(first.classes, first.points, strict=True)):
+        measure = Measure(by, index)
+        if not points:
+            rows.append((len(groups), index, reference_row(BY_CLASS, (), "", name=name, points=0)))
+            continue
+        teachers = (measure.error(one, TEACHER) for one in members if is_method(one.record))
+        teacher = next((error for error in teachers if error is not None), None)
+        for place, one in enumerate(differences(groups, scratch, teacher, measure)):
+            rows.append((place, index, row_of(BY_CLASS, replace(one, name=name, points=points))))
+    drawn = [row for *_, row in sorted(rows, key=lambda row: row[:2])]
+    title = f"{variant}: differences to scratch by {PARTITIONS[by].meaning}"
+    ego = next((known for one in members if (known := one.evaluation.ego_motion)), None)
+    notes = [*BY_CLASS_NOTES, *([motion_note(ego)] if ego and by not in ("category", "range") else [])]
+    return [Table(f"differences_{by}", title, BY_CLASS, drawn, notes)]
+
+
+def _scratch(groups: Sequence[Group]) -> Group | None:
+    return next((group for group in groups if group.label == SCRATCH), None)
 
 
 def _groups(results: Sequence[Result]) -> list[Group]:
@@ -202,48 +192,5 @@ def _label(record: RunRecord) -> str:
 
 
 def _place(group: Group) -> tuple[int, int, str]:
-    kind = group.record.control or ("method" if _is_method(group.record) else SCRATCH)
+    kind = group.record.control or ("method" if is_method(group.record) else SCRATCH)
     return RANKS.get(kind, len(RANKS)), method_rank(group.record.method), group.label
-
-
-def _differences(groups: Sequence[Group], scratch: Group, teacher: float | None) -> list[Difference]:
-    compared = [(group, found) for group in groups if (found := _paired(group, scratch))]
-    tested = {group.label: found.p for group, found in compared if _is_method(group.record) and found.p is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    equal_time = next((group for group in groups if group.record.control == "equal_time"), None)
-    return [
-        Difference(
-            group.label,
-            found,
-            scenes=_scene_interval(group, scratch),
-            to_equal_time=_paired(group, equal_time),
-            gap_closed=_gap_closed(found, scratch, teacher),
-            p_holm=corrected.get(group.label),
-        )
-        for group, found in compared
-    ]
-
-
-def _paired(group: Group, reference: Group | None) -> Paired | None:
-    if reference is None or reference is group:
-        return None
-    differences = [one.evaluation.model.epe3d - other.evaluation.model.epe3d for one, other in group.pairs(reference)]
-    return paired(differences) if differences else None
-
-
-def _scene_interval(group: Group, reference: Group) -> tuple[float | None, float | None]:
-    """Interval over seeds and scenes, if both runs of every pair list the same scenes."""
-    pairs = [(one.evaluation.scenes, other.evaluation.scenes) for one, other in group.pairs(reference)]
-    names = [scene.name for scene in pairs[0][0]]
-    if not names or any([scene.name for scene in side] != names for pair in pairs for side in pair):
-        return None, None
-    differences = np.array([[a.model - b.model for a, b in zip(*pair, strict=True)] for pair in pairs])
-    kind = group.members[0].evaluation.dataset.kind
-    return hierarchical_interval(differences, [sequence_of(kind, name) for name in names])
-
-
-def _gap_closed(to_scratch: Paired, scratch: Group, teacher: float | None) -> float | None:
-    if teacher is None or scratch.deviation is None:
-        return None
-    gap = float(np.mean(scratch.epe3d)) - teacher
-    return -100 * to_scratch.mean / gap if gap > 2 * scratch.deviation else None

@@ -54,9 +54,10 @@ def to_csv(report: Report) -> dict[str, str]:
         tables = [table for table in report.tables if table.kind == kind]
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["table", *tables[0].context, *(column.key for column in tables[0].columns)])
+        keys = list(dict.fromkeys(key for table in tables for key in table.context))
+        writer.writerow(["table", *keys, *(column.key for column in tables[0].columns)])
         for table in tables:
-            shared = [table.title, *table.context.values()]
+            shared = [table.title, *map(table.context.get, keys)]
             writer.writerows(map(_csv_cell, (*shared, *row.cells)) for row in table.rows)
         texts[kind] = stream.getvalue()
     return texts

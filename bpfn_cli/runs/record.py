@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 
+from bpfn_cli.choices import Selector
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
 from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
@@ -164,6 +165,7 @@ class RunRecord(Schema):
         method: `scratch`, `bihint`, ... as `Recipe.method` or a study names it. teacher_key: identifies a network that
             can serve as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
+        selected_by: what chose the best checkpoint on the scenes `selected_on`; without labels not EPE3D.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
         cell, control, cell_key, times_as_long, slowest_of: set for a run of a study.
     """
@@ -189,6 +191,7 @@ class RunRecord(Schema):
     epe3d: Amount | None = None
     has_checkpoints: bool = False
     selected_on: Literal["held_out", "test"] = "held_out"
+    selected_by: Selector = "epe3d"
     weights_sha256: Name | None = None
     data: TrainingData
     teacher: Teacher | None = None

@@ -23,7 +23,7 @@ from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.muon import Muon
 from bpfn_cli.strategies.teacher import Teacher
 from bpfn_cli.strategies.terms import TermRecord, WeightedTerm, check_finite, gradient_shares, merge_records
-from bpfn_cli.structures import ENCODER_FIELDS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import BACKWARD_FIELD, ENCODER_FIELDS, FlowBatch, FlowPyramid
 
 # Batches of scenes that are held out from training, shuffled by the given round number.
 MetaValBatches = Callable[[int], Iterable[FlowBatch]]
@@ -46,6 +46,7 @@ class Strategy:
     """Trains `student` and the adapters of `objective` with Adam, as in the published training, or with Muon.
 
     Class attributes: card, settings: description and options. needs_teacher: whether it needs a distillation loss.
+        needs_truth: whether it needs labels.
 
     Args:
         teacher: None if the objective has no distillation term. clip_norm: largest norm of the gradient; None: any.
@@ -59,6 +60,7 @@ class Strategy:
     card: ClassVar[StrategyCard]
     settings: ClassVar[type] = NoOptions
     needs_teacher: ClassVar[bool] = False
+    needs_truth: ClassVar[bool] = True
     steps_per_round = 1  # after which every kind of step has been taken once
 
     def __init__(
@@ -87,15 +89,17 @@ class Strategy:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LARGEST_SCALE, enabled=is_half)
         objective.await_calibration()
         self.set_up()
-        self._keep_encoder_features()
+        self._keep_what_losses_read()
         self.optimizer: torch.optim.Optimizer = (
             Muon(self._trained(), weight_decay=weight_decay)
             if optimizer == "muon"
             else torch.optim.Adam(self._trained(), weight_decay=weight_decay, fused=True)
         )
 
-    def _keep_encoder_features(self) -> None:
-        """Let the networks return the encoder's features if a loss compares them."""
+    def _keep_what_losses_read(self) -> None:
+        """Let the networks return the encoder's features, and the teacher its flow back, if a loss uses them."""
+        if self.teacher is not None:
+            self.teacher.goes_back = BACKWARD_FIELD in self.objective.reads()
         if self.objective.reads().intersection(ENCODER_FIELDS):
             for network in [*self.networks(), *([self.teacher.network] if self.teacher else [])]:
                 network.encoder_features = True
@@ -351,6 +355,7 @@ class PlainStrategy(Strategy):
     """One student, a fixed teacher or none: the base strategy as it is."""
 
     card = StrategyCard("one student, a fixed teacher or none", "the reports")
+    needs_truth = False
 
 
 def restore_tensors(tensors: list[Tensor], before: list[Tensor]) -> None:

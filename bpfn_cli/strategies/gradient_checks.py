@@ -81,7 +81,7 @@ class States:
 
     def flows(self, output: FlowPyramid, error_m: float, who: str) -> list[Tensor]:
         """The flows of a state by level, (B, N_l, 3) metres. who: whose they are; each has errors of its own."""
-        truths = at_levels(output, self.batch.flow)
+        truths = at_levels(output, self.batch.truth)
         return [truth + error_m * _errors(truth, who, level) for level, truth in enumerate(truths)]
 
     def gradient(self, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from bpfn_cli.errors import ShapeError
 from bpfn_cli.losses import DistillationLoss, Objective, build_losses, loss_named
 from bpfn_cli.losses.objective import option_key
-from bpfn_cli.losses.term import ALL_FIELDS
+from bpfn_cli.losses.term import USUAL_FIELDS
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
 from bpfn_cli.strategies.base import PlainStrategy
 from bpfn_cli.strategies.gradient_checks import ERRORS_M, Course, States, course_of
@@ -107,6 +107,9 @@ def _check_gradients(name: str, pair: Pair) -> Iterator[Check]:
     errors = f"at errors of {', '.join(f'{error:g}' for error in ERRORS_M)} m"
     shares, cosines = (", ".join(f"{x:.2f}" for x in figures) for figures in (found.shares, found.cosines))
     yield Check(name, share, keeps_share(found), f"{shares} of the supervised one {errors}; aim {found.aim:.2f}")
+    if not loss_named(name).needs_teacher:
+        yield Check(name, part, None, "it needs no teacher")
+        return
     yield Check(name, part, needs_teacher(found), f"cosine {cosines} with that of a shuffled teacher, {errors}")
 
 
@@ -175,7 +178,7 @@ def _order_and_split(name: str, pair: Pair) -> Outcome:
     objective, batch = _objective(name, pair), pair.batch
 
     def value(rows: list[int]) -> float:
-        part = replace(batch, pc1=batch.pc1[rows], pc2=batch.pc2[rows], flow=batch.flow[rows])
+        part = replace(batch, pc1=batch.pc1[rows], pc2=batch.pc2[rows], flow=batch.truth[rows])
         return _number(objective, _samples(pair.own, rows), _samples(pair.other, rows), part)
 
     both, swapped, halves = value([0, 1]), value([1, 0]), (value([0]) + value([1])) / 2
@@ -201,7 +204,9 @@ def _gradient(name: str, pair: Pair) -> Outcome:
     objective = _objective(name, pair, **loss_named(name).exact_gradient_options).double()
     exact = (output.mapped(lambda level, tensor: tensor.double()) for output in (pair.own, pair.other))
     own, other = (replace(output, pyramid=None) for output in exact)
-    batch = replace(pair.batch, pc1=pair.batch.pc1.double(), pc2=pair.batch.pc2.double(), flow=pair.batch.flow.double())
+    batch = replace(
+        pair.batch, pc1=pair.batch.pc1.double(), pc2=pair.batch.pc2.double(), flow=pair.batch.truth.double()
+    )
     leaves = [tensor.requires_grad_() for field in VALUE_FIELDS for tensor in getattr(own, field)]
     gradients = torch.autograd.grad(_value(objective, own, other, batch), leaves, allow_unused=True)
     if all(gradient is None for gradient in gradients):
@@ -247,7 +252,9 @@ def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
     _value(objective, pair.own, pair.other, pair.batch)  # a loss that fails on complete outputs proves nothing here
     reads = _term(objective).reads()
     fields = sorted(reads & set(VALUE_FIELDS))
-    for missing in [fields] if reads == set(ALL_FIELDS) else [[field] for field in fields]:
+    if not reads:
+        return None, "it reads nothing of the teacher"
+    for missing in [fields] if reads == set(USUAL_FIELDS) else [[field] for field in fields]:
         without: dict[str, Any] = {field: [] for field in missing}
         try:
             _value(objective, pair.own, replace(pair.other, **without), pair.batch)
@@ -261,6 +268,8 @@ def _missing_hint_raises(name: str, pair: Pair) -> Outcome:
 
 def _uses_the_teacher(name: str, pair: Pair) -> Outcome:
     objective = _objective(name, pair)
+    if not _term(objective).needs_teacher:
+        return None, "it needs no teacher"
     if type(_term(objective)).before_step is not DistillationLoss.before_step:
         return None, "through a part that it trains itself"
     value = _number(objective, pair.own, pair.other, pair.batch)

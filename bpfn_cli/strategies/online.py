@@ -133,7 +133,7 @@ class OnlineStrategy(Strategy):
         if kind == "general":
             return [float(self.mix[0]) * a + float(self.mix[1]) * b for a, b in pairs]
         if kind == "linear":
-            truth, known = at_levels(own, batch.flow), known_points(own, batch)
+            truth, known = at_levels(own, batch.truth), known_points(own, batch)
             mixed = []
             for level, (a, b) in enumerate(pairs):
                 share = best_share(a, b, truth[level], None if known is None else known[level])[:, None, None]
@@ -159,9 +159,9 @@ class OnlineStrategy(Strategy):
         for batch in self.meta_val(epoch) if self.meta_val else ():
             counted = 1 if batch.valid is None else batch.valid[..., None]
             flows = [network.eval()(batch.pc1, batch.pc2).flows[0] for network in self.networks()]
-            errors = [(flow - batch.flow).double() * counted for flow in flows]
+            errors = [(flow - batch.truth).double() * counted for flow in flows]
             sums += torch.tensor([[float((a * b).sum()) for b in errors] for a in errors], dtype=torch.float64)
-            points += batch.flow.shape[0] * batch.flow.shape[1]
+            points += batch.truth.shape[0] * batch.truth.shape[1]
         return sums / max(points, 1)
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.losses.features import FIELDS
+from bpfn_cli.losses.supervised import at_levels
 from bpfn_cli.losses.term import TeacherPasses
 from bpfn_cli.models import BiPointFlowNet
-from bpfn_cli.ops import matrix_precision
+from bpfn_cli.ops import backward_errors, matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.teacher_cache import TeacherCache
@@ -27,6 +28,7 @@ class Teacher:
 
     Attributes: forwards: how often the network was run. precision: of its large matrix products. control: applied to
         its outputs before a student sees them (see `CONTROLS`). cache: outputs on disk; None: always computed.
+        goes_back: also compute the flow from cloud 2 to cloud 1, for `FlowPyramid.backward_errors`.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Teacher:
         self.network = network.eval().requires_grad_(False)
         self.precision, self.control, self.cache = precision, control, cache
         self.forwards = 0
+        self.goes_back = False
         self._last: tuple[FlowBatch, FlowPyramid] | None = None
 
     def __call__(self, batch: FlowBatch, student: FlowPyramid | None = None) -> FlowPyramid:
@@ -81,7 +84,15 @@ class Teacher:
         """The network's outputs without cache and control; with gradients if they are enabled."""
         self.forwards += 1
         with matrix_precision(self.precision):
-            return self.network(batch.pc1, batch.pc2, pyramid=None if student is None else student.pyramid)
+            output = self.network(batch.pc1, batch.pc2, pyramid=None if student is None else student.pyramid)
+            return self._with_backward_errors(output, batch) if self.goes_back else output
+
+    @torch.no_grad()
+    def _with_backward_errors(self, output: FlowPyramid, batch: FlowBatch) -> FlowPyramid:
+        self.forwards += 1
+        backward = self.network(batch.pc2, batch.pc1).flows[0]
+        errors = backward_errors(batch.pc1, output.flows[0], batch.pc2, backward)
+        return replace(output, backward_errors=at_levels(output, errors[..., None]))
 
     @contextmanager
     def trainable(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from bpfn_cli.models.variants import Variant
 from bpfn_cli.ops import level_sizes
 from bpfn_cli.precision import Precision
 from bpfn_cli.rng import keyed_generator
-from bpfn_cli.structures import LEVELS, FlowBatch, FlowPyramid
+from bpfn_cli.structures import BACKWARD_FIELD, LEVELS, FlowBatch, FlowPyramid
 
 TOLERANCE = {Precision.float32: 1e-3, Precision.bf16: 5e-2, Precision.float16: 1e-2}
 MAX_NAME_BYTES = 200
@@ -155,6 +155,7 @@ def bytes_per_sample(variant: Variant, points: int, reads: frozenset[str]) -> in
             "bfe_neighbors": 2 * variant.embedding_neighbors,
             "encoder_source": expanded,
             "encoder_target": expanded,
+            BACKWARD_FIELD: 1,
         }
         size += sum(4 * rows * widths.get(name, width) for name in reads)
     return size

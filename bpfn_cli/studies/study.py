@@ -17,7 +17,7 @@ from bpfn_cli.files import expanded
 from bpfn_cli.losses import NO_DISTILLATION
 from bpfn_cli.models import VARIANTS, Variant, read_checkpoint
 from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
-from bpfn_cli.recipes.recipe import PathText, Recipe, checked_recipe, decisive_tree
+from bpfn_cli.recipes.recipe import DataSettings, PathText, Recipe, checked_recipe, decisive_tree
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
@@ -71,6 +71,11 @@ class Study:
         """The dataset that all trainings are tested on; None: the one they are trained on."""
         found = self.recipe.get("data", {}).get("test")
         return None if found is None else expanded(found)
+
+    @property
+    def data(self) -> DataSettings:
+        """How the data of all trainings are read."""
+        return cells_of(self)[0].recipe.data
 
     @property
     def split(self) -> str:

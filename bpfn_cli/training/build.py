@@ -60,6 +60,9 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         found = None if is_random else teacher_checkpoint(job)
         teacher = TeacherNetwork.read(found, job.runs) if found else TeacherNetwork.untrained(job.recipe)
         awaits_teacher = found is None and not is_random
+        if awaits_teacher and not job.data.train.has_flow:
+            problem = f"no teacher {job.recipe.teacher.name} is given, and none can be trained without labels"
+            raise UsageError(f"{problem}; give --teacher, such as --teacher baseline")
     torch.manual_seed(job.recipe.seed)  # after the teacher: reading a network draws random numbers
     student = build_model(job.recipe.variant, job.recipe.data.cloud_points)
     if job.initial is not None and use_initial:
@@ -74,16 +77,18 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
     return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)
 
 
-def build_objective(recipe: Recipe) -> Objective:
-    """The objective of a recipe, for a teacher of the recipe's variant."""
+def build_objective(job: Job) -> Objective:
+    """The objective of a job, for a teacher of the recipe's variant."""
+    recipe, has_truth = job.recipe, job.data.train.has_flow
     teacher = recipe.teacher if recipe.distillation_losses() else None
-    return build_losses(recipe.loss, recipe.variant, teacher, recipe.objective)
+    return build_losses(recipe.loss, recipe.variant, teacher, recipe.objective, has_truth)
 
 
 def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork | None) -> Strategy:
     recipe, options, device = job.recipe, job.recipe.train, job.device
     network = None if teacher is None else teacher.network.to(device)
-    objective = build_losses(recipe.loss, student.variant, network.variant if network else None, recipe.objective)
+    other, has_truth = network.variant if network else None, job.data.train.has_flow
+    objective = build_losses(recipe.loss, student.variant, other, recipe.objective, has_truth)
     meta_val = partial(epoch_batches, job, job.split.meta_val, in_process=True)
     return STRATEGIES[recipe.strategy.kind](
         student.to(device),
@@ -124,7 +129,23 @@ def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> Teach
 def check_job(job: Job) -> None:
     """Raises: UsageError: an unknown loss or option, or code that is not allowed; hints or truth never get a weight."""
     _check_code(job)
-    build_objective(job.recipe).check_length(job.steps, job.recipe.train.epochs)
+    _check_labels(job)
+    build_objective(job).check_length(job.steps, job.recipe.train.epochs)
+
+
+def _check_labels(job: Job) -> None:
+    """Raises: UsageError: the recipe needs labels that the data do not have."""
+    recipe = job.recipe
+    if job.data.test is None and recipe.train.select_on == "test":
+        raise UsageError("train.select_on test: these data have no labels; name a labeled dataset in data.test")
+    if job.data.train.has_flow:
+        return
+    stop, kind = recipe.early_stop.kind, recipe.strategy.kind
+    if STRATEGIES[kind].needs_truth:
+        raise UsageError(f"strategy.kind {kind}: needs labels, which the training scenes do not have; use plain")
+    if stop != "never":
+        problem = "without labels, nothing would be left to learn once the teacher stops"
+        raise UsageError(f"early_stop.kind {stop}: {problem}; use never")
 
 
 def _check_code(job: Job) -> None:
@@ -144,8 +165,10 @@ def job_notes(job: Job) -> Iterator[str]:
     yield from _unused_options(recipe)
     if recipe.data.split == "test" and job.data.test_path is None:
         yield "data.split test: trains on the scenes that it is tested on; its results will be training errors"
+    if not job.data.train.has_flow:
+        yield from _notes_without_labels(job)
     if recipe.distillation_losses():
-        if recipe.control == "random_adapter" and not build_objective(recipe).reads().intersection(FIELDS.values()):
+        if recipe.control == "random_adapter" and not build_objective(job).reads().intersection(FIELDS.values()):
             yield "control random_adapter: no effect, since no --loss reads the teacher's features"
         yield from _early_stop_notes(job)
         return
@@ -155,6 +178,15 @@ def job_notes(job: Job) -> Iterator[str]:
         yield f"early_stop.kind {recipe.early_stop.kind}: no effect, {why}"
     if recipe.control != "none":
         yield f"control {recipe.control}: no effect, {why}"
+
+
+def _notes_without_labels(job: Job) -> Iterator[str]:
+    yield "labels: none; the student learns without the supervised loss"
+    if job.recipe.train.select_on == "held_out":
+        by = "the teacher's flow" if job.recipe.distillation_losses() else "the second cloud, with its moved points,"
+        scenes = len(job.split.held_out)
+        told = f"the best epoch is the one nearest to {by} on {scenes} held-out scenes, not the one of lowest EPE3D"
+        yield f"validation: {told}" if scenes else "validation: none; the last weights are used"
 
 
 def _unused_options(recipe: Recipe) -> Iterator[str]:
@@ -181,6 +213,6 @@ def _early_stop_notes(job: Job) -> Iterator[str]:
     elif stop.kind != "never":
         taught = sum(EarlyStop(stop).share(epoch, options.epochs) > 0 for epoch in range(options.epochs))
         steps, first = taught * job.steps_per_epoch, objective.calibration_step
-        if steps <= first and not build_objective(job.recipe).calibrated:
+        if steps <= first and not build_objective(job).calibrated:
             when = f"after {steps} steps, before hints get their weight at step {first}"
             yield f"early stop: the teacher stops {when}, so they have no effect; lower objective.calibration_step"

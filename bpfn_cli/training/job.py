@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from bpfn_cli.config import json_hash
-from bpfn_cli.data.datasets import SceneDataset, find_dataset, sequence_of
+from bpfn_cli.data.datasets import Pairs, SceneDataset, find_data, find_dataset, sequence_of
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, is_own_loss
-from bpfn_cli.recipes.recipe import Recipe, teacher_key
+from bpfn_cli.recipes.recipe import DataSettings, Recipe, teacher_key
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.stop import Interruption
@@ -27,32 +27,45 @@ from bpfn_cli.strategies import STRATEGIES
 class OpenedDataset:
     """A dataset, opened once: what identifies it, and its training and test scenes, which may be the same ones.
 
-    test_path: another dataset, whose test scenes these are; it is part of the identity.
+    test: None: there are none, since the data have no labels. test_path: another dataset, whose test scenes these are;
+    it is part of the identity.
     """
 
     path: Path
     identity: DataIdentity
     train: SceneDataset
-    test: SceneDataset
+    test: SceneDataset | None
     test_path: Path | None = None
 
     @classmethod
-    def open(cls, path: Path, test_path: Path | None = None, split: str = "train") -> OpenedDataset:
-        """Args: split: the one to train on. Raises: as `find_dataset` and `Dataset.open`."""
-        found = find_dataset(path)
+    def open(
+        cls, path: Path, test_path: Path | None = None, split: str = "train", data: DataSettings | None = None
+    ) -> OpenedDataset:
+        """Args: split: the one to train on. data: how to read it; None: by default.
+
+        Raises: as `find_data` and `Dataset.open`.
+        """
+        data = data or DataSettings()
+        found = find_data(path, data.kind, data.frame, data.remove_ground)
         train, identity = found.open(split), found.identity
+        if isinstance(found.format, Pairs):
+            found.format.check(train)
         if split != "train":
             identity = replace(identity, train_scenes=len(train))
         if test_path is None:
-            return cls(path, identity, train, found.open("test"))
+            return cls(path, identity, train, found.open("test") if found.format.has_flow else None)
         test = find_dataset(test_path).open("test")
         identity = replace(identity, sha256=json_hash([identity.sha256, test.identity()]))
         return cls(path, identity, train, test, test_path)
 
     @cached_property
     def test_sha256(self) -> str:
-        """Identifies the test split."""
-        return self.test.identity()
+        """Identifies the test split; empty if there is none."""
+        return "" if self.test is None else self.test.identity()
+
+    def without_labels(self) -> OpenedDataset:
+        """The same with labels of the test scenes alone."""
+        return replace(self, train=self.train.without_labels())
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class Job:
         """Open and split the data. Raises: as `OpenedDataset.open`; UsageError: another format; `runs` inside."""
         test = None if recipe.data.test is None else Path(recipe.data.test)
         split = recipe.data.split
-        opened = OpenedDataset.open(data, test, split) if isinstance(data, Path) else data
+        opened = OpenedDataset.open(data, test, split, recipe.data) if isinstance(data, Path) else data
         if opened.test_path != test:
             raise UsageError(f"data.test {printable(test)}: all trainings here test on {printable(opened.test_path)}")
         if opened.train.split != split:
@@ -116,15 +129,17 @@ class Job:
         wanted, root = recipe.data.kind, opened.train.root
         if wanted not in ("auto", opened.train.kind):
             raise UsageError(f"data.kind {wanted}: {printable(root)} is {opened.train.kind}; change one of them")
-        if root.resolve() in (runs.resolve(), *runs.resolve().parents):
+        if opened.path.is_dir() and root.resolve() in (runs.resolve(), *runs.resolve().parents):
             raise UsageError(f"--runs {printable(runs)}: lies inside the dataset {printable(root)}; choose another")
         if recipe.initial is not None and more.get("initial") is None:
             more["initial"] = find_weights(Path(recipe.initial))
+        if not recipe.data.labels:
+            opened = opened.without_labels()
         return cls(recipe, opened, split_for(recipe, opened.train), runs, device, **more)._with_early_calibration()
 
     def _with_early_calibration(self) -> Job:
         """In a training too short for `calibration_step`, hints get their weight after a quarter of the steps."""
-        names, options = self.recipe.distillation_losses(), self.recipe.objective
+        names, options = self.recipe.losses(), self.recipe.objective
         wanted = options.calibration_step
         if self.steps > wanted or not options.scales_hints or not options.gamma:
             return self

@@ -2,6 +2,7 @@
 """From a job to a finished run folder. Running a job in an existing folder resumes it where it stopped."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,10 +43,10 @@ COMPLEXITY_POINTS = 8192  # at which the published tables count MACs
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its folder, and the result of its evaluation on the test split."""
+    """A finished run: its folder, and the result of its evaluation on the test split; None: there is none."""
 
     folder: Path
-    result: EvaluationResult
+    result: EvaluationResult | None
 
 
 def run(job: Job, progress: Progress) -> Outcome:
@@ -80,7 +81,7 @@ def carry_out(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> 
             train(job, parts, training, folder, progress)
         weights = deploy(parts, training, folder)
         result = evaluate(job, parts, weights, folder, progress)
-        progress.line(result.summary())
+        progress.line(result.summary() if result else _how_to_test(folder))
         return Outcome(folder.path, result)
 
 
@@ -181,7 +182,10 @@ def restore(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> Tr
 
 def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progress: Progress) -> None:
     """Train to the last epoch; log each epoch and save checkpoints."""
-    validator = Validator.create(job)
+    teacher = parts.strategy.teacher
+    validator = Validator.create(job, None if teacher is None else teacher.network)
+    if validator is not None:
+        training.selected_by = validator.by
     training.early_stop.teacher_epe3d = _teacher_epe3d(parts, validator, folder)
     title = f"training {folder.record.role} {job.recipe.variant.name} ({folder.record.method})"
     with (
@@ -208,8 +212,13 @@ def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     return path
 
 
-def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult:
-    """Measure the deployed weights on the test split, and the teacher where its metrics are unknown; record both."""
+def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult | None:
+    """Measure the deployed weights on the test split, and the teacher where its metrics are unknown; record both.
+
+    None: there is no test split.
+    """
+    if job.data.test is None:
+        return None
     teacher = parts.teacher
     known = None if teacher is None else from_main(lambda: known_test_metrics(job, teacher))
     path = None if teacher is None or known else teacher.path
@@ -229,10 +238,15 @@ def _teacher_epe3d(parts: Parts, validator: Validator | None, folder: RunFolder)
     entry = folder.record.teacher
     if entry is None or parts.teacher is None:
         return None
-    if entry.held_out_epe3d is None and validator is not None:
-        entry = entry.model_copy(update={"held_out_epe3d": validator.epe3d(parts.teacher.network)})
+    if entry.held_out_epe3d is None and validator is not None and validator.by == "epe3d":
+        entry = entry.model_copy(update={"held_out_epe3d": validator.measure(parts.teacher.network)})
         folder.update(teacher=entry)
     return entry.held_out_epe3d
+
+
+def _how_to_test(folder: RunFolder) -> str:
+    where = shlex.quote(str(folder.path))
+    return f"not tested: these data have no labels; test it with `bpfn eval --checkpoint {where} --data DATASET`"
 
 
 @contextlib.contextmanager

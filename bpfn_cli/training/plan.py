@@ -108,7 +108,8 @@ def _cache_bytes(job: Job, strategy: Strategy) -> int | None:
 def _terms(strategy: Strategy, recipe: Recipe) -> Iterator[TermPlan]:
     objective, batch = strategy.objective, recipe.train.batch_size
     sizes = level_sizes(recipe.data.points, strategy.student.variant.reductions)
-    yield TermPlan(SUPERVISED, f"weight {objective.weight(SUPERVISED):g}")
+    if objective.has_truth:
+        yield TermPlan(SUPERVISED, f"weight {objective.weight(SUPERVISED):g}")
     for name, term in objective.items():
         hints = []
         for feature, level, *widths in term.hints():
@@ -124,7 +125,8 @@ def _weight(objective: Objective, name: str) -> str:
     if name not in objective.hints or not objective.options.scales_hints:
         return f"weight {objective.weight(name):g}"
     if objective.calibrated:
-        return f"weight gamma {options.gamma:g} x kappa {objective.scales()[f'kappa_{name}']:.4g}"
-    wanted = f"so that its gradient is {options.rho / len(objective.hints):.3g} of the supervised one"
+        return f"weight gamma {objective.gamma:g} x kappa {objective.scales()[f'kappa_{name}']:.4g}"
+    other = "the supervised one" if objective.has_truth else f"that of {' and '.join(objective.anchors)}"
+    wanted = f"so that its gradient is {options.rho / len(objective.hints):.3g} of {other}"
     again = f" and every {options.recalibrate_every} steps" if options.recalibrate_every else ""
-    return f"weight gamma {options.gamma:g} x kappa, set at step {options.calibration_step}{again} {wanted}"
+    return f"weight gamma {objective.gamma:g} x kappa, set at step {options.calibration_step}{again} {wanted}"

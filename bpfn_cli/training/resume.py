@@ -145,9 +145,12 @@ def _refuse(what: str, changed: list[str], advice: str) -> None:
     raise_any(UsageError(f"{what}: {'; '.join(changed)}; {advice}") if changed else None)
 
 
-def _result_of(folder: RunFolder) -> EvaluationResult:
+def _result_of(folder: RunFolder) -> EvaluationResult | None:
+    """The result of the evaluation; None: the run was not tested."""
     try:
         summary = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
+        if summary["result"] is None and folder.record.epe3d is None:
+            return None
         return EvaluationResult.model_validate_json(json.dumps(summary["result"]))
     except (OSError, ValueError, KeyError, TypeError):
         where = printable(folder.path)

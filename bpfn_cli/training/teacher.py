@@ -75,12 +75,13 @@ def teacher_checkpoint(job: Job) -> Path | None:
 
 def known_test_metrics(job: Job, teacher: TeacherNetwork) -> MetricRow | None:
     """The teacher's metrics from its own run, if measured as the student will be; None: unknown."""
-    if teacher.run is None:
+    if teacher.run is None or job.data.test is None:
         return None
     wanted = (job.data.test_sha256, job.recipe.data.points, EVALUATION_SEED, teacher.sha256)
     for path in sorted((job.runs / teacher.run / record.EVALUATIONS).glob("*.json")):
         with contextlib.suppress(DataError):
             result = record.read_schema(path, EvaluationResult, "")
-            if (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:
+            usual = result.parts is None and result.dataset.region != "square"
+            if usual and (result.dataset.sha256, result.points, result.seed, result.checkpoint.sha256) == wanted:
                 return result.model
     return None

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import bpfn
+from command import bpfn, refused, succeeded
+from scene_folders import write_flyingthings3d
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.models import save_checkpoint
@@ -182,6 +183,21 @@ def test_busy_cores_are_busy_meanwhile_and_free_afterwards(
     assert "2 cores kept busy by others" in " ".join(capsys.readouterr().out.split())
 
 
+def test_first_pass_holds_the_medians_over_its_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rounds, each of `import torch`, a process with one pass, and one with later passes too."""
+    passes = ([0.6, 0.1, 0.3, 0.2], [0.5, 0.4, 0.5, 0.6], [0.9, 0.2, 0.3, 0.4])
+    times = iter([entry for own in passes for entry in ((2.0, ""), (4.0 + own[0], ""), (9.0, json.dumps(own)))])
+    monkeypatch.setattr("bpfn_cli.profiling.conditions._seconds_of", lambda code, request: next(times))
+    words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first", "--rounds", 3, "--json")
+    assert in_process(folder, monkeypatch, *words) == 0
+    (one,) = json.loads(capsys.readouterr().out)["results"]
+    found = [one[name] for name in ("import_torch_s", "process_s", "first_s", "later_s", "times_least")]
+    assert found == pytest.approx([2.0, 4.6, 0.6, 0.3, 2.0])
+
+
+@pytest.mark.slow
 def test_first_pass_of_new_processes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,3 +234,49 @@ def test_profile_adds_the_latency_of_the_fast_path(
     said = capsys.readouterr().out
     for expected in ("Time of one pair on cpu", "Median [ms]", "p90 [ms]"):
         assert expected in said
+
+
+def test_formats_are_compared_in_one_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpfn_cli.profiling import formats
+
+    measured = tuple(one for one in formats.MEASURED if one[0] != "torch")  # its export takes long
+    monkeypatch.setattr(formats, "MEASURED", measured)
+    monkeypatch.setattr(formats, "_peak_mb", lambda *_: 2.0)
+    write_flyingthings3d(folder / "things", train=1, points=1100)
+    words: tuple[object, ...] = ("bench", "--formats", "--checkpoint", "tiny.safetensors", *TINY_WORDS)
+    done = succeeded(bpfn(*words, "--data", "things", "--json", cwd=folder))
+    rows = json.loads(done.stdout)["results"]
+    assert [(one["format"], one["stored"]) for one in rows] == list(measured)
+    whole = rows[0]
+    for one in rows:
+        assert len(one["times_ms"]) == 2
+        assert one["p90_ms"] >= one["median_ms"] > 0
+        assert one["epe3d_m"] == pytest.approx(whole["epe3d_m"], rel=0.01)
+        assert (one["bytes"] < 0.8 * whole["bytes"]) == (one["stored"] == "float16")
+    table = succeeded(bpfn(*words, cwd=folder, COLUMNS="200")).stdout
+    assert "EPE3D [m]" in table
+    assert table.count("onnxruntime") == 2
+
+
+def test_memory_of_a_format_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    from tiny_world import tiny_network
+
+    from bpfn_cli.models.exported import FORMATS
+    from bpfn_cli.models.exported.base import Request
+    from bpfn_cli.profiling.formats import _peak_mb
+
+    path = tmp_path / "f.onnx"
+    path.write_bytes(FORMATS["onnx"].write(tiny_network(), Request()))
+    assert 1 < _peak_mb("onnx", path, 1024) < 500
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--formats", "--train"), "--train: has no effect with --formats"),
+        (("--formats", "--points", 1024, "--points", 2048), "--points: give it once with --formats"),
+        (("--data", "."), "--data: only --formats measures accuracy"),
+    ],
+)
+def test_flags_without_effect_are_refused(folder: Path, words: tuple[object, ...], message: str) -> None:
+    refused(bpfn("bench", *words, cwd=folder), 2, message)

@@ -28,15 +28,18 @@ SMALL = (
     "objective.calibration_step=0",
     "--set",
     "teacher=big",
+    "--set",
+    "data.points=1024",
 )
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, small_variants) -> Path:
-    """A folder with six synthetic scenes and an untrained teacher."""
+    """A folder with six synthetic scenes, an untrained teacher and an untrained student."""
     folder = tmp_path_factory.mktemp("work")
     assert bpfn("synth", "--train", 6, "--val", 2, "--out", "data/synthetic", cwd=folder).returncode == 0
-    assert bpfn("slim", "--variant", "big", "--out", "teacher.safetensors", cwd=folder).returncode == 0
+    for variant, name in (("big", "teacher"), ("tiny", "student")):
+        assert bpfn("slim", "--variant", variant, "--out", f"{name}.safetensors", cwd=folder).returncode == 0
     return folder
 
 
@@ -81,12 +84,12 @@ def test_wrong_names_are_refused(tmp_path):
 
 
 def test_check_on_ones_own_pair(work):
-    result = bpfn("losses", "hint", "--check", "--student", "tiny", "--teacher", "teacher.safetensors", cwd=work)
+    result = bpfn("losses", "bounded", "--check", "--student", "tiny", "--teacher", "teacher.safetensors", cwd=work)
     assert result.returncode == 0, result.stdout
     lines = result.stdout.splitlines()
-    assert len(lines) == 7 + 2 + 2
+    assert len(lines) == 7 + 2 + 3
     assert all(line.startswith("pass ") for line in lines)
-    assert result.stderr.splitlines()[-1] == "11 passed, 0 failed, 0 not applicable"
+    assert result.stderr.splitlines()[-1] == "12 passed, 0 failed, 0 not applicable"
 
 
 def test_check_finds_a_loss_that_contradicts_its_card(work, tmp_path):
@@ -113,6 +116,7 @@ def example() -> str:
     return block
 
 
+@pytest.mark.slow
 def test_every_command_knows_a_loss_that_is_a_file_and_a_line(work, tmp_path):
     """In a copy of the package, with the loss of docs/extending.md added."""
     package = tmp_path / "bpfn_cli"
@@ -125,12 +129,14 @@ def test_every_command_knows_a_loss_that_is_a_file_and_a_line(work, tmp_path):
     registry.write_text(
         text.replace("from bpfn_cli.losses.response.basic", imported + "from bpfn_cli.losses.response.basic")
     )
+    pair = ["--student", "student.safetensors", "--teacher", "teacher.safetensors"]
+    small = ["--set", "train.batch_size=1", "--set", "data.points=1024", "--set", "teacher=weightnet8"]
     commands = [
         ["losses"],
         ["losses", "direction"],
-        ["losses", "direction", "--check", "--student", "weightnet4", "--teacher", "weightnet4"],
+        ["losses", "direction", "--check", *pair],
         ["config", "show", "--set", "loss=[direction]", "--set", "objective.direction.level=1"],
-        ["distill", "--loss", "direction", "--dry-run", "--set", "teacher=half", "--set", "train.batch_size=2"],
+        ["distill", "--loss", "direction", "--dry-run", "--variant", "weightnet4", *small],
         ["distill", "--loss", "direction", "--set", "objective.direction.lvel=1", "--dry-run"],
     ]
     script = (
@@ -229,7 +235,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (("--strategy", "online", "--loss", "ail"), "ail+online"),
         slow(("--strategy", "meta", "--loss", "basic", "--set", "data.meta_val=0.3"), "basic+meta"),
         slow(("--strategy", "netaug", "--loss", "none"), "netaug"),
-        (("--loss", "weighted", "--loss", "rkd", "--early-stop", "linear"), "weighted+rkd+early-stop-linear"),
+        slow(("--loss", "weighted", "--loss", "rkd", "--early-stop", "linear"), "weighted+rkd+early-stop-linear"),
         slow(("--loss", "pairwise", "--loss", "adversarial", "--validation-calendar", "fast"), "pairwise+adversarial"),
     ],
 )  # fmt: skip

@@ -17,9 +17,9 @@ from command import bpfn, clean_environment, refused, succeeded
 from tiny_world import write_things
 
 from bpfn_cli.cli.main import app
+from bpfn_cli.cli.options import given_path
 from bpfn_cli.data import loader
 from bpfn_cli.errors import DiskError
-from bpfn_cli.files import expanded
 from bpfn_cli.parallel import map_in_processes
 
 # Python runs it at its start: hides what Windows does not have.
@@ -36,12 +36,12 @@ for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGCHLD", "SIGKILL", "SIGALRM"):
 
 
 def python(
-    *words: object, cwd: Path, flags: tuple[str, ...] = (), path: Path | None = None
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    *words: object, cwd: Path, path: Path | None = None, start: tuple[str, ...] = ("-m", "bpfn_cli.cli")
+) -> subprocess.CompletedProcess[str]:
     """Run a command by `python -m`. path: searched for modules first."""
     places = [str(path)] * (path is not None) + [entry for entry in sys.path if entry]
     return subprocess.run(
-        [sys.executable, *flags, "-m", "bpfn_cli.cli", *map(str, words)],
+        [sys.executable, *start, *map(str, words)],
         cwd=cwd,
         env=clean_environment({"PYTHONPATH": os.pathsep.join(places)}),
         capture_output=True,
@@ -72,11 +72,18 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_recipes_need_no_torch(tmp_path: Path, broken: Path) -> None:
-    for words in ("config init", "config validate recipe.yaml", "config show -c recipe.yaml", "runs"):
-        result = python(*words.split(), cwd=tmp_path, path=broken)
-        assert result.returncode == 0, result.stderr
-    (tmp_path / "recipe.yaml").write_text("train: {lr: many, epoch: 3}\n")
-    refused(python("config", "validate", "recipe.yaml", cwd=tmp_path, path=broken), 2, "train.lr", "train.epochs")
+    lines = (
+        "config init",
+        "config validate recipe.yaml",
+        "config show -c recipe.yaml",
+        "runs",
+        "config validate b.yaml",
+    )
+    (tmp_path / "b.yaml").write_text("train: {lr: many, epoch: 3}\n")
+    script = "from bpfn_cli.cli.main import run; import sys; print([run(line.split()) for line in sys.argv[1:]])"
+    result = python(*lines, cwd=tmp_path, path=broken, start=("-c", script))
+    assert result.stdout.splitlines()[-1] == "[0, 0, 0, 0, 2]", result.stderr
+    assert "train.lr" in result.stderr and "train.epochs" in result.stderr
 
 
 @pytest.mark.parametrize("words", ["losses", "train", "predict a.npy b.npy", "profile"])
@@ -86,14 +93,23 @@ def test_broken_torch_is_one_line_that_points_to_doctor(tmp_path: Path, broken: 
     assert not list(tmp_path.glob("*.log"))
 
 
-@pytest.mark.parametrize("flag", ["-O", "-OO"])
-def test_optimized_python_trains(tmp_path: Path, flag: str) -> None:
-    """Without assertions and docstrings."""
-    assert python("--help", cwd=tmp_path, flags=(flag,)).returncode == 0
-    assert python("config", "init", cwd=tmp_path, flags=(flag,)).returncode == 0
+SMALL = ("--variant", "weightnet4", "--epochs", 1, "--device", "cpu", "--set", "data.holdout=0")
+SMALL += ("--set", "data.points=1024", "--set", "train.batch_size=2")
+
+
+OPTIMIZED = ("-OO", "-m", "bpfn_cli.cli")  # without assertions and docstrings
+
+
+def test_optimized_python_lists_the_losses(tmp_path: Path) -> None:
+    result = python("losses", cwd=tmp_path, start=OPTIMIZED)
+    assert result.returncode == 0, result.stderr
+    assert "bihint" in result.stdout
+
+
+@pytest.mark.slow
+def test_optimized_python_trains(tmp_path: Path) -> None:
     write_things(tmp_path / "things", train=2, points=1100)
-    small = ["--variant", "weightnet4", "--data", "things", "--epochs", 1, "--set", "data.holdout=0", "--device", "cpu"]
-    result = python("train", *small, "--set", "train.batch_size=2", "--name", "a", cwd=tmp_path, flags=(flag,))
+    result = python("train", *SMALL, "--data", "things", "--name", "a", cwd=tmp_path, start=OPTIMIZED)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "runs" / "a" / "run.json").read_text())["state"] == "finished"
 
@@ -108,7 +124,8 @@ def can_be_nobody() -> bool:
     return shutil.which("setpriv") is not None and subprocess.run(command, check=False).returncode == 0
 
 
-def test_user_without_home_and_passwd_entry_reads_a_read_only_dataset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_user_without_home_and_passwd_entry_reads_a_read_only_dataset(tmp_path: Path, trains: bool) -> None:
     if not can_be_nobody():
         pytest.skip("needs root and setpriv")
     things = write_things(tmp_path / "things", train=2, points=1100)
@@ -124,8 +141,8 @@ def test_user_without_home_and_passwd_entry_reads_a_read_only_dataset(tmp_path: 
         command = [*AS_NOBODY, sys.executable, "-m", "bpfn_cli.cli", *map(str, words)]
         return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
 
-    small = ["--variant", "weightnet4", "--epochs", 1, "--set", "data.holdout=0", "--device", "cpu"]
-    for words in (["doctor"], ["data", "check", things], ["train", "--data", things, *small], ["report"]):
+    training = [["train", "--data", things, *SMALL], ["report"]]
+    for words in training if trains else [["doctor"], ["data", "check", things]]:
         assert run(*words).returncode == 0, (words, run(*words).stderr)
     refused(run("synth", "--out", "~/x"), 2, "~/x: this user has no home folder; write the whole path")
     refused(run("subset", "--source", things, "--out", things.parent / "out"), 5, "no permission")
@@ -141,7 +158,7 @@ def test_every_path_of_the_command_line_is_expanded() -> None:
         if get_args(parameter.annotation)[:1] in ((Path,), (Path | None,))
     ]
     assert len(parsers) > 40
-    assert not [one for one in parsers if one[2] is not expanded]
+    assert not [one for one in parsers if one[2] is not given_path]
 
 
 @pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])

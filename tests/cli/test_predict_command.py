@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +99,34 @@ def test_left_out_rows_count_in_no_metric(work: Path) -> None:
     assert f"over {POINTS:,} points: EPE3D" in said and f"(of zero flow: {length:.4f} m)" in said
 
 
+def test_errors_of_dynamic_and_static_points_are_printed(work: Path) -> None:
+    truth = np.tile(SHIFT, (POINTS, 1))
+    truth[:10] += (0, 0, 1)
+    np.savez(work / "pair.npz", pc1=street(), pc2=street() + SHIFT, flow=truth, dynamic=np.arange(POINTS) < 10)
+    said = run(work, "pair.npz", "--frame", "internal").stdout.splitlines()
+    found = figures(work, "pair.npz", "--frame", "internal")["by_motion"]
+    errors = np.linalg.norm(expected(street(), street() + SHIFT) - truth, axis=1)
+    lengths = np.linalg.norm(truth, axis=1)
+    for name, rows, count in (("dynamic", slice(10), 10), ("static", slice(10, None), POINTS - 10)):
+        assert found[name]["points"] == count
+        assert found[name]["epe3d"] == pytest.approx(errors[rows].mean(), rel=1e-5)
+        zero = f"(of zero flow: {lengths[rows].mean():.4f} m)"
+        assert f"{name}: EPE3D {errors[rows].mean():.4f} m {zero}, over {count:,} points" in said
+
+
+def test_many_pairs_are_summed_by_motion(work: Path) -> None:
+    (work / "two").mkdir()
+    for name, moving in (("a", 10), ("b", 0)):
+        mask = np.arange(POINTS) < moving
+        truth = np.zeros((POINTS, 3)) + mask[:, None] * (0, 0, 2.0)
+        np.savez(work / "two" / f"{name}.npz", pc1=street(), pc2=street() + SHIFT, flow=truth, dynamic=mask)
+    said = run(work, "two", "--frame", "internal").stdout.splitlines()
+    (dynamic,) = (line for line in said if line.startswith("dynamic"))
+    assert dynamic.endswith("(of zero flow: 2.0000 m), over 10 points")
+    assert any(line.startswith("static") and line.endswith(f"over {2 * POINTS - 10:,} points") for line in said)
+
+
+@pytest.mark.slow
 def test_installed_command_reads_a_sweep_of_nuscenes(work: Path) -> None:
     """x right, y forward, z up; five columns; a quarter of the rays without a return."""
     axes, chance = axes_of("nuscenes"), np.random.default_rng(5)
@@ -144,12 +171,11 @@ def test_columns_of_a_bin_file_are_found_or_given(work: Path) -> None:
     refused(bpfn(*words, cwd=work), 2, "--columns 4: only .bin files need it")
 
 
-def test_missing_library_is_one_line_with_its_installation(work: Path) -> None:
+def test_missing_library_is_one_line_with_its_installation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "a.laz").write_bytes(b"LASF")
-    script = "import sys; sys.modules['laspy'] = None; from bpfn_cli.cli.main import main; main()"
-    command = [sys.executable, "-c", script, "predict", "a.laz", "b.laz"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    refused(done, 2, 'a.laz: reading LAS and LAZ needs laspy: pip install -c constraints.txt -e ".[io]"')
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    hint = 'a.laz: reading LAS and LAZ needs laspy: pip install -c constraints.txt -e ".[io]"'
+    refused(bpfn("predict", "a.laz", "b.laz", cwd=work), 2, hint)
 
 
 def test_pc0_and_pc1_are_first_and_second(work: Path) -> None:

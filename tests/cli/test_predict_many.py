@@ -19,7 +19,7 @@ from bpfn_cli.models.predict import Estimate, FlowPredictor, predict_flow
 FRAMES = 4
 WEIGHTS = ("--checkpoint", "tiny.safetensors")
 FIGURES = [
-    *("points", "mean_flow_m", "median_flow_m", "metrics", "measured", "true_flow_m", "holds", "left_out"),
+    *("points", "mean_flow_m", "median_flow_m", "metrics", "measured", "true_flow_m", "by_motion", "holds", "left_out"),
     *("nearest_m", "parts", "spread_m", "origin", "pose", "residual_m", "notes"),
 ]
 

@@ -71,6 +71,7 @@ def test_checkpoint_is_the_recipes_initial_weights(place: Path) -> None:
     assert TrainFlags(config=place / "recipe.yaml", changes=["initial=b"]).recipe(base={}).initial == "b"
 
 
+@pytest.mark.slow
 def test_stopped_run_is_listed_and_resumed(place: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = started(place, *typed("--runs", runs, "--name", "a"))

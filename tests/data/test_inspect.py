@@ -70,7 +70,7 @@ def test_every_kind_can_be_checked_and_shown(dataset: Path, tmp_path: Path) -> N
         (tmp_path / "packed", "flyingthings3d", "train/0000002"),
         (things, "flyingthings3d_occluded", "TRAIN_A_0000_left_0006-0"),
         (things, "flyingthings3d_occluded", "TRAIN_A_0000_left_0006-0.npz"),
-        (tmp_path / "logs", "argoverse2", "log/315966265659927216"),
+        (tmp_path / "logs", "lidar_logs", "log/315966265659927216"),
         (kitti, "kitti", "000002"),
     ):
         found = check_dataset(place)

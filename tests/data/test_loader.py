@@ -40,12 +40,33 @@ class Scenes:
         return Scene(self.names[index], pc1, pc1 + flow, flow, FLYINGTHINGS3D_CAMERA)
 
 
-def epoch(workers: int = 0, seed: int = 0, number: int = 0, size: int = 2) -> list[FlowBatch]:
+@dataclass(frozen=True)
+class Unlabeled(Scenes):
+    def load(self, index: int) -> Scene:
+        return replace(super().load(index), flow=None)
+
+
+def epoch(
+    workers: int = 0, seed: int = 0, number: int = 0, size: int = 2, scenes: Scenes = Scenes()
+) -> list[FlowBatch]:
     options = AugmentSettings(jitter_m=0.01)
     batches = training_batches(
-        Scenes(), range(5), points=16, batch_size=size, seed=seed, epoch=number, augmentation=options, workers=workers
+        scenes, range(5), points=16, batch_size=size, seed=seed, epoch=number, augmentation=options, workers=workers
     )
     return list(batches)
+
+
+def test_scenes_without_labels_are_drawn_and_augmented_like_those_with_labels() -> None:
+    for labeled, unlabeled in zip(epoch(), epoch(scenes=Unlabeled()), strict=True):
+        assert labeled.flow is not None and unlabeled.flow is None
+        assert torch.equal(labeled.pc1, unlabeled.pc1) and torch.equal(labeled.pc2, unlabeled.pc2)
+
+
+def test_crop_of_a_scene_without_labels_takes_one_region_of_both_clouds() -> None:
+    scene = replace(Scenes().load(0), flow=None)
+    found = crop(replace(scene, pc2=scene.pc1), 9, np.random.default_rng(7))
+    assert found.flow is None
+    np.testing.assert_array_equal(found.pc1, found.pc2)
 
 
 def test_crop_takes_the_nearest_points_and_follows_the_motion() -> None:

@@ -19,7 +19,7 @@ from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.metrics.evaluation import BASELINES, evaluate, evaluate_checkpoint, network_flow
 from bpfn_cli.models import save_checkpoint
 from bpfn_cli.models.predict import predict_flow
-from bpfn_cli.reporting.accuracy import Protocol
+from bpfn_cli.reporting.measured import Protocol
 from bpfn_cli.structures import Camera, FlowBatch, Scene
 
 # Metres. Nearest to the first point is where the second one goes, (1, 0.5, 10), and the first goes near the third.
@@ -196,12 +196,25 @@ def test_errors_of_moving_and_static_points_by_hand() -> None:
     pc1 = np.random.default_rng(0).uniform(-5, 5, (20, 3)).astype(np.float32)
     flow = np.zeros((20, 3), np.float32)
     flow[7] = (0, 0, 1)
-    measured = evaluate(
-        BASELINES, Given((Scene("a", pc1, pc1 + flow, flow, LENS), standing())), points=20, by_motion=True
-    )
-    assert measured.by_motion["zero_flow"] == (pytest.approx(1), 0)
-    assert evaluate(BASELINES, Given((standing(),)), points=3, by_motion=True).by_motion["zero_flow"][0] is None
-    assert evaluate(BASELINES, Given((standing(),)), points=3).by_motion == {}
+    scenes = Given((Scene("a", pc1, pc1 + flow, flow, LENS), standing()))
+    measured = evaluate({"model": BASELINES["zero_flow"]}, scenes, points=20, by_class=True)
+    motion = measured.by_class["motion"]
+    assert motion.points == (1, 19 + 20)
+    assert motion.epe3d("model") == (pytest.approx(1), 0)
+    assert "three-way" not in measured.by_class
+    nothing_moves = evaluate(BASELINES, Given((standing(),)), points=3, by_class=True).by_class["motion"]
+    assert (nothing_moves.points, nothing_moves.epe3d("zero_flow")) == ((0, 3), (None, 0))
+    assert evaluate(BASELINES, Given((standing(),)), points=3).by_class == {}
+
+
+def test_classes_change_none_of_the_six_metrics() -> None:
+    """The expected numbers were measured before there were classes."""
+    predictors = {"model": lambda batch: batch.flow * 0.5, **BASELINES}
+    scenes = Scenes(names=("a", "b", "c"), points=300)
+    plain, by_class = (evaluate(predictors, scenes, points=200, by_class=asked).means for asked in (False, True))
+    assert plain == by_class
+    before = (0.4015269351514315, 0.0016666666666666668, 0.013333333333333334, 1.0, 36.71793866903845, 0.035)
+    assert tuple(plain["model"].values()) == pytest.approx(before, rel=1e-14)
 
 
 def test_checkpoint_evaluated_in_parts_sees_few_points_at_a_time(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from bpfn_cli.metrics.result import EvaluationResult
+from bpfn_cli.reporting.measured import Protocol
 
 
 def content(model: float = 0.1, zero: float = 0.3, nearest: float = 0.2, **changes: Any) -> dict[str, Any]:
@@ -73,6 +74,45 @@ def test_file_name_depends_on_weights_points_seed_and_scenes() -> None:
         *({"dataset": {**content()["dataset"], key: "f" * 9}} for key in ("kind", "split", "sha256")),
     ]
     assert len({result(**change).file_name for change in [{}, *changes]}) == 7
+
+
+MOVING = {"partition": "motion", "classes": ["dynamic", "static"], "points": [2, 0], "epe3d": {"model": [0.5, None]}}
+
+
+def test_logs_of_older_versions_keep_their_place() -> None:
+    data = content()["dataset"]
+    old, new, square = (
+        result(dataset=data | changes)
+        for changes in (
+            {"kind": "argoverse2"},
+            {"kind": "lidar_logs", "region": "radius"},
+            {"kind": "lidar_logs", "region": "square"},
+        )
+    )
+    assert Protocol.from_evaluation(old) == Protocol.from_evaluation(new) != Protocol.from_evaluation(square)
+    assert old.file_name == new.file_name != square.file_name
+    assert Protocol.from_evaluation(new).title == "LiDAR logs, test split, 2 scenes, within 35 m, 8192 points"
+
+
+def test_motion_is_that_of_the_classes_or_else_of_an_older_version() -> None:
+    assert result().motion.epe3d_dynamic == 0.2  # type: ignore[union-attr]
+    motion = result(by_class=[MOVING]).motion
+    assert (motion.epe3d_dynamic, motion.epe3d_static) == (0.5, None)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("changes", [{"points": [2]}, {"epe3d": {"model": [0.5]}}, {"points": [2, -1]}])
+def test_class_table_needs_one_value_for_each_class(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        result(by_class=[MOVING | changes])
+
+
+def test_teacher_by_class_is_kept_from_an_earlier_result_of_the_same_points() -> None:
+    taught = MOVING | {"epe3d": {"model": [0.5, None], "teacher": [0.4, None]}}
+    alone = result(rows=content()["rows"][:3], by_class=[MOVING])
+    kept = alone.with_teacher_of(result(by_class=[taught])).by_class[0]
+    assert kept.epe3d == {"model": (0.5, None), "teacher": (0.4, None)}
+    fewer = result(by_class=[taught | {"points": [1, 0]}])
+    assert alone.with_teacher_of(fewer).by_class == alone.by_class
 
 
 @pytest.mark.parametrize("rows", [[], content()["rows"][1:], content()["rows"] * 2])

@@ -92,6 +92,13 @@ def test_seeds_and_scenes_widen_the_interval() -> None:
     assert hierarchical_interval(differences, list(range(40))) == (low, high)
 
 
+def test_interval_of_sums_is_of_the_mean_over_points() -> None:
+    """Two scenes: 1 m in all over one point, and 0 over three; a third has no point."""
+    sums, points = np.array([[1.0, 0, 0]]), [1, 3, 0]
+    assert hierarchical_interval(sums, ["a", "b", "c"], points) == (0, 1)
+    assert hierarchical_interval(sums, ["a", "a", "a"], points) == (0.25, 0.25)
+
+
 def test_pairs_needed_by_hand() -> None:
     assert pairs_needed(0.0008, 0.001) == 7  # (2.8 * 0.8)^2 = 5.02, and two more
 

@@ -11,6 +11,7 @@ import sys
 import types
 import zipfile
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def assert_same_state(found: dict[str, torch.Tensor], expected: dict[str, torch.
         assert torch.equal(found[name], tensor), name
 
 
-QUICK = ("weightnet4", "declinear", "declinear34", "half_bottleneck")
+QUICK = ("declinear34", "half_bottleneck")
 EACH_VARIANT = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 
 
@@ -137,13 +138,16 @@ def test_header_has_residual_blocks_only_if_the_network_has(tmp_path: Path, resi
     assert read_checkpoint(tmp_path / "own.pth").variant == sizes
 
 
+ODD_SHAPES = [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]
+
+
 def test_misshapen_residual_blocks_are_rejected(tmp_path: Path) -> None:
     state = build_model(slim(TINY, "own", residual=(1, 2, 3, 4))).state_dict()
-    for name in [name for name in state if name.startswith(("level0.", "level0_1."))]:
-        for shape in [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]:
-            torch.save({**state, name: torch.zeros(shape)}, tmp_path / "odd.pth")
-            with pytest.raises(CheckpointError):
-                load_checkpoint(tmp_path / "odd.pth")
+    names = [name for name in state if name.startswith(("level0.", "level0_1."))]
+    for name, shape in zip(names, cycle(ODD_SHAPES)):
+        torch.save({**state, name: torch.zeros(shape)}, tmp_path / "odd.pth")
+        with pytest.raises(CheckpointError):
+            read_checkpoint(tmp_path / "odd.pth")
     del state["level2_0.middle.composed_module.0.weight"]
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=r"level2_0\.middle\.composed_module\.0\.weight is missing"):
@@ -249,7 +253,7 @@ def test_bit_flip_in_a_foreign_file_is_found_wherever_it_matters(tmp_path: Path,
     content, generator = foreign.read_bytes(), random.Random(3)
     whole = read_checkpoint(foreign).state
     found = 0
-    for place in [generator.randrange(len(content)) for _ in range(60)]:
+    for place in [generator.randrange(len(content)) for _ in range(30)]:
         flipped = bytearray(content)
         flipped[place] ^= 1 << generator.randrange(8)
         foreign.write_bytes(flipped)
@@ -257,7 +261,7 @@ def test_bit_flip_in_a_foreign_file_is_found_wherever_it_matters(tmp_path: Path,
             assert_same_state(read_checkpoint(foreign).state, whole)  # between the members
         except CheckpointError:
             found += 1
-    assert found > 45
+    assert found > 20
 
 
 def test_file_without_checksums_loads_and_says_so(tmp_path: Path, model: BiPointFlowNet) -> None:
@@ -383,8 +387,8 @@ def test_bit_flip_in_own_file_is_always_found(tmp_path: Path, model: BiPointFlow
     content = checkpoint_bytes(model, {"epoch": 1})
     header = 8 + int.from_bytes(content[:8], "little")
     path, generator = tmp_path / "flipped.safetensors", random.Random(1)
-    places = [generator.randrange(header) for _ in range(40)] + [
-        generator.randrange(header, len(content)) for _ in range(40)
+    places = [generator.randrange(header) for _ in range(20)] + [
+        generator.randrange(header, len(content)) for _ in range(20)
     ]
     path.write_bytes(content)
     read_checkpoint(path)
@@ -467,13 +471,12 @@ def test_misshapen_tensors_are_always_rejected(tmp_path: Path, model: BiPointFlo
         for n in state
         if n.endswith(("composed_module.0.weight", "mlp_convs.2.weight", "pos1.weight", "level1.linear.weight"))
     ]
-    shapes = [(), (0,), (0, 0, 0), (7,), (2, 3, 5, 7)]
-    cases = [(name, shape) for name in sizing[::16] for shape in shapes]
-    cases += [(name, generator.choice(shapes)) for name in [*sizing[::4], *generator.sample(list(state), 6)]]
+    cases = [(sizing[0], shape) for shape in ODD_SHAPES]
+    cases += zip([*sizing[1::4], *generator.sample(list(state), 6)], cycle(ODD_SHAPES))
     for name, shape in cases:
         torch.save({**state, name: torch.zeros(shape if state[name].dim() or shape else 1)}, path)
         with pytest.raises(CheckpointError):
-            load_checkpoint(path)
+            read_checkpoint(path)
 
 
 def test_forced_unsafe_loading_is_refused(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,12 +533,10 @@ def resealed(content: bytes, change: Callable[[Any], Any]) -> bytes:
 def test_forged_header_is_refused(tmp_path: Path, model: BiPointFlowNet, change: Callable[[Any], Any]) -> None:
     path = tmp_path / "forged.safetensors"
     content = checkpoint_bytes(model, {})
-    path.write_bytes(resealed(content, lambda about: about))
-    load_checkpoint(path)
     path.write_bytes(resealed(content, change))
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
-    assert str(caught.value).isprintable()
+    assert "sha256" not in str(caught.value) and str(caught.value).isprintable()
 
 
 def with_level(about: dict[str, Any], **sizes: Any) -> dict[str, Any]:
@@ -562,7 +563,7 @@ def test_tensors_of_other_kinds_are_refused(tmp_path: Path, model: BiPointFlowNe
 
 def test_bytes_are_a_function_of_weights_and_metadata(model: BiPointFlowNet) -> None:
     expected = checkpoint_bytes(model, {"b": 1, "a": 2})
-    assert all(checkpoint_bytes(model, {"a": 2, "b": 1}) == expected for _ in range(16))
+    assert all(checkpoint_bytes(model, {"a": 2, "b": 1}) == expected for _ in range(4))
 
 
 def test_failed_save_leaves_the_old_file(

@@ -243,6 +243,7 @@ def test_axes_say_where_x_y_and_z_point() -> None:
         ("right,forwards,up", "forwards is not a direction; use three of left, .*did you mean forward?"),
         ("right,up", "not three perpendicular directions"),
         ("right,up,left", "not three perpendicular directions"),
+        ("right,forward,up,", "not three perpendicular directions"),
         ("lidr", "lidr is not a direction"),
     ],
 )

@@ -29,8 +29,10 @@ def write(
     epe3d: float,
     control: str | None = None,
     has_scenes: bool = False,
+    moving: float | None = None,
     **changes: Any,
 ) -> None:
+    """moving: mean error of the moving points, 5 and 15 in two of three scenes; that of the 300 others is 0.1 m."""
     name = f"{method}-{control}-{seed}"
     run = folder / name
     (run / "evaluations").mkdir(parents=True)
@@ -44,6 +46,13 @@ def write(
         "scenes": scenes if has_scenes else [],
         "by_motion": [{"name": "model", "epe3d_dynamic": 0.4, "epe3d_static": 0.1}],
     }
+    if moving is not None:
+        table = {"partition": "motion", "classes": ["dynamic", "static"], "points": [20, 300]}
+        result["by_class"] = [{**table, "epe3d": {"model": [moving, 0.1], "teacher": [0.4, 0.1]}}]
+        result["ego_motion"] = "fitted"
+        for scene, points in zip(scenes, (5, 15, 0), strict=True):
+            scene["class_points"] = {"motion": [points, 100]}
+            scene["class_errors_m"] = {"motion": [points * moving, 10]}
     (run / "evaluations" / "a.json").write_text(json.dumps(result))
 
 
@@ -106,6 +115,56 @@ def test_interval_over_seeds_and_scenes_needs_the_same_scenes(tmp_path: Path) ->
     basic = cells(differences, "basic")
     assert -0.021 < basic["low_scenes"] < basic["difference"] < basic["high_scenes"] < -0.009
     assert cells(differences, "hint")["low_scenes"] is None
+
+
+def test_differences_by_class_by_hand(tmp_path: Path) -> None:
+    """Distillation helps moving points alone, by 1 and 2 cm in turn."""
+    for seed, scratch in enumerate(SCRATCH):
+        gain = 0.01 * (1 + seed % 2)
+        write(tmp_path, "scratch", seed, scratch, has_scenes=True, moving=scratch + 0.2)
+        write(tmp_path, "basic", seed, BASIC[seed], has_scenes=True, moving=scratch + 0.2 - gain)
+    report = comparison_report(read_runs(tmp_path), "motion")
+    plain = comparison_report(read_runs(tmp_path))
+    assert report.tables[:2] == plain.tables
+    table = report.tables[2]
+    assert [row.cells[:3] for row in table.rows] == [("basic", "dynamic", 20), ("basic", "static", 300)]
+    moving, static = (dict(zip([column.key for column in table.columns], row.cells, strict=True)) for row in table.rows)
+    assert moving["difference"] == pytest.approx(-0.015)
+    assert (moving["pairs"], moving["p"], moving["p_holm"]) == (6, "0.031", "0.031")  # of one method
+    assert -0.02 < moving["low"] < -0.015 < moving["high"] < -0.01
+    assert moving["epe3d"] == pytest.approx(0.485)
+    assert moving["gap_closed_percent"] == pytest.approx(15)  # from 0.5 to 0.485, on the way to 0.4
+    # The scenes have as large differences per point: the interval is narrow only if their sums are weighted by points.
+    assert -0.02 < moving["low_scenes"] < -0.015 < moving["high_scenes"] < -0.01
+    assert (static["difference"], static["p"]) == (0, "1.000")
+    assert "differences_motion" in to_csv(report)
+    assert cells(report.tables[0], "basic")["epe3d_dynamic"] == pytest.approx(0.485)
+
+
+def test_class_without_points_is_a_dash_with_its_count(tmp_path: Path) -> None:
+    for method in ("scratch", "basic"):
+        write(tmp_path, method, 0, 0.3, moving=0.5)
+        path = tmp_path / f"{method}-None-0" / "evaluations" / "a.json"
+        content = json.loads(path.read_text())
+        content["by_class"][0] |= {"points": [0, 300], "epe3d": {"model": [None, 0.1]}}
+        path.write_text(json.dumps(content))
+    report = comparison_report(read_runs(tmp_path), "motion")
+    assert [row.cells[:4] for row in report.tables[2].rows] == [
+        ("basic", "static", 300, 0.1),
+        (None, "dynamic", 0, None),
+    ]
+    assert "| –" in to_markdown(report)
+
+
+def test_differences_by_class_need_classes_in_every_result(tmp_path: Path) -> None:
+    write(tmp_path, "scratch", 0, 0.3, moving=0.5)
+    write(tmp_path, "basic", 0, 0.3)
+    report = comparison_report(read_runs(tmp_path), "motion")
+    assert len(report.tables) == 2
+    (problem,) = report.problems
+    assert problem.startswith("differences by motion of weightnet48: basic-None-0 measured without them")
+    (problem,) = comparison_report(read_runs(tmp_path), "three-way").problems
+    assert problem == "differences by three-way: the test data has no categories"
 
 
 def test_three_pairs_are_not_testable(tmp_path: Path) -> None:

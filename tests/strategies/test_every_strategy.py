@@ -26,7 +26,7 @@ def meta_val(number: int) -> Iterable[FlowBatch]:
     return iter([batch_of(seed=100 + number)])
 
 
-def made(name: str, losses: tuple[str, ...] = ("hint", "adversarial"), **options: Any) -> Strategy:
+def made(name: str, losses: tuple[str, ...] = ("hint",), **options: Any) -> Strategy:
     """A strategy with a small student and teacher, after its first epoch has begun."""
     kind = STRATEGIES[name]
     objective = build_losses(losses, WITH_NORM, TINY, {"calibration_step": 1})
@@ -65,15 +65,23 @@ def test_the_strategies_are_those_of_the_specification() -> None:
     assert list(STRATEGIES) == ["plain", "self", "online", "meta", "netaug"]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_resumed_training_equals_the_uninterrupted_one(name: str) -> None:
-    options = {"every": 1} if name == "meta" else {}
-    whole = made(name, **options)
+def moving(name: str, critic: bool) -> Strategy:
+    """A strategy with much state: the teacher of `meta` moves in each step, and a critic is trained beside."""
+    return made(name, ("hint", *["adversarial"] * critic), **({"every": 1} if name == "meta" else {}))
+
+
+EACH_STATE = [(name, name == "plain") for name in STRATEGIES]
+EACH_STATE += [pytest.param(name, True, marks=pytest.mark.slow) for name in STRATEGIES if name != "plain"]
+
+
+@pytest.mark.parametrize(("name", "critic"), EACH_STATE)
+def test_resumed_training_equals_the_uninterrupted_one(name: str, critic: bool) -> None:
+    whole = moving(name, critic)
     for step in range(2):
         whole.step(batch_of(seed=step), 1e-3)
     state = copy.deepcopy(whole.state_dict())
     whole.step(batch_of(seed=2), 1e-3)
-    resumed = made(name, **options)
+    resumed = moving(name, critic)
     resumed.load_state_dict(state)
     assert same(resumed.state_dict(), state)
     resumed.step(batch_of(seed=2), 1e-3)
@@ -81,9 +89,9 @@ def test_resumed_training_equals_the_uninterrupted_one(name: str) -> None:
     assert not same(resumed.state_dict(), state)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_trial_step_is_undone(name: str) -> None:
-    strategy = made(name, **({"every": 1} if name == "meta" else {}))
+@pytest.mark.parametrize(("name", "critic"), EACH_STATE)
+def test_trial_step_is_undone(name: str, critic: bool) -> None:
+    strategy = moving(name, critic)
     strategy.step(batch_of(), 1e-3)
     before = copy.deepcopy(strategy.state_dict())
     drawn = torch.get_rng_state()

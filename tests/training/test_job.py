@@ -108,7 +108,7 @@ def test_published_practice_learns_from_all_scenes_and_selects_on_the_test_split
     chosen = Validator.create(job)
     assert chosen is not None and chosen.dataset is test
     expected = evaluate({"model": network_flow(tiny_network())}, test, points=LEAST, seed=0).means["model"].epe3d
-    assert chosen.epe3d(tiny_network()) == expected == chosen.epe3d(tiny_network())
+    assert chosen.measure(tiny_network()) == expected == chosen.measure(tiny_network())
     held_out = job_on(replace(recipe, train=TrainSettings()), Scenes(numbered(5)), test)
     other = Validator.create(held_out)
     assert other is not None and other.dataset is held_out.data.train

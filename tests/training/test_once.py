@@ -17,7 +17,7 @@ from bpfn_cli.data.datasets.base import Dataset, SceneDataset
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.training import build, job, teacher
 
-ONCE = {"find_dataset", "identity", "train split", "test split", "test identity", "student", "teacher", "strategy"}
+ONCE = {"find_data", "identity", "train split", "test split", "test identity", "student", "teacher", "strategy"}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(job, "find_dataset", lambda *_: "find_dataset")
+    count(job, "find_data", lambda *_: "find_data")
     count(Dataset, "_identified", lambda *_: "identity")
     count(Dataset, "open", lambda self, split: f"{split} split")
     count(SceneDataset, "identity", lambda *_: "test identity")

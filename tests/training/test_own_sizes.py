@@ -91,9 +91,10 @@ def test_pth_has_the_weights_of_the_checkpoint_and_leads_back(command: Any) -> N
     assert "is also an input" in command("slim", "--checkpoint", "mine.pth", "--out", "mine.pth", "--force")
 
 
-def test_losses_are_checked_with_networks_of_own_sizes(command: Any) -> None:
+@pytest.mark.parametrize("loss", ["bounded", pytest.param("hint", marks=pytest.mark.slow)])
+def test_losses_are_checked_with_networks_of_own_sizes(command: Any, loss: str) -> None:
     Path("mine.yaml").write_text("{width: 0.05, c_mid: 2}")
-    checks = command("losses", "hint", "--check", "--student", "mine.yaml", "--teacher", "mine.yaml", "--json")
+    checks = command("losses", loss, "--check", "--student", "mine.yaml", "--teacher", "mine.yaml", "--json")
     assert checks and all(check["passed"] is not False for check in checks)
 
 

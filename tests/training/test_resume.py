@@ -112,6 +112,7 @@ def test_training_on_live_scenes_is_resumed_and_does_not_depend_on_workers(tmp_p
     assert digest(runs) == expected
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_digest(things: Path, whole: Path, tmp_path: Path) -> None:
     assert digest_of_uninterrupted(things, tmp_path, small_recipe(seed=1)) != digest(whole)
 
@@ -408,11 +409,11 @@ def test_run_is_resumed_through_the_latest_link(finished: Path, whole: Path) -> 
 
 def test_resume_with_fewer_scenes_keeps_new_checkpoints(finished: Path, tmp_path: Path) -> None:
     mark_unfinished(finished)
-    edit_config(finished, "epochs: 3", "epochs: 5")
+    edit_config(finished, "epochs: 3", "epochs: 4")
     fewer = write_things(tmp_path / "fewer", train=3)
     before = newest_number(finished)
     resume_run(finished, data=fewer, allow=True)
-    assert record_of(finished)["epochs_done"] == 5
+    assert record_of(finished)["epochs_done"] == 4
     assert newest_number(finished) > before
 
 

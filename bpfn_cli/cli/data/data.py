@@ -25,6 +25,8 @@ def check(
         Path | None,
         options.path("--fix-list", help="List damaged scenes here, for `bpfn subset --leave-out`.", metavar="FILE"),
     ] = None,
+    frame: options.CloudFrame = None,
+    remove_ground: options.RemoveGround = False,
     force: options.Force = False,
     processes: options.Processes = None,
     json: options.Json = False,
@@ -38,15 +40,18 @@ def check(
       $ bpfn data check data/synthetic                   # a table of points, depth and flow
       $ bpfn data check data/kitti --json                # the same as JSON
       $ bpfn data check data --fix-list damaged.txt      # a list for `bpfn subset --leave-out`
+      $ bpfn data check scans --frame lidar              # your own clouds, to train on without labels
     """
+    from bpfn_cli.data.datasets import find_data
     from bpfn_cli.data.inspect import check_dataset, write_fix_list
     from bpfn_cli.errors import DataError
     from bpfn_cli.files import claim_output
 
     if fix_list is not None:
         claim_output(fix_list, force=force)
+    found_data = find_data(path, frame=frame, remove_ground=remove_ground)
     with ConsoleProgress().bar("reading scenes") as bar:
-        found = check_dataset(path, processes=worker_processes(processes), progress=bar)
+        found = check_dataset(found_data, processes=worker_processes(processes), progress=bar)
     if json:
         print_json(found)
     else:
@@ -97,9 +102,12 @@ def _print(found: DatasetCheck) -> None:
             ("depth \\[m]", split.depth_m, ".2f"),
             ("flow length \\[m]", split.flow_length_m, ".2f"),
         ):
-            table.add_row(*first, name, *(format(value, spec) for value in values))
-            first = ["", "", ""]
-        if split.valid_share < 1:
+            if values or split.has_flow:
+                table.add_row(*first, name, *(format(value, spec) for value in values))
+                first = ["", "", ""]
+        if not split.has_flow:
+            table.add_row(*first, "no true flow")
+        elif split.valid_share < 1:
             table.add_row(*first, f"flow known for {split.valid_share:.1%} of the points")
     console().print(table)
     for one in found.damage:

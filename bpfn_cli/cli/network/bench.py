@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NEXT = "bpfn profile --all --latency"
 ROUNDS = 10
 PROCESSES = 5
+WITHOUT_FORMATS = ("variant", "all_variants", "device", "batch", "train", "busy", "first", "default_allocator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class BenchFlags:
     busy: Annotated[
         int, Option(min=0, max=1024, help="Cores that other processes keep busy meanwhile.", metavar="N")
     ] = 0
+    formats: Annotated[bool, options.switch("--formats", "Compare all export formats of --checkpoint instead.")] = False
+    data: Annotated[Path | None, options.path("--data", help="Dataset for the EPE3D of --formats.", metavar="DIR")] = (
+        None
+    )
     first: Annotated[bool, options.switch("--first", "Measure the first pass of new processes instead.")] = False
     default_allocator: Annotated[
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
@@ -72,13 +78,23 @@ def bench(flags: BenchFlags) -> None:
       $ bpfn bench --precision bf16                                     # reduced precision
       $ bpfn bench --all --no-plain --device cpu --device cuda          # compare devices
       $ bpfn bench --no-plain --busy 1                                  # beside a process that computes all the time
+      $ bpfn bench --formats --checkpoint s.safetensors --data data/kitti   # onnx, torch, float16, ...
       $ bpfn bench --first                                              # what the first pass of a process takes
       $ bpfn bench --points 1024 --points 8192 --out bench.json         # keep all times
     """
+    from bpfn_cli.cli.network.formats import bench_formats
     from bpfn_cli.device import keep_freed_memory
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.files import claim_output, write_json
     from bpfn_cli.profiling.conditions import busy_cores, measure_first_pass
 
+    if flags.formats:
+        _check_formats(flags)
+        points = flags.points[0] if flags.points else None
+        where = flags.checkpoint, flags.data, points, flags.rounds
+        return bench_formats(*where, out=flags.out, force=flags.force, json=flags.json)
+    if flags.data is not None:
+        raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
     cases, out = _cases(flags), flags.out
     if out is not None:
         claim_output(out, force=flags.force, inputs=[flags.checkpoint])
@@ -107,6 +123,19 @@ def bench(flags: BenchFlags) -> None:
         _print_times(measured, result)
         _print_stages(measured)
     finish(out, NEXT) if out is not None else say(f"next: {NEXT}")
+
+
+def _check_formats(flags: BenchFlags) -> None:
+    """Raises: UsageError: a flag that --formats does not use."""
+    from bpfn_cli.errors import UsageError
+
+    given = [name for name in WITHOUT_FORMATS if getattr(flags, name)]
+    given += ["precision"] if flags.precision is not Precision.float32 else []
+    if given:
+        flag = "all" if given[0] == "all_variants" else given[0].replace("_", "-")
+        raise UsageError(f"--{flag}: has no effect with --formats; leave it out")
+    if len(flags.points or []) > 1:
+        raise UsageError("--points: give it once with --formats")
 
 
 def _cases(flags: BenchFlags) -> list[Case]:

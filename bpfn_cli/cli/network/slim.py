@@ -126,6 +126,8 @@ def slim(flags: SlimFlags) -> None:
     from bpfn_cli.files import claim_output
     from bpfn_cli.models import load_checkpoint, read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
+    from bpfn_cli.profiling.storage import storage_error
+    from bpfn_cli.shipped import given_name
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
@@ -135,7 +137,7 @@ def slim(flags: SlimFlags) -> None:
     source = load_checkpoint(teacher) if teacher else None
     model, report = _made(flags, sizes, source)
     if flags.store != "float32":
-        report["stored"] = {"as": flags.store, **_storage_error(model, flags.store)}
+        report["stored"] = {"as": flags.store, **storage_error(model, flags.store)}
     if path.suffix == PUBLISHED_SUFFIX:
         save_published(path, model)
     else:
@@ -153,7 +155,9 @@ def slim(flags: SlimFlags) -> None:
         mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
         say(f"{flags.store}: flows on a rendered scene change by {mean} on average, {largest} at most")
     after = (
-        f"bpfn distill --checkpoint {path} --teacher {teacher}" if flags.prunes else f"bpfn profile --checkpoint {path}"
+        f"bpfn distill --checkpoint {path} --teacher {given_name(teacher)}"
+        if teacher and flags.prunes
+        else f"bpfn profile --checkpoint {path}"
     )
     finish(path, after)
 
@@ -176,23 +180,6 @@ def _made(
     if source is None:
         return model, {}
     return model, {"tensors": {kind: len(names) for kind, names in vars(initialize_from(model, source)).items()}}
-
-
-def _storage_error(model: BiPointFlowNet, storage: choices.Storage) -> dict[str, float]:
-    """Mean and largest distance of the flows on a rendered scene, metres, with weights as they will be read."""
-    import torch
-
-    from bpfn_cli.models.storage import decode, encode
-    from bpfn_cli.profiling.workload import synthetic_batch
-
-    batch, exact = synthetic_batch(model.variant.least_points, 1), model.state_dict()
-    flows = []
-    with torch.no_grad():
-        for state in (exact, decode(encode(exact, storage), "weights"), exact):  # and back
-            model.load_state_dict(state)
-            flows.append(model.eval()(batch.pc1, batch.pc2).flows[0])
-    moved = torch.linalg.vector_norm(flows[1] - flows[0], dim=-1)
-    return {"mean_m": float(moved.mean()), "largest_m": float(moved.max())}
 
 
 def flag_of(name: str) -> str:

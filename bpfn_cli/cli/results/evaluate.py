@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bpfn_cli.choices import Region
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, echo, finish, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, report_command
@@ -34,6 +35,9 @@ PARTS = typer.Option(
 )
 
 
+REGION = typer.Option("--region", help="Of LiDAR logs: radius (default), within 35 m; or square, 70 x 70 m.")
+
+
 def evaluate(
     checkpoint: options.CheckpointFile = None,
     data: options.Data = None,
@@ -43,6 +47,8 @@ def evaluate(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.PrecisionName = Precision.float32,
+    region: Annotated[Region | None, REGION] = None,
+    detail: Annotated[bool, options.switch("--detail", "Print tables of the error by class of points.")] = False,
     runs: options.Runs = RUNS,
     out: options.Out = None,
     force: options.Force = False,
@@ -57,12 +63,16 @@ def evaluate(
     added for the same weights in bf16. The result is saved in the folder of the checkpoint's run, or for other weights
     in `runs/evaluations/`, where `bpfn report` finds it. Published results of the same variant are printed beside it.
 
+    With --detail, the error is also printed by class of points: moving and static, by speed, by distance and, if the
+    data has categories, by category and three-way.
+
     \b
     Examples:
       $ bpfn eval                               # the newest student
       $ bpfn eval --data data/kitti             # on other data
       $ bpfn eval --checkpoint baseline         # a network that comes with bpfn
       $ bpfn eval --checkpoint student.pth      # published weights
+      $ bpfn eval --data data/logs --region square --detail  # LiDAR logs, as the leaderboard of Argoverse 2
       $ bpfn eval --points 8192 --parts 2048    # the network sees a quarter of the points at a time
     """
     from bpfn_cli.data.datasets import describe, open_dataset
@@ -72,6 +82,7 @@ def evaluate(
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.metrics.result import EvaluationResult
     from bpfn_cli.reporting.accuracy import evaluation_table
+    from bpfn_cli.reporting.classes import class_summary, class_tables, missing_categories
     from bpfn_cli.reporting.published import protocol_notes, published_beside
     from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.runs.record import EVALUATIONS, read_schema
@@ -84,7 +95,7 @@ def evaluate(
     chosen = resolve_device(device)
     path, read = read_weights(checkpoint, runs)
     keep_freed_memory()
-    dataset = open_dataset(data or default_dataset(), split)
+    dataset = open_dataset(data or default_dataset(), split, region)
     say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
     points = points or read.num_points
     how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
@@ -99,10 +110,14 @@ def evaluate(
     if json:
         print_json(result.as_dict())
     else:
-        for table in (evaluation_table(result), *published_beside(result)):
+        tables = (evaluation_table(result), *published_beside(result), *(class_tables(result) if detail else ()))
+        for number, table in enumerate(tables):
+            if number:
+                echo("")
             print_table(table, console())
         echo(result.summary())
-    for note in protocol_notes(result):
+        echo(f"{class_summary(result)}{'' if detail else '; --detail prints more'}")
+    for note in (*protocol_notes(result), *missing_categories(result)):
         say(f"note: {note}")
     if out is None:
         finish(target, report_command(run.parent if run else runs))

@@ -19,9 +19,11 @@ from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from bpfn_cli.data.clouds.search import Source
-    from bpfn_cli.models.predict import FlowPredictor
+    from bpfn_cli.metrics.classes import ClassSums
+    from bpfn_cli.models.predict import FlowNetwork, FlowPredictor
     from bpfn_cli.prediction.many import Predictions
     from bpfn_cli.prediction.outputs import Outputs
     from bpfn_cli.prediction.pair import FlowFigures, Treatment
@@ -104,7 +106,7 @@ def predict(flags: PredictFlags) -> None:
     scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
     left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
     out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a
-    scene of a dataset, the prediction is also compared with that flow.
+    scene of a dataset, the prediction is also compared with that flow; where `dynamic` is given, by motion too.
 
     PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, a dataset, or a .txt list
     with a pair of paths, or one frame, on each line. Then --out is a folder (default `flow`), which gets a file for
@@ -114,6 +116,7 @@ def predict(flags: PredictFlags) -> None:
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
       $ bpfn predict a.ply b.ply --checkpoint mine.safetensors  # your own network
+      $ bpfn predict a.ply b.ply --checkpoint mine.onnx         # a file that `bpfn export` wrote
       $ bpfn predict a.pcd.bin b.pcd.bin --remove-ground        # two sweeps of nuScenes
       $ bpfn predict a.laz b.laz --frame nuscenes --center      # coordinates of a map: x east, y north, z up
       $ bpfn predict pair.npz --frame lidar --pose estimate     # both clouds in one file; the motion of objects too
@@ -187,7 +190,7 @@ def _predict_many(flags: PredictFlags, source: Source, poses: list[np.ndarray] |
     from bpfn_cli.prediction.many import predict_pairs
 
     folder, outputs = flags.out or MANY, _claim_outputs(flags, source)
-    predictor = _load(flags, source, f"{len(source.pairs):,} pairs")
+    predictor = _load(flags, source, f"{len(source.pairs):,} pair{'s' * (len(source.pairs) != 1)}")
     with ConsoleProgress().bar("predicting") as bar:
         done = predict_pairs(
             predictor,
@@ -229,6 +232,8 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
             where = f"against the flow in {source.pairs[0]}, over {figures.measured:,} points"
             zero = f"(of zero flow: {figures.true_flow_m:.4f} m)"
             echo(f"{where}: EPE3D {metrics.epe3d:.4f} m {zero}, Acc3DR {metrics.acc3d_relax:.3f}")
+        for line in _motion_lines(figures.by_motion):
+            echo(line)
     for line in (*_left_out(figures, flags.invalid), *figures.notes):
         say(f"note: {line}")
     _finish(flags, *output.paths)
@@ -236,30 +241,45 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
 
 def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
     """The network with its settings. what: the data, for the line that is printed."""
-    from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.frames import INTERNAL, describe_frame
-    from bpfn_cli.models import build_from
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.shipped import weights_title
 
     frame = flags.asked_frame or source.frame or INTERNAL
     device = resolve_device(flags.device)
-    weights, read = read_weights(flags.checkpoint)
+    weights, network, points = _read_network(flags, device)
     keep_freed_memory()
-    own = f" ({read.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
+    own = f" ({network.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
     say(f"{what}; weights: {weights_title(weights)}{own}")
     why = "" if flags.asked_frame else f", {source.origin or 'the default; give --frame if the clouds have other axes'}"
     say(f"frame: {describe_frame(frame)}{why}")
     return FlowPredictor(
-        build_from(read).to(device),
-        points=flags.points or read.num_points,
+        network,
+        points=points,
         frame=frame,
         average=flags.average,
         seed=flags.seed or 0,
         device=device,
         precision=flags.precision,
     )
+
+
+def _read_network(flags: PredictFlags, device: torch.device) -> tuple[Path, FlowNetwork, int]:
+    """The weights, their network, and the points of a part."""
+    from bpfn_cli.cli.results.evaluate import read_weights
+    from bpfn_cli.models import build_from
+    from bpfn_cli.models.exported import ONNX_SUFFIX, read_onnx
+
+    if flags.checkpoint is None or flags.checkpoint.suffix != ONNX_SUFFIX:
+        path, read = read_weights(flags.checkpoint)
+        return path, build_from(read).to(device), flags.points or read.num_points
+    onnx = read_onnx(flags.checkpoint)
+    if flags.device not in ("auto", "cpu") or flags.precision is not Precision.float32:
+        raise UsageError(f"{printable(flags.checkpoint)}: an ONNX file runs on the CPU, in float32; leave out the flag")
+    if flags.points and onnx.points not in (None, flags.points):
+        raise UsageError(f"--points {flags.points}: {printable(flags.checkpoint)} takes {onnx.points}")
+    return flags.checkpoint, onnx, flags.points or onnx.points or onnx.num_points
 
 
 def _motion(figures: FlowFigures) -> str:
@@ -269,6 +289,17 @@ def _motion(figures: FlowFigures) -> str:
     return f", {figures.residual_m:.3f} m without the motion of the sensor"
 
 
+def _motion_lines(sums: ClassSums | None) -> list[str]:
+    """A line for dynamic and one for static points, if they are known."""
+    from bpfn_cli.prediction.pair import motion_errors
+
+    said = []
+    for name, found in (motion_errors(sums) or {}).items():
+        epe3d, zero = (f"{found[key]:.4f} m" if found["points"] else "–" for key in ("epe3d", "zero_flow"))
+        said.append(f"{name}: EPE3D {epe3d} (of zero flow: {zero}), over {found['points']:,} points")
+    return said
+
+
 def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
     """A sentence for each cloud with rows that are left out."""
     said = []
@@ -276,7 +307,9 @@ def _left_out(figures: FlowFigures, invalid: Invalid) -> list[str]:
         if counts:
             why = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
             rows = f"; their flow is {'NaN' if invalid == 'nan' else 'zero'}" if name == "PC1" else ""
-            said.append(f"{sum(counts.values()):,}{total} rows of {name} are left out ({why}){rows}")
+            left = sum(counts.values())
+            what = "row of PC2 is" if name == "PC2" and left == 1 else f"rows of {name} are"
+            said.append(f"{left:,}{total} {what} left out ({why}){rows}")
     return said
 
 
@@ -294,6 +327,8 @@ def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str)
         if metrics is not None:
             over = f"mean over {known:,} pairs with a flow"
             echo(f"{over}: EPE3D {metrics.epe3d:.4f} m, Acc3DR {metrics.acc3d_relax:.3f}")
+        for line in _motion_lines(done.by_motion()):
+            echo(line)
     for holds in sorted({one for each in done.figures.values() for one in each.holds if one}):
         pairs_read = sum(holds in each.holds for each in done.figures.values())
         say(f"read: {holds}, in {pairs_read:,} pairs")

@@ -21,6 +21,7 @@ def report(
     runs: options.Runs = RUNS,
     out: options.Out = None,
     published: Annotated[bool, options.switch("--published", "Add tables of the published results.")] = False,
+    detail: Annotated[bool, options.switch("--detail", "Add tables of the error by class of points.")] = False,
     planned: Annotated[Path | None, PLANNED] = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -36,6 +37,7 @@ def report(
       $ bpfn report --out results                    # also as Markdown and CSV files
       $ bpfn report --out results --force            # again, after more runs
       $ bpfn report --published                      # with the published results
+      $ bpfn report --detail                         # with errors of moving and static, near and far points
       $ bpfn report --planned study.yaml             # with what is left to train
     """
     from bpfn_cli.errors import DataError, printable
@@ -45,7 +47,8 @@ def report(
     if runs != RUNS and not runs.is_dir():
         raise DataError(f"{printable(runs)}: no such folder of runs; check the path")
     results = read_runs(_folder_of(planned) if planned and runs == RUNS else runs)
-    tables = build_report(results, published=published, planned=_without_run(planned, results) if planned else ())
+    waiting = _without_run(planned, results) if planned else ()
+    tables = build_report(results, published=published, detail=detail, planned=waiting)
     if out is not None:
         claim_outputs(out, page_names(tables, "report"), force=force, inputs=[runs])
     if json:

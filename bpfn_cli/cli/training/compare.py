@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bpfn_cli.choices import PartitionName
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, echo, finish, print_json, say
 from bpfn_cli.cli.places import RUNS, default_dataset, report_command
@@ -18,6 +19,9 @@ from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
     from bpfn_cli.studies.runner import CellState, StudyRunner
+
+
+BY = typer.Option("--by", help="Also compare over each class of points, such as moving and static ones.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class CompareFlags:
     name: Annotated[str | None, typer.Option(help="Name of its folder; default: the file's.", metavar="NAME")] = None
     shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1"
     table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False
+    by: Annotated[PartitionName | None, BY] = None
     plot: Annotated[bool, options.switch("--plot", "Draw EPE3D over epochs (PNG; needs matplotlib).")] = False
     max_time: options.MaxTime = None
     retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False
@@ -45,7 +50,8 @@ def compare(flags: CompareFlags) -> None:
 
     A method is a variant with a loss; it is trained with each seed. Repeat the command to resume an interrupted study,
     even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study, and
-    with --plot a PNG file for each variant.
+    with --plot a PNG file for each variant. With --by, methods are also compared over the points of each class alone:
+    by motion, speed, range or, if the test data has categories, three-way or category.
 
     \b
     Examples:
@@ -53,6 +59,7 @@ def compare(flags: CompareFlags) -> None:
       $ bpfn compare configs/studies/synthetic.yaml              # run them, or resume
       $ bpfn compare study.yaml --shard 3/8                      # the third of eight jobs
       $ bpfn compare study.yaml --table --plot                   # tables and plots of what is finished
+      $ bpfn compare study.yaml --table --by motion              # does a method help moving points, or static ones?
     """
     from bpfn_cli.runs.folder import check_run_name
 
@@ -85,7 +92,7 @@ def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
     study, part, device = read_study(flags.study), Shard.parse(flags.shard), resolve_device(flags.device)
     keep_freed_memory()
     command = shlex.join(["bpfn", *sys.argv[1:]])
-    opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split)
+    opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split, study.data)
     trainer = Trainer(opened, folder, device, command, stop, ConsoleProgress(), flags.allow_code)
     return StudyRunner(study, folder, trainer, part)
 
@@ -127,7 +134,7 @@ def _print_tables(folder: Path, flags: CompareFlags) -> None:
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: no such study; `bpfn compare FILE` trains one")
     results = read_runs(folder)
-    report = comparison_report(results)
+    report = comparison_report(results, flags.by)
     write_pages(report, folder, "compare", csv_prefix="compare_")
     if flags.plot:
         from bpfn_cli.reporting.plots import write_plots

@@ -97,5 +97,5 @@ def conclude(outcome: Outcome, runs: Path, json: bool) -> None:
     if not is_main():
         return
     if json:
-        print_json({"run": str(outcome.folder), "result": outcome.result.as_dict()})
+        print_json({"run": str(outcome.folder), "result": outcome.result and outcome.result.as_dict()})
     finish(outcome.folder, report_command(runs))

@@ -27,6 +27,8 @@ RECIPE_KEYS = {
     "early_stop": "early_stop.kind",
     "seed": "seed",
     "points": "data.points",
+    "frame": "data.frame",
+    "remove_ground": "data.remove_ground",
     "epochs": "train.epochs",
     "validation_calendar": "train.validation_calendar",
     "select_on": "train.select_on",
@@ -44,6 +46,8 @@ class TrainFlags:
     config: options.RecipeFile = None
     changes: options.Set = None
     points: options.TrainingPoints = None
+    frame: options.CloudFrame = None
+    remove_ground: options.RemoveGround = False
     epochs: options.Epochs = None
     validation_calendar: options.CalendarName = None
     select_on: options.SelectOn = None
@@ -65,7 +69,9 @@ class TrainFlags:
         from bpfn_cli.recipes.recipe import load_recipe
 
         given = {key: getattr(self, flag, None) for flag, key in RECIPE_KEYS.items()}
-        changes = {key: value for key, value in given.items() if value is not None and value != []}
+        changes = {
+            key: value for key, value in given.items() if value is not None and value is not False and value != []
+        }
         changes |= {key: str(value) for key, value in changes.items() if isinstance(value, Path)}
         return load_recipe(self.config, self.changes or [], changes, base=base)
 
@@ -116,6 +122,7 @@ def distill(flags: DistillFlags) -> None:
       $ bpfn distill --loss bihint --teacher train                    # train the teacher first, on the same data
       $ bpfn distill --loss basic --loss hint --teacher t.pth         # the sum of two losses, a given teacher
       $ bpfn distill --loss ail --early-stop auto                     # drop the teacher once the student matches it
+      $ bpfn distill --data scans --frame lidar                       # your own clouds, without labels
       $ bpfn distill --loss none --strategy online                    # two students that teach each other
       $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/extending.md
     """

@@ -22,15 +22,21 @@ from bpfn_cli.errors import DataError, printable
 PAIR_NAMES = (("pc1", "pc2"), ("pc0", "pc1"), ("pos1", "pos2"), ("points1", "points2"))
 FLOW_NAMES = ("flow", "gt", "scene_flow")
 VALID_NAMES = ("valid", "valid_mask1", "flow_is_valid", "mask1")
+DYNAMIC_NAMES = ("dynamic", "is_dynamic")
 
 
 class Clouds(NamedTuple):
-    """A pair that was read. truth: (N, 3) flow of the first cloud, in its axes. known: (N,) bool, where it is known."""
+    """A pair that was read.
+
+    truth: (N, 3) flow of the first cloud, in its axes. known: (N,) bool, where it is known. dynamic: (N,) bool, which
+    points move by themselves.
+    """
 
     first: Cloud
     second: Cloud
     truth: np.ndarray | None = None
     known: np.ndarray | None = None
+    dynamic: np.ndarray | None = None
 
 
 class Pair(Protocol):
@@ -135,12 +141,14 @@ def read_cloud_pair(path: Path) -> Clouds:
         found = f"flow has {len(truth)} rows" if truth.ndim == 2 else f"flow has shape {truth.shape}"
         raise file.fault(f"{found}, {first_name} {count}; one row of 3 numbers per point expected")
     known = first.valid & np.isfinite(truth).all(axis=1)
-    for name in VALID_NAMES:
-        if name in arrays:
-            if arrays[name].shape != (count,) or arrays[name].dtype.names:
-                raise file.fault(f"{name} has shape {arrays[name].shape}, ({count},) expected")
-            known &= arrays[name] != 0
-    return Clouds(first, second, truth, known)
+    masks = {name: arrays[name] for name in (*VALID_NAMES, *DYNAMIC_NAMES) if name in arrays}
+    for name, mask in masks.items():
+        if mask.shape != (count,) or mask.dtype.names:
+            raise file.fault(f"{name} has shape {mask.shape}, ({count},) expected")
+        if name in VALID_NAMES:
+            known &= mask != 0
+    dynamic = next((masks[name] != 0 for name in DYNAMIC_NAMES if name in masks), None)
+    return Clouds(first, second, truth, known, dynamic)
 
 
 def _cloud(array: np.ndarray, name: str, file: CloudFile) -> Cloud:
@@ -149,7 +157,7 @@ def _cloud(array: np.ndarray, name: str, file: CloudFile) -> Cloud:
 
 
 def _choose(names: Sequence[str], file: CloudFile) -> list[str]:
-    """The arrays to read: a pair, its flow and where that is known."""
+    """The arrays to read: a pair, its flow, where that is known, and what moves."""
     pairs = [pair for pair in PAIR_NAMES if set(pair) <= set(names)]
     found = printable(", ".join(names))[:200] or "nothing"
     if not pairs:
@@ -161,4 +169,5 @@ def _choose(names: Sequence[str], file: CloudFile) -> list[str]:
     flows = [name for name in FLOW_NAMES if name in names]
     if len(flows) > 1:
         raise file.fault(f"several flows: {', '.join(flows)}; keep the true one")
-    return [*pairs[0], *flows, *(name for name in VALID_NAMES if name in names and flows)]
+    masks = [name for name in (*VALID_NAMES, *DYNAMIC_NAMES) if name in names]
+    return [*pairs[0], *flows, *(masks if flows else [])]

@@ -45,7 +45,7 @@ class ScenePair:
         kept = np.ones(len(scene.pc1), bool) if scene.kept is None else scene.kept
         points, truth = np.zeros((2, len(kept), 3), np.float32)
         known = np.zeros(len(kept), bool)
-        points[kept], truth[kept] = scene.pc1 @ axes, scene.flow @ axes
+        points[kept], truth[kept] = scene.pc1 @ axes, scene.truth @ axes
         known[kept] = True if scene.valid is None else scene.valid
         left_out = {CUT: int((~kept).sum())} if not kept.all() else {}
         second = Cloud.of_points(scene.pc2 @ axes, f"{name}: second cloud")

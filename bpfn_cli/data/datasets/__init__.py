@@ -5,18 +5,20 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from bpfn_cli.data.datasets.argoverse2 import Argoverse2
+from bpfn_cli.choices import Region
 from bpfn_cli.data.datasets.base import Dataset, Format, SceneDataset
 from bpfn_cli.data.datasets.driving import Driving
 from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic
 from bpfn_cli.data.datasets.folders import has_splits
 from bpfn_cli.data.datasets.kitti import Kitti
+from bpfn_cli.data.datasets.lidar_logs import LidarLogs
 from bpfn_cli.data.datasets.occluded import OccludedFlyingThings3D, OccludedKitti
+from bpfn_cli.data.datasets.pairs import Pairs, find_pairs
 from bpfn_cli.data.datasets.subset import Subset
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.records import OutputRecord
 from bpfn_cli.data.subset.manifest import MANIFEST, packed_name, read_manifest
-from bpfn_cli.errors import DataError, printable
+from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
 
 # The first format that recognizes a folder wins, so the special ones come before the general ones.
@@ -28,8 +30,9 @@ FORMATS: dict[str, Format] = {
         OccludedFlyingThings3D(),
         Kitti(),
         OccludedKitti(),
-        Argoverse2(),
+        LidarLogs(),
         Driving(),
+        Pairs(),
     )
 }
 
@@ -65,12 +68,30 @@ def find_dataset(path: Path, formats: Collection[str] | None = None) -> Dataset:
         raise DataError(f"{printable(path)}: {_nothing_found(path, wanted)}")
 
 
-def open_dataset(path: Path, split: str) -> SceneDataset:
+def open_dataset(path: Path, split: str, region: Region | None = None) -> SceneDataset:
     """The scenes of one split of the dataset in `path`: train, val or test; for KITTI and LiDAR logs also all.
 
-    Raises: UsageError: no such split. DataError: as `find_dataset`, no scenes, or invalid names. DiskError.
+    Args: region: as of `Format`; None: the usual one.
+    Raises: UsageError: no such split, or no choice of regions. DataError: as `find_dataset`, no scenes, or invalid
+        names. DiskError.
     """
-    return find_dataset(path).open(split)
+    dataset = find_dataset(path)
+    return (dataset.within(region) if region else dataset).open(split)
+
+
+def find_data(path: Path, kind: str = "auto", frame: str | None = None, remove_ground: bool = False) -> Dataset:
+    """A dataset, or the user's own pairs of clouds, which `kind` "pairs" or a frame asks for.
+
+    Raises: UsageError: a frame or ground removal for another format. Others as `find_dataset` and `find_pairs`.
+    """
+    if kind == "pairs" or (kind == "auto" and frame is not None):
+        return find_pairs(path, frame, remove_ground)
+    if frame is not None or remove_ground:
+        key = f"data.frame {printable(frame)}" if frame is not None else "data.remove_ground"
+        raise UsageError(
+            f"{key}: only for clouds of your own (data.kind: pairs); datasets have their own axes and cuts"
+        )
+    return find_dataset(path)
 
 
 def describe(dataset: SceneDataset) -> str:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from bpfn_cli.choices import Region
 from bpfn_cli.data.augment import sample_points
 from bpfn_cli.data.contents import contents_sha256, newest_change
 from bpfn_cli.errors import DataError, UsageError, printable
@@ -27,7 +28,10 @@ _NAMED_IN_ERRORS = 10
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """A dataset format. It has no state: every call gets `root`, the folder of the dataset."""
+    """A dataset format. It has no state: every call gets `root`, the folder of the dataset.
+
+    region: what is kept of each cloud, where there is a choice; None: there is none.
+    """
 
     name: ClassVar[str]  # in recipes, JSON and file records
     title: ClassVar[str]  # in reports
@@ -37,6 +41,14 @@ class Format(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")  # `test` may be stored as `val`; `all`: every one
     frame: ClassVar[str] = INTERNAL  # of the coordinates in the files, as `axes_of` takes it
     is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
+    has_flow: ClassVar[bool] = True  # scenes have their true flow
+    region: Region | None = None
+
+    def within(self, region: Region) -> Format:
+        """This format with another region. Raises: UsageError: it has no choice."""
+        if self.region is None:
+            raise UsageError(f"region {region}: only LiDAR logs have a choice, {self.name} has one cut")
+        return replace(self, region=region)
 
     @abstractmethod
     def recognizes(self, root: Path) -> bool:
@@ -57,6 +69,11 @@ class Format(ABC):
         Raises: DataError: missing files. DiskError: no permission.
         """
 
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """How the files are read, where that is up to the user; part of the identity of the data."""
+        return ()
+
     def split_sizes(self, root: Path, split: str, names: tuple[str, ...]) -> dict[str, int]:
         """As `file_sizes`, for the scenes of a requested split; equal for a subset and its source."""
         return self.file_sizes(root, {stored_split(split): names})
@@ -76,13 +93,14 @@ class Format(ABC):
 
 @dataclass(frozen=True)
 class SceneDataset:
-    """The scenes of one split of a dataset."""
+    """The scenes of one split of a dataset. labels: keep the true flow; otherwise scenes are loaded without it."""
 
     format: Format  # for a subset, that of its source
     root: Path  # holds the scenes or their splits
     split: str  # as requested: train, val, test or all
     names: tuple[str, ...]  # unique and sorted
     label: str = field(default="", kw_only=True)  # number and choice of the scenes, such as "10 training scenes"
+    labels: bool = field(default=True, kw_only=True)
 
     @property
     def kind(self) -> str:
@@ -93,12 +111,21 @@ class SceneDataset:
         """Of the coordinates in the files; `load` returns internal ones."""
         return self.format.frame
 
+    @property
+    def has_flow(self) -> bool:
+        """Whether `load` returns the true flow."""
+        return self.format.has_flow and self.labels
+
+    def without_labels(self) -> SceneDataset:
+        """The same scenes without their true flow."""
+        return replace(self, labels=False)
+
     def __len__(self) -> int:
         return len(self.names)
 
     def load(self, index: int) -> Scene:
         """Read one scene. Raises: DataError: missing or damaged. DiskError: no permission."""
-        return self.format.load(self.root, self.split, self.names[index])
+        return self._labeled(self.format.load(self.root, self.split, self.names[index]))
 
     def sample(self, index: int, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
         """One scene with `points` points in each cloud. Args: least: as `sample_points`. Raises: as `load`."""
@@ -108,7 +135,11 @@ class SceneDataset:
         """sha256 of file names, sizes and contents (sampled). Raises: DataError: missing files. DiskError."""
         with disk_errors(self.root):
             sizes = self.format.split_sizes(self.root, self.split, self.names)
-        return contents_sha256(self.root, sizes)
+        return contents_sha256(self.root, sizes, *self.format.reading)
+
+    def _labeled(self, scene: Scene) -> Scene:
+        """The scene, without its true flow if labels are withheld."""
+        return scene if self.has_flow else replace(scene, flow=None, valid=None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,10 @@ class Dataset:
         with disk_errors(self.root):
             return self._list_scenes()
 
+    def within(self, region: Region) -> Dataset:
+        """As `Format.within`."""
+        return replace(self, format=self.format.within(region))
+
     def splits(self) -> tuple[str, ...]:
         """The splits that together hold every scene once, as `open` takes them."""
         if "all" in self.format.splits:
@@ -166,7 +201,7 @@ class Dataset:
         """What a run records about its data; reads blocks of files. Raises: DataError: missing files. DiskError."""
         with disk_errors(self.root):
             sizes = self.format.file_sizes(self.root, self.scenes)
-        return self._identified(self.format.name, sizes)
+        return self._identified(self.format.name, sizes, *self.format.reading)
 
     def _identified(
         self,

@@ -105,5 +105,5 @@ def _cut(path: Path, scene: Scene) -> Scene:
     valid = None if scene.valid is None else scene.valid[near1]
     if not near1.any() or not near2.any() or (valid is not None and not valid.any()):
         raise DataError(f"{printable(path)}: no point with known flow within {MAX_DEPTH_M:g} m; leave the scene out")
-    pc1, pc2, flow = map(np.ascontiguousarray, (scene.pc1[near1], scene.pc2[near2], scene.flow[near1]))
+    pc1, pc2, flow = map(np.ascontiguousarray, (scene.pc1[near1], scene.pc2[near2], scene.truth[near1]))
     return Scene(scene.name, pc1, pc2, flow, scene.camera, valid, near1)

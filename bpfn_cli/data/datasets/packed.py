@@ -81,7 +81,7 @@ class PackedScenes(SceneDataset):
             where = f"{printable(self.file)}: scene {printable(self.names[index])}"
             fault = f"holds NaN, infinity or coordinates beyond {MAX_COORDINATE_M:.0f} m"
             raise DataError(f"{where} {fault}; check it with bpfn subset --verify, and pack it again")
-        return Scene(self.names[index], pc1, pc2, flow, FLYINGTHINGS3D_CAMERA)
+        return self._labeled(Scene(self.names[index], pc1, pc2, flow, FLYINGTHINGS3D_CAMERA))
 
     def _window(self, descriptor: int, start: int, end: int, points: int, offset: int) -> np.ndarray:
         at_end = min(points, end - start - offset)
@@ -107,7 +107,7 @@ def open_packed(file: Path, scenes: SceneDataset) -> PackedScenes:
 def pack_rows(scene: Scene, max_points: int | None, seed: int) -> np.ndarray:
     """(N, 6) float32 rows of a scene, at most `max_points`, shuffled by `seed` and the scene's name."""
     order = keyed_generator("pack", seed, scene.name).permutation(len(scene.pc1))[:max_points]
-    return np.concatenate([scene.pc1[order], scene.flow[order]], axis=1, dtype=np.float32)
+    return np.concatenate([scene.pc1[order], scene.truth[order]], axis=1, dtype=np.float32)
 
 
 def write_packed(

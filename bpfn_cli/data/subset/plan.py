@@ -160,7 +160,7 @@ def by_hash(names: Sequence[str], key: int | str) -> list[str]:
 def _lengths_and_depths(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Flow lengths and depths, metres, of sampled points."""
     rows = even_rows(len(scene.pc1), SAMPLED_POINTS)
-    return np.sqrt((scene.flow[rows] ** 2).sum(axis=1)), scene.pc1[rows, 2]
+    return np.sqrt((scene.truth[rows] ** 2).sum(axis=1)), scene.pc1[rows, 2]
 
 
 def distributions(scene: Scene) -> np.ndarray:

@@ -53,6 +53,7 @@ class GanCompressionLoss(DistillationLoss):
         sizes = student, teacher
         self.distance = FeatureDistance(options.feature, options.levels, "l2", *sizes, adapt=True, reduction="relative")
         self.adversary = Adversary(options) if options.lambda_critic else None
+        self.needs_truth = self.adversary is not None and options.real == "truth"
 
     def adapters(self) -> list[nn.Parameter]:
         return list(self.distance.parameters())

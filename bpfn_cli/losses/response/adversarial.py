@@ -93,7 +93,7 @@ class Adversary(nn.Module):
         points, fake = self._seen(student, batch)
         if self.options.real == "truth":
             known = None if batch.valid is None else batch.valid[..., None]
-            truth = batch.flow if known is None else torch.where(known, batch.flow, teacher.flows[0])
+            truth = batch.truth if known is None else torch.where(known, batch.truth, teacher.flows[0])
             teacher = replace(teacher, flows=[truth, *teacher.flows[1:]])
         _, real = self._seen(teacher, batch)
         whole = batch.whole or len(points)  # drawn for all samples, so that all processes keep the same generator state
@@ -150,6 +150,7 @@ class AdversarialLoss(DistillationLoss):
 
     def __init__(self, options: AdversarialSettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
+        self.needs_truth = options.real == "truth"
         self.adversary = Adversary(options)
 
     def adapters(self) -> list[nn.Parameter]:

@@ -53,6 +53,7 @@ class BoundedLoss(DistillationLoss):
         meaning="ground truth, and the teacher's flow where the student is worse",
     )
     settings = BoundedSettings
+    needs_truth = True
     uses = ("flows",)
 
     def forward(self, student: FlowPyramid, teacher: FlowPyramid, batch: FlowBatch) -> Measured:

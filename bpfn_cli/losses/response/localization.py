@@ -91,7 +91,7 @@ def coarse_flows(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
 
 def residual_truth(output: FlowPyramid, batch: FlowBatch) -> list[Tensor]:
     """What each level's estimator should add to the flow from the coarser level: (B, N_l, 3) metres."""
-    pairs = zip(at_levels(output, batch.flow), coarse_flows(output, batch), strict=True)
+    pairs = zip(at_levels(output, batch.truth), coarse_flows(output, batch), strict=True)
     return [truth - coarse for truth, coarse in pairs]
 
 
@@ -134,6 +134,7 @@ class LocalizationLoss(DistillationLoss):
         meaning="ground truth and the teacher's flow distributions",
     )
     settings = LocalizationSettings
+    needs_truth = True
     uses = ("flows", "estimator_features")
 
     def __init__(self, options: LocalizationSettings, student: Variant, teacher: Variant):

@@ -78,6 +78,7 @@ class WeightedLoss(DistillationLoss):
         meaning="basic, with moving and static points balanced",
     )
     settings = WeightedSettings
+    needs_truth = True
     uses = ("flows",)
     kind = "output"
 
@@ -85,10 +86,10 @@ class WeightedLoss(DistillationLoss):
         levels = self.options.levels
         check_flows(student, teacher, levels)
         teacher = target_of(teacher, self.options.target)
-        moving = moving_points(batch.pc1, batch.flow, batch.valid, self.options.tau_m)
+        moving = moving_points(batch.pc1, batch.truth, batch.valid, self.options.tau_m)
         known = known_points(student, batch)
         errors = {}
-        for level, values in enumerate(at_levels(student, moving[..., None].to(batch.flow.dtype))):
+        for level, values in enumerate(at_levels(student, moving[..., None].to(batch.pc1.dtype))):
             if level not in levels:
                 continue
             weights = self._weights(values[..., 0] > 0, None if known is None else known[level])

@@ -72,5 +72,5 @@ def _rows(values: Tensor) -> Tensor:
 
 def epe3d(model: BiPointFlowNet, batch: FlowBatch) -> Tensor:
     """Mean error of the flow where it is known, metres; a scalar with a gradient."""
-    errors = torch.linalg.vector_norm(model(batch.pc1, batch.pc2).flows[0] - batch.flow, dim=-1)
+    errors = torch.linalg.vector_norm(model(batch.pc1, batch.pc2).flows[0] - batch.truth, dim=-1)
     return errors.mean() if batch.valid is None else errors[batch.valid].mean()

@@ -21,7 +21,7 @@ from bpfn_cli.progress import OnProgress
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 MEASURED_BATCHES = 4  # for each cut of each size
-RECOVERY_LR = 5e-4
+RECOVERY_LR = 2e-4
 CLIP_NORM = 10.0
 LATENCY_TOLERANCE = 0.1
 MOST_ATTEMPTS = 8

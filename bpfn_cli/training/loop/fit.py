@@ -38,7 +38,7 @@ def fit(
                     checkpointer.stop_if_asked()
             if validator is not None and validator.is_due(training.epoch):
                 started = time.monotonic()
-                measure = partial(validator.epe3d, training.strategy.student, checkpointer.stop.check)
+                measure = partial(validator.measure, training.strategy.student, checkpointer.stop.check)
                 training.observe(checkpointer.saving_first(measure), time.monotonic() - started)
             checkpointer.end_epoch()
             checkpointer.stop_if_asked()

@@ -14,12 +14,20 @@ import numpy as np
 import torch
 
 from bpfn_cli import distributed
+from bpfn_cli.choices import Selector
 from bpfn_cli.errors import NonFiniteError
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies import Strategy, TermRecord
 from bpfn_cli.structures import FlowBatch
+
+# What a validation measures, for the progress line.
+TITLES: dict[Selector, str] = {
+    "epe3d": "EPE3D",
+    "teacher_distance": "distance to the teacher",
+    "nearest": "distance between the clouds",
+}
 
 
 @dataclass
@@ -74,7 +82,7 @@ class Training:
     """The state of a training. Random draws are functions of seed, epoch, step and scene, so they need no state.
 
     Attributes: epoch, batch: the next ones, from 0. number: batches since the start of the training.
-        best_epe3d: lowest validation EPE3D so far, metres. best: the number of its checkpoint.
+        selected_by: what a validation measures. best_epe3d: the lowest so far, metres. best: number of its checkpoint.
         steps: batches of an epoch. validated: EPE3D of this epoch. epoch_seconds: of each, without validation.
     """
 
@@ -87,6 +95,7 @@ class Training:
     batch: int = 0
     number: int = 0
     log: EpochLog = field(default_factory=EpochLog)
+    selected_by: Selector = "epe3d"
     best_epe3d: float = float("inf")
     best: int | None = None
     validated: float | None = None
@@ -157,7 +166,7 @@ class Training:
         if self.recipe.distillation_losses():
             record["teacher_share"] = strategy.objective.teacher_share
         if self.validated is not None:
-            record["validation_epe3d"] = self.validated
+            record[f"validation_{self.selected_by}"] = self.validated
         self.epoch_seconds.append(seconds)
         self.epoch, self.batch = self.epoch + 1, 0
         return record
@@ -176,7 +185,7 @@ class Training:
         found, figures = f"loss {self.log.total():.1f}", self.log.figures()
         if (epe3d := figures.get("figure_supervised_epe3d")) is not None:
             found += f", EPE3D {epe3d:.3f} m"
-        return found if self.best is None else f"{found}, validation EPE3D {self.best_epe3d:.3f} m"
+        return found if self.best is None else f"{found}, validation {TITLES[self.selected_by]} {self.best_epe3d:.3f} m"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the student's weights, which a checkpoint stores separately."""

@@ -95,6 +95,14 @@ def test_argoverse_pair_is_read() -> None:
     assert read.second.points.shape == (95518, 3)
     assert read.truth is not None and read.truth.shape == (78502, 3)
     assert read.known is not None and read.known.all()
+    assert read.dynamic is not None and read.dynamic.sum() == 1819
+
+
+def test_mask_of_what_moves_is_read(tmp_path: Path) -> None:
+    read = read_cloud_pair(saved(tmp_path, pc1=FIRST, pc2=SECOND, flow=FLOW, is_dynamic=np.array([0, 2])))
+    assert read.dynamic is not None and read.dynamic.tolist() == [False, True]
+    bad = saved(tmp_path, pc1=FIRST, pc2=SECOND, flow=FLOW, dynamic=np.ones(3))
+    assert "dynamic has shape (3,), (2,) expected" in refusal(bad, read_cloud_pair)
 
 
 def test_reader_reads_each_frame_of_a_sequence_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cloud_files import refusal, scan
 
-from bpfn_cli.data.clouds import search as search_module
+from bpfn_cli.data.clouds import listing as listing_module
 from bpfn_cli.data.clouds.pairs import CloudPair
 from bpfn_cli.data.clouds.search import Source, find_source
 from bpfn_cli.errors import DataError, UsageError
@@ -174,7 +174,7 @@ def test_only_the_beginning_of_text_is_read_to_find_frames(
         with opened(tmp_path / f"{name}{ending}", "wb") as file:
             file.write(b"1 2 3\n" * 100_000)
     looked_at: list[int] = []
-    monkeypatch.setattr(search_module, "looks_like_cloud", lambda content: looked_at.append(len(content)) or True)
+    monkeypatch.setattr(listing_module, "looks_like_cloud", lambda content: looked_at.append(len(content)) or True)
     assert found(tmp_path, tmp_path) == [("a", f"a{ending}", f"b{ending}")]
     assert looked_at == [1 << 16, 1 << 16]
 

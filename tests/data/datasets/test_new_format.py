@@ -22,53 +22,53 @@ FORMAT, DATA = re.findall(r"```python\n(.*?)```", PAGE.read_text().partition("##
 
 
 @pytest.fixture
-def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A dataset of the new format in the working folder, and the format in the registry."""
     (tmp_path / "throw_away_format.py").write_text(FORMAT)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(FORMATS, "pairs", importlib.import_module("throw_away_format").Pairs())
+    monkeypatch.setitem(FORMATS, "archive", importlib.import_module("throw_away_format").Archive())
     exec(DATA, {})
-    yield tmp_path / "pairs"
+    yield tmp_path / "archive"
     del sys.modules["throw_away_format"]
 
 
-def test_new_format_is_checked_and_shown(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["data", "check", "pairs", "--processes", "1", "--json"]) == 0
+def test_new_format_is_checked_and_shown(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "check", "archive", "--processes", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "pairs"
+    assert found["kind"] == "archive"
     assert [(split["split"], split["scenes"]) for split in found["splits"]] == [("train", 3), ("test", 1)]
-    assert run(["data", "show", "pairs/test-0", "--json"]) == 0
+    assert run(["data", "show", "archive/test-0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["points1"] == 2000
 
 
-def test_new_format_is_identified_by_its_files(pairs: Path) -> None:
-    identity = find_dataset(pairs).identity
-    assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("pairs", 3, 1)
-    assert open_dataset(pairs, "train").identity() != open_dataset(pairs, "test").identity()
+def test_new_format_is_identified_by_its_files(archive: Path) -> None:
+    identity = find_dataset(archive).identity
+    assert (identity.kind, identity.train_scenes, identity.val_scenes) == ("archive", 3, 1)
+    assert open_dataset(archive, "train").identity() != open_dataset(archive, "test").identity()
 
 
-def test_new_format_is_named_where_nothing_is_found(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pairs.parent / "nothing").mkdir()
+def test_new_format_is_named_where_nothing_is_found(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (archive.parent / "nothing").mkdir()
     assert run(["data", "check", "nothing"]) == 3
-    assert "train-NAME.npz and test-NAME.npz (Pairs)" in capsys.readouterr().err
+    assert "train-NAME.npz and test-NAME.npz (Archive)" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small_variants")
-def test_new_format_is_planned_and_is_a_valid_data_kind(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = ["train", "--data", "pairs", "--variant", "tiny", "--dry-run"]
-    assert run([*train, "--set", "data.kind=pairs"]) == 0
-    assert "pairs, 3 training scenes" in "".join(capsys.readouterr())
+def test_new_format_is_planned_and_is_a_valid_data_kind(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "--data", "archive", "--variant", "tiny", "--dry-run"]
+    assert run([*train, "--set", "data.kind=archive"]) == 0
+    assert "archive, 3 training scenes" in "".join(capsys.readouterr())
     assert run([*train, "--set", "data.kind=kitti"]) == 2
     assert "data.kind kitti" in capsys.readouterr().err
     assert run([*train, "--set", "data.kind=pears"]) == 2
-    assert re.search("data.kind: .*unknown dataset format; use one of auto, .*pairs", capsys.readouterr().err)
+    assert re.search("data.kind: .*unknown dataset format; use one of auto, .*archive", capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("small_variants")
-def test_new_format_is_evaluated(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_checkpoint(pairs.parent / "student.safetensors", tiny_network())
-    words = ["eval", "--checkpoint", "student.safetensors", "--data", "pairs", "--points", str(LEAST), "--json"]
+def test_new_format_is_evaluated(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(archive.parent / "student.safetensors", tiny_network())
+    words = ["eval", "--checkpoint", "student.safetensors", "--data", "archive", "--points", str(LEAST), "--json"]
     assert run(words) == 0
     dataset = json.loads(capsys.readouterr().out)["dataset"]
-    assert (dataset["kind"], dataset["split"], dataset["scenes"]) == ("pairs", "test", 1)
+    assert (dataset["kind"], dataset["split"], dataset["scenes"]) == ("archive", "test", 1)

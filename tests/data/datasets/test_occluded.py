@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scene_folders import damage, write_log, write_occluded
 
-from bpfn_cli.data.datasets import describe, find_dataset, open_dataset
+from bpfn_cli.data.datasets import describe, find_dataset, open_dataset, sequence_of
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import BpfnError, DataError, UsageError
 
@@ -100,7 +100,7 @@ def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:
     write_log(tmp_path / "log.h5")
     write_log(tmp_path / "more.h5", sweeps=2)
     dataset = open_dataset(tmp_path, "test")
-    assert dataset.kind == "argoverse2"
+    assert dataset.kind == "lidar_logs"
     assert [name.split("/")[0] for name in dataset.names] == ["log", "log", "more"]
     scene = dataset.load(0)
     with h5py.File(tmp_path / "log.h5") as file:
@@ -111,7 +111,7 @@ def test_a_log_is_its_pairs_of_sweeps(tmp_path: Path) -> None:
     assert scene.valid is not None
     assert scene.valid.tolist() == valid.tolist()
     assert "3 test scenes" in describe(dataset)
-    assert find_dataset(tmp_path).identity.kind == "argoverse2"
+    assert find_dataset(tmp_path).identity.kind == "lidar_logs"
     assert len(dataset.identity()) == 64
 
 
@@ -123,9 +123,84 @@ def test_far_and_ground_points_of_a_log_are_cut(tmp_path: Path) -> None:
     assert len(scene.pc1) == len(scene.pc2) == 12
 
 
+def test_log_gives_categories_and_the_motion_of_the_vehicle(tmp_path: Path) -> None:
+    """It drives 1 m forward and turns left, in x forward, y left, z up."""
+    motion = np.array([[0, 1, 0, -1], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+    write_log(tmp_path / "log.h5", flow_category_indices=np.arange(20, dtype=np.uint8), ego_motion=motion)
+    dataset = open_dataset(tmp_path, "test")
+    scene = dataset.load(0)
+    assert scene.categories is not None
+    assert scene.ego_motion is not None
+    assert scene.categories.tolist() == list(range(5, 20))
+    forward = scene.ego_motion @ (0, 0, 10, 1)  # 10 m ahead, in x left, y up, z forward
+    assert forward.tolist() == [-10, 0, -1, 1]
+    (batch,) = evaluation_batches(dataset, [0], points=8, batch_size=1, seed=0)
+    assert batch.categories is not None
+    assert batch.ego_motion is not None
+    of_point = {tuple(point): index for point, index in zip(scene.pc1.tolist(), scene.categories.tolist(), strict=True)}
+    assert [of_point[tuple(point)] for point in batch.pc1[0].tolist()] == batch.categories[0].tolist()
+    assert np.array_equal(batch.of_samples(0, 1).ego_motion[0], scene.ego_motion)  # type: ignore[index]
+
+
+def test_motion_of_the_vehicle_is_known_from_the_poses_of_both_sweeps(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.h5", sweeps=2)
+    with h5py.File(tmp_path / "log.h5", "a") as file:
+        for group, x in zip(file.values(), (100, 102), strict=True):
+            group["pose"] = np.array([[0, -1, 0, x], [1, 0, 0, 5], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+    motion = open_dataset(tmp_path, "test").load(0).ego_motion
+    assert motion is not None
+    # It faces y and moves along x, to its right: what stands still moves 2 m to the left, our x.
+    assert motion.tolist() == [[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_log_without_categories_and_poses_has_none(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.h5")
+    scene = open_dataset(tmp_path, "test").load(0)
+    assert (scene.categories, scene.ego_motion) == (None, None)
+
+
+def test_square_takes_the_corners_and_the_evaluation_mask(tmp_path: Path) -> None:
+    lidar = np.full((20, 4), 3, np.float32)
+    lidar[5:9, :2] = [(34, 34), (35, 0), (-35, -35), (36, 0)]
+    mask = np.arange(20)[:, None] != 6
+    write_log(tmp_path / "log.h5", lidar=lidar, eval_mask=mask, flow_is_valid=np.ones(20, bool))
+    write_log(tmp_path / "other.h5", lidar=lidar)
+    with h5py.File(tmp_path / "log.h5", "a") as file:
+        del next(iter(file.values()))["eval_mask"]
+    usual, square = open_dataset(tmp_path, "test"), open_dataset(tmp_path, "test", "square")
+    assert (usual.format.region, square.format.region) == ("radius", "square")
+    assert [len(each) for each in (usual, square)] == [4, 3]  # no sweep without the mask of its log
+    assert len(usual.load(1).pc1) == 11
+    scene = square.load(0)
+    assert scene.name == usual.names[1]
+    assert len(scene.pc1) == 14
+    assert scene.valid is not None
+    assert scene.valid.tolist() == [True, False] + [True] * 12
+
+
+def test_only_logs_have_a_choice_of_regions(tmp_path: Path) -> None:
+    write_occluded(tmp_path)
+    with pytest.raises(UsageError, match="only LiDAR logs have a choice"):
+        open_dataset(tmp_path, "train", "square")
+
+
+def test_scenes_of_a_log_are_a_sequence(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.h5")
+    dataset = open_dataset(tmp_path, "test")
+    assert {sequence_of("lidar_logs", name) for name in dataset.names} == {"log"}
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
+        ({"flow_category_indices": np.zeros(19, np.uint8)}, r"flow_category_indices: \(19,\) found, \(20,\) expected"),
+        ({"flow_category_indices": np.full(20, -1)}, "indices from 0 to 255 expected"),
+        ({"flow_category_indices": np.zeros(20)}, "float64 from 0.0 to 0.0 found"),
+        ({"eval_mask": np.zeros((19, 1), bool)}, r"eval_mask: \(19, 1\) found"),
+        ({"eval_mask": np.zeros(20, bool)}, r"no point with known flow within 35 m \(square\)"),
+        ({"ego_motion": np.eye(3)}, "a rotation and a translation"),
+        ({"ego_motion": np.diag([1, 1, -1, 1])}, "a rotation and a translation"),
+        ({"pose": np.full((4, 4), np.nan)}, "pose: a rotation and a translation"),
         ({"flow": np.zeros((19, 3), np.float32)}, "20 points and 19 flows"),
         ({"flow_is_valid": np.zeros(3, bool)}, r"\(3,\) found"),
         ({"lidar": np.full((20, 4), np.inf, np.float32)}, "NaN or infinity"),
@@ -136,7 +211,7 @@ def test_far_and_ground_points_of_a_log_are_cut(tmp_path: Path) -> None:
 def test_damaged_logs_are_named(tmp_path: Path, other: dict, said: str) -> None:
     write_log(tmp_path / "log.h5", **other)
     with pytest.raises(DataError, match=rf"log\.h5.*{said}"):
-        open_dataset(tmp_path, "test").load(0)
+        open_dataset(tmp_path, "test", "square").load(0)
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])

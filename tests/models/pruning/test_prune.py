@@ -55,7 +55,7 @@ def test_recovery_brings_the_flow_closer_to_the_teachers(pruner: Pruner) -> None
     before = distance(student)
     recover(student, pruner.teacher, batches(), steps=30)
     assert not student.training
-    assert distance(student) < 0.8 * before
+    assert distance(student) < 0.9 * before
 
 
 def test_latency_is_fitted_by_measuring(pruner: Pruner) -> None:

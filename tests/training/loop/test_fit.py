@@ -89,7 +89,7 @@ class Short:
 def scripted(monkeypatch: pytest.MonkeyPatch, *epe3d: float) -> None:
     """Let validations measure these values."""
     figures = iter(epe3d)
-    monkeypatch.setattr(Validator, "epe3d", lambda *_: next(figures))
+    monkeypatch.setattr(Validator, "measure", lambda *_: next(figures))
 
 
 def test_fit_deploys_the_epoch_of_the_lowest_validation_and_keeps_the_last(

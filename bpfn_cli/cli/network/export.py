@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""`bpfn export`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from bpfn_cli.choices import ExportFormat, Frame, Stored
+from bpfn_cli.cli import options
+from bpfn_cli.cli.console import echo, finish, print_json, say
+
+if TYPE_CHECKING:
+    from bpfn_cli.models.exported import Comparison
+
+POINTS = Option("--points", help="Points of each cloud, or `dynamic` (the default of onnx).", metavar="N|dynamic")
+PAIR = Option("--pair", help="Two clouds to compare on.", metavar="PC1 PC2")
+FRAME = Option("--frame", help="Axes of the clouds of --pair; see `bpfn predict --help`.")
+DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """What `bpfn export` takes."""
+
+    checkpoint: options.CheckpointFile = None
+    format: Annotated[ExportFormat | None, Option("--format", help="Default: by the suffix of --out, or onnx.")] = None
+    out: options.Out = None
+    points: Annotated[str | None, POINTS] = None
+    precision: Annotated[Stored, Option("--precision", help="Type of the weights in the file.")] = "float32"
+    pair: Annotated[tuple[str, str] | None, PAIR] = None
+    data: Annotated[
+        Path | None, options.path("--data", help="Dataset whose first test scene to compare on.", metavar="DIR")
+    ] = None
+    frame: Annotated[Frame | None, FRAME] = None
+    force: options.Force = False
+    json: options.Json = False
+
+
+@options.takes(ExportFlags)
+def export(flags: ExportFlags) -> None:
+    """Write a network to a file that other programs run, and compare it with the original.
+
+    onnx: standard operators, for onnxruntime. torch: a program for torch (.pt2). pth: weights for the code of the
+    published network. safetensors: weights for bpfn.
+
+    The flows of both are compared on a pair of clouds: that of --pair, the first test scene of --data, or a synthetic
+    scene. If they differ by more than the precision explains, nothing is written. With less than float32, only the
+    weights in the file are smaller; everything is computed in float32.
+
+    \b
+    Examples:
+      $ bpfn export                                                     # weightnet4 to weightnet4.onnx
+      $ bpfn export --checkpoint mine.safetensors --out mine.onnx       # your own network
+      $ bpfn export --points 8192 --precision float16 --out small.onnx  # fixed size, half the file
+      $ bpfn export --pair a.ply b.ply --frame lidar                    # compare on your own clouds
+      $ bpfn export --format torch --points 8192                        # weightnet4.pt2
+    """
+    from bpfn_cli.cli.results.evaluate import read_weights
+    from bpfn_cli.device import keep_freed_memory
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.files import claim_output, expanded
+    from bpfn_cli.models import build_from
+    from bpfn_cli.models import export as export_network
+    from bpfn_cli.models.exported import FORMATS, TOLERANCE_M, format_of
+    from bpfn_cli.profiling.trial import trial_pair
+    from bpfn_cli.shipped import weights_title
+
+    if flags.pair is not None and flags.data is not None:
+        raise UsageError("--pair and --data: use only one of them")
+    points = _points(flags.points)
+    path, read = read_weights(flags.checkpoint)
+    chosen = FORMATS[flags.format or "onnx"] if flags.format or flags.out is None else format_of(flags.out)
+    out = flags.out or Path(f"{read.variant.name}{chosen.suffix}")
+    if out.suffix != chosen.suffix:
+        raise UsageError(f"--out {out}: the format {chosen.name} has the suffix {chosen.suffix}")
+    if flags.points == DYNAMIC and not chosen.any_points:
+        raise UsageError(f"--points {DYNAMIC}: a {chosen.name} file has a fixed number of points; give it")
+    files = None if flags.pair is None else (expanded(flags.pair[0]), expanded(flags.pair[1]))
+    claim_output(out, force=flags.force, inputs=[path, *(files or ())])
+    keep_freed_memory()
+    say(f"weights: {weights_title(path)}; format: {chosen.name} ({chosen.title})")
+    pair = trial_pair(files, flags.data, points or read.num_points, flags.frame)
+    found = export_network(
+        build_from(read),
+        out,
+        pair,
+        format=chosen,
+        points=points,
+        stored=flags.precision,
+        metadata={**read.metadata, "exported_from": path.name},
+    )
+    size = out.stat().st_size
+    if flags.json:
+        results = [asdict(one) for one in found]
+        about = {"out": str(out), "format": chosen.name, "precision": flags.precision, "bytes": size}
+        print_json({**about, "pair": pair.name, "tolerance_m": TOLERANCE_M[flags.precision], "comparisons": results})
+    else:
+        for one in found:
+            echo(_line(one, pair.name))
+    say(f"{size / 1e6:.1f} MB")
+    finish(out, f"bpfn predict a.ply b.ply --checkpoint {out}" if out.suffix == ".onnx" else None)
+
+
+def _points(text: str | None) -> int | None:
+    """None: any number, or the format's default."""
+    from bpfn_cli.errors import UsageError
+
+    if text is None or text == DYNAMIC:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise UsageError(f"--points {text}: use a number, or {DYNAMIC}")
+    return int(text)
+
+
+def _line(one: Comparison, name: str) -> str:
+    errors = ""
+    if one.epe3d_m is not None and one.exported_epe3d_m is not None:
+        errors = f"; EPE3D {one.epe3d_m:.4f} m, exported {one.exported_epe3d_m:.4f} m"
+    differs = f"flow differs by at most {one.largest_m:.2g} m, median {one.median_m:.2g} m"
+    return f"{name}, {one.points:,} points: {differs}{errors}"

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""All export formats of one network, compared: file size, accuracy, time and memory, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bpfn_cli.choices import Stored
+from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
+from bpfn_cli.metrics.evaluation import Predictor, evaluate
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.models.exported import FORMATS
+from bpfn_cli.models.exported.base import Request, Runner
+from bpfn_cli.profiling.memory import forget_peak, resident_bytes
+from bpfn_cli.profiling.workload import synthetic_batch
+from bpfn_cli.progress import ProgressCallback
+
+# What is measured: the formats, with the types of the weights in the file.
+MEASURED: tuple[tuple[str, Stored], ...] = (
+    ("safetensors", "float32"),
+    ("safetensors", "float16"),
+    ("pth", "float32"),
+    ("onnx", "float32"),
+    ("onnx", "float16"),
+    ("torch", "float32"),
+)
+
+_CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.formats import answer; answer()"
+
+
+@dataclass(frozen=True)
+class FormatCost:
+    """What a file costs.
+
+    Attributes:
+        runtime: that ran it. epe3d_m: mean over the scenes; None: no scenes. times_ms: each pass over one pair.
+        peak_memory_mb: of a separate process that loads the file and runs two passes, above what its libraries take.
+    """
+
+    format: str
+    stored: str
+    runtime: str
+    device: str
+    bytes: int
+    epe3d_m: float | None
+    median_ms: float
+    p90_ms: float
+    times_ms: list[float]
+    peak_memory_mb: float
+
+
+def measure_formats(
+    model: BiPointFlowNet,
+    *,
+    points: int,
+    rounds: int,
+    dataset: SceneDataset | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[FormatCost]:
+    """Export a network to each format and measure the files; passes of all of them take turns.
+
+    Raises: UsageError: an extra is missing. OutOfMemoryError.
+    """
+    batch, tick = synthetic_batch(points, 1), _Ticker(progress, 2 * len(MEASURED) + rounds + 1 + (dataset is not None))
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[tuple[str, Stored], Path] = {}
+        for name, stored in MEASURED:
+            files[name, stored] = path = Path(folder) / f"{stored}{FORMATS[name].suffix}"
+            path.write_bytes(FORMATS[name].write(model, Request(points, stored)))
+            tick()
+        memory = {}
+        for (name, stored), path in files.items():
+            memory[name, stored] = _peak_mb(name, path, points)
+            tick()
+        runners = {key: FORMATS[key[0]].read(path.read_bytes(), path.name) for key, path in files.items()}
+        sizes = {key: path.stat().st_size for key, path in files.items()}
+    times: dict[tuple[str, Stored], list[float]] = {key: [] for key in runners}
+    for _ in range(rounds + 1):  # the first warms up
+        for key, runner in runners.items():
+            times[key].append(_milliseconds(runner, batch.pc1, batch.pc2))
+        tick()
+    errors: dict[str, float] = {}
+    if dataset is not None:
+        found = evaluate({" ".join(key): _predictor(runner) for key, runner in runners.items()}, dataset, points=points)
+        errors = {name: metrics.epe3d for name, metrics in found.means.items()}
+        tick()
+    return [
+        FormatCost(
+            format=name,
+            stored=stored,
+            runtime={"onnx": "onnxruntime", "torch": "torch"}.get(name, "bpfn"),
+            device="cpu",
+            bytes=sizes[name, stored],
+            epe3d_m=errors.get(f"{name} {stored}"),
+            median_ms=median(times[name, stored][1:]),
+            p90_ms=float(np.quantile(times[name, stored][1:], 0.9)),
+            times_ms=times[name, stored][1:],
+            peak_memory_mb=memory[name, stored],
+        )
+        for name, stored in runners
+    ]
+
+
+class _Ticker:
+    def __init__(self, progress: ProgressCallback | None, total: int):
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _predictor(runner: Runner) -> Predictor:
+    def predict(batch: Any) -> Tensor:
+        with torch.no_grad():
+            return runner(batch.pc1, batch.pc2)
+
+    return predict
+
+
+def _milliseconds(runner: Runner, pc1: Tensor, pc2: Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        runner(pc1, pc2)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _peak_mb(name: str, path: Path, points: int) -> float:
+    child = subprocess.run(
+        [sys.executable, "-c", _CHILD.format(path=sys.path)],
+        input=json.dumps([name, str(path), points]),
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Ctrl-C then reaches only this process, which ends the child
+        check=False,
+    )
+    if child.returncode == 0:
+        return float(child.stdout) / 1e6
+    if child.returncode == -9 or means_out_of_memory(child.stderr):
+        raise OutOfMemoryError(f"{name}, {points} points: out of memory; try fewer --points")
+    raise RuntimeError(f"measuring memory failed:\n{child.stderr}")
+
+
+def answer() -> None:
+    """In the separate process: read the request from stdin, print the peak in bytes."""
+    name, path, points = json.load(sys.stdin)
+    batch, content = synthetic_batch(points, 1), Path(path).read_bytes()
+    if name == "onnx":
+        import onnxruntime  # noqa: F401
+    forget_peak()
+    start = resident_bytes(peak=False)
+    runner = FORMATS[name].read(content, path)
+    for _ in range(2):
+        _milliseconds(runner, batch.pc1, batch.pc2)
+    print(resident_bytes(peak=True) - start)
