@@ -13,6 +13,8 @@ from tiny_world import BIG, tiny_network, write_things
 
 from bpfn_cli.cli.network.prune import quantity, rounded_up, share
 from bpfn_cli.errors import UsageError
+from bpfn_cli.files import sha256_of
+from bpfn_cli.ladder import read_ladder
 from bpfn_cli.models import Variant, read_checkpoint, save_checkpoint
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import sensitivity
@@ -48,6 +50,10 @@ def test_budget_is_met_and_the_result_is_a_checkpoint(place: Path, flag: str, fi
     assert 0.98 * target <= getattr(cost_of(read.variant, 1024), field) <= target
     assert (said["variant"], read.metadata["importance"], read.metadata["recovery_steps"]) == ("pruned", "taylor", 2)
     assert read.metadata["epe3d"] == said["epe3d"]
+    steps = read_ladder(read.metadata)
+    assert [(one.step, one.network) for one in steps] == [("teacher", "big"), ("pruned", "pruned")]
+    assert [one.epe3d_m for one in steps] == [said["epe3d"]["teacher_m"], said["epe3d"]["recovered_m"]]
+    assert steps[0].sha256 == sha256_of(place / "teacher.safetensors")
     assert said["epe3d"]["scenes"] == 2
     succeeded(bpfn("profile", "--checkpoint", "pruned.safetensors", "--points", 1024, cwd=place))
 
@@ -140,6 +146,9 @@ def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> N
     stored = json.loads(done.stdout)["stored"]
     assert stored["as"] == "int8"
     assert 0 < stored["mean_m"] <= stored["largest_m"]
+    steps = read_ladder(read_checkpoint(place / "int8.safetensors").metadata)
+    assert [(one.step, one.moved_m) for one in steps] == [("original", None), ("stored int8", stored["mean_m"])]
+    assert steps[1].bytes < 0.6 * steps[0].bytes
     assert (place / "int8.safetensors").stat().st_size < 0.6 * (place / "teacher.safetensors").stat().st_size
     succeeded(bpfn("slim", "--checkpoint", "int8.safetensors", "--out", "again.safetensors", cwd=place))
     refused(bpfn(*words, "--out", "int8.pth", cwd=place), 2, "--store int8: a .pth file is float32")

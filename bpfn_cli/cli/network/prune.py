@@ -18,8 +18,8 @@ from bpfn_cli.cli.console import ConsoleProgress, say
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
+    from bpfn_cli.ladder import Step
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.models.ladder import Step
     from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes
 
 BUDGETS = ("target_macs", "target_params", "target_latency")
@@ -95,11 +95,15 @@ def share(flag: str, text: str) -> float:
 
 
 def pruned(
-    flags: PruneFlags, teacher: BiPointFlowNet, sizes: Variant | None, before: tuple[Step, ...] = ()
+    flags: PruneFlags,
+    teacher: BiPointFlowNet,
+    sizes: Variant | None,
+    before: tuple[Step, ...] = (),
+    sha256: str | None = None,
 ) -> tuple[BiPointFlowNet, dict[str, Any]]:
     """A network of these sizes, or within the budget or the error, and what the checkpoint and `--json` say about it.
 
-    before: steps that made the teacher.
+    before: steps that made the teacher, whose file has this `sha256`.
     """
     from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d
     from bpfn_cli.profiling.pruning import pruning_scenes
@@ -119,7 +123,7 @@ def pruned(
         made = within.smallest(pruner, scenes) if made is None else within.checked(made, pruner, scenes)
         kept = {"keep_within": {"share": keep, "limit_m": within.limit_m}}
     assert made is not None
-    report = pruner.report(importance, made, scenes, flags.points or POINTS, teacher_m, before)
+    report = pruner.report(importance, made, scenes, flags.points or POINTS, teacher_m, before, sha256)
     return made.model, {**report.as_dict(), **kept}
 
 

@@ -169,17 +169,19 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
     """A network of these sizes or within the budget, and what is known about it. read: the teacher or the original."""
     import torch
 
+    from bpfn_cli.files import sha256_of
+    from bpfn_cli.ladder import KEY, plain_steps, read_ladder
     from bpfn_cli.models import build_from, build_model, initialize_from
-    from bpfn_cli.models.ladder import KEY, plain_steps, read_ladder
 
     torch.manual_seed(flags.seed or 0)
     source = build_from(read) if read else None
-    if read and source:
-        steps = read_ladder(read.metadata)
+    if read and source and (given := flags.checkpoint or flags.teacher):
+        sha256 = sha256_of(given)
+        steps = read_ladder(read.metadata, sha256)
         if flags.checkpoint is not None:
             return source, {KEY: plain_steps(steps)} if steps else {}
         if flags.prunes:
-            return pruned(flags, source, sizes, steps)
+            return pruned(flags, source, sizes, steps, sha256)
     assert sizes is not None
     model = build_model(sizes, flags.points or (source.num_points if source else 8192))
     if source is None:
@@ -189,7 +191,8 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
 
 def _add_stored(report: dict[str, Any], model: BiPointFlowNet, flags: SlimFlags) -> None:
     """Add the step of fewer bits to the ladder; a network without a ladder has itself as the first step."""
-    from bpfn_cli.models.ladder import KEY, ORIGINAL, plain_steps, read_ladder, step_of
+    from bpfn_cli.ladder import KEY, ORIGINAL, plain_steps, read_ladder
+    from bpfn_cli.models.ladder import step_of
 
     steps = read_ladder(report) or (step_of(ORIGINAL, model, flags.points),)
     moved_m = report["stored"]["mean_m"]

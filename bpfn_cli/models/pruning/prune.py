@@ -13,9 +13,10 @@ from torch import Tensor
 
 from bpfn_cli.choices import Importance
 from bpfn_cli.errors import NonFiniteError, UsageError
+from bpfn_cli.ladder import KEY, PRUNED, TEACHER, Step, plain_steps
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.cost import cost_of as sizes_cost
-from bpfn_cli.models.ladder import PRUNED, TEACHER, Step, plain_steps, step_of
+from bpfn_cli.models.ladder import step_of
 from bpfn_cli.models.pruning.budget import CostOf, check_budget, fit_budget, smallest
 from bpfn_cli.models.pruning.channels import channel_groups, reorder
 from bpfn_cli.models.pruning.importance import channel_orders, epe3d
@@ -77,7 +78,7 @@ class PrunedErrors:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What is known about a pruned network. ladder: see `models.ladder`."""
+    """What is known about a pruned network. ladder: see `bpfn_cli.ladder`."""
 
     importance: Importance
     recovery_steps: int
@@ -87,7 +88,7 @@ class PruneReport:
     def as_dict(self) -> dict[str, Any]:
         """As the metadata of a checkpoint."""
         plain = {"importance": self.importance, "recovery_steps": self.recovery_steps, "epe3d": asdict(self.epe3d)}
-        return {**plain, "ladder": plain_steps(self.ladder)}
+        return {**plain, KEY: plain_steps(self.ladder)}
 
 
 def prune(
@@ -237,11 +238,14 @@ class Pruner:
         points: int,
         teacher_m: float | None = None,
         before: Sequence[Step] = (),
+        sha256: str | None = None,
     ) -> PruneReport:
-        """Of a network. teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher."""
+        """Of a network. teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has
+        this `sha256`."""
         count = sum(len(batch.names) for batch in scenes.held_out)
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
-        first = list(before) or [step_of(TEACHER, self.teacher, points, epe3d_m=teacher_m, on=scenes.title)]
+        measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}
+        first = list(before) or [step_of(TEACHER, self.teacher, points, **measured)]
         last = step_of(PRUNED, made.model, points, epe3d_m=made.epe3d_m, on=scenes.title)
         errors = PrunedErrors(count, teacher_m, made.cut_m, made.recovered_m)
         return PruneReport(importance, made.recovery_steps, errors, (*first, last))
