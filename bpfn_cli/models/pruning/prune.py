@@ -18,7 +18,7 @@ from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.cost import cost_of as sizes_cost
 from bpfn_cli.models.ladder import step_of
 from bpfn_cli.models.pruning.budget import CostOf, check_budget, fit_budget, smallest
-from bpfn_cli.models.pruning.channels import channel_groups, reorder
+from bpfn_cli.models.pruning.channels import ChannelGroup, channel_groups, reorder
 from bpfn_cli.models.pruning.importance import channel_orders, epe3d
 from bpfn_cli.models.pruning.sensitivity import Sensitivity, measure, sliced
 from bpfn_cli.models.pruning.sizes import Size, sizes_of
@@ -137,11 +137,17 @@ class Pruner:
         """name: of the sizes that are chosen."""
         self.teacher, self.name = sliced(teacher, teacher.variant), name
         self.sensitivities: dict[Size, Sensitivity] = {}
+        self.orders: dict[ChannelGroup, Tensor] = {}
 
     def order(self, importance: Importance, batches: Sequence[FlowBatch], progress: OnProgress = None) -> None:
         """Order the channels: the most important ones first."""
         groups = channel_groups(self.teacher.variant)
-        reorder(self.teacher, channel_orders(self.teacher, groups, importance, batches, progress))
+        self.reorder(channel_orders(self.teacher, groups, importance, batches, progress))
+
+    def reorder(self, orders: dict[ChannelGroup, Tensor]) -> None:
+        """Put the channels into these orders."""
+        reorder(self.teacher, orders)
+        self.orders = orders
 
     def prepare(self, importance: Importance, scenes: Scenes, progress: Progress, *, sizes: bool = True) -> None:
         """Order the channels; and measure what each size is worth, unless sizes are given."""
