@@ -89,6 +89,11 @@ def ladder_tables(runs: Sequence[Run], others: Sequence[EvaluationResult]) -> li
     return [table for one in longest for table in one.tables(errors)]
 
 
+def ladder_table(name: str, steps: Sequence[Step]) -> Table:
+    """The steps of one network, as its checkpoint says. Args: name: of the file."""
+    return next(Ladder(name, tuple(steps), ()).tables({}))
+
+
 def _goes_on(one: Ladder, other: Ladder) -> bool:
     return len(one.steps) < len(other.steps) and other.weights[: len(one.steps)] == one.weights
 

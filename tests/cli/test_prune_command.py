@@ -55,7 +55,8 @@ def test_budget_is_met_and_the_result_is_a_checkpoint(place: Path, flag: str, fi
     assert [one.epe3d_m for one in steps] == [said["epe3d"]["teacher_m"], said["epe3d"]["recovered_m"]]
     assert steps[0].sha256 == sha256_of(place / "teacher.safetensors")
     assert said["epe3d"]["scenes"] == 2
-    succeeded(bpfn("profile", "--checkpoint", "pruned.safetensors", "--points", 1024, cwd=place))
+    shown = succeeded(bpfn("profile", "--checkpoint", "pruned.safetensors", "--points", 1024, cwd=place)).stdout
+    assert "Ladder of pruned.safetensors" in shown
 
 
 def test_given_sizes_take_the_most_important_channels(place: Path) -> None:
