@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bpfn_cli.data.datasets import describe, open_dataset
+from bpfn_cli.data.datasets import SceneDataset, describe, open_dataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models import BiPointFlowNet, Variant
@@ -22,8 +22,8 @@ PASSES = 9  # of the network whose latency is measured
 
 def pruning_scenes(
     data: Path, teacher: BiPointFlowNet, count: int, seed: int, progress: Progress
-) -> tuple[Scenes, dict[str, Any]]:
-    """Training scenes: `count` of them to learn from, and others to measure on; and what identifies them.
+) -> tuple[Scenes, SceneDataset]:
+    """Training scenes: `count` of them to learn from, and others to measure on; and the dataset.
 
     Raises: UsageError: fewer than three scenes. DataError, DiskError: they cannot be read.
     """
@@ -36,8 +36,7 @@ def pruning_scenes(
     progress.line(f"data: {describe(dataset)}; {parts}, {points:,} points each")
     how: dict[str, Any] = {"points": points, "batch_size": BATCH, "seed": seed}
     first, last = range(used), range(len(dataset) - held_out, len(dataset))
-    scenes = Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last)))
-    return scenes, {"sha256": dataset.identity(), "used": used, "held_out": held_out, "points": points}
+    return Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last))), dataset
 
 
 def latency_ms(variant: Variant, points: int) -> float:

@@ -88,7 +88,7 @@ class Search:
                 found = proposal(variant, self.pruner.sensitivities, targets[number], asked.points, *key)
                 found = replace(found, name=self.pruner.name)
                 error = mean_epe3d(self.pruner.cut(found), scenes)
-                one = Candidate.model_construct(variant=found, macs=int(self.macs(found)), epe3d_m=error)
+                one = Candidate(variant=found, macs=int(self.macs(found)), epe3d_m=error)
                 self.save(candidates=(*self.state.candidates, one))
                 bar(index + 1, total, f"{one.macs / 1e9:.3g} G MACs: EPE3D {error:.3f} m")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import bpfn, refused, succeeded
-from tiny_world import BIG, tiny_network, write_things
+from tiny_world import BIG, guess_sensitivities, tiny_network, write_things
 
 from bpfn_cli.cli.network.prune import quantity, rounded_up, share
 from bpfn_cli.errors import UsageError
@@ -111,9 +111,14 @@ def test_costs_are_rounded_up_by_hand(value: float, text: str) -> None:
     assert rounded_up(value) == text
 
 
-def test_as_small_as_the_error_allows(place: Path) -> None:
+def test_as_small_as_the_error_allows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
     words = ("slim", "--teacher", "teacher.safetensors", "--keep-within", "900%", "--json", "--force")
-    said = json.loads(succeeded(bpfn(*words, *QUICK, "--recover", 0, "--out", "least.safetensors", cwd=place)).stdout)
+    said = json.loads(
+        succeeded(
+            bpfn(*words, *QUICK, "--recover", 0, "--importance", "l1", "--out", "least.safetensors", cwd=place)
+        ).stdout
+    )
     read, errors = read_checkpoint(place / "least.safetensors"), said["epe3d"]
     assert said["keep_within"]["limit_m"] == pytest.approx(10 * errors["teacher_m"])
     assert errors["cut_m"] <= said["keep_within"]["limit_m"]
@@ -130,7 +135,8 @@ def test_a_budget_whose_error_is_too_large_is_refused_with_the_nearest(
         return Pruned(self.cut(variant), 0, whole * (1 + excess), None)
 
     monkeypatch.setattr(Pruner, "make", make)
-    words = ("slim", "--teacher", "teacher.safetensors", "--keep-within", "30%", *QUICK, "--recover", 0)
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
+    words = ("slim", "--teacher", "teacher.safetensors", "--keep-within", "30%", *QUICK, "--importance", "l1")
     macs = cost_of(BIG, 1024).macs
     result = bpfn(*words, "--target-macs", f"{0.5 * macs / 1e6}M", "--out", "x.safetensors", cwd=place)
     refused(result, 2, "the nearest budget that keeps it is --target-macs")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from command import bpfn, refused, succeeded
-from tiny_world import BIG, tiny_network, write_things
+from tiny_world import BIG, guess_sensitivities, tiny_network, write_things
 
 from bpfn_cli.models import load_checkpoint, save_checkpoint
-from bpfn_cli.models.pruning import search, sensitivity
+from bpfn_cli.models.pruning import search
+from bpfn_cli.models.pruning.prune import Pruner
 
 QUICK = ("--budgets", 2, "--tries", 1, "--keep", 1, "--recover", 0, "--importance", "l1", "--points", 1024)
 WORDS = ("search", "--teacher", "teacher.safetensors", "--data", "things", "--scenes", 4, *QUICK)
@@ -21,7 +22,7 @@ WORDS = ("search", "--teacher", "teacher.safetensors", "--data", "things", "--sc
 def place(tmp_path: Path, small_variants: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_things(tmp_path / "things", train=6)
     save_checkpoint(tmp_path / "teacher.safetensors", tiny_network(1, BIG))
-    monkeypatch.setattr(sensitivity, "MEASURED_SHARES", (0.5,))
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
     monkeypatch.setattr(search, "NAMED", ("tiny",))
     return tmp_path
 

@@ -30,7 +30,7 @@ ASKED: dict[str, Any] = {
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = Trained(name="1-2G", file="1-2G.safetensors", parameters=5, macs=7, cut_m=0.2, epe3d_m=0.1)
-    candidate = Candidate.model_construct(variant=BIG, macs=7, epe3d_m=0.3)
+    candidate = Candidate(variant=BIG, macs=7, epe3d_m=0.3)
     state = SearchState(definition=Definition(**ASKED), orders=((1, 0),), sensitivities=(((4, 0.5),),))
     state = state.changed(candidates=(candidate,), networks=(made,))
     assert open_state(tmp_path, state.definition) == SearchState(definition=state.definition)

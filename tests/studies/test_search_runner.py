@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 from golden_models import random_pair
-from tiny_world import BIG, TINY, Quiet, tiny_network
+from tiny_world import BIG, TINY, Quiet, guess_sensitivities, tiny_network
 
 from bpfn_cli.errors import DataError
 from bpfn_cli.ladder import read_ladder
 from bpfn_cli.models import load_checkpoint, read_checkpoint
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import search as pruning_search
-from bpfn_cli.models.pruning import sensitivity
 from bpfn_cli.models.pruning.prune import Pruner, Scenes, mean_epe3d
 from bpfn_cli.runs.searches import Definition, SearchState, open_state
 from bpfn_cli.structures import FlowBatch
@@ -58,7 +57,7 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def quick(small_variants: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sensitivity, "MEASURED_SHARES", (0.5,))
+        patch.setattr(Pruner, "measure", guess_sensitivities)
         patch.setattr(pruning_search, "NAMED", ("tiny",))
         yield
 

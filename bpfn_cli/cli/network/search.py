@@ -92,7 +92,7 @@ def _searched(flags: SearchFlags) -> SearchState:
     from bpfn_cli.files import sha256_of
     from bpfn_cli.ladder import read_ladder
     from bpfn_cli.models import build_from, read_checkpoint
-    from bpfn_cli.models.pruning.prune import Pruner
+    from bpfn_cli.models.pruning.prune import Pruner, count_of
     from bpfn_cli.profiling.pruning import latency_ms, pruning_scenes
     from bpfn_cli.runs.searches import Definition, open_state
     from bpfn_cli.studies.search import Search
@@ -101,15 +101,14 @@ def _searched(flags: SearchFlags) -> SearchState:
     progress, points, seed = ConsoleProgress(), flags.points or POINTS, flags.seed or 0
     read, sha256 = read_checkpoint(flags.teacher), sha256_of(flags.teacher)
     teacher = build_from(read)
-    data = flags.data or default_dataset()
-    scenes, about = pruning_scenes(data, teacher, flags.scenes, seed, progress)
+    scenes, dataset = pruning_scenes(flags.data or default_dataset(), teacher, flags.scenes, seed, progress)
     definition = Definition(
         bpfn=bpfn_cli.__version__,
         teacher_sha256=sha256,
-        data_sha256=about["sha256"],
-        used=about["used"],
-        held_out=about["held_out"],
-        scene_points=about["points"],
+        data_sha256=dataset.identity(),
+        used=count_of(scenes.used),
+        held_out=count_of(scenes.held_out),
+        scene_points=scenes.points,
         points=points,
         seed=seed,
         importance=flags.importance,

@@ -46,10 +46,13 @@ class Scenes:
     held_out: list[FlowBatch]
 
     @property
+    def points(self) -> int:
+        return self.held_out[0].pc1.shape[1]
+
+    @property
     def title(self) -> str:
         """What errors are measured on."""
-        count = sum(len(batch.names) for batch in self.held_out)
-        return f"{count} held-out scenes, {self.held_out[0].pc1.shape[1]} points"
+        return f"{count_of(self.held_out)} held-out scenes, {self.points} points"
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ class Pruner:
     ) -> PruneReport:
         """Of a network. teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has
         this `sha256`."""
-        count = sum(len(batch.names) for batch in scenes.held_out)
+        count = count_of(scenes.held_out)
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
         measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}
         first = list(before) or [step_of(TEACHER, self.teacher, points, **measured)]
@@ -289,10 +292,18 @@ def recover(
             progress(step + 1, steps)
 
 
+def count_of(batches: Sequence[FlowBatch]) -> int:
+    """The number of scenes."""
+    return sum(len(batch.names) for batch in batches)
+
+
 def mean_epe3d(model: BiPointFlowNet, batches: Sequence[FlowBatch]) -> float:
-    """Mean over batches of EPE3D, metres."""
+    """Mean over batches of EPE3D, metres. Raises: NonFiniteError: it is NaN or infinite."""
     with torch.no_grad():
-        return float(torch.stack([epe3d(model, batch) for batch in batches]).mean())
+        found = float(torch.stack([epe3d(model, batch) for batch in batches]).mean())
+    if not math.isfinite(found):
+        raise NonFiniteError(f"EPE3D of {model.variant.name} is {found}; check the weights and the scenes")
+    return found
 
 
 def _distance(student: FlowPyramid, teacher: FlowPyramid) -> Tensor:

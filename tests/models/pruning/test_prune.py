@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden_models import random_pair
-from tiny_world import BIG, tiny_network
+from tiny_world import BIG, guess_sensitivities, tiny_network
 
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.models import BiPointFlowNet, Variant, prune
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import sensitivity
@@ -77,6 +79,12 @@ def test_mean_error_over_batches_by_hand(pruner: Pruner) -> None:
     assert mean_epe3d(pruner.teacher, batches()) == pytest.approx(float(sum(errors)) / 2)
 
 
+def test_an_error_that_is_no_number_is_reported(pruner: Pruner) -> None:
+    unknown = [replace(one, flow=one.truth + float("nan")) for one in batches(1)]
+    with pytest.raises(NonFiniteError, match="EPE3D of big is nan"):
+        mean_epe3d(pruner.teacher, unknown)
+
+
 class Imagined(Pruner):
     """Its networks have an error that follows from their MACs, and that a recovery lowers."""
 
@@ -119,7 +127,7 @@ def test_smaller_costs_than_the_least_are_not_tried(pruner: Pruner) -> None:
 
 
 def test_prune_from_python(pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "MEASURED_SHARES", (0.5,))
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
     teacher, budget = tiny_network(4, BIG), 0.7 * macs(BIG)
     model, report = prune(teacher, budget, batches(1), batches(2), points=1024, recovery_steps=1, importance="l1")
     assert 0.98 * budget <= macs(model.variant) <= budget
