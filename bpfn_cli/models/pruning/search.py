@@ -19,7 +19,7 @@ from bpfn_cli.rng import keyed_generator
 
 NAMED = ("weightnet8", "weightnet48", "weightnet4", "half")  # variants that a search is compared with
 SPREAD = 0.7  # standard deviation of the logarithm of the factors on sensitivities
-LARGEST_SHARE = 0.85  # of the teacher's MACs
+SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.85  # of the teacher's MACs; less than that keeps little accuracy
 
 
 class Measured(Protocol):
@@ -36,9 +36,10 @@ M = TypeVar("M", bound=Measured)
 
 
 def budgets(teacher: Variant, count: int, points: int) -> list[float]:
-    """MACs, evenly spaced on a logarithmic scale, from what the smallest network needs to most of the teacher's."""
-    least, most = cost_of(smallest(teacher), points).macs, LARGEST_SHARE * cost_of(teacher, points).macs
-    return [float(budget) for budget in np.geomspace(least / (1 - TOLERANCE), most, count)]
+    """MACs, evenly spaced on a logarithmic scale, from a twentieth to most of the teacher's; at least what the smallest
+    network needs."""
+    least, whole = cost_of(smallest(teacher), points).macs / (1 - TOLERANCE), cost_of(teacher, points).macs
+    return [float(one) for one in np.geomspace(max(least, SMALLEST_SHARE * whole), LARGEST_SHARE * whole, count)]
 
 
 def named_slices(teacher: BiPointFlowNet) -> list[Variant]:

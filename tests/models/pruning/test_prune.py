@@ -116,8 +116,10 @@ def test_nothing_smaller_is_within_the_error(pruner: Pruner) -> None:
 
 def test_a_recovery_that_harms_is_left_out(pruner: Pruner) -> None:
     imagined = Imagined(pruner, gain=5.0)
-    assert imagined.smallest(1.2, 5) == pytest.approx(0.8, rel=0.05)
+    found = imagined.smallest_within(macs, 1.2, Scenes([], []), 5, NoProgress())
     assert imagined.made[-1][1] == 5  # tried with a recovery at last
+    assert found is not None
+    assert (found.recovery_steps, found.epe3d_m) == (0, pytest.approx(1.2, abs=0.05))
 
 
 def test_smaller_costs_than_the_least_are_not_tried(pruner: Pruner) -> None:
