@@ -39,19 +39,19 @@ LADDER = [
     Column("parameters_percent", "Params left", lambda row: row.percent("parameters"), ".0f", "%", detail=2),
     Column("macs_g", "MACs", lambda row: row.step.macs / 1e9, ".2f", "G"),
     Column("macs_percent", "MACs left", lambda row: row.percent("macs"), ".0f", "%", detail=2),
-    Column("points", "Points", lambda row: row.step.points, "d", detail=4),
+    Column("macs_points", "Points", lambda row: row.step.points, "d", detail=4),
     Column("file_mb", "File", lambda row: row.step.bytes / 1e6, ".2f", "MB"),
     Column("file_percent", "File left", lambda row: row.percent("bytes"), ".0f", "%", detail=2),
-    Column("epe3d", "EPE3D then", lambda row: row.step.epe3d_m, ".4f", "m", detail=1),
+    Column("epe3d", "EPE3D when made", lambda row: row.step.epe3d_m, ".4f", "m", detail=1),
     Column("on", "on", lambda row: row.step.on, detail=3),
     Column("moved", "Flow moved", lambda row: row.step.moved_m, ".4f", "m", detail=1),
     Column("test_epe3d", "EPE3D", lambda row: row.test_m, ".4f", "m", detail=1),
 ]
 NOTES = [
-    "EPE3D then: as the command that made the network measured it; compare only values on the same scenes. EPE3D: by "
-    "the evaluation in the title, of networks that were evaluated so.",
-    "Left: in percent of the first step. File: of a checkpoint. Flow moved: mean distance of the flow from that of "
-    "the step before, on a rendered scene.",
+    "EPE3D when made: as the command that made the network measured it; compare only values on the same scenes. EPE3D: "
+    "by the evaluation in the title, of networks that were evaluated so.",
+    "Left: in percent of the first step. File: of a checkpoint. Flow moved: mean distance of the flow from that of the "
+    "step before, on a rendered scene.",
 ]
 
 

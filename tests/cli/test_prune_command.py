@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,22 @@ def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> N
     assert (place / "int8.safetensors").stat().st_size < 0.6 * (place / "teacher.safetensors").stat().st_size
     succeeded(bpfn("slim", "--checkpoint", "int8.safetensors", "--out", "again.safetensors", cwd=place))
     refused(bpfn(*words, "--out", "int8.pth", cwd=place), 2, "--store int8: a .pth file is float32")
+
+
+@pytest.mark.slow
+def test_the_ladder_from_the_teacher_to_int8_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
+    words = ("slim", "--teacher", "teacher.safetensors", "--target-macs", "7M", "--out", "five.safetensors")
+    succeeded(bpfn(*words, *QUICK, "--importance", "l1", cwd=place))
+    words = ("distill", "--checkpoint", "five.safetensors", "--teacher", "teacher.safetensors", "--name", "five")
+    succeeded(bpfn(*words, "--epochs", 1, "--points", 1024, "--data", "things", "--loss", "basic", cwd=place))
+    succeeded(bpfn("slim", "--checkpoint", "runs/five", "--store", "int8", "--out", "small.safetensors", cwd=place))
+    for name in ("five", "small"):
+        words = ("eval", "--checkpoint", f"{name}.safetensors", "--points", 1024, "--data", "things")
+        succeeded(bpfn(*words, cwd=place))
+    succeeded(bpfn("report", "--out", "results", cwd=place))
+    with (place / "results" / "ladder.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows] == ["teacher", "pruned", "distilled", "stored int8"]
+    assert {row["run"] for row in rows} == {"small.safetensors"}
+    assert all(float(row["test_epe3d"]) > 0 for row in rows)
