@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (4.6, 4.2)
 DOTS_PER_INCH = 150
+MARKERS = "Ds^v"  # of the named variants
 
 # For rows about a `Trained`.
 SEARCHED = [
@@ -63,16 +64,22 @@ def comparisons(state: SearchState) -> Iterator[str]:
 def plot_search(state: SearchState, path: Path) -> None:
     """Draw EPE3D against MACs, parameters and, if measured, latency (PNG). Raises: DiskError."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     panels = [("macs", 1e9, "MACs [G]"), ("parameters", 1e6, "parameters [M]")]
     panels += [("latency_ms", 1.0, "latency [ms]")] if state.definition.latency else []
     figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), layout="constrained")
     for axes, (field, unit, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         _draw(axes, state, field, unit)
-        axes.set(xlabel=label, xscale="log")
+        axes.set(xlabel=label, xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.tick_params(which="both", labelsize="small")
         axes.grid(which="both", alpha=0.3)
     figure.axes[0].set_ylabel(f"EPE3D after {state.definition.recovery_steps} steps, held-out scenes [m]")
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
     write_atomic(path, stream.getvalue())
@@ -88,8 +95,7 @@ def _draw(axes: Axes, state: SearchState, field: str, unit: float) -> None:
         cut = [one.macs / unit for one in state.candidates], [one.epe3d_m for one in state.candidates]
         axes.plot(*cut, ".", color="0.75", label="cut, not trained", zorder=0)
     axes.plot(*values(found), "o-", color="C0", label="found")
-    axes.plot(*values(named), "D", color="C1", label="named variants")
-    for one in named:
-        axes.annotate(one.name, (getattr(one, field) / unit, one.epe3d_m), xytext=(5, 5), textcoords="offset points")
+    for number, one in enumerate(sorted(named, key=lambda one: one.name)):
+        axes.plot(*values([one]), MARKERS[number % len(MARKERS)], color="C1", label=one.name)
     if state.teacher:
         axes.plot(*values([state.teacher]), "*", color="C3", markersize=12, label="teacher")
