@@ -24,6 +24,8 @@ Ranges = Mapping[str, tuple[float, float]]
 
 RANGES = "int8_ranges"  # key in the metadata of a checkpoint
 STEPS = 255  # of an 8-bit range
+OUTSIDE = 1e-4  # share of the values below a range, and of those above
+MOST_VALUES = 2**17  # of an input, from which its range is taken
 MOMENTUM = 0.05  # of the moving average of a range, for each batch
 
 # What stays in float32: layers that see coordinates, weights of interpolations, the flow itself, and depthwise layers,
@@ -39,7 +41,7 @@ def is_quantized(layer: str) -> bool:
 class FakeQuantizer(nn.Module):
     """Rounds the input of a layer to the 256 steps of a range, and the rows of its matrix.
 
-    In training mode the range follows the inputs, as a moving average of their lowest and highest values.
+    In training mode the range follows the inputs, as a moving average of their percentiles.
 
     Attributes: low, high: the range, which includes 0; equal until the first batch, when nothing is rounded.
     """
@@ -68,7 +70,10 @@ class FakeQuantizer(nn.Module):
         return _Rounded.apply(weight, scales.view(-1, *[1] * (weight.dim() - 1)))
 
     def _follow(self, x: Tensor) -> None:
-        low, high = (end.clamp(**limit) for end, limit in zip(x.aminmax(), ({"max": 0}, {"min": 0}), strict=True))
+        some = x.flatten()[:: max(1, x.numel() // MOST_VALUES)]
+        diverged = 0 * x.sum()  # NaN if a value is not finite
+        low = diverged + some.quantile(OUTSIDE, interpolation="lower").clamp(max=0)
+        high = diverged + some.quantile(1 - OUTSIDE, interpolation="higher").clamp(min=0)
         share = MOMENTUM if self.high > self.low else 1.0
         self.low.lerp_(low, share)
         self.high.lerp_(high, share)

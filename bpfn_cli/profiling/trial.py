@@ -39,18 +39,18 @@ def trial_pair(files: tuple[Path, Path] | None, data: Path | None, points: int, 
     return Pair("a synthetic scene", batch.pc1[0].numpy(), batch.pc2[0].numpy(), batch.truth[0].numpy())
 
 
-def calibration_scenes(data: Path | None, count: int, points: int) -> list[Clouds]:
-    """`points` random points of each cloud of `count` scenes.
+def calibration_scenes(data: Path | None, count: int, points: int, *, or_fewer: bool = False) -> list[Clouds]:
+    """`points` random points of each cloud of `count` scenes; some repeat where a cloud has fewer.
 
     They are spread evenly over the training scenes of a dataset (the test scenes, where it has no others), or rendered
-    as driving scenes. Raises: UsageError: the dataset has fewer. DataError: as `open_dataset`, or too few points.
+    as driving scenes. Raises: UsageError: the dataset has fewer, unless `or_fewer`. DataError: as `open_dataset`.
     """
     if data is None:
         options = DrivingOptions(points=2 * points)
         return [_drawn(f"driving scene {index}", *options.render("train", index), points) for index in range(count)]
     found = find_dataset(data)
     scenes = found.open("train" if "train" in found.format.splits else "test")
-    if len(scenes) < count:
+    if len(scenes) < count and not or_fewer:
         where = printable(scenes.root)
         raise UsageError(f"--scenes {count}: {where} has {len(scenes)} to calibrate with; use fewer, or other --data")
     loaded = (scenes.load(int(index)) for index in even_rows(len(scenes), count))
@@ -58,11 +58,8 @@ def calibration_scenes(data: Path | None, count: int, points: int) -> list[Cloud
 
 
 def _drawn(name: str, pc1: np.ndarray, pc2: np.ndarray, points: int) -> Clouds:
-    if min(len(pc1), len(pc2)) < points:
-        problem = f"{name}: {min(len(pc1), len(pc2))} points, calibration takes {points}"
-        raise DataError(f"{problem}; use fewer --points, or denser --data")
     generator = keyed_generator("calibration", name)
-    first, second = (cloud[generator.choice(len(cloud), points, replace=False)] for cloud in (pc1, pc2))
+    first, second = (cloud[generator.choice(len(cloud), points, replace=len(cloud) < points)] for cloud in (pc1, pc2))
     return np.asarray(first, np.float32), np.asarray(second, np.float32)
 
 

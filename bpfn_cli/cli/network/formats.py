@@ -10,7 +10,7 @@ from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, s
 from bpfn_cli.cli.network.tables import print_table
 
 ROUNDS = 10
-SCENES = 4  # to calibrate int8 with
+SCENES = 4  # at most, to calibrate int8 with
 
 
 def bench_formats(
@@ -42,7 +42,7 @@ def bench_formats(
     points, rounds = points or read.num_points, rounds or ROUNDS
     say(f"weights: {weights_title(path)}; {points:,} points; EPE3D on {describe(dataset) if dataset else 'no data'}")
     with ConsoleProgress().bar("measuring formats") as bar:
-        scenes = calibration_scenes(data, SCENES, points)
+        scenes = calibration_scenes(data, SCENES, points, or_fewer=True)
         measured = {"points": points, "rounds": rounds, "dataset": dataset, "scenes": scenes}
         found = measure_formats(build_from(read), **measured, progress=bar)  # type: ignore[arg-type]
     result = {"machine": describe_machine(), "points": points, "rounds": rounds}
