@@ -13,7 +13,7 @@ DEMO ?= demo
 SCENE := data/synthetic/val/0000000
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
-.PHONY: demo test test-slow test-all endurance lint check install clean
+.PHONY: demo test test-slow test-all endurance lint check three install clean
 
 install: $(USER_STAMP)
 
@@ -23,7 +23,7 @@ $(BIN)/python:
 
 $(USER_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) (torch is large and may take minutes to download)"
-	@$(PIP) -e .
+	@$(PIP) -e ".[viz]"
 	@touch $@
 
 $(DEV_STAMP): $(SOURCES) | $(BIN)/python
@@ -40,6 +40,7 @@ demo: $(USER_STAMP)
 	cd $(DEMO) && $(BPFN) eval
 	cd $(DEMO) && $(BPFN) predict $(SCENE)/pc1.npy $(SCENE)/pc2.npy --frame flyingthings3d --force
 	cd $(DEMO) && $(BPFN) report
+	cd $(DEMO) && $(BPFN) view $(SCENE) --checkpoint runs/latest --checkpoint baseline --force
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile
 
@@ -61,6 +62,15 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 
 check: lint test
+
+# The parts of three.js that pages use, as one file; needs npm.
+THREE := bpfn_cli/resources/three
+three:
+	npm install --no-save --no-audit --no-fund --prefix build/three three@0.187.0 esbuild@0.28.2
+	cp build/three/node_modules/three/LICENSE $(THREE)/LICENSE
+	NODE_PATH=build/three/node_modules build/three/node_modules/.bin/esbuild $(THREE)/entry.js --bundle --minify \
+		--format=iife --global-name=THREE --target=es2020 --legal-comments=none \
+		--banner:js="/* three.js 0.187.0, MIT license, see LICENSE */" --outfile=$(THREE)/three.min.js
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

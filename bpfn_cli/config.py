@@ -227,7 +227,8 @@ def _explain(kind: type, tree: Tree, mistake: Any) -> str:
         return f"{where}unknown key {dotted}{hint}"
     if mistake["type"] in (ABOUT_SIZES, ABOUT_WEIGHTS):
         return f"{where}{dotted}: {mistake['msg']}"
-    message = mistake["msg"][:1].lower() + mistake["msg"][1:]
+    message = mistake["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return f"{where}{dotted}: {message}, got {printable(repr(mistake['input']))[:60]}"
 
 

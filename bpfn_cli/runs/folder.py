@@ -168,21 +168,21 @@ class RunFolder:
             with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
                 stream.write(f"{_now().isoformat()} {printable(text)}\n")
 
-    def deploy(self, number: int) -> Path:
+    def deploy(self, number: int, **metadata: Any) -> Path:
         """Write the weights of a checkpoint to `student.safetensors`; for int8, rounded and with the learned ranges.
 
-        Raises: CheckpointError, DiskError.
+        Args: metadata: beside that of the checkpoint. Raises: CheckpointError, DiskError.
         """
         path = self.path / STUDENT
 
         def write() -> None:
             found = self.checkpoints.read(number)
-            model, metadata = build_from(found.weights), found.metadata
+            model, about = build_from(found.weights), {**found.metadata, **metadata}
             if ranges := found.state["strategy"].get(RANGES):
                 add_quantizers(model)
                 round_weights(model)
-                metadata[RANGES] = {name: ends.tolist() for name, ends in ranges.items()}
-            files.write_atomic(path, checkpoint_bytes(model, metadata))
+                about[RANGES] = {name: ends.tolist() for name, ends in ranges.items()}
+            files.write_atomic(path, checkpoint_bytes(model, about))
 
         from_main(write)
         return path

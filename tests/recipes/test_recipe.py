@@ -113,3 +113,10 @@ def test_missing_weights_are_reported_with_line_and_key_and_all_other_mistakes(
     Path("damaged.safetensors").write_text("no weights")
     with pytest.raises(CheckpointError, match=r"^study\.yaml: line 3: variants\.1: damaged\.safetensors: damaged, or"):
         build(Study, parse_yaml("variants:\n- half\n- damaged.safetensors", "study.yaml"))
+
+
+def test_values_that_a_key_does_not_take_are_told_without_words_of_the_library() -> None:
+    with pytest.raises(UsageError, match=r"^recipe: data\.frame: axes foo: foo is not a direction; use three of"):
+        load_recipe(None, ["data.frame=foo"], {})
+    with pytest.raises(UsageError, match=r"^recipe: data\.kind: unknown dataset format; use one of auto"):
+        load_recipe(None, ["data.kind=foo"], {})
