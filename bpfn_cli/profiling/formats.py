@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpfn_cli.choices import Calibration, Stored
+from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
 from bpfn_cli.metrics.evaluation import Predictor, evaluate
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
     """A format, the type of the weights in the file, and how the ranges of inputs are found, if it computes in int8."""
 
     format: str
-    stored: Stored
+    stored: Storage
     calibration: Calibration | None = None
 
     @property

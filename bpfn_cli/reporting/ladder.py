@@ -50,8 +50,8 @@ LADDER = [
 NOTES = [
     "EPE3D when made: as the command that made the network measured it; compare only values on the same scenes. EPE3D: "
     "by the evaluation in the title, of networks that were evaluated so.",
-    "Left: in percent of the first step. File: of a checkpoint. Flow moved: mean distance of the flow from that of the "
-    "step before, on a rendered scene.",
+    "Left: in percent of the first step. File: as it was written, or of a checkpoint. Flow moved: mean distance of the "
+    "flow from that of the step before, on a rendered scene.",
 ]
 
 

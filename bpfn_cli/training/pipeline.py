@@ -18,6 +18,7 @@ from bpfn_cli.ladder import DISTILLED, KEY, plain_steps
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.models import BiPointFlowNet, load_checkpoint
+from bpfn_cli.models.fake_quantization import quantizers
 from bpfn_cli.models.ladder import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.progress import LoggedProgress, Progress
@@ -227,6 +228,7 @@ def _ladder(parts: Parts, training: Training, folder: RunFolder) -> dict[str, An
     on = f"{held_out}, {known.points} points"
     measured: dict[str, Any] = {"epe3d_m": training.best_epe3d, "on": on} if validated else {}
     what = DISTILLED if known.command == "distill" else "trained"
+    what += " for int8" if quantizers(parts.student) else ""
     last = step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
     return {KEY: plain_steps((*known.ladder, last))}
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from bpfn_cli.choices import Calibration, ExportFormat, Frame, Stored
+from bpfn_cli.choices import Calibration, ExportFormat, Frame, Storage
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import echo, finish, print_json, say
+from bpfn_cli.cli.console import console, echo, finish, print_json, say
 
 if TYPE_CHECKING:
+    from bpfn_cli.ladder import Step
     from bpfn_cli.models import Checkpoint
     from bpfn_cli.models.exported import Comparison
     from bpfn_cli.models.exported.base import Clouds, Format
@@ -37,7 +38,7 @@ class ExportFlags:
     format: Annotated[ExportFormat | None, Option("--format", help="Default: by the suffix of --out, or onnx.")] = None
     out: options.Out = None
     points: Annotated[str | None, POINTS] = None
-    precision: Annotated[Stored, Option("--precision", help="Type of the weights in the file.")] = "float32"
+    precision: Annotated[Storage, Option("--precision", help="Type of the weights in the file.")] = "float32"
     pair: Annotated[tuple[str, str] | None, PAIR] = None
     data: Annotated[
         Path | None,
@@ -80,10 +81,13 @@ def export(flags: ExportFlags) -> None:
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.errors import UsageError, printable
     from bpfn_cli.files import claim_output, expanded
+    from bpfn_cli.ladder import KEY, plain_steps
     from bpfn_cli.models import build_from
     from bpfn_cli.models import export as export_network
     from bpfn_cli.models.exported import FORMATS, TOLERANCE_M, format_of
     from bpfn_cli.profiling.trial import trial_pair
+    from bpfn_cli.reporting.ladder import ladder_table
+    from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.shipped import weights_title
 
     if flags.pair is not None and flags.data is not None and flags.precision != "int8":
@@ -117,16 +121,35 @@ def export(flags: ExportFlags) -> None:
         scenes=scenes,
         calibration=flags.calibrate or "percentile",
     )
-    size = out.stat().st_size
+    size, steps = out.stat().st_size, _steps(flags, chosen, read, path, out, found[0], pair.name)
     if flags.json:
         results = [asdict(one) for one in found]
         about = {"out": str(out), "format": chosen.name, "precision": flags.precision, "bytes": size}
-        print_json({**about, "pair": pair.name, "tolerance_m": TOLERANCE_M[flags.precision], "comparisons": results})
+        about |= {"pair": pair.name, "tolerance_m": TOLERANCE_M[flags.precision], "comparisons": results}
+        print_json(about | ({KEY: plain_steps(steps)} if steps else {}))
     else:
         for one in found:
             echo(_line(one, pair.name))
+        if steps:
+            print_table(ladder_table(out.name, steps), console())
     say(f"{size / 1e6:.1f} MB")
     finish(out, f"bpfn predict a.ply b.ply --checkpoint {out}" if out.suffix == ".onnx" else None)
+
+
+def _steps(
+    flags: ExportFlags, chosen: Format, read: Checkpoint, path: Path, out: Path, compared: Comparison, pair: str
+) -> tuple[Step, ...]:
+    """The steps that made the network, and this one; none if they are not known."""
+    from bpfn_cli.files import sha256_of
+    from bpfn_cli.ladder import read_ladder
+
+    steps = read_ladder(read.metadata, sha256_of(path))
+    if not steps:
+        return ()
+    on = f"{pair}, {compared.points} points"
+    made = {"step": f"{chosen.name}, {flags.precision}", "bytes": out.stat().st_size, "sha256": sha256_of(out)}
+    measured = {"epe3d_m": compared.exported_epe3d_m, "on": on, "moved_m": None}
+    return (*steps, steps[-1].model_copy(update={**made, **measured}))
 
 
 def _calibration(

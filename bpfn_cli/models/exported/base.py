@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpfn_cli.choices import Calibration, Stored
+from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.fake_quantization import Ranges
 
@@ -37,7 +37,7 @@ class Request:
     """
 
     points: int | None = None
-    stored: Stored = "float32"
+    stored: Storage = "float32"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges | None = None
     scenes: Sequence[Clouds] = ()
@@ -51,7 +51,7 @@ class Format(ABC):
     suffix: ClassVar[str]
     title: ClassVar[str]  # in tables
     any_points: ClassVar[bool] = True  # whether a file can accept any number of points
-    stores: ClassVar[tuple[Stored, ...]] = ("float32", "float16", "bfloat16")
+    stores: ClassVar[tuple[Storage, ...]] = ("float32", "float16", "bfloat16")
     computes_int8: ClassVar[bool] = False  # whether it computes with int8 weights as they are, which needs ranges
 
     @abstractmethod
@@ -63,6 +63,6 @@ class Format(ABC):
         """The network in a file. Args: name: of the file, for errors. Raises: CheckpointError: damaged."""
 
 
-def stored_as(model: BiPointFlowNet, stored: Stored) -> BiPointFlowNet:
+def stored_as(model: BiPointFlowNet, stored: Storage) -> BiPointFlowNet:
     """A copy with its weights in this type."""
     return copy.deepcopy(model).to(TYPES[stored]).eval()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bpfn_cli.choices import Calibration, Stored
+from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.errors import CheckpointError, ShapeError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
@@ -21,7 +21,7 @@ from bpfn_cli.models.fake_quantization import Ranges
 from bpfn_cli.rng import keyed_generator
 
 # Largest median difference of a point's flow, and largest difference of EPE3D, in metres.
-TOLERANCE_M: dict[Stored, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2, "int8": 1e-1}
+TOLERANCE_M: dict[Storage, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2, "int8": 1e-1}
 FEWEST_SCENES = 4  # to calibrate with
 MOST_POINTS = 2**16  # an exported graph compares each point with each, and chooses samples one after the other
 
@@ -64,7 +64,7 @@ def export(
     *,
     format: Format | None = None,
     points: int | None = None,
-    stored: Stored = "float32",
+    stored: Storage = "float32",
     tolerance_m: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     ranges: Ranges | None = None,

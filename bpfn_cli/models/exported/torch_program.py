@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bpfn_cli.choices import Stored
+from bpfn_cli.choices import Storage
 from bpfn_cli.errors import CheckpointError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.exported.base import Format, Request, Runner, stored_as
@@ -57,7 +57,7 @@ class TorchProgram(Format):
 class _Stored(nn.Module):
     """The finest flow of a network whose weights become float32 when it runs."""
 
-    def __init__(self, model: BiPointFlowNet, stored: Stored):
+    def __init__(self, model: BiPointFlowNet, stored: Storage):
         super().__init__()
         self.network = stored_as(model, stored)
 

@@ -15,7 +15,7 @@ import torch
 from tiny_world import LEAST, Scenes, tiny_network
 from torch import nn
 
-from bpfn_cli.choices import Stored
+from bpfn_cli.choices import Storage
 from bpfn_cli.errors import CheckpointError, DiskError, OutOfMemoryError, ShapeError, UsageError
 from bpfn_cli.models import VARIANTS, BiPointFlowNet, build_model, export, slim
 from bpfn_cli.models.exported import FORMATS, OnnxNetwork, Pair, format_of, onnx_file
@@ -78,7 +78,7 @@ def test_onnx_has_standard_operators_and_one_scan_for_sampling() -> None:
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["onnx", "pth", "safetensors"])
-def test_weights_take_half_the_file_in_sixteen_bits(name: str, stored: Stored) -> None:
+def test_weights_take_half_the_file_in_sixteen_bits(name: str, stored: Storage) -> None:
     model = tiny_network(variant=slim(VARIANTS["weightnet4"], "quarter", width=0.5))
     whole, half = (FORMATS[name].write(model, Request(stored=each)) for each in ("float32", stored))
     assert len(half) < 0.6 * len(whole)
@@ -88,7 +88,7 @@ def test_weights_take_half_the_file_in_sixteen_bits(name: str, stored: Stored) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", ["float32", "float16"])
-def test_torch_program_computes_the_flow(stored: Stored, tmp_path: Path) -> None:
+def test_torch_program_computes_the_flow(stored: Storage, tmp_path: Path) -> None:
     path = tmp_path / "tiny.pt2"
     (found,) = export(tiny_network(), path, pair(), points=LEAST, stored=stored)
     assert found.median_m < 1e-3
