@@ -13,7 +13,7 @@ DEMO ?= demo
 SCENE := data/synthetic/val/0000000
 BPFN := env -u BPFN_DATA $(abspath $(BIN))/bpfn
 
-.PHONY: demo test test-slow test-all endurance lint check install clean
+.PHONY: demo test test-slow test-all endurance lint check three install clean
 
 install: $(USER_STAMP)
 
@@ -61,6 +61,15 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 
 check: lint test
+
+# The parts of three.js that pages use, as one file; needs npm.
+THREE := bpfn_cli/resources/three
+three:
+	npm install --no-save --no-audit --no-fund --prefix build/three three@0.187.0 esbuild@0.28.2
+	cp build/three/node_modules/three/LICENSE $(THREE)/LICENSE
+	NODE_PATH=build/three/node_modules build/three/node_modules/.bin/esbuild $(THREE)/entry.js --bundle --minify \
+		--format=iife --global-name=THREE --target=es2020 --legal-comments=none \
+		--banner:js="/* three.js 0.187.0, MIT license, see LICENSE */" --outfile=$(THREE)/three.min.js
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if not torch.cuda.is_available():  # the kernels are interpreted: Triton reads this when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from browser import Browser, launched_chromium
 from run_folders import record
 from tiny_world import BIG, TINY, tiny_network, write_things
 
@@ -84,3 +85,20 @@ def make_run(runs: Path) -> RunMaker:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One process for all pages."""
+    with launched_chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Browser]:
+    """Opens pages. Fails if one has an error in its console, or asks for anything but local files."""
+    opened = Browser(chromium)
+    yield opened
+    for context in chromium.contexts:
+        context.close()
+    assert not opened.problems

@@ -37,6 +37,7 @@ RANKS = (
     {"data"},
     {"losses"},
     {"strategies", "metrics"},
+    {"viewing"},
     {"prediction"},
     {"profiling"},
     {"recipes"},

@@ -18,7 +18,7 @@ from bpfn_cli.cli.data import data, prepare, subset, synth
 from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
 from bpfn_cli.cli.network import bench, export, profile, slim, weights
-from bpfn_cli.cli.results import evaluate, predict, report
+from bpfn_cli.cli.results import evaluate, predict, report, view
 from bpfn_cli.cli.training import compare, losses, runs, train
 from bpfn_cli.errors import BpfnError, BpfnWarning, OutOfMemoryError, UsageError, means_out_of_memory, printable
 from bpfn_cli.files import explain
@@ -41,7 +41,12 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "runs": runs.runs,
         "resume": runs.resume,
     },
-    "Results": {"eval": evaluate.evaluate, "predict": predict.predict, "report": report.report},
+    "Results": {
+        "eval": evaluate.evaluate,
+        "predict": predict.predict,
+        "view": view.view,
+        "report": report.report,
+    },
     "Help": {"config": configuration.app, "doctor": doctor.doctor},
 }  # by panel of the help
 

@@ -71,7 +71,7 @@ def predict_pairs(
                 read = next(clouds)
                 with _named(pair):
                     done = predict_pair(predictor, read, treatment, pose=pose, keep=pair.leads_to(after))
-                output.write(done)
+                output.write(done, read.first, predictor.frame)
                 figures[output.flow] = done.figures
             if progress is not None:
                 progress(len(figures), len(pairs))

@@ -19,11 +19,10 @@ from bpfn_cli.precision import Precision
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from bpfn_cli.data.clouds.search import Source
     from bpfn_cli.metrics.classes import ClassSums
-    from bpfn_cli.models.predict import FlowNetwork, FlowPredictor
+    from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.prediction.many import Predictions
     from bpfn_cli.prediction.outputs import Outputs
     from bpfn_cli.prediction.pair import FlowFigures, Treatment
@@ -105,8 +104,11 @@ def predict(flags: PredictFlags) -> None:
     Without --checkpoint, the network is `weightnet4`, which comes with bpfn and was trained on synthetic driving
     scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
     left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
-    out. It is written to `flow.npy` unless --out is given. If PC1 is an .npz with both clouds and their flow, or a
-    scene of a dataset, the prediction is also compared with that flow; where `dynamic` is given, by motion too.
+    out. If PC1 is an .npz with both clouds and their flow, or a scene of a dataset, the prediction is also compared
+    with that flow; where `dynamic` is given, by motion too.
+
+    The flow is written to `flow.npy` unless --out is given. A .ply or .pcd has the points, their flow (flow_x, flow_y,
+    flow_z) and a color for it; an .npz has pc1 and flow.
 
     PC1 may also be a folder of frames, of .npz pairs or of folders with pc1.npy and pc2.npy, a dataset, or a .txt list
     with a pair of paths, or one frame, on each line. Then --out is a folder (default `flow`), which gets a file for
@@ -115,6 +117,7 @@ def predict(flags: PredictFlags) -> None:
     \b
     Examples:
       $ bpfn predict a.ply b.ply --frame lidar --out ab.npy     # two LiDAR scans
+      $ bpfn predict a.ply b.ply --frame lidar --out flow.ply   # colored points, for any viewer of clouds
       $ bpfn predict a.ply b.ply --checkpoint mine.safetensors  # your own network
       $ bpfn predict a.ply b.ply --checkpoint mine.onnx         # a file that `bpfn export` wrote
       $ bpfn predict a.pcd.bin b.pcd.bin --remove-ground        # two sweeps of nuScenes
@@ -158,21 +161,22 @@ def _treatment(flags: PredictFlags) -> Treatment:
 def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
     """Where the results go, which is checked before any work."""
     from bpfn_cli.files import claim_output, claim_outputs
+    from bpfn_cli.prediction.flow_files import FLOW_FORMATS, check_ending
     from bpfn_cli.prediction.outputs import Outputs
 
     inputs = [path for pair in source.pairs for path in pair.inputs]
     extra = {"residual": flags.pose is not None, "pose": flags.pose == ESTIMATE}
     if not source.many:
         path = flags.out or ONE
-        if path.suffix != ".npy":
-            raise UsageError(f"--out {printable(path)}: flow is written as .npy; use that extension")
+        check_ending(path)
         output = Outputs.beside(path, **extra)
         for one in output.paths:
             claim_output(one, force=flags.force, inputs=[*inputs, flags.checkpoint, flags.pose_file])
         return [output]
     folder = flags.out or MANY
-    if folder.suffix == ".npy":
-        raise UsageError(f"--out {printable(folder)}: the flows of many pairs need a folder; leave out .npy")
+    if folder.suffix in FLOW_FORMATS:
+        fault = f"the flows of many pairs need a folder; leave out {folder.suffix}"
+        raise UsageError(f"--out {printable(folder)}: {fault}")
     outputs = [Outputs.beside(folder / f"{pair.name}.npy", **extra) for pair in source.pairs]
     names = [path.name for output in outputs for path in output.paths]
     if len(set(names)) != len(names):
@@ -217,7 +221,7 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
     predictor = _load(flags, source, f"{len(clouds.first.points):,} and {len(clouds.second.points):,} points")
     with ConsoleProgress().bar("predicting") as bar:
         done = predict_pair(predictor, clouds, _treatment(flags), pose=pose, progress=bar)
-    output.write(done)
+    output.write(done, clouds.first, predictor.frame)
     figures = done.figures
     if flags.json:
         memory = {"peak_memory_mb": resident_bytes(peak=True) / 1e6}
@@ -241,14 +245,16 @@ def _predict_one(flags: PredictFlags, source: Source, pose: np.ndarray | None) -
 
 def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
     """The network with its settings. what: the data, for the line that is printed."""
-    from bpfn_cli.device import keep_freed_memory, resolve_device
+    from bpfn_cli.cli.results.networks import read_network
+    from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.frames import INTERNAL, describe_frame
     from bpfn_cli.models.predict import FlowPredictor
     from bpfn_cli.shipped import weights_title
 
     frame = flags.asked_frame or source.frame or INTERNAL
-    device = resolve_device(flags.device)
-    weights, network, points = _read_network(flags, device)
+    weights, network, points, device = read_network(
+        flags.checkpoint, points=flags.points, device=flags.device, precision=flags.precision
+    )
     keep_freed_memory()
     own = f" ({network.variant.name})" if flags.checkpoint else "; for others, give --checkpoint"
     say(f"{what}; weights: {weights_title(weights)}{own}")
@@ -263,23 +269,6 @@ def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
         device=device,
         precision=flags.precision,
     )
-
-
-def _read_network(flags: PredictFlags, device: torch.device) -> tuple[Path, FlowNetwork, int]:
-    """The weights, their network, and the points of a part."""
-    from bpfn_cli.cli.results.evaluate import read_weights
-    from bpfn_cli.models import build_from
-    from bpfn_cli.models.exported import ONNX_SUFFIX, read_onnx
-
-    if flags.checkpoint is None or flags.checkpoint.suffix != ONNX_SUFFIX:
-        path, read = read_weights(flags.checkpoint)
-        return path, build_from(read).to(device), flags.points or read.num_points
-    onnx = read_onnx(flags.checkpoint)
-    if flags.device not in ("auto", "cpu") or flags.precision is not Precision.float32:
-        raise UsageError(f"{printable(flags.checkpoint)}: an ONNX file runs on the CPU, in float32; leave out the flag")
-    if flags.points and onnx.points not in (None, flags.points):
-        raise UsageError(f"--points {flags.points}: {printable(flags.checkpoint)} takes {onnx.points}")
-    return flags.checkpoint, onnx, flags.points or onnx.points or onnx.num_points
 
 
 def _motion(figures: FlowFigures) -> str:

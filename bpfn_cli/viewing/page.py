@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""A scene as one HTML file, which works without a server and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bpfn_cli.resources
+from bpfn_cli.errors import printable
+from bpfn_cli.files import write_atomic
+from bpfn_cli.frames import axes_of
+from bpfn_cli.viewing import colors
+from bpfn_cli.viewing.camera import VERTICAL_FIELD
+from bpfn_cli.viewing.libraries import need_viz
+from bpfn_cli.viewing.panels import Panel, Panels
+from bpfn_cli.viewing.scene import Scene
+
+RESOURCES = Path(bpfn_cli.resources.__file__).parent
+
+
+def write_scene_page(scene: Scene, path: Path) -> None:
+    """Write a page that shows a scene, atomically. Raises: UsageError: jinja2 is not installed. DiskError."""
+    need_viz("jinja2")
+    write_atomic(path, _html(scene).encode())
+
+
+def _html(scene: Scene) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    template, style, script, three = (
+        (RESOURCES / name).read_text(encoding="utf-8")
+        for name in ("viewer/scene.html", "viewer/scene.css", "viewer/scene.js", "three/three.min.js")
+    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(template).render(
+        name=printable(scene.name),
+        data=_data(scene),
+        style=style,
+        scripts=(three, script),
+        style_hash=_hash(style),
+        script_hashes=[_hash(three), _hash(script)],
+        license=(RESOURCES / "three/LICENSE").read_text(encoding="utf-8"),
+    )
+
+
+def _data(scene: Scene) -> dict[str, Any]:
+    """What the script of the page reads: numbers as base64 of little-endian float32, colors as bytes."""
+    drawn = Panels.of(scene)
+    view, largest_m = drawn.view, drawn.largest_m
+    return {
+        "axes": axes_of(scene.frame).tolist(),
+        "center": drawn.center.tolist(),
+        "view": {"position": view.position.tolist(), "target": view.target.tolist(), "field": VERTICAL_FIELD},
+        "aspect": drawn.aspect,
+        "pc1": _floats(drawn.pc1 - drawn.center),
+        "pc2": _floats(drawn.pc2 - drawn.center),
+        "panels": [_panel(panel, drawn.longest_m, largest_m) for panel in drawn.flows],
+        "unknown": [*colors.UNKNOWN],
+        "longest": drawn.longest_m,
+        "largest": largest_m,
+        "wheel": _bytes(colors.flow_wheel()),
+        "ramp": _bytes(colors.error_ramp()),
+    }
+
+
+def _panel(panel: Panel, longest_m: float, largest_m: float | None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": panel.name,
+        "figures": panel.figures,
+        "flow": _floats(panel.flow),
+        "flowColors": _bytes(colors.flow_colors(panel.flow, longest_m)),
+    }
+    if panel.errors is not None and largest_m is not None:
+        data |= {
+            "errors": _floats(panel.errors),
+            "errorColors": _bytes(colors.error_colors(panel.errors, largest_m)),
+        }
+    return data
+
+
+def _floats(array: np.ndarray) -> str:
+    return _bytes(np.ascontiguousarray(array, "<f4"))
+
+
+def _bytes(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names a script or style that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
