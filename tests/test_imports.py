@@ -37,7 +37,7 @@ RANKS = (
     {"data"},
     {"losses"},
     {"strategies", "metrics"},
-    {"viewing"},
+    {"viewing", "figures"},
     {"prediction"},
     {"profiling"},
     {"recipes"},
