@@ -33,8 +33,11 @@ def forest_figure(rows: Sequence[Interval], title: str, unit: str) -> Figure:
     axes.axvline(0, color="0.4", linewidth=0.8)
     strong, weak = curve_style(0)["color"], curve_style(5)["color"]
     for place, row in enumerate(rows):
-        if row.wide[0] is not None and row.wide[1] is not None:
-            axes.plot(row.wide, (place, place), "-", color=weak, linewidth=1.0, label="95 % interval, seeds and scenes")
+        left, right = row.wide
+        if left is not None and right is not None:
+            axes.plot(
+                (left, right), (place, place), "-", color=weak, linewidth=1.0, label="95 % interval, seeds and scenes"
+            )
         if row.low is not None and row.high is not None:
             axes.plot(
                 (row.low, row.high), (place, place), "-", color=strong, linewidth=2.4, label="95 % interval, seeds"

@@ -45,15 +45,15 @@ def class_figure(classes: Sequence[str], errors: Mapping[str, Sequence[float | N
 
 
 @styled
-def distribution_figure(errors: Mapping[str, Sequence[float]], title: str) -> Figure:
+def distribution_figure(errors: Mapping[str, Sequence[float | None]], title: str) -> Figure:
     """Share of the scenes below each error. Args: errors: of each network, a value for each scene, metres."""
     figure, axes = _column(len(errors))
     for label, style in styles_of(errors).items():
-        values = np.sort(np.asarray(errors[label], float))
+        values = np.sort([value for value in errors[label] if value is not None])
         shares = 100 * np.arange(1, len(values) + 1) / len(values)
         every = max(1, len(values) // 4)
         axes.plot(values, shares, drawstyle="steps-post", label=label_of(label), markevery=every, **style)
-    known = [value for values in errors.values() for value in values if value > 0]
+    known = [value for values in errors.values() for value in values if value]
     if known and max(known) > FACTOR_FOR_LOG * min(known):
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)

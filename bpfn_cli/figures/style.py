@@ -117,13 +117,14 @@ def label_of(name: str) -> str:
 
 def plain_numbers(axis: Axis) -> None:
     """Label the ticks with plain numbers, also on a logarithmic axis, where few have a label."""
+    from matplotlib.axis import XAxis
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(_plain))
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
         decades = math.log10(high / low) if 0 < low < high else 1.0
-        subs = (1.0,) if decades > (2.6 if axis.axis_name == "x" else 1.8) else (1.0, 2.0, 5.0)
+        subs = (1.0,) if decades > (2.6 if isinstance(axis, XAxis) else 1.8) else (1.0, 2.0, 5.0)
         axis.set_major_locator(LogLocator(10, subs=subs, numticks=12) if decades > 0.7 else MaxNLocator(4))
         axis.set_minor_formatter(NullFormatter())
 

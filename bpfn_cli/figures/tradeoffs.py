@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpfn_cli.figures.style import (
     COLUMN_INCHES,
@@ -69,7 +69,7 @@ def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[s
     styles = styles_of(labels)
     best = front([(one.costs[cost], one.error) for one in networks])
     costs, errors = (list(column) for column in zip(*best, strict=True))
-    look = {"color": "0.8", "linewidth": 2.5, "linestyle": "-", "marker": "", "zorder": 1}
+    look: dict[str, Any] = {"color": "0.8", "linewidth": 2.5, "linestyle": "-", "marker": "", "zorder": 1}
     costs, errors = [*costs, max(one.costs[cost] for one in networks)], [*errors, errors[-1]]
     axes.step(costs, errors, where="post", label="best for its cost", **look)
     drawn = set[str]()
@@ -87,7 +87,7 @@ def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[s
         lowest[one.variant] = min(lowest.get(one.variant, place), place, key=lambda at: at[1])
     for variant, at in lowest.items():
         box = {"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0}
-        look = {"ha": "center", "va": "top", "fontsize": 6, "color": "0.25", "bbox": box, "zorder": 4}
-        axes.annotate(label_of(variant), at, (0, -5), textcoords="offset points", **look)
+        shown: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 6, "color": "0.25", "bbox": box, "zorder": 4}
+        axes.annotate(label_of(variant), at, (0, -5), textcoords="offset points", **shown)
     axes.set(xlabel=cost)
     axes.margins(x=0.18, y=0.18)

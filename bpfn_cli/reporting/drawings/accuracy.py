@@ -5,20 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from bpfn_cli.errors import DataError, printable
 from bpfn_cli.figures.errors import class_figure, distribution_figure
 from bpfn_cli.figures.style import REFERENCES
 from bpfn_cli.figures.tradeoffs import Network as Point
 from bpfn_cli.figures.tradeoffs import tradeoff_figure
-from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, TEACHER, EvaluationResult
+from bpfn_cli.metrics.result import (
+    BASELINE_NAMES,
+    BASELINE_TITLES,
+    TEACHER,
+    Amount,
+    EvaluationResult,
+    Name,
+    Positive,
+    Schema,
+)
 from bpfn_cli.reporting.classes import class_heading
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
 from bpfn_cli.reporting.drawings.networks import network_label
 from bpfn_cli.reporting.measured import Measured, OutsideTeacher, Result, in_order, method_label, tables_of
 from bpfn_cli.reporting.published import Published
 from bpfn_cli.reporting.tables import PUBLISHED, dataset_title
+from bpfn_cli.runs.record import read_schema
 from bpfn_cli.runs.results import RunResults
 
 AXES = {"range": "distance [m]", "speed": "speed [m per frame]"}  # others: the name of the partition
@@ -30,12 +42,12 @@ MOST_LINES = 8  # besides the baselines
 
 def accuracy_drawings(results: RunResults, latency_ms: Mapping[str, float] | None = None) -> Iterator[Drawing]:
     """Args: latency_ms: of a pass, by variant."""
-    for number, group in enumerate(tables_of(results.runs, results.others)):
+    for group in tables_of(results.runs, results.others):
         protocol = group[0].protocol
         stem = file_stem(protocol.dataset, protocol.split, str(protocol.points))
-        yield from _tradeoffs(group, number, stem, latency_ms or {})
-        yield from _classes(group, number, stem)
-        yield from _distribution(group, number, stem)
+        yield from _tradeoffs(group, stem, latency_ms or {})
+        yield from _classes(group, stem)
+        yield from _distribution(group, stem)
 
 
 def published_drawings(published: Published) -> Iterator[Drawing]:
@@ -65,7 +77,43 @@ def published_drawings(published: Published) -> Iterator[Drawing]:
             yield Drawing("cost", file_stem("published", test), caption, draw)
 
 
-def _tradeoffs(group: Sequence[Measured], number: int, stem: str, latency_ms: Mapping[str, float]) -> Iterator[Drawing]:
+class _Pass(Schema):
+    """The time of the passes of a path in milliseconds."""
+
+    median_ms: Amount
+
+
+class _Case(Schema):
+    """What is read of a case of `bpfn bench`."""
+
+    variant: Name
+    batch: Positive
+    points: Positive
+    training: bool = False
+    fast: _Pass
+
+
+class _Bench(Schema):
+    """What is read of the file of `bpfn bench --out`."""
+
+    results: tuple[_Case, ...]
+
+
+def read_latency(path: Path) -> dict[str, float]:
+    """Milliseconds of a pass of one pair of clouds by variant, for the largest number of points.
+
+    Raises: DataError: not a file of `bpfn bench --out`, or without inference of single pairs.
+    """
+    if not path.exists():
+        raise DataError(f"{printable(path)}: no such file; `bpfn bench --out FILE` writes one")
+    cases = read_schema(path, _Bench, "repeat `bpfn bench --out FILE`").results
+    found = sorted((one for one in cases if one.batch == 1 and not one.training), key=lambda one: one.points)
+    if not found:
+        raise DataError(f"{printable(path)}: has no pass of one pair of clouds; repeat `bpfn bench` without --train")
+    return {one.variant: one.fast.median_ms for one in found if one.points == found[-1].points}
+
+
+def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, float]) -> Iterator[Drawing]:
     members: dict[tuple[str, str], list[Result]] = {}
     for one in in_order(group):
         if isinstance(one, Result) and one.run.complete and one.record.complexity:
@@ -78,7 +126,7 @@ def _tradeoffs(group: Sequence[Measured], number: int, stem: str, latency_ms: Ma
         teachers = {row.epe3d for one in group if (row := one.evaluation.row(TEACHER))}
         lines = {"teacher": min(teachers)} if len(teachers) == 1 else {}
         draw = partial(tradeoff_figure, points, title, lines)
-        yield Drawing("cost", f"cost_{stem}", caption, draw, number)
+        yield Drawing("cost", f"cost_{stem}", caption, draw)
 
 
 def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> Point:
@@ -90,7 +138,7 @@ def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mappin
     return Point(label, variant, costs, float(np.mean(errors)), (min(errors), max(errors)) if len(errors) > 1 else None)
 
 
-def _classes(group: Sequence[Measured], number: int, stem: str) -> Iterator[Drawing]:
+def _classes(group: Sequence[Measured], stem: str) -> Iterator[Drawing]:
     for name in dict.fromkeys(table.partition for one in group for table in one.evaluation.by_class):
         found = [(one, table) for one in in_order(group) if (table := one.evaluation.classes(name))]
         first = found[0][1]
@@ -103,10 +151,10 @@ def _classes(group: Sequence[Measured], number: int, stem: str) -> Iterator[Draw
         caption = f"{title}: {group[0].protocol.title}. {note}".rstrip()
         classes = [class_heading(one) for one in first.classes]
         draw = partial(class_figure, classes, errors, title, AXES.get(name, name))
-        yield Drawing("classes", f"{name}_{stem}", caption, draw, number)
+        yield Drawing("classes", f"{name}_{stem}", caption, draw)
 
 
-def _distribution(group: Sequence[Measured], number: int, stem: str) -> Iterator[Drawing]:
+def _distribution(group: Sequence[Measured], stem: str) -> Iterator[Drawing]:
     found = [one for one in in_order(group) if not isinstance(one, OutsideTeacher) and one.evaluation.scenes]
     if not found:
         return
@@ -118,7 +166,7 @@ def _distribution(group: Sequence[Measured], number: int, stem: str) -> Iterator
     errors, note = _lines(baselines, rows)
     caption = f"Share of the {len(names)} scenes with an EPE3D below the value: {group[0].protocol.title}. {note}"
     draw = partial(distribution_figure, errors, "Distribution of errors over scenes")
-    yield Drawing("distribution", f"distribution_{stem}", caption.rstrip(), draw, number)
+    yield Drawing("distribution", f"distribution_{stem}", caption.rstrip(), draw)
 
 
 def _of_scenes(evaluation: EvaluationResult, predictor: str) -> list[float]:

@@ -15,7 +15,7 @@ from bpfn_cli.figures.style import figure_names, write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Subject = Literal["accuracy", "cost", "classes", "distribution", "learning", "study"]
+Subject = Literal["accuracy", "cost", "classes", "distribution", "learning", "terms", "study"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,13 @@ class Drawing:
     """A figure that is drawn when it is needed.
 
     Attributes: subject: the part of a page that it belongs to. stem: of the names of its files. caption: what it shows,
-        in words. draw: returns the figure. table: number of the table of its protocol, from 0; None: of none.
+        in words. draw: returns the figure.
     """
 
     subject: Subject
     stem: str
     caption: str
     draw: Callable[[], Figure]
-    table: int | None = None
 
 
 def check_matplotlib() -> None:

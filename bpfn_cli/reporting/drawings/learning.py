@@ -85,7 +85,7 @@ def _terms(network: Network) -> Iterator[Drawing]:
     caption = f"{network.label}: {names_of_runs}." + (f" {SEEDS}" if len(network.runs) > 1 else "")
     caption += f" NaN or infinite, so not drawn: {', '.join(omitted)}." if omitted else ""
     stem = file_stem("learning", network.label)
-    yield Drawing("learning", stem, caption, partial(panels_figure, panels, network.label))
+    yield Drawing("terms", stem, caption, partial(panels_figure, panels, network.label))
 
 
 def _curve(network: Network, name: str) -> Curve:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bpfn_cli.errors import printable
+from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.reporting.drawings import Drawing, run_drawings
 from bpfn_cli.reporting.drawings.networks import networks_of
@@ -29,95 +30,100 @@ class Options:
     latency_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Contents:
+    """Makes the page of `results`. report: their tables. scenes: with the pages that were written."""
+
+    results: RunResults
+    report: Report
+    scenes: Sequence[SceneSet]
+    drawings: Sequence[Drawing]
+    pictures: Pictures
+
+    def page(self) -> Page:
+        """The page with all sections that have something to say."""
+        return Page(
+            f"Training runs in {printable(self.results.folder)}",
+            _summary(self.results),
+            datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+            [section for section in self.sections() if not section.is_empty],
+            self.report.message,
+        )
+
+    def sections(self) -> Iterator[Section]:
+        results, runs = self.results, self.results.runs
+        folds = [*_reading(self.report.notes), *_folds(self.of_kind("published_accuracy"))]
+        accuracy = _tables(self.of_kind("accuracy"))
+        yield Section("accuracy", "Accuracy", tables=accuracy, figures=self.drawn("distribution"), folds=folds)
+        yield Section("waiting", "Runs without results", tables=_tables(self.of_kind("without_results")))
+        sizes, published = _tables(self.of_kind("complexity")), _folds(self.of_kind("published_complexity"))
+        title = "Size, and accuracy against cost"
+        yield Section("cost", title, tables=sizes, figures=self.drawn("cost"), folds=published)
+        yield self.study()
+        by_class = _folds(class_report_tables(runs, results.others))
+        yield Section("classes", "Errors by class of points", figures=self.drawn("classes"), folds=by_class)
+        yield Section("scenes", "Worst and best scenes", scenes=self.scenes)
+        yield self.learning()
+        settings = list(settings_tables(runs))
+        yield Section("settings", "Settings", tables=_tables(settings[:-1]), folds=_folds(settings[-1:]))
+        made = [commands_table(runs), versions_table(runs)] if runs else []
+        yield Section("commands", "Commands and versions", tables=_tables(made))
+        yield Section("left-out", "Left out", texts=[printable(problem) for problem in results.problems])
+
+    def study(self) -> Section:
+        """The differences between the methods of a study, if the runs are of one."""
+        study = comparison_report(self.results)
+        folds = _reading(study.notes) if study.tables else []
+        title = "Differences between methods"
+        return Section("study", title, tables=_tables(study.tables), figures=self.drawn("study"), folds=folds)
+
+    def learning(self) -> Section:
+        """The curves of all networks in one plot, and those of each behind its name."""
+        networks, texts = len(networks_of(self.results.runs)), []
+        if networks > MOST_NETWORKS:
+            advice = "for others, make a page of their run folder: bpfn report --runs RUN --html DIR"
+            texts.append(f"Loss terms of the newest {MOST_NETWORKS} of {networks} networks; {advice}.")
+        terms = [one for one in self.drawings if one.subject == "terms"]
+        folds = [Fold(printable(one.caption), [self.pictures.of(one)]) for one in terms]
+        return Section("learning", "Learning curves", texts, figures=self.drawn("learning"), folds=folds)
+
+    def drawn(self, subject: str) -> list[Picture]:
+        return [self.pictures.of(one) for one in self.drawings if one.subject == subject]
+
+    def of_kind(self, kind: str) -> list[Table]:
+        return [table for table in self.report.tables if table.kind == kind]
+
+
 def page_of(
     results: RunResults,
     report: Report,
     scenes: Sequence[SceneSet],
-    options: Options = Options(),
+    options: Options | None = None,
     pictures: Pictures | None = None,
 ) -> Page:
-    """Args: report: the tables of `results`. pictures: keeps figures between pages."""
-    pictures = pictures or Pictures()
+    """Args: report: the tables of `results`. scenes: with their pages. pictures: keeps figures between pages."""
+    options = options or Options()
     drawings = run_drawings(
         results, published=options.published, latency_ms=options.latency_ms, most_networks=MOST_NETWORKS
     )
-
-    def drawn(*subjects: str) -> list[Picture]:
-        return [pictures.of(one) for one in drawings if one.subject in subjects]
-
-    study = comparison_report(results)
-    runs = results.runs
-    settings = [DrawnTable.of(table) for table in settings_tables(runs)]
-    sections = [
-        Section("accuracy", "Accuracy", report.notes, _tables(report, _is_accuracy), drawn("distribution")),
-        Section("waiting", "Runs without results", (), _tables(report, lambda kind: kind == "without_results")),
-        Section("cost", "Size and accuracy against cost", (), _tables(report, _is_cost), drawn("cost")),
-        Section(
-            "study", "Differences between methods", study.notes, [*map(DrawnTable.of, study.tables)], drawn("study")
-        ),
-        Section("classes", "Errors by class of points", (), (), drawn("classes"), folds=_class_folds(report)),
-        Section("scenes", "Worst and best scenes", (), scenes=scenes),
-        _learning(results, drawings, pictures),
-        Section("settings", "Settings", (), settings[:-1], folds=_folds("What all runs share", settings[-1:])),
-        Section("commands", "Commands and versions", (), _commands(results)),
-        Section(
-            "left-out", "Left out", [f"{len(results.problems)} problems:", *results.problems] * bool(results.problems)
-        ),
-    ]
-    return Page(
-        f"Training runs in {printable(results.folder)}",
-        _summary(results),
-        datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
-        [section for section in sections if not section.is_empty],
-        report.message,
-    )
+    return Contents(results, report, scenes, drawings, pictures or Pictures()).page()
 
 
-def _learning(results: RunResults, drawings: Iterable[Drawing], pictures: Pictures) -> Section:
-    networks = len(networks_of(results.runs))
-    every = [one for one in drawings if one.subject == "learning"]
-    whole = [pictures.of(one) for one in every if one.stem.startswith("validation")]
-    single = [(one, pictures.of(one)) for one in every if not one.stem.startswith("validation")]
-    texts = []
-    if networks > MOST_NETWORKS:
-        advice = "for others, make a page of their run folder: bpfn report --runs RUN --html DIR"
-        texts.append(f"Loss terms of the newest {MOST_NETWORKS} of {networks} networks; {advice}.")
-    folds = [Fold(printable(one.caption), [picture]) for one, picture in single]
-    return Section("learning", "Learning curves", texts, (), whole, folds=folds)
+def _tables(tables: Iterable[Table]) -> list[DrawnTable]:
+    return [DrawnTable.of(table) for table in tables]
 
 
-def _tables(report: Report, chosen: Callable[[str], bool]) -> list[DrawnTable]:
-    return [DrawnTable.of(table) for table in report.tables if chosen(table.kind)]
+def _folds(tables: Iterable[Table]) -> list[Fold]:
+    """A fold for each table."""
+    return [Fold(table.title, tables=[table]) for table in _tables(tables)]
 
 
-def _is_accuracy(kind: str) -> bool:
-    return kind in ("accuracy", "published_accuracy")
-
-
-def _is_cost(kind: str) -> bool:
-    return kind in ("complexity", "published_complexity")
-
-
-def _class_folds(report: Report) -> list[Fold]:
-    tables = [table for table in report.tables if _is_by_class(table)]
-    return [Fold(printable(table.title), (), [DrawnTable.of(table)]) for table in tables]
-
-
-def _is_by_class(table: Table) -> bool:
-    return table.kind.startswith("classes_") or table.kind == "bucket_normalized"
-
-
-def _folds(title: str, tables: Sequence[DrawnTable]) -> list[Fold]:
-    return [Fold(title, (), tables)] if tables else []
-
-
-def _commands(results: RunResults) -> list[DrawnTable]:
-    runs = results.runs
-    return [DrawnTable.of(commands_table(runs)), DrawnTable.of(versions_table(runs))] if runs else []
+def _reading(notes: Sequence[str]) -> list[Fold]:
+    return [Fold("How to read the tables", texts=[printable(note) for note in notes])] if notes else []
 
 
 def _summary(results: RunResults) -> str:
-    """Such as "21 runs: 20 finished, 1 running"."""
+    """Such as "21 runs: 20 finished, 1 running; 20 with test results."."""
     if not results.runs:
         return "No runs."
     states = Counter(run.record.state for run in results.runs)

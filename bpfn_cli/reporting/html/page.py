@@ -19,6 +19,7 @@ from bpfn_cli.reporting.drawings import Drawing
 from bpfn_cli.reporting.html.scenes import SceneSet
 from bpfn_cli.reporting.tables import Column, Table, Value
 
+SHORT_TEXT = 32  # characters that are kept in one line
 RESOURCES = Path(bpfn_cli.resources.__file__).parent / "report"
 
 
@@ -36,6 +37,13 @@ class Cell:
     is_number: bool = False
     is_best: bool = False
     sort: float | None = None
+
+    @property
+    def look(self) -> str:
+        """Its classes in the style sheet."""
+        if self.is_number:
+            return "number top" if self.is_best else "number"
+        return "short" if len(self.text) <= SHORT_TEXT else "long"
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Fold:
     title: str
     figures: Sequence[Picture] = ()
     tables: Sequence[DrawnTable] = ()
-    is_open: bool = False
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

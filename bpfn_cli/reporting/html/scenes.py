@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class SceneSet:
     """Scenes of one network. missing: why they have no pages."""
 
     title: str
-    result: Result
+    result: Result = field(compare=False)  # `scenes` tells evaluations apart
     scenes: tuple[ShownScene, ...]
     missing: str = ""
 
