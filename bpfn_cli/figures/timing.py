@@ -93,9 +93,10 @@ def _draw_scaling(axes: Axes, panel: Scaling) -> None:
         ticks.update(sizes)
         style: dict[str, Any] = curve_style(number)
         axes.plot(sizes, [curve[size] for size in sizes], label=label_of(label), **style)
-        if number == 0 and sizes:
-            slope = [curve[sizes[-1]] * size / sizes[-1] for size in sizes]
-            axes.plot(sizes, slope, ":", color="0.3", linewidth=0.9, label="proportional")
+    first = next(iter(panel.curves.values()))
+    largest = max(first)
+    slope = [first[largest] * size / largest for size in sorted(first)]
+    axes.plot(sorted(first), slope, ":", color="0.3", linewidth=0.9, marker="", label="proportional")
     axes.set_xscale("log", base=2)
     axes.set(yscale="log", xlabel=panel.size, ylabel=panel.quantity)
     plain_numbers(axes.yaxis)

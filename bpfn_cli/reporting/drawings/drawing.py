@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bpfn_cli.errors import UsageError
 from bpfn_cli.figures.style import figure_names, write_figure
 
 if TYPE_CHECKING:
@@ -23,21 +22,14 @@ class Drawing:
     """A figure that is drawn when it is needed.
 
     Attributes: subject: the part of a page that it belongs to. stem: of the names of its files. caption: what it shows,
-        in words. draw: returns the figure.
+        in words. draw: returns the figure. title: a short one, where there are many of its subject.
     """
 
     subject: Subject
     stem: str
     caption: str
     draw: Callable[[], Figure]
-
-
-def check_matplotlib() -> None:
-    """Raises: UsageError: matplotlib is not installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UsageError('plots need matplotlib: pip install -c constraints.txt -e ".[viz]"') from None
+    title: str = ""
 
 
 def file_stem(*words: str) -> str:

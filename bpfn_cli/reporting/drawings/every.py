@@ -23,5 +23,7 @@ def run_drawings(
 ) -> list[Drawing]:
     """All figures that the runs allow. Args: as of `accuracy_drawings` and `learning_drawings`."""
     found = [*accuracy_drawings(results, latency_ms), *(published_drawings(read_published()) if published else ())]
-    found += [*study_drawings(results), *learning_drawings(networks_of(results.runs), most_networks)]
+    # Its curves are among the others.
+    found += [one for one in study_drawings(results) if one.subject == "study"]
+    found += [*learning_drawings(networks_of(results.runs), most_networks)]
     return list(distinct(found))

@@ -12,7 +12,7 @@ from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
 from bpfn_cli.reporting.drawings.networks import Network, told_apart
 from bpfn_cli.runs.record import RunRecord
 
-HELD_OUT, TEST = "held-out training scenes", "the test split"
+HELD_OUT, TEST = "held-out scenes", "the test split"
 # What a validation measures: EPE3D, or without labels a stand-in for it.
 VALIDATED = {
     "validation_epe3d": "validation",
@@ -32,8 +32,10 @@ def learning_drawings(networks: Sequence[Network], most: int | None = None) -> I
         members = [one for one in networks if one.record.variant == variant and any(run.curve for run in one.runs)]
         for where in dict.fromkeys(scenes_of(one.record) for one in members):
             yield from _validation([one for one in members if scenes_of(one.record) == where], variant, where)
-    for one in networks if most is None else networks[-most:] if most else ():
-        yield from _terms(one)
+    newest = {one.label for one in sorted(networks, key=lambda one: one.newest)[-(most or len(networks)) :]}
+    for one in networks:
+        if one.label in newest:
+            yield from _terms(one)
 
 
 def scenes_of(record: RunRecord) -> str:
@@ -85,7 +87,7 @@ def _terms(network: Network) -> Iterator[Drawing]:
     caption = f"{network.label}: {names_of_runs}." + (f" {SEEDS}" if len(network.runs) > 1 else "")
     caption += f" NaN or infinite, so not drawn: {', '.join(omitted)}." if omitted else ""
     stem = file_stem("learning", network.label)
-    yield Drawing("terms", stem, caption, partial(panels_figure, panels, network.label))
+    yield Drawing("terms", stem, caption, partial(panels_figure, panels, network.label), network.label)
 
 
 def _curve(network: Network, name: str) -> Curve:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from bpfn_cli.figures.style import MOST_CURVES
 from bpfn_cli.reporting.measured import method_label
+from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import MetricCurves, Run, metric_curves
 
@@ -30,6 +31,11 @@ class Network:
         """The lowest validation EPE3D of its runs in metres; infinite: not validated."""
         return min((value for run in self.runs for value in run.curve.values()), default=float("inf"))
 
+    @property
+    def newest(self) -> float:
+        """When its last run started, in seconds."""
+        return max(run.record.started.timestamp() for run in self.runs)
+
     @cached_property
     def metrics(self) -> list[MetricCurves]:
         """Of each run."""
@@ -37,7 +43,7 @@ class Network:
 
 
 def networks_of(runs: Iterable[Run]) -> list[Network]:
-    """In the order of their first run."""
+    """Teachers first, then by method and variant."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run.record), []).append(run)
@@ -46,7 +52,7 @@ def networks_of(runs: Iterable[Run]) -> list[Network]:
     for label, group in zip(labels, groups.values(), strict=True):
         unique = label if labels.count(label) == 1 else f"{label} ({group[0].name})"
         found.append(Network(unique, tuple(sorted(group, key=lambda run: (run.record.seed, run.name)))))
-    return found
+    return sorted(found, key=_place)
 
 
 def network_label(record: RunRecord) -> str:
@@ -61,6 +67,11 @@ def told_apart(networks: Sequence[Network]) -> tuple[list[Network], str]:
     kept = sorted(networks, key=lambda one: one.lowest)[:MOST_CURVES]
     note = f"The {MOST_CURVES} with the lowest validation EPE3D of {len(networks)} networks."
     return [one for one in networks if one in kept], note
+
+
+def _place(network: Network) -> tuple[bool, int, str]:
+    record = network.record
+    return record.role != "teacher", method_rank(record.method), network.label
 
 
 def _key(record: RunRecord) -> str:

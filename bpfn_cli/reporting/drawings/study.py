@@ -34,7 +34,7 @@ def _curves(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
         )
         caption = f"EPE3D of {variant} on {where}. {SEEDS}{note}"
         draw = partial(band_figure, panel, f"{variant}, {seeds} seeds, {where}")
-        yield Drawing("study", file_stem("compare", variant), caption, draw)
+        yield Drawing("learning", file_stem("compare", variant), caption, draw)
 
 
 def _differences(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:

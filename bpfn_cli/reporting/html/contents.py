@@ -84,7 +84,7 @@ class Contents:
             advice = "for others, make a page of their run folder: bpfn report --runs RUN --html DIR"
             texts.append(f"Loss terms of the newest {MOST_NETWORKS} of {networks} networks; {advice}.")
         terms = [one for one in self.drawings if one.subject == "terms"]
-        folds = [Fold(printable(one.caption), [self.pictures.of(one)]) for one in terms]
+        folds = [Fold(printable(one.title), [self.pictures.of(one)]) for one in terms]
         return Section("learning", "Learning curves", texts, figures=self.drawn("learning"), folds=folds)
 
     def drawn(self, subject: str) -> list[Picture]:

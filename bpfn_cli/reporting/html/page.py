@@ -67,7 +67,9 @@ class DrawnTable:
         by_column = [_cells(table, column) for column in columns]
         marks, rows = table.marks, zip(*by_column, strict=True)
         drawn = [DrawnRow(mark, list(cells)) for mark, cells in zip(marks, rows, strict=True)]
-        heads = [Head(printable(column.title), column.digits is not None) for column in columns]
+        heads = [
+            Head(printable(column.title).replace(" [", "\u00a0["), column.digits is not None) for column in columns
+        ]
         notes = [printable(note) for note in ([shared] if shared else []) + [*table.notes]]
         return cls(printable(table.title), heads, drawn, notes)
 
