@@ -18,6 +18,7 @@ from bpfn_cli.figures.style import (
     legend_below,
     new_figure,
     plain_numbers,
+    set_title,
     styled,
 )
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEW_POINTS = 20  # of which each has a marker
+MOST_POINTS = 200  # of a curve; more are not seen at the width of a column
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class Curve:
         epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
         values = np.array([[seed[epoch] for epoch in epochs] for seed in seeds], float)
         return cls(np.array(epochs, int), values.reshape(len(seeds), len(epochs)))
+
+    def thinned(self) -> Curve:
+        """At most `MOST_POINTS` epochs, evenly chosen, with the first and the last."""
+        if len(self.epochs) <= MOST_POINTS:
+            return self
+        kept = np.linspace(0, len(self.epochs) - 1, MOST_POINTS).round().astype(int)
+        return Curve(self.epochs[kept], self.values[:, kept])
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def panels_figure(panels: Sequence[Panel], title: str) -> Figure:
     """Panels in two columns, as wide as a page, each with its own legend."""
     rows = (len(panels) + 1) // 2
     figure = new_figure(PAGE_INCHES, 0.3 + 1.9 * rows)
-    figure.suptitle(label_of(title), x=0.01, ha="left")
+    set_title(figure, title)
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, panel in zip(grid, panels, strict=False):
         _draw(axes, panel)
@@ -109,6 +118,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_curve(axes: Axes, label: str, curve: Curve, style: dict[str, Any]) -> None:
+    curve = curve.thinned()
     every = max(1, len(curve.epochs) // 8) if len(curve.epochs) > FEW_POINTS else 1
     axes.plot(curve.epochs, curve.values.mean(axis=0), label=label_of(label), markevery=every, **style)
     if len(curve.values) > 1:

@@ -107,12 +107,17 @@ def styles_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def label_of(name: str) -> str:
+def label_of(name: str, longest: int = LONGEST_LABEL) -> str:
     """A name as it is drawn: in one line, and shown even if it starts with an underscore."""
     shown = printable(name)
-    if len(shown) > LONGEST_LABEL:
-        shown = f"{shown[: LONGEST_LABEL - 1]}…"
+    if len(shown) > longest:
+        shown = f"{shown[: longest - 1]}…"
     return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """The title of a figure as wide as a page."""
+    figure.suptitle(label_of(title, 2 * LONGEST_LABEL), x=0.01, ha="left")
 
 
 def plain_numbers(axis: Axis) -> None:

@@ -15,6 +15,7 @@ from bpfn_cli.figures.style import (
     legend_below,
     new_figure,
     plain_numbers,
+    set_title,
     styled,
 )
 
@@ -76,7 +77,7 @@ def scaling_figure(panels: Sequence[Scaling], title: str) -> Figure:
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, 0.6 + 1.9 * rows)
-    figure.suptitle(label_of(title), x=0.01, ha="left")
+    set_title(figure, title)
     grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes, panel in zip(grid, panels, strict=False):
         _draw_scaling(axes, panel)

@@ -15,6 +15,7 @@ from bpfn_cli.figures.style import (
     legend_below,
     new_figure,
     plain_numbers,
+    set_title,
     styled,
     styles_of,
 )
@@ -22,6 +23,8 @@ from bpfn_cli.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+CLOSE = 0.3  # share of the axis within which names of variants overlap
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def tradeoff_figure(networks: Sequence[Network], title: str, lines: Mapping[str,
     width = COLUMN_INCHES if len(costs) == 1 else PAGE_INCHES
     columns, per_row = min(len(costs), 4), 2 if len(costs) == 1 else 4
     figure = new_figure(width, 2.3 + 0.14 * -(-len(labels) // per_row))
-    figure.suptitle(label_of(title), x=0.01, ha="left")
+    set_title(figure, title)
     every = list(figure.subplots(1, columns, squeeze=False, sharey=True)[0])
     for axes, cost in zip(every, costs, strict=False):
         _draw(axes, [one for one in networks if cost in one.costs], cost, labels)
@@ -66,6 +69,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     styles = styles_of(labels)
     best = front([(one.costs[cost], one.error) for one in networks])
     costs, errors = (list(column) for column in zip(*best, strict=True))
@@ -81,13 +86,19 @@ def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[s
         if one.spread is not None:
             axes.plot([one.costs[cost]] * 2, one.spread, "-", color=color, linewidth=0.8, alpha=0.6)
         axes.plot(one.costs[cost], one.error, linestyle="", marker=marker, color=color, label=label, zorder=3)
-    lowest: dict[str, tuple[float, float]] = {}
-    for one in networks:
-        place = one.costs[cost], one.error
-        lowest[one.variant] = min(lowest.get(one.variant, place), place, key=lambda at: at[1])
-    for variant, at in lowest.items():
-        box = {"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0}
-        shown: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 6, "color": "0.25", "bbox": box, "zorder": 4}
-        axes.annotate(label_of(variant), at, (0, -5), textcoords="offset points", **shown)
+    _name_variants(axes, {one.variant: one.costs[cost] for one in networks})
     axes.set(xlabel=cost)
+    axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     axes.margins(x=0.18, y=0.18)
+
+
+def _name_variants(axes: Axes, places: Mapping[str, float]) -> None:
+    """Above the axes, higher where names would overlap. Args: places: cost by variant."""
+    span = (max(places.values()) - min(places.values())) or 1.0
+    level, last = -1, float("-inf")
+    for variant, cost in sorted(places.items(), key=lambda one: one[1]):
+        level, last = (level + 1 if cost - last < CLOSE * span else 0), cost
+        at, offset = (cost, 1.0), (0, 2 + 8 * level)
+        look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "color": "0.25"}
+        where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(label_of(variant), at, offset, **where, **look)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,7 +94,7 @@ class Pictures:
         key = _content(drawing)
         if key not in self.drawn:
             figure = drawing.draw()
-            source = base64.b64encode(figure_bytes(figure, "svg")).decode("ascii")
+            source = base64.b64encode(_small(figure_bytes(figure, "svg"))).decode("ascii")
             is_wide = figure.get_figwidth() > COLUMN_INCHES
             caption = printable(drawing.caption)
             self.drawn[key] = Picture(caption, f"data:image/svg+xml;base64,{source}", is_wide)
@@ -167,6 +168,12 @@ def _cells(table: Table, column: Column) -> list[Cell]:
 
 def _number(value: Value) -> float | None:
     return None if value is None or isinstance(value, str) else float(value)
+
+
+def _small(svg: bytes) -> bytes:
+    """The same picture with coordinates of 0.01 points, and without metadata."""
+    without = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
+    return re.sub(rb"(\d\.\d\d)\d+", rb"\1", without)
 
 
 def _content(drawing: Drawing) -> bytes:
