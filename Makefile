@@ -23,7 +23,7 @@ $(BIN)/python:
 
 $(USER_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) (torch is large and may take minutes to download)"
-	@$(PIP) -e .
+	@$(PIP) -e ".[viz]"
 	@touch $@
 
 $(DEV_STAMP): $(SOURCES) | $(BIN)/python
@@ -40,6 +40,7 @@ demo: $(USER_STAMP)
 	cd $(DEMO) && $(BPFN) eval
 	cd $(DEMO) && $(BPFN) predict $(SCENE)/pc1.npy $(SCENE)/pc2.npy --frame flyingthings3d --force
 	cd $(DEMO) && $(BPFN) report
+	cd $(DEMO) && $(BPFN) view $(SCENE) --checkpoint runs/latest --checkpoint baseline --force
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile
 

@@ -58,3 +58,14 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
+class NoProgress:
+    """Progress that nobody sees."""
+
+    def line(self, text: str) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def bar(self, what: str, samples: int | None = None) -> Iterator[Bar]:
+        yield lambda done, total, figures="": None

@@ -28,6 +28,7 @@ RANKS = (
             "shipped",
             "disk_names",
             "frames",
+            "ladder",
             "without_torch",
         ),
         "stop",

@@ -17,7 +17,7 @@ from bpfn_cli.cli.console import echo, say
 from bpfn_cli.cli.data import data, prepare, subset, synth
 from bpfn_cli.cli.groups import command_group
 from bpfn_cli.cli.help import configuration, doctor
-from bpfn_cli.cli.network import bench, export, profile, slim, weights
+from bpfn_cli.cli.network import bench, export, profile, search, slim, weights
 from bpfn_cli.cli.results import evaluate, predict, report, view
 from bpfn_cli.cli.training import compare, losses, runs, train
 from bpfn_cli.errors import BpfnError, BpfnWarning, OutOfMemoryError, UsageError, means_out_of_memory, printable
@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "Network": {
         "weights": weights.weights,
         "slim": slim.slim,
+        "search": search.search,
         "profile": profile.profile,
         "bench": bench.bench,
         "export": export.export,

@@ -14,6 +14,7 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, ShapeError, printable
 from bpfn_cli.files import sha256_of
+from bpfn_cli.ladder import plain_steps, read_ladder
 from bpfn_cli.metrics.classes import (
     BUCKETS,
     GROUPS,
@@ -158,7 +159,13 @@ def evaluate_checkpoint(
 
         evaluation = evaluate(predictors, dataset, points=points, seed=seed, by_class=True, progress=update)
     which = "best" if any(key.startswith("validation_") for key in read.metadata) else "last"
-    weights = {"which": which, "path": printable(checkpoint), "variant": read.variant.name}
+    sha256 = sha256_of(checkpoint)
+    weights = {
+        "which": which,
+        "ladder": plain_steps(read_ladder(read.metadata, sha256)),
+        "path": printable(checkpoint),
+        "variant": read.variant.name,
+    }
     data = {"kind": dataset.kind, "split": dataset.split, "path": printable(dataset.root), "scenes": len(dataset)}
     if (region := dataset.format.region) is not None:
         data["region"] = region
@@ -168,7 +175,7 @@ def evaluate_checkpoint(
         "points": points,
         "seed": seed,
         "parts": parts,
-        "checkpoint": {**weights, "sha256": sha256_of(checkpoint)},
+        "checkpoint": {**weights, "sha256": sha256},
         **_rows(evaluation),
     }
     return EvaluationResult.model_validate(result, strict=False)

@@ -12,6 +12,7 @@ from bpfn_cli.models.checkpoint import (
     save_published,
 )
 from bpfn_cli.models.exported import export
+from bpfn_cli.models.pruning.prune import prune
 from bpfn_cli.models.sizes import find_variant
 from bpfn_cli.models.slim import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Separable, Variant, slim, variant_named
@@ -30,6 +31,7 @@ __all__ = [
     "find_variant",
     "initialize_from",
     "load_checkpoint",
+    "prune",
     "read_checkpoint",
     "save_checkpoint",
     "save_published",

@@ -167,13 +167,16 @@ class RunFolder:
             with contextlib.suppress(OSError), (self.path / "train.log").open("a", encoding="utf-8") as stream:
                 stream.write(f"{_now().isoformat()} {printable(text)}\n")
 
-    def deploy(self, number: int) -> Path:
-        """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError."""
+    def deploy(self, number: int, **metadata: Any) -> Path:
+        """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError.
+
+        Args: metadata: beside that of the checkpoint.
+        """
         path = self.path / STUDENT
 
         def write() -> None:
             found = self.checkpoints.read(number)
-            files.write_atomic(path, checkpoint_bytes(build_from(found.weights), found.metadata))
+            files.write_atomic(path, checkpoint_bytes(build_from(found.weights), {**found.metadata, **metadata}))
 
         from_main(write)
         return path

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bpfn_cli.data.datasets import describe
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, NonFiniteError, printable
 from bpfn_cli.files import sha256_of
+from bpfn_cli.ladder import DISTILLED, KEY, plain_steps
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.models import BiPointFlowNet, load_checkpoint
+from bpfn_cli.models.ladder import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.progress import LoggedProgress, Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
@@ -203,7 +206,9 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
 
 def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     """Write the best weights (without validation: the last) as the file to deploy, and record their size."""
-    path = folder.deploy(training.number if training.best is None else training.best)
+    path = folder.deploy(
+        training.number if training.best is None else training.best, **_ladder(parts, training, folder)
+    )
     if teacher := parts.strategy.teacher:
         counts, cache = record.TeacherCacheCounts, teacher.cache
         found = cache and counts(found=cache.found, missed=cache.missed, problem=cache.full or None)
@@ -211,6 +216,20 @@ def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     sha256, complexity = from_main(lambda: (sha256_of(path), _complexity(parts.student, path)))
     folder.update(weights_sha256=sha256, complexity=complexity)
     return path
+
+
+def _ladder(parts: Parts, training: Training, folder: RunFolder) -> dict[str, Any]:
+    """The steps that made the deployed weights, for their metadata, if the run started from a network with steps."""
+    known = folder.record
+    if not known.ladder:
+        return {}
+    validated = training.best is not None and training.selected_by == "epe3d"
+    held_out = "the test split" if known.selected_on == "test" else f"{known.data.held_out_scenes} held-out scenes"
+    on = f"{held_out}, {known.points} points"
+    measured: dict[str, Any] = {"epe3d_m": training.best_epe3d, "on": on} if validated else {}
+    what = DISTILLED if known.command == "distill" else "trained"
+    last = step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
+    return {KEY: plain_steps((*known.ladder, last))}
 
 
 def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult | None:

@@ -34,8 +34,9 @@ class View:
 def default_view(points: np.ndarray, aspect: float) -> View:
     """From behind and above, as near as most of the points allow.
 
-    Args: points: (N, 3) metres, axes x left, y up, z forward. aspect: width by height.
+    Args: points: (N, 3) metres, axes x left, y up, z forward; N may be 0. aspect: width by height.
     """
+    points = points if len(points) else np.zeros((1, 3))
     low, high = np.percentile(points, (100 - _SHOWN, _SHOWN), axis=0)
     target = (low + high) / 2
     right, up, back = _basis(_BEHIND)
@@ -53,6 +54,7 @@ def default_view(points: np.ndarray, aspect: float) -> View:
 
 def natural_aspect(points: np.ndarray) -> float:
     """Width by height of a picture that most of the points fill. Args: as of `default_view`."""
+    points = points if len(points) else np.zeros((1, 3))
     seen, _ = default_view(points, 2.0).project(points)
     width, height = np.percentile(np.abs(seen), _SHOWN, axis=0)
     return float(np.clip(width / max(height, 1e-9), 1.0, _WIDEST))

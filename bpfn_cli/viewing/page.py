@@ -15,12 +15,13 @@ from bpfn_cli.errors import printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.frames import axes_of
 from bpfn_cli.viewing import colors
-from bpfn_cli.viewing.camera import VERTICAL_FIELD
+from bpfn_cli.viewing.camera import VERTICAL_FIELD, View
 from bpfn_cli.viewing.libraries import need_viz
 from bpfn_cli.viewing.panels import Panel, Panels
 from bpfn_cli.viewing.scene import Scene
 
 RESOURCES = Path(bpfn_cli.resources.__file__).parent
+_ASPECTS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of panels that have a first view of their own
 
 
 def write_scene_page(scene: Scene, path: Path) -> None:
@@ -51,11 +52,12 @@ def _html(scene: Scene) -> str:
 def _data(scene: Scene) -> dict[str, Any]:
     """What the script of the page reads: numbers as base64 of little-endian float32, colors as bytes."""
     drawn = Panels.of(scene)
-    view, largest_m = drawn.view, drawn.largest_m
+    largest_m = drawn.largest_m
     return {
         "axes": axes_of(scene.frame).tolist(),
         "center": drawn.center.tolist(),
-        "view": {"position": view.position.tolist(), "target": view.target.tolist(), "field": VERTICAL_FIELD},
+        "field": VERTICAL_FIELD,
+        "views": [_view(drawn.view(aspect), aspect) for aspect in _ASPECTS],
         "aspect": drawn.aspect,
         "pc1": _floats(drawn.pc1 - drawn.center),
         "pc2": _floats(drawn.pc2 - drawn.center),
@@ -66,6 +68,10 @@ def _data(scene: Scene) -> dict[str, Any]:
         "wheel": _bytes(colors.flow_wheel()),
         "ramp": _bytes(colors.error_ramp()),
     }
+
+
+def _view(view: View, aspect: float) -> dict[str, Any]:
+    return {"aspect": aspect, "position": view.position.tolist(), "target": view.target.tolist()}
 
 
 def _panel(panel: Panel, longest_m: float, largest_m: float | None) -> dict[str, Any]:

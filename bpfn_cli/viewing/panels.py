@@ -44,7 +44,7 @@ class Panels:
 
     Attributes: pc1, pc2: (N, 3), (M, 3) float64 metres, internal axes; NaN in `pc1`: no point. flows: of the networks,
         then the true flow, if known. longest_m, largest_m: ends of the scales of flow and error; None: no error is
-        known. aspect: width by height that suits the clouds. view: on points from which `center` is subtracted.
+        known. center: in the middle of `pc1`. aspect: width by height that suits the clouds.
     """
 
     pc1: np.ndarray
@@ -54,7 +54,6 @@ class Panels:
     largest_m: float | None
     center: np.ndarray
     aspect: float
-    view: View
 
     @classmethod
     def of(cls, scene: Scene) -> Panels:
@@ -69,9 +68,8 @@ class Panels:
             truth = np.where(scene.known[:, None], scene.truth, np.nan)
             exact = np.where(scene.known, 0.0, np.nan) if errors else None
             flows.append(Panel(TRUE_FLOW, _finite_or_nan(truth) @ axes.T, exact, is_truth=True))
-        points = _rows(pc1) if len(_rows(pc1)) else np.zeros((1, 3))
-        center = np.median(points, axis=0)
-        aspect = natural_aspect(points - center)
+        points = _rows(pc1)
+        center = np.median(points, axis=0) if len(points) else np.zeros(3)
         return cls(
             pc1,
             _rows(pc2),
@@ -79,9 +77,12 @@ class Panels:
             flow_scale_m([panel.flow for panel in flows]),
             error_scale_m(errors.values()) if errors else None,
             center,
-            aspect,
-            default_view(points - center, aspect),
+            natural_aspect(points - center),
         )
+
+    def view(self, aspect: float) -> View:
+        """The first view, on points from which `center` is subtracted. Args: aspect: of the picture."""
+        return default_view(_rows(self.pc1) - self.center, aspect)
 
 
 def _finite_or_nan(rows: np.ndarray) -> np.ndarray:

@@ -60,6 +60,6 @@ class Scene:
         """(N,) float32: the length of the error of a flow in metres; NaN where it or the true flow is unknown."""
         errors = np.full(len(self.pc1), np.nan, np.float32)
         if self.truth is not None:
-            known = self.known
+            known = self.known & np.isfinite(self.flows[name]).all(axis=1)
             errors[known] = np.linalg.norm(self.flows[name][known] - self.truth[known], axis=1)
         return errors

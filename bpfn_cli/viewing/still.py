@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 150
 CLOUD1, CLOUD2 = "#1f6fd6", "#f07d14"
 _COLUMN_INCHES = 3.2  # width of a picture
-_LONGEST_NAME = 60  # characters
+_SCALES_WIDTH = 0.5  # of a place that has no picture in any row
 
 
 def write_still(scene: Scene, path: Path, *, dots_per_inch: int = DOTS_PER_INCH) -> None:
@@ -55,17 +55,19 @@ def _figure(scene: Scene) -> Figure:
 
     drawn = Panels.of(scene)
     rows = _pictures(drawn)
-    columns = max(map(len, rows))
-    size = columns * _COLUMN_INCHES, len(rows) * (_COLUMN_INCHES / drawn.aspect + 0.25) + 0.2
+    pictures = max(map(len, rows))
+    columns = max(pictures, len(rows[0]) + bool(drawn.flows))  # the last place of the first row has the scales
+    widths = [1.0] * pictures + [_SCALES_WIDTH] * (columns - pictures)
+    size = sum(widths) * _COLUMN_INCHES, len(rows) * (_COLUMN_INCHES / drawn.aspect + 0.25) + 0.2
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(_short(scene.name), fontsize=9, parse_math=False)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for places, pictures in zip(grid, rows, strict=True):
+    grid = figure.subplots(len(rows), columns, squeeze=False, width_ratios=widths)
+    for places, row in zip(grid, rows, strict=True):
         for place in places:
             place.set_axis_off()
-        for place, picture in zip(places, pictures, strict=False):
+        for place, picture in zip(places, row, strict=False):
             _draw(place, picture, drawn)
-    _legends(grid, len(rows[0]), drawn)
+    _draw_scales(figure, grid[0, -1], drawn)
     return figure
 
 
@@ -76,7 +78,7 @@ def _pictures(drawn: Panels) -> list[list[_Picture]]:
     rows[0] += [_Picture(panel.name, drawn.pc1, _flow_tints(panel, drawn)) for panel in drawn.flows if panel.is_truth]
     for panel in networks:
         moved = drawn.pc1 + np.nan_to_num(panel.flow)
-        row = [_both(f"{_short(panel.name)}: moved by the flow", moved, drawn.pc2)]
+        row = [_both(f"{_short(panel.name, 28)}: moved by the flow", moved, drawn.pc2)]
         row.append(_Picture("flow", drawn.pc1, _flow_tints(panel, drawn)))
         if panel.errors is not None and drawn.largest_m is not None:
             tints = colors.error_colors(panel.errors, drawn.largest_m)
@@ -97,7 +99,7 @@ def _both(title: str, pc1: np.ndarray, pc2: np.ndarray) -> _Picture:
 
 
 def _draw(place: Axes, picture: _Picture, drawn: Panels) -> None:
-    view, aspect = drawn.view, drawn.aspect
+    view, aspect = drawn.view(drawn.aspect), drawn.aspect
     at, depth = view.project(picture.points - drawn.center)
     shown = np.isfinite(at).all(axis=1) & (depth > 0) & (np.abs(at) <= (aspect, 1)).all(axis=1)
     order = np.flatnonzero(shown)[np.argsort(-depth[shown], kind="stable")]  # far points first
@@ -108,25 +110,24 @@ def _draw(place: Axes, picture: _Picture, drawn: Panels) -> None:
     place.set_title(picture.title, fontsize=8, pad=2, parse_math=False)
 
 
-def _legends(grid: np.ndarray, used: int, drawn: Panels) -> None:
-    """The clouds in the first picture; the scales in the last place of the first row, of which `used` have pictures."""
+def _draw_scales(figure: Figure, place: Axes, drawn: Panels) -> None:
+    """The colors of the clouds at the top; those of flow and error in an empty place."""
     from matplotlib.lines import Line2D
 
     dots = [
         Line2D([], [], marker="o", linestyle="", markersize=3, color=color, label=name)
         for name, color in (("cloud 1", CLOUD1), ("cloud 2", CLOUD2))
     ]
-    grid[0, 0].legend(handles=dots, loc="lower left", fontsize=6, frameon=False, handletextpad=0)
-    is_free = used < grid.shape[1]
+    figure.legend(handles=dots, loc="upper left", ncols=2, fontsize=6, frameon=False, handletextpad=0, borderpad=0.2)
     if drawn.flows:
-        inset = grid[0, -1].inset_axes((0.3, 0.4, 0.4, 0.45) if is_free else (0.8, 0.1, 0.2, 0.3))
+        inset = place.inset_axes((0.2, 0.4, 0.6, 0.45))
         inset.imshow(colors.flow_wheel())
         inset.set_axis_off()
-        inset.set_title("direction: forward" if is_free else "forward", fontsize=6, pad=1)
+        inset.set_title("direction: forward", fontsize=6, pad=1)
         rim = f"rim: {drawn.longest_m:g} m and more"
         inset.text(0.5, -0.02, rim, fontsize=6, ha="center", va="top", transform=inset.transAxes)
-    if is_free and drawn.largest_m is not None:
-        inset = grid[0, -1].inset_axes((0.2, 0.12, 0.6, 0.06))
+    if drawn.largest_m is not None:
+        inset = place.inset_axes((0.2, 0.12, 0.6, 0.06))
         inset.imshow(colors.error_ramp(), aspect="auto", extent=(0, drawn.largest_m, 0, 1))
         inset.set(yticks=[], xticks=[0, drawn.largest_m])
         inset.set_xticklabels(["0", f"{drawn.largest_m:g} m and more"], fontsize=6)
@@ -135,6 +136,6 @@ def _legends(grid: np.ndarray, used: int, drawn: Panels) -> None:
         inset.set_title("error", fontsize=6, pad=1)
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int = 60) -> str:
     shown = printable(name)
-    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

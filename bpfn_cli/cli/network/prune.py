@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,18 +18,14 @@ from bpfn_cli.cli.console import ConsoleProgress, say
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
+    from bpfn_cli.ladder import Step
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.models.pruning.prune import Pruner
-    from bpfn_cli.structures import FlowBatch
+    from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes
 
 BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-MOST_POINTS = 2048  # of each cloud, for everything that is measured on scenes
-BATCH = 4
-HELD_OUT = 32  # scenes that errors are measured on
-MEASURED = 16  # scenes that each size is cut on
 PRUNED = "pruned"  # the name of a network without another
-PASSES = 9  # of the network whose latency is measured
+POINTS = 8192  # of the pair that a budget is about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,10 @@ class PruneFlags:
         None
     )
     target_latency: Annotated[str | None, Option(help="Prune --teacher to this time per pair.", metavar="MS")] = None
+    keep_within: Annotated[
+        str | None,
+        Option(help="Allow this much more error than --teacher; alone: as small as that allows.", metavar="SHARE"),
+    ] = None
     importance: Annotated[
         choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
     ] = None
@@ -61,25 +62,12 @@ class PruneFlags:
     @property
     def prunes(self) -> bool:
         """Whether channels are chosen, rather than the first ones kept."""
-        return bool(self.budgets) or self.importance is not None
+        return self.fits or self.importance is not None
 
-
-@dataclass(frozen=True)
-class Scenes:
-    """Batches that importance and recovery use, and others that errors are measured on."""
-
-    used: list[FlowBatch]
-    held_out: list[FlowBatch]
-
-
-@dataclass(frozen=True)
-class PrunedErrors:
-    """EPE3D on the held-out scenes, metres: of the teacher, of the cut network, and after the recovery."""
-
-    scenes: int
-    teacher_m: float
-    cut_m: float
-    recovered_m: float | None
+    @property
+    def fits(self) -> bool:
+        """Whether sizes are chosen by measuring."""
+        return bool(self.budgets) or self.keep_within is not None
 
 
 def quantity(flag: str, text: str, unit: str = "") -> float:
@@ -95,67 +83,129 @@ def quantity(flag: str, text: str, unit: str = "") -> float:
     return value
 
 
-def pruned(flags: PruneFlags, teacher: BiPointFlowNet, sizes: Variant | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
-    """A network of these sizes, or within the budget, and what the checkpoint and `--json` say about it."""
-    from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d, recover
-
-    fit = _fitting(flags, teacher.variant) if sizes is None else None
-    progress, scenes, importance = ConsoleProgress(), _scenes(flags, teacher), flags.importance or "taylor"
-    pruner = Pruner(teacher)
-    with progress.bar("importance of channels") as bar:
-        pruner.order(importance, scenes.used, bar)
-    if fit is not None:
-        with progress.bar("sensitivity of sizes") as bar:
-            pruner.measure(scenes.used[: MEASURED // BATCH], bar)
-        sizes = replace(fit(pruner), name=_name(flags))
-    assert sizes is not None
-    model = pruner.cut(sizes)
-    cut, recovered = mean_epe3d(model, scenes.held_out), None
-    if flags.recover:
-        with progress.bar("recovery", samples=BATCH) as bar:
-            recover(model, teacher, scenes.used, flags.recover, bar)
-        recovered = mean_epe3d(model, scenes.held_out)
-    count = sum(len(batch.names) for batch in scenes.held_out)
-    errors = PrunedErrors(count, mean_epe3d(teacher, scenes.held_out), cut, recovered)
-    return model, {"importance": importance, "recovery_steps": flags.recover, "epe3d": asdict(errors)}
-
-
-def _scenes(flags: PruneFlags, teacher: BiPointFlowNet) -> Scenes:
-    """Batches of training scenes: `--scenes` of them to learn from, and others to measure on."""
-    from bpfn_cli.data.datasets import describe, open_dataset
-    from bpfn_cli.data.loader import evaluation_batches
+def share(flag: str, text: str) -> float:
+    """A share such as 10% or 0.1. Raises: UsageError."""
     from bpfn_cli.errors import UsageError
 
-    points = min(MOST_POINTS, teacher.num_points)
-    dataset = open_dataset(flags.data or default_dataset(), "train")
-    held_out = min(HELD_OUT, len(dataset) // 3)
-    used = min(flags.scenes, len(dataset) - held_out)
-    if not held_out:
-        raise UsageError(f"--data: {describe(dataset)} are too few to prune with; use a dataset of at least 3")
-    say(f"data: {describe(dataset)}; {used} scenes to learn from, {held_out} to measure on, {points:,} points each")
-    how: dict[str, Any] = {"points": points, "batch_size": BATCH, "seed": flags.seed or 0}
-    first, last = range(used), range(len(dataset) - held_out, len(dataset))
-    return Scenes(*(list(evaluation_batches(dataset, part, **how)) for part in (first, last)))
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", text.strip())
+    value = float(found[1]) / (100 if found[2] else 1) if found else math.inf
+    if value > (10 if found and found[2] else 0.999):
+        raise UsageError(f"{flag} {text}: use a share of the teacher's error, such as 10% or 0.1")
+    return value
 
 
-def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
-    """What chooses sizes within the budget. Raises: UsageError: no sizes can meet it."""
+def pruned(
+    flags: PruneFlags,
+    teacher: BiPointFlowNet,
+    sizes: Variant | None,
+    before: tuple[Step, ...] = (),
+    sha256: str | None = None,
+) -> tuple[BiPointFlowNet, dict[str, Any]]:
+    """A network of these sizes, or within the budget or the error, and what the checkpoint and `--json` say about it.
+
+    before: steps that made the teacher, whose file has this `sha256`.
+    """
+    from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d
+    from bpfn_cli.profiling.pruning import pruning_scenes
+
+    keep = None if flags.keep_within is None else share("--keep-within", flags.keep_within)
+    fit = _fitting(flags, teacher.variant) if flags.budgets else None
+    progress, importance = ConsoleProgress(), flags.importance or "taylor"
+    scenes, _ = pruning_scenes(flags.data or default_dataset(), teacher, flags.scenes, flags.seed or 0, progress)
+    pruner, teacher_m = Pruner(teacher, _name(flags)), mean_epe3d(teacher, scenes.held_out)
+    pruner.prepare(importance, scenes, progress, sizes=sizes is None)
+    if fit is not None:
+        sizes = fit(pruner)
+    made = pruner.make(sizes, scenes, flags.recover, progress) if sizes else None
+    kept: dict[str, Any] = {}
+    if keep is not None:
+        within = _Within(flags, keep, teacher_m)
+        made = within.smallest(pruner, scenes) if made is None else within.checked(made, pruner, scenes)
+        kept = {"keep_within": {"share": keep, "limit_m": within.limit_m}}
+    assert made is not None
+    report = pruner.report(importance, made, scenes, flags.points or POINTS, teacher_m, before, sha256)
+    return made.model, {**report.as_dict(), **kept}
+
+
+@dataclass(frozen=True)
+class _Within:
+    """The error that is allowed: a share above the teacher's."""
+
+    flags: PruneFlags
+    share: float
+    teacher_m: float
+
+    @property
+    def limit_m(self) -> float:
+        return (1 + self.share) * self.teacher_m
+
+    @property
+    def what(self) -> str:
+        return f"{100 * self.share:.3g} % of the teacher's ({self.limit_m:.4f} m)"
+
+    def smallest(self, pruner: Pruner, scenes: Scenes, above: float | None = None) -> Pruned:
+        """The network of least cost within the error. above: a cost that is known to be too small."""
+        from bpfn_cli.errors import UsageError
+
+        cost, progress = _cost(self.flags), ConsoleProgress()
+        found = pruner.smallest_within(cost, self.limit_m, scenes, self.flags.recover, progress, above)
+        if found is None:
+            advice = "allow more, or raise --recover or --scenes"
+            raise UsageError(f"--keep-within: no smaller network was found with an error within {self.what}; {advice}")
+        say(f"EPE3D {found.epe3d_m:.4f} m, within {self.what}")
+        return found
+
+    def checked(self, made: Pruned, pruner: Pruner, scenes: Scenes) -> Pruned:
+        """The same network. Raises: UsageError: its error is larger; names the nearest budget that would do."""
+        from bpfn_cli.errors import UsageError
+        from bpfn_cli.profiling.pruning import latency_ms
+
+        if made.epe3d_m <= self.limit_m:
+            say(f"EPE3D {made.epe3d_m:.4f} m, within {self.what}")
+            return made
+        say(f"EPE3D {made.epe3d_m:.4f} m, above {self.what}: searching for the nearest budget")
+        cost = _cost(self.flags)
+        variant = self.smallest(pruner, scenes, above=cost(made.model.variant)).model.variant
+        if self.flags.target_latency is not None:
+            nearest = f"--target-latency {latency_ms(variant, self.flags.points or POINTS):.3g}ms"
+        else:
+            flag = "--target-macs" if self.flags.target_macs is not None else "--target-params"
+            nearest = f"{flag} {rounded_up(cost(variant))}"
+        problem = f"the EPE3D within this budget is {made.epe3d_m:.4f} m, above {self.what}"
+        raise UsageError(f"--keep-within: {problem}; the nearest budget that keeps it is {nearest}")
+
+
+def rounded_up(value: float) -> str:
+    """A cost with three digits, such as 4.13G, that is not below it."""
+    unit, factor = next((unit, factor) for unit, factor in reversed(UNITS.items()) if value >= factor or not unit)
+    step = 10.0 ** (math.floor(math.log10(value / factor)) - 2)
+    return f"{math.ceil(value / factor / step - 1e-9) * step:.4g}{unit}"
+
+
+def _cost(flags: PruneFlags) -> Callable[[Variant], float]:
+    """What a budget counts: parameters for --target-params, else MACs."""
     from bpfn_cli.models.cost import cost_of
-    from bpfn_cli.models.pruning.budget import check_budget
 
-    points = flags.points or 8192
-    if flags.target_latency is not None:
-        target = quantity("--target-latency", flags.target_latency, "ms")
-        return lambda pruner: pruner.fit_latency(
-            lambda variant: _latency_ms(variant, points), target, lambda variant: cost_of(variant, points).macs
-        )
-    flag, field = ("--target-macs", "macs") if flags.target_macs is not None else ("--target-params", "parameters")
-    target = quantity(flag, flags.target_macs or flags.target_params or "")
+    field, points = "macs" if flags.target_params is None else "parameters", flags.points or POINTS
 
     def cost(variant: Variant) -> float:
         value: int = getattr(cost_of(variant, points), field)
         return value
 
+    return cost
+
+
+def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
+    """What chooses sizes within the budget. Raises: UsageError: no sizes can meet it."""
+    from bpfn_cli.models.pruning.budget import check_budget
+    from bpfn_cli.profiling.pruning import latency_ms
+
+    cost = _cost(flags)
+    if flags.target_latency is not None:
+        wanted, points = quantity("--target-latency", flags.target_latency, "ms"), flags.points or POINTS
+        return lambda pruner: pruner.fit_latency(lambda variant: latency_ms(variant, points), wanted, cost)
+    flag = "--target-macs" if flags.target_macs is not None else "--target-params"
+    target = quantity(flag, flags.target_macs or flags.target_params or "")
     check_budget(teacher, cost, target)
     return lambda pruner: pruner.fit(cost, target)
 
@@ -168,33 +218,29 @@ def _name(flags: PruneFlags) -> str:
     return PRUNED if name in VARIANTS else name
 
 
-def _latency_ms(variant: Variant, points: int) -> float:
-    """Median time of a pass with one pair of clouds, as `bpfn bench` measures it."""
-    from bpfn_cli.profiling import Case, measure_latency
-
-    return measure_latency(Case(variant, points), rounds=PASSES, plain=False, memory=False).fast.median_ms
-
-
-def print_pruned(model: BiPointFlowNet, teacher: BiPointFlowNet, report: dict[str, Any], points: int) -> None:
+def print_pruned(model: BiPointFlowNet, teacher: Variant, report: dict[str, Any], points: int) -> None:
     """Tables of cost and error before and after, and of the sizes of the pruned network."""
     from bpfn_cli.cli.network.tables import print_table
     from bpfn_cli.models.cost import cost_of
+    from bpfn_cli.models.pruning.prune import PrunedErrors
 
     errors, steps = PrunedErrors(**report["epe3d"]), report["recovery_steps"]
-    rows = [("teacher", teacher, errors.teacher_m), ("cut", model, errors.cut_m)]
-    rows += [(f"after {steps} steps", model, errors.recovered_m)] if errors.recovered_m is not None else []
-    costs = [(name, cost_of(network.variant, points), error) for name, network, error in rows]
+    rows = [("teacher", teacher, errors.teacher_m), ("cut", model.variant, errors.cut_m)]
+    rows += [(f"after {steps} steps", model.variant, errors.recovered_m)] if errors.recovered_m is not None else []
+    costs = [(name, cost_of(variant, points), error) for name, variant, error in rows]
     cells = [(name, f"{cost.parameters:,}", f"{cost.macs / 1e9:.2f}", f"{error:.3f}") for name, cost, error in costs]
     headings = ("", "Parameters", f"MACs \\[G], {points:,} points", "EPE3D \\[m]")
     print_table(f"Pruned by {report['importance']}; EPE3D on {errors.scenes} other scenes", headings, cells)
-    print_table("Sizes (of the teacher)", ("", *(f"level {level}" for level in range(5))), _size_rows(model, teacher))
+    print_table(
+        "Sizes (of the teacher)", ("", *(f"level {level}" for level in range(5))), _size_rows(model.variant, teacher)
+    )
 
 
-def _size_rows(model: BiPointFlowNet, teacher: BiPointFlowNet) -> list[list[str]]:
+def _size_rows(variant: Variant, teacher: Variant) -> list[list[str]]:
     from bpfn_cli.models.pruning.sizes import sizes_of
 
     cells: dict[str, list[str]] = {}
-    for size in sizes_of(teacher.variant):
+    for size in sizes_of(teacher):
         row = cells.setdefault(size.field.replace("_", " "), ["-"] * 5)
-        row[size.level or 0] = f"{size.of(model.variant)} ({size.most})"
+        row[size.level or 0] = f"{size.of(variant)} ({size.most})"
     return [[name, *row] for name, row in cells.items()]

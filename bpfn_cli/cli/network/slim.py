@@ -12,16 +12,16 @@ from typer import Option
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
-from bpfn_cli.cli.network.prune import BUDGETS, PRUNED, PruneFlags, print_pruned, pruned
+from bpfn_cli.cli.network.prune import BUDGETS, POINTS, PRUNED, PruneFlags, print_pruned, pruned
 
 if TYPE_CHECKING:
-    from bpfn_cli.models import BiPointFlowNet, Variant
+    from bpfn_cli.models import BiPointFlowNet, Checkpoint, Variant
 
 
 PARTS = ("separable_encoder", "separable_estimators")
 SIZES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck")
 CHANGES = (*SIZES, "teacher", "points")
-PRUNING = ("importance", "data")
+PRUNING = ("importance", "data", "keep_within")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,11 @@ class SlimFlags(PruneFlags):
         budgets, sizes = (
             [flag_of(name) for name in names if getattr(self, name) is not None] for names in (BUDGETS, SIZES)
         )
-        if len(budgets) > 1 or (budgets and sizes):
-            raise UsageError(f"{' and '.join((*budgets, *sizes)[:2])}: use only one of them")
+        kept = ["--keep-within"] if self.keep_within is not None else []
+        if len(budgets) > 1 or (self.fits and sizes):
+            raise UsageError(f"{' and '.join((*budgets, *kept, *sizes)[:2])}: use only one of them")
         if self.prunes and self.teacher is None:
-            raise UsageError(f"{(*budgets, '--importance')[0]}: add --teacher, the network to prune")
+            raise UsageError(f"{(*budgets, *kept, '--importance')[0]}: add --teacher, the network to prune")
         if self.store != "float32" and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
             raise UsageError(f"--store {self.store}: a {PUBLISHED_SUFFIX} file is float32; use the suffix {SUFFIX}")
         if self.data is not None and not self.prunes:
@@ -119,25 +120,27 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --neighbors encoder=8,embedding=16            # fewer neighbors
       $ bpfn slim --teacher baseline --target-macs 5G           # prune it to 5 G MACs
       $ bpfn slim --teacher baseline --target-latency 60ms      # as measured on this machine
+      $ bpfn slim --teacher baseline --keep-within 10%          # as small as possible at 10 % more error
       $ bpfn slim --teacher baseline --variant weightnet4 --importance taylor   # these sizes, the best channels
       $ bpfn slim --checkpoint s.safetensors --store int8 --out small.safetensors   # a quarter of the size
       $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
     from bpfn_cli.files import claim_output
-    from bpfn_cli.models import load_checkpoint, read_checkpoint, save_checkpoint, save_published
+    from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
     from bpfn_cli.profiling.storage import storage_error
     from bpfn_cli.shipped import given_name
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
-    sizes = read_checkpoint(checkpoint).variant if checkpoint else None if flags.budgets else flags.sizes()
+    read = read_checkpoint(given) if (given := checkpoint or teacher) else None
+    sizes = read.variant if read and checkpoint else None if flags.fits else flags.sizes()
     path = flags.out or Path(f"{PRUNED if sizes is None else sizes.name}.safetensors")
     claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
-    source = load_checkpoint(teacher) if teacher else None
-    model, report = _made(flags, sizes, source)
+    model, report = _made(flags, sizes, read)
     if flags.store != "float32":
         report["stored"] = {"as": flags.store, **storage_error(model, flags.store)}
+        _add_stored(report, model, flags)
     if path.suffix == PUBLISHED_SUFFIX:
         save_published(path, model)
     else:
@@ -148,8 +151,8 @@ def slim(flags: SlimFlags) -> None:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
     elif tensors := report.get("tensors"):
         echo(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
-    elif source and flags.prunes:
-        print_pruned(model, source, report, flags.points or 8192)
+    elif read and flags.prunes:
+        print_pruned(model, read.variant, report, flags.points or POINTS)
     say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
     if "stored" in report:
         mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
@@ -162,24 +165,40 @@ def slim(flags: SlimFlags) -> None:
     finish(path, after)
 
 
-def _made(
-    flags: SlimFlags, sizes: Variant | None, source: BiPointFlowNet | None
-) -> tuple[BiPointFlowNet, dict[str, Any]]:
-    """A network of these sizes, or within the budget, and what is known about it. source: the teacher."""
+def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
+    """A network of these sizes or within the budget, and what is known about it. read: the teacher or the original."""
     import torch
 
-    from bpfn_cli.models import build_model, initialize_from, load_checkpoint
+    from bpfn_cli.files import sha256_of
+    from bpfn_cli.ladder import KEY, plain_steps, read_ladder
+    from bpfn_cli.models import build_from, build_model, initialize_from
 
     torch.manual_seed(flags.seed or 0)
-    if flags.checkpoint is not None:
-        return load_checkpoint(flags.checkpoint), {}
-    if source and (sizes is None or flags.prunes):
-        return pruned(flags, source, sizes)
+    source = build_from(read) if read else None
+    if read and source and (given := flags.checkpoint or flags.teacher):
+        sha256 = sha256_of(given)
+        steps = read_ladder(read.metadata, sha256)
+        if flags.checkpoint is not None:
+            return source, {KEY: plain_steps(steps)} if steps else {}
+        if flags.prunes:
+            return pruned(flags, source, sizes, steps, sha256)
     assert sizes is not None
     model = build_model(sizes, flags.points or (source.num_points if source else 8192))
     if source is None:
         return model, {}
     return model, {"tensors": {kind: len(names) for kind, names in vars(initialize_from(model, source)).items()}}
+
+
+def _add_stored(report: dict[str, Any], model: BiPointFlowNet, flags: SlimFlags) -> None:
+    """Add the step of fewer bits to the ladder; a network without a ladder has itself as the first step."""
+    from bpfn_cli.ladder import KEY, ORIGINAL, plain_steps, read_ladder
+    from bpfn_cli.models.ladder import step_of
+
+    steps = read_ladder(report) or (step_of(ORIGINAL, model, flags.points),)
+    moved_m = report["stored"]["mean_m"]
+    report[KEY] = plain_steps(
+        (*steps, step_of(f"stored {flags.store}", model, flags.points, flags.store, moved_m=moved_m))
+    )
 
 
 def flag_of(name: str) -> str:

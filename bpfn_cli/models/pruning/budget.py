@@ -43,8 +43,8 @@ def fit_budget(teacher: Variant, sensitivities: Mapping[Size, Sensitivity], cost
     check_budget(teacher, cost_of, budget)
     variant, parts = teacher, FIRST_PARTS
     most = max(size.most for size in sensitivities)
-    while cost_of(variant) > budget:
-        cuts = [_Cut.of(variant, size, parts, cost_of, known) for size, known in sensitivities.items()]
+    while (now := cost_of(variant)) > budget:
+        cuts = [_Cut.of(variant, now, size, parts, cost_of, known) for size, known in sensitivities.items()]
         cuts = [cut for cut in cuts if cut.saved > 0]
         if close := [cut for cut in cuts if cut.left >= budget * (1 - TOLERANCE)]:
             variant = max(close, key=lambda cut: cut.saved / max(cut.added_m, LEAST_ADDED_M)).variant
@@ -65,10 +65,13 @@ class _Cut:
     added_m: float
 
     @classmethod
-    def of(cls, variant: Variant, size: Size, parts: int, cost_of: CostOf, sensitivity: Sensitivity) -> _Cut:
+    def of(
+        cls, variant: Variant, cost: float, size: Size, parts: int, cost_of: CostOf, sensitivity: Sensitivity
+    ) -> _Cut:
+        """cost: of `variant`."""
         now = size.of(variant)
         step = max(size.step, size.most // parts // size.step * size.step)
         value = max(size.least, now - step)
         smaller = size.change(variant, value)
         left = cost_of(smaller)
-        return cls(smaller, left, cost_of(variant) - left, sensitivity.at(value) - sensitivity.at(now))
+        return cls(smaller, left, cost - left, sensitivity.at(value) - sensitivity.at(now))

@@ -3,41 +3,162 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bpfn_cli.choices import Importance
 from bpfn_cli.errors import NonFiniteError, UsageError
+from bpfn_cli.ladder import KEY, PRUNED, TEACHER, Step, plain_steps
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.pruning.budget import CostOf, fit_budget, smallest
-from bpfn_cli.models.pruning.channels import channel_groups, reorder
+from bpfn_cli.models.cost import cost_of as sizes_cost
+from bpfn_cli.models.ladder import step_of
+from bpfn_cli.models.pruning.budget import CostOf, check_budget, fit_budget, smallest
+from bpfn_cli.models.pruning.channels import ChannelGroup, channel_groups, reorder
 from bpfn_cli.models.pruning.importance import channel_orders, epe3d
 from bpfn_cli.models.pruning.sensitivity import Sensitivity, measure, sliced
 from bpfn_cli.models.pruning.sizes import Size, sizes_of
 from bpfn_cli.models.variants import Variant
-from bpfn_cli.progress import OnProgress
+from bpfn_cli.progress import NoProgress, OnProgress, Progress
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 MEASURED_BATCHES = 4  # for each cut of each size
-RECOVERY_LR = 2e-4
+TRIES_UNTRAINED, TRIES = 6, 5  # networks that are measured to keep within an error, before and with a recovery
+STRIDE = 0.7  # factor by which the cost falls at most from one recovered network to the next
+NEAR = 1.03  # costs that differ by a smaller factor are taken for equal
+RECOVERY_LR = 1e-4  # the best of four, see docs/slimming.md
 CLIP_NORM = 10.0
 LATENCY_TOLERANCE = 0.1
 MOST_ATTEMPTS = 8
+
+Cost = Literal["macs", "parameters"]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Batches that importance and recovery use, and others that errors are measured on."""
+
+    used: list[FlowBatch]
+    held_out: list[FlowBatch]
+
+    @property
+    def points(self) -> int:
+        return self.held_out[0].pc1.shape[1]
+
+    @property
+    def title(self) -> str:
+        """What errors are measured on."""
+        return f"{count_of(self.held_out)} held-out scenes, {self.points} points"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network that was cut, and after how many steps of training. EPE3D in metres; recovered_m: None: no training."""
+
+    model: BiPointFlowNet
+    recovery_steps: int
+    cut_m: float
+    recovered_m: float | None
+
+    @property
+    def epe3d_m(self) -> float:
+        return self.cut_m if self.recovered_m is None else self.recovered_m
+
+
+@dataclass(frozen=True)
+class PrunedErrors:
+    """EPE3D on the held-out scenes, metres: of the teacher, of the cut network, and after the recovery."""
+
+    scenes: int
+    teacher_m: float
+    cut_m: float
+    recovered_m: float | None
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What is known about a pruned network. ladder: see `bpfn_cli.ladder`."""
+
+    importance: Importance
+    recovery_steps: int
+    epe3d: PrunedErrors
+    ladder: tuple[Step, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the metadata of a checkpoint."""
+        plain = {"importance": self.importance, "recovery_steps": self.recovery_steps, "epe3d": asdict(self.epe3d)}
+        return {**plain, KEY: plain_steps(self.ladder)}
+
+
+def prune(
+    teacher: BiPointFlowNet,
+    budget: float,
+    batches: Sequence[FlowBatch],
+    held_out: Sequence[FlowBatch] = (),
+    *,
+    cost: Cost = "macs",
+    points: int = 8192,
+    importance: Importance = "taylor",
+    recovery_steps: int = 100,
+    name: str = PRUNED,
+    progress: Progress | None = None,
+) -> tuple[BiPointFlowNet, PruneReport]:
+    """Cut a trained network to a budget, as `bpfn slim --target-macs` does; the teacher stays as it is.
+
+    Args:
+        budget: MACs of one pair of `points` points, or parameters, as `cost` says. The network costs 98 to 100 % of it.
+        batches: scenes with their true flow, to rank channels and to train on; `evaluation_batches` makes them.
+        held_out: other scenes, to measure errors on; without them, the errors are those on `batches`.
+        importance: what ranks the channels. recovery_steps: of training on the teacher's flow; 0: none.
+        name: of the sizes.
+    Returns: the network, in evaluation mode, and a report on it.
+    Raises: UsageError: no batches, or no network meets the budget. NonFiniteError: the training fails.
+    """
+    if not batches:
+        raise UsageError("no scenes to prune with: give at least one batch")
+
+    def value(variant: Variant) -> float:
+        counted: int = getattr(sizes_cost(variant, points), cost)
+        return counted
+
+    check_budget(teacher.variant, value, budget)
+    progress, scenes = progress or NoProgress(), Scenes([*batches], [*(held_out or batches)])
+    pruner = Pruner(teacher, name)
+    pruner.prepare(importance, scenes, progress)
+    made = pruner.make(pruner.fit(value, budget), scenes, recovery_steps, progress)
+    return made.model, pruner.report(importance, made, scenes, points)
 
 
 class Pruner:
     """A copy of a trained network with its channels in order of importance, and what each of its sizes is worth."""
 
-    def __init__(self, teacher: BiPointFlowNet):
-        self.teacher = sliced(teacher, teacher.variant)
+    def __init__(self, teacher: BiPointFlowNet, name: str = PRUNED):
+        """name: of the sizes that are chosen."""
+        self.teacher, self.name = sliced(teacher, teacher.variant), name
         self.sensitivities: dict[Size, Sensitivity] = {}
+        self.orders: dict[ChannelGroup, Tensor] = {}
 
     def order(self, importance: Importance, batches: Sequence[FlowBatch], progress: OnProgress = None) -> None:
         """Order the channels: the most important ones first."""
         groups = channel_groups(self.teacher.variant)
-        reorder(self.teacher, channel_orders(self.teacher, groups, importance, batches, progress))
+        self.reorder(channel_orders(self.teacher, groups, importance, batches, progress))
+
+    def reorder(self, orders: dict[ChannelGroup, Tensor]) -> None:
+        """Put the channels into these orders."""
+        reorder(self.teacher, orders)
+        self.orders = orders
+
+    def prepare(self, importance: Importance, scenes: Scenes, progress: Progress, *, sizes: bool = True) -> None:
+        """Order the channels; and measure what each size is worth, unless sizes are given."""
+        with progress.bar("importance of channels") as bar:
+            self.order(importance, scenes.used, bar)
+        if sizes:
+            with progress.bar("sensitivity of sizes") as bar:
+                self.measure(scenes.used[:MEASURED_BATCHES], bar)
 
     def measure(self, batches: Sequence[FlowBatch], progress: OnProgress = None) -> None:
         """Measure what each size is worth."""
@@ -45,7 +166,7 @@ class Pruner:
 
     def fit(self, cost_of: CostOf, budget: float) -> Variant:
         """Sizes within the budget. Raises: UsageError: there are none, or the teacher is within it."""
-        return fit_budget(self.teacher.variant, self.sensitivities, cost_of, budget)
+        return replace(fit_budget(self.teacher.variant, self.sensitivities, cost_of, budget), name=self.name)
 
     def fit_latency(self, latency_of: CostOf, target: float, cost_of: CostOf) -> Variant:
         """Sizes whose measured latency is within a tenth of the target, by fitting MACs and measuring in turn.
@@ -71,6 +192,72 @@ class Pruner:
     def cut(self, variant: Variant) -> BiPointFlowNet:
         """The most important channels, in evaluation mode."""
         return sliced(self.teacher, variant)
+
+    def make(self, variant: Variant, scenes: Scenes, steps: int, progress: Progress, what: str = "recovery") -> Pruned:
+        """Cut a network, train it for some steps, and measure it. what: title of the bar."""
+        model, recovered = self.cut(variant), None
+        cut = mean_epe3d(model, scenes.held_out)
+        if steps:
+            with progress.bar(what, samples=len(scenes.used[0].names)) as bar:
+                recover(model, self.teacher, scenes.used, steps, bar)
+            recovered = mean_epe3d(model, scenes.held_out)
+        return Pruned(model, steps, cut, recovered)
+
+    def smallest_within(
+        self,
+        cost_of: CostOf,
+        limit_m: float,
+        scenes: Scenes,
+        steps: int,
+        progress: Progress,
+        least: float | None = None,
+    ) -> Pruned | None:
+        """The network of least cost whose EPE3D on the held-out scenes, after the recovery, is at most `limit_m`.
+
+        Bisection on the logarithm of the cost: first of networks without a recovery, which are quick to measure, then
+        below the best of them with it. least: cost that is taken to be too small; None: of the smallest network.
+        Returns: None: no smaller network than the teacher was found within the error.
+        """
+        best, high = None, cost_of(self.teacher.variant)
+        least = cost_of(smallest(self.teacher.variant)) if least is None else least
+        for training, tries, stride in ((0, TRIES_UNTRAINED, 0.0), (steps, TRIES if steps else 0, STRIDE)):
+            low = least
+            for attempt in range(1, tries + 1):
+                if high / low < NEAR:
+                    break
+                variant = self.fit(cost_of, max(math.sqrt(low * high), stride * high))
+                found, what = cost_of(variant), f"recovery, try {attempt} of at most {tries}"
+                made = self.make(variant, scenes, training, progress, what)
+                kind = "after" if training else "before"
+                progress.line(f"cost {found:.3g}: EPE3D {made.epe3d_m:.4f} m {kind} recovery, limit {limit_m:.4f} m")
+                if made.epe3d_m <= limit_m:
+                    best, high = made, found
+                else:
+                    low = found
+        if best and best.recovery_steps != steps:
+            trained = self.make(best.model.variant, scenes, steps, progress)
+            return trained if trained.epe3d_m <= limit_m else best
+        return best
+
+    def report(
+        self,
+        importance: Importance,
+        made: Pruned,
+        scenes: Scenes,
+        points: int,
+        teacher_m: float | None = None,
+        before: Sequence[Step] = (),
+        sha256: str | None = None,
+    ) -> PruneReport:
+        """Of a network. teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has
+        this `sha256`."""
+        count = count_of(scenes.held_out)
+        teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
+        measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}
+        first = list(before) or [step_of(TEACHER, self.teacher, points, **measured)]
+        last = step_of(PRUNED, made.model, points, epe3d_m=made.epe3d_m, on=scenes.title)
+        errors = PrunedErrors(count, teacher_m, made.cut_m, made.recovered_m)
+        return PruneReport(importance, made.recovery_steps, errors, (*first, last))
 
 
 def recover(
@@ -105,10 +292,18 @@ def recover(
             progress(step + 1, steps)
 
 
+def count_of(batches: Sequence[FlowBatch]) -> int:
+    """The number of scenes."""
+    return sum(len(batch.names) for batch in batches)
+
+
 def mean_epe3d(model: BiPointFlowNet, batches: Sequence[FlowBatch]) -> float:
-    """Mean over batches of EPE3D, metres."""
+    """Mean over batches of EPE3D, metres. Raises: NonFiniteError: it is NaN or infinite."""
     with torch.no_grad():
-        return float(torch.stack([epe3d(model, batch) for batch in batches]).mean())
+        found = float(torch.stack([epe3d(model, batch) for batch in batches]).mean())
+    if not math.isfinite(found):
+        raise NonFiniteError(f"EPE3D of {model.variant.name} is {found}; check the weights and the scenes")
+    return found
 
 
 def _distance(student: FlowPyramid, teacher: FlowPyramid) -> Tensor:

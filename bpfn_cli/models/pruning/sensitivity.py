@@ -24,11 +24,16 @@ class Sensitivity:
 
     def __init__(self, size: Size, measured: dict[int, float]):
         """measured: value -> metres, without that of the teacher, which is 0."""
+        self.size = size
         values = sorted({**measured, size.most: 0.0}.items(), reverse=True)
         worst, self.points = 0.0, []
         for value, moved in values:  # a smaller size is never better
             worst = max(worst, moved)
             self.points.append((value, worst))
+
+    def scaled(self, factor: float) -> Sensitivity:
+        """The same, with all errors times a factor."""
+        return Sensitivity(self.size, {value: factor * moved for value, moved in self.points[1:]})
 
     def at(self, value: int) -> float:
         """Metres. Below the smallest measured value, the last slope goes on."""

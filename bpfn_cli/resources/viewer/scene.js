@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const CLOUD1 = [94, 169, 255], CLOUD2 = [255, 150, 50], DIM = [92, 98, 108];
-  const SOME_LINES = 1500, SECONDS = 2, REACH = 9; // REACH: pixels from the pointer to a point
+  const SOME_LINES = 1500, SECONDS = 2, REACH = 7; // REACH: pixels from the pointer to a point
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
@@ -17,7 +17,7 @@
 
   let renderer;
   try {
-    renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
+    renderer = new THREE.WebGLRenderer({ canvas, antialias: false }); // points are cut out of squares: it would only cost time
   } catch {
     at("problem").hidden = false;
     return;
@@ -107,7 +107,6 @@
     const lineTint = attribute(doubled(colors.flow), 3, true);
     const cloud1 = shown(THREE.Points, geometry(position1, attribute(moving, 3), tint, null, index1), pointMaterial);
     const cloud2 = shown(THREE.Points, geometry2, behindMaterial);
-    cloud2.renderOrder = -1;
     const lineGeometry = geometry(linePosition, attribute(doubled(moving), 3), lineTint, lineEnd);
     const lines = shown(THREE.LineSegments, lineGeometry, lineMaterial);
     const scene = new THREE.Scene();
@@ -122,21 +121,21 @@
 
   // --- camera --------------------------------------------------------------------------------------
 
-  const camera = new THREE.PerspectiveCamera(data.view.field, 1, 0.01, 1000);
+  const camera = new THREE.PerspectiveCamera(data.field, 1, 0.01, 1000);
   const controls = new THREE.OrbitControls(camera, canvas);
   controls.zoomToCursor = true;
-  const target = new THREE.Vector3(...data.view.target);
-  const offset = new THREE.Vector3(...data.view.position).sub(target);
-  const distance = () => offset.length() * Math.max(1, data.aspect / camera.aspect);
+  const target = new THREE.Vector3(), offset = new THREE.Vector3(); // of the first view on panels of this aspect
 
-  function look(direction) {
+  function look(above) {
+    const view = data.views.findLast((one) => one.aspect <= camera.aspect) ?? data.views[0];
+    target.set(...view.target);
+    offset.set(...view.position).sub(target);
     controls.target.copy(target);
-    camera.position.copy(target).addScaledVector(direction.clone().normalize(), distance());
+    camera.position.copy(target).add(above ? new THREE.Vector3(0, 1.4 * offset.length(), -1e-3) : offset); // forward points up
     controls.update();
     draw();
   }
-  const reset = () => look(offset);
-  const top = () => look(new THREE.Vector3(0, 1, -1e-4)); // forward points up
+  const reset = () => look(false), top = () => look(true);
 
   // --- drawing, once per frame and only when something has changed -----------------------------------
 
@@ -183,7 +182,7 @@
     camera.near = camera.far / 50000;
     if (rects.length) camera.aspect = rects[0].w / rects[0].h;
     camera.updateProjectionMatrix();
-    uniforms.near.value = distance();
+    uniforms.near.value = offset.length();
     uniforms.pixels.value = renderer.getPixelRatio();
     renderer.setScissorTest(false);
     renderer.clear();
@@ -390,6 +389,7 @@
     "+": () => setSize(state.size + 0.5),
     "=": () => setSize(state.size + 0.5),
     "-": () => setSize(state.size - 0.5),
+    g: () => { at("legend").hidden = !at("legend").hidden; },
     r: reset,
     t: top,
     "?": () => at("keys").showModal(),
@@ -404,6 +404,7 @@
 
   renderer.setClearColor(0x15181c);
   renderer.autoClear = false;
+  renderer.sortObjects = false; // cloud 2 comes first; sorting would need bounds, which NaN has not
   renderer.info.autoReset = false;
   controls.addEventListener("change", draw);
   new ResizeObserver(layout).observe(main);
@@ -411,5 +412,5 @@
   render(); // sets the aspect of the camera, which the distance depends on
   recolor();
   reset();
-  window.viewer = { state, camera, controls, panels, renderer, render }; // for tests and the console
+  window.viewer = { state, camera, controls, panels, renderer, render, inspect }; // for tests and the console
 })();

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden_models import random_pair
-from tiny_world import BIG, tiny_network
+from tiny_world import BIG, guess_sensitivities, tiny_network
 
-from bpfn_cli.errors import UsageError
-from bpfn_cli.models import BiPointFlowNet, Variant
+from bpfn_cli.errors import NonFiniteError, UsageError
+from bpfn_cli.models import BiPointFlowNet, Variant, prune
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import sensitivity
-from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d, recover
+from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes, mean_epe3d, recover
+from bpfn_cli.progress import NoProgress
 from bpfn_cli.structures import FlowBatch
 
 
@@ -74,3 +77,66 @@ def test_mean_error_over_batches_by_hand(pruner: Pruner) -> None:
     with torch.no_grad():
         errors = [(pruner.teacher(one.pc1, one.pc2).flows[0] - 0.1).norm(dim=-1).mean() for one in batches()]
     assert mean_epe3d(pruner.teacher, batches()) == pytest.approx(float(sum(errors)) / 2)
+
+
+def test_an_error_that_is_no_number_is_reported(pruner: Pruner) -> None:
+    unknown = [replace(one, flow=one.truth + float("nan")) for one in batches(1)]
+    with pytest.raises(NonFiniteError, match="EPE3D of big is nan"):
+        mean_epe3d(pruner.teacher, unknown)
+
+
+class Imagined(Pruner):
+    """Its networks have an error that follows from their MACs, and that a recovery lowers."""
+
+    def __init__(self, pruner: Pruner, gain: float = 0.5):
+        self.teacher, self.sensitivities, self.name, self.gain = pruner.teacher, pruner.sensitivities, "small", gain
+        self.made: list[tuple[float, int]] = []
+
+    def make(self, variant: Variant, scenes: Scenes, steps: int, *_: object) -> Pruned:
+        self.made.append((macs(variant) / macs(BIG), steps))
+        excess = 1 - macs(variant) / macs(BIG)
+        model = type("Sized", (), {"variant": variant})
+        return Pruned(model, steps, 1 + excess, 1 + self.gain * excess if steps else None)  # type: ignore[arg-type]
+
+    def smallest(self, limit_m: float, steps: int, least: float | None = None) -> float | None:
+        found = self.smallest_within(macs, limit_m, Scenes([], []), steps, NoProgress(), least)
+        return None if found is None else macs(found.model.variant) / macs(BIG)
+
+
+@pytest.mark.parametrize(("steps", "share"), [(0, 0.8), (5, 0.6)])
+def test_smallest_network_within_an_error_by_hand(pruner: Pruner, steps: int, share: float) -> None:
+    imagined = Imagined(pruner)
+    assert imagined.smallest(1.2, steps) == pytest.approx(share, rel=0.05)
+    assert len(imagined.made) <= 6 + 4 + 1
+
+
+def test_nothing_smaller_is_within_the_error(pruner: Pruner) -> None:
+    assert Imagined(pruner).smallest(1.0, 5) is None
+
+
+def test_a_recovery_that_harms_is_left_out(pruner: Pruner) -> None:
+    imagined = Imagined(pruner, gain=5.0)
+    found = imagined.smallest_within(macs, 1.2, Scenes([], []), 5, NoProgress())
+    assert imagined.made[-1][1] == 5  # tried with a recovery at last
+    assert found is not None
+    assert (found.recovery_steps, found.epe3d_m) == (0, pytest.approx(1.2, abs=0.05))
+
+
+def test_smaller_costs_than_the_least_are_not_tried(pruner: Pruner) -> None:
+    imagined = Imagined(pruner)
+    assert imagined.smallest(1.2, 5, least=0.7 * macs(BIG)) > 0.7  # type: ignore[operator]
+    assert min(share for share, _ in imagined.made) > 0.7
+
+
+def test_prune_from_python(pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
+    teacher, budget = tiny_network(4, BIG), 0.7 * macs(BIG)
+    model, report = prune(teacher, budget, batches(1), batches(2), points=1024, recovery_steps=1, importance="l1")
+    assert 0.98 * budget <= macs(model.variant) <= budget
+    assert (model.variant.name, report.epe3d.scenes, report.recovery_steps) == ("pruned", 2, 1)
+    assert report.epe3d.recovered_m == mean_epe3d(model, batches(2))
+    assert [(one.step, one.macs) for one in report.ladder] == [("teacher", macs(BIG)), ("pruned", macs(model.variant))]
+    with pytest.raises(UsageError, match="nothing to cut"):
+        prune(teacher, 2 * macs(BIG), batches(1), points=1024)
+    with pytest.raises(UsageError, match="at least one batch"):
+        prune(teacher, budget, [], points=1024)
