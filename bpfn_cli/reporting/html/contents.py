@@ -56,9 +56,9 @@ class Contents:
         accuracy = _tables(self.of_kind("accuracy"))
         yield Section("accuracy", "Accuracy", tables=accuracy, figures=self.drawn("distribution"), folds=folds)
         yield Section("waiting", "Runs without results", tables=_tables(self.of_kind("without_results")))
-        sizes, published = _tables(self.of_kind("complexity")), _folds(self.of_kind("published_complexity"))
-        title = "Size, and accuracy against cost"
-        yield Section("cost", title, tables=sizes, figures=self.drawn("cost"), folds=published)
+        folds = _folds([*self.of_kind("ladder"), *self.of_kind("published_complexity")])
+        title, sizes = "Size, and accuracy against cost", _tables(self.of_kind("complexity"))
+        yield Section("cost", title, tables=sizes, figures=self.drawn("cost"), folds=folds)
         yield self.study()
         by_class = _folds(class_report_tables(runs, results.others))
         yield Section("classes", "Errors by class of points", figures=self.drawn("classes"), folds=by_class)
