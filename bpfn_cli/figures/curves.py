@@ -70,8 +70,7 @@ class Panel:
 @styled
 def band_figure(panel: Panel, title: str) -> Figure:
     """One panel as wide as a column, with its legend below."""
-    rows = (len(panel.curves) + len(panel.lines) + 1) // 2
-    figure = new_figure(COLUMN_INCHES, 2.2 + 0.13 * rows)
+    figure = new_figure(COLUMN_INCHES, 2.1)
     axes = figure.subplots()
     _draw(axes, panel)
     axes.set(ylabel=panel.title, xlabel="epoch")

@@ -28,7 +28,7 @@ class Interval:
 @styled
 def forest_figure(rows: Sequence[Interval], title: str, unit: str) -> Figure:
     """Means and intervals, a line for each row, from the top; negative is better. Args: unit: of the axis."""
-    figure = new_figure(COLUMN_INCHES, 1.3 + 0.2 * len(rows))
+    figure = new_figure(COLUMN_INCHES, 0.85 + 0.2 * len(rows))
     axes = figure.subplots()
     axes.axvline(0, color="0.4", linewidth=0.8)
     strong, weak = curve_style(0)["color"], curve_style(5)["color"]

@@ -28,7 +28,7 @@ FACTOR_FOR_LOG = 8  # between the largest and the smallest value
 @styled
 def class_figure(classes: Sequence[str], errors: Mapping[str, Sequence[float | None]], title: str, axis: str) -> Figure:
     """A line for each network over the classes, in their order. Args: errors: by network, metres; None: no point."""
-    figure, axes = _column(len(errors))
+    figure, axes = _column()
     for label, style in styles_of(errors).items():
         values = np.array([np.nan if value is None else value for value in errors[label]], float)
         axes.plot(range(len(classes)), values, label=label_of(label), **style)
@@ -47,7 +47,7 @@ def class_figure(classes: Sequence[str], errors: Mapping[str, Sequence[float | N
 @styled
 def distribution_figure(errors: Mapping[str, Sequence[float | None]], title: str) -> Figure:
     """Share of the scenes below each error. Args: errors: of each network, a value for each scene, metres."""
-    figure, axes = _column(len(errors))
+    figure, axes = _column()
     for label, style in styles_of(errors).items():
         values = np.sort([value for value in errors[label] if value is not None])
         shares = 100 * np.arange(1, len(values) + 1) / len(values)
@@ -63,6 +63,6 @@ def distribution_figure(errors: Mapping[str, Sequence[float | None]], title: str
     return figure
 
 
-def _column(curves: int) -> tuple[Figure, Axes]:
-    figure = new_figure(COLUMN_INCHES, 2.2 + 0.13 * ((curves + 1) // 2))
+def _column() -> tuple[Figure, Axes]:
+    figure = new_figure(COLUMN_INCHES, 2.1)
     return figure, figure.subplots()

@@ -26,6 +26,7 @@ COLUMN_INCHES, PAGE_INCHES = 3.35, 7.0  # widths of a column and of a page of a 
 FORMATS = ("png", "svg")
 MOST_CURVES = 12  # which the style tells apart by color, line and marker
 LONGEST_LABEL = 44  # characters
+CHARACTERS_PER_INCH, ROW_INCHES = 18.6, 0.135  # of a legend
 # What other networks are compared with.
 REFERENCES: dict[str, dict[str, Any]] = {
     "zero flow": {"color": "0.55", "linestyle": ":"},
@@ -139,10 +140,18 @@ def _plain(value: float, _: object = None) -> str:
 
 
 def legend_below(figure: Figure, axes: Axes | Sequence[Axes], columns: int = 2) -> None:
-    """One legend below the axes, with each label once."""
+    """One legend below the axes, with each label once; the figure grows by its height.
+
+    Args: columns: at most; fewer if the labels are too long for them.
+    """
     handles: dict[str, Any] = {}
     for one in [axes] if not isinstance(axes, Sequence) else axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower left", ncols=min(columns, len(handles)))
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    longest = max(map(len, handles)) + 7  # with the line and the gap beside it
+    columns = max(1, min(columns, len(handles), int(width * CHARACTERS_PER_INCH / longest)))
+    figure.set_size_inches(width, height + ROW_INCHES * -(-len(handles) // columns) + 0.05)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower left", ncols=columns)

@@ -49,7 +49,7 @@ def bars_figure(bars: Sequence[Bar], title: str, quantity: str = TIME) -> Figure
     """Horizontal bars, a group for each case, with the value at their end and a whisker to p90."""
     paths = list(dict.fromkeys(path for bar in bars for path in bar.values))
     thickness = 0.8 / len(paths)
-    figure = new_figure(COLUMN_INCHES, 0.9 + (0.12 + 0.17 * len(paths)) * len(bars))
+    figure = new_figure(COLUMN_INCHES, 0.75 + (0.12 + 0.17 * len(paths)) * len(bars))
     axes = figure.subplots()
     for number, path in enumerate(paths):
         places = [place + (number - (len(paths) - 1) / 2) * thickness for place in range(len(bars))]
@@ -76,7 +76,7 @@ def scaling_figure(panels: Sequence[Scaling], title: str) -> Figure:
     """A panel for each quantity and size, all axes logarithmic; dotted: proportional to the size."""
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, 0.6 + 1.9 * rows)
+    figure = new_figure(PAGE_INCHES if columns > 1 else COLUMN_INCHES, 0.4 + 1.9 * rows)
     set_title(figure, title)
     grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes, panel in zip(grid, panels, strict=False):

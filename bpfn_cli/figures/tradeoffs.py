@@ -45,7 +45,7 @@ def tradeoff_figure(networks: Sequence[Network], title: str, lines: Mapping[str,
     labels = list(dict.fromkeys(one.label for one in networks))
     width = COLUMN_INCHES if len(costs) == 1 else PAGE_INCHES
     columns, per_row = min(len(costs), 4), 2 if len(costs) == 1 else 4
-    figure = new_figure(width, 2.3 + 0.14 * -(-len(labels) // per_row))
+    figure = new_figure(width, 2.1)
     set_title(figure, title)
     every = list(figure.subplots(1, columns, squeeze=False, sharey=True)[0])
     for axes, cost in zip(every, costs, strict=False):

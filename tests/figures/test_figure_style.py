@@ -53,15 +53,27 @@ def test_svg_is_as_wide_as_a_column_and_its_text_is_text() -> None:
 def test_names_are_drawn_as_they_are() -> None:
     names = ["$x$ <script>", "_hidden"]
     text = figure_bytes(figure(*names), "svg").decode()
-    assert "$x$ &lt;script&gt;" in text and "_hidden" in text
+    assert ">$x$ &lt;script&gt;</text>" in text and "_hidden</text>" in text
     assert label_of("a\nb") == "a\\nb"
     assert len(label_of("x" * 100)) < 50
 
 
+def test_long_labels_take_a_row_each_and_nothing_is_cut_off() -> None:
+    short, long = figure("a", "b"), figure(40 * "a", 40 * "b")
+    assert long.get_figheight() > short.get_figheight()
+    for drawn in (short, long):
+        with paper_style():
+            drawn.draw_without_rendering()
+        (legend,) = drawn.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1 and box.y0 >= 0
+
+
 def test_style_tells_all_curves_apart_and_repeats_none() -> None:
     with paper_style():
-        looks = [tuple(curve_style(number).items()) for number in range(MOST_CURVES)]
-        assert len(set(looks)) == MOST_CURVES
+        looks = [curve_style(number) for number in range(MOST_CURVES)]
+        assert len({look["marker"] for look in looks}) == MOST_CURVES  # also in gray
+        assert len({(look["color"], look["linestyle"]) for look in looks}) == MOST_CURVES
         assert curve_style(MOST_CURVES) == curve_style(0)
 
 

@@ -151,7 +151,8 @@ class _Written:
                     bar(done, len(self.drawings), one.stem)
             say(f"{2 * len(self.drawings)} figures in {flags.figures}")
         if self.pages is not None:
-            self.pages.write(self.results, self.tables, SECONDS_BETWEEN_LOOKS if flags.watch else None)
+            with ConsoleProgress().bar("drawing") as bar:
+                self.pages.write(self.results, self.tables, SECONDS_BETWEEN_LOOKS if flags.watch else None, bar)
 
 
 def _read(flags: ReportFlags, runs: Path) -> tuple[RunResults, Report]:

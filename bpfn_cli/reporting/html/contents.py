@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from bpfn_cli.errors import printable
+from bpfn_cli.progress import OnProgress
 from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.comparison import comparison_report
 from bpfn_cli.reporting.drawings import Drawing, run_drawings
@@ -100,13 +101,21 @@ def page_of(
     scenes: Sequence[SceneSet],
     options: Options | None = None,
     pictures: Pictures | None = None,
+    progress: OnProgress = None,
 ) -> Page:
-    """Args: report: the tables of `results`. scenes: with their pages. pictures: keeps figures between pages."""
-    options = options or Options()
+    """Args: report: the tables of `results`. scenes: with their pages. pictures: keeps figures between pages.
+
+    progress: is told the number of figures that are drawn, and of all.
+    """
+    options, pictures = options or Options(), pictures or Pictures()
     drawings = run_drawings(
         results, published=options.published, latency_ms=options.latency_ms, most_networks=MOST_NETWORKS
     )
-    return Contents(results, report, scenes, drawings, pictures or Pictures()).page()
+    for done, one in enumerate(drawings, start=1):
+        pictures.of(one)
+        if progress is not None:
+            progress(done, len(drawings))
+    return Contents(results, report, scenes, drawings, pictures).page()
 
 
 def _tables(tables: Iterable[Table]) -> list[DrawnTable]:

@@ -20,7 +20,7 @@ from bpfn_cli.reporting.drawings import Drawing
 from bpfn_cli.reporting.html.scenes import SceneSet
 from bpfn_cli.reporting.tables import Column, Table, Value
 
-SHORT_TEXT = 32  # characters that are kept in one line
+SHORT_TEXT = 60  # characters that are kept in one line
 RESOURCES = Path(bpfn_cli.resources.__file__).parent / "report"
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bpfn_cli.viewing.scene import Scene
 
 FOLDER = "scenes"
+LONGEST_STEM = 100  # of the name of a page, before that of the scene
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,19 @@ def scene_sets(results: RunResults, count: int) -> Iterator[SceneSet]:
 
     Each has a page, which is not written yet.
     """
+    used: list[str] = []
     for group in tables_of(results.runs, results.others) if count else ():
         found = [one for one in group if isinstance(one, Result) and one.run.complete and one.evaluation.scenes]
         found = [one for one in found if one.record.role == "student"] or found
         if not found:
             continue
         best = min(found, key=lambda one: one.evaluation.model.epe3d)
-        stem = file_stem(best.run.name, best.protocol.dataset)
+        stem = file_stem(best.run.name, best.protocol.dataset)[:LONGEST_STEM]
+        used.append(stem)
+        stem += f"-{used.count(stem)}" * (used.count(stem) > 1)
         ordered = sorted(best.evaluation.scenes, key=lambda scene: (-scene.model, scene.name))
-        worst, rest = ordered[:count], ordered[count:][-count:]
+        half = min(count, (len(ordered) + 1) // 2)
+        worst, rest = ordered[:half], ordered[half:][-count:]
         shown = [*_shown(worst, "worst", stem), *_shown(rest, "best", stem)]
         title = f"{best.record.variant}, {best.method} ({best.run.name}): {best.protocol.title}"
         yield SceneSet(title, best, tuple(shown))
@@ -84,7 +89,7 @@ def write_scenes(one: SceneSet, folder: Path) -> SceneSet:
 
 
 def _shown(rows: Sequence[SceneRow], among: str, stem: str) -> list[ShownScene]:
-    pages = [f"{FOLDER}/{file_stem(stem, row.name)}.html" for row in rows]
+    pages = [f"{FOLDER}/{stem}_{file_stem(row.name)}.html" for row in rows]
     return [ShownScene(row.name, among, row.model, page) for row, page in zip(rows, pages, strict=True)]
 
 
@@ -103,6 +108,8 @@ def _predicted(result: Result, names: Sequence[str]) -> Iterator[Scene]:
             raise DataError(f"{printable(needed)} is not here")
     dataset = open_dataset(path, evaluation.dataset.split, evaluation.dataset.region)
     _check(evaluation, dataset.identity(), weights)
+    if missing := sorted(set(names) - set(dataset.names)):
+        raise DataError(f"{printable(path)}: has no scene {printable(missing[0])}")
     network = load_checkpoint(weights)
     parts = evaluation.parts
     predict = network_flow_in_parts(network, "cpu", parts, evaluation.seed) if parts else network_flow(network)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfn_cli.files import make_folder, write_atomic
+from bpfn_cli.progress import OnProgress
 from bpfn_cli.reporting.html.contents import Options, page_of
 from bpfn_cli.reporting.html.page import Pictures, html_of
 from bpfn_cli.reporting.html.scenes import SceneSet, page_files, scene_sets, write_scenes
@@ -40,11 +41,18 @@ class PageWriter:
         """The files that `write` writes, relative to the folder."""
         return [INDEX, *page_files(list(scene_sets(results, self.scenes)))]
 
-    def write(self, results: RunResults, report: Report, refresh: float | None = None) -> None:
-        """Write all files. Args: refresh: seconds after which the page reloads itself. Raises: DiskError."""
+    def write(
+        self, results: RunResults, report: Report, refresh: float | None = None, progress: OnProgress = None
+    ) -> None:
+        """Write all files.
+
+        Args: refresh: seconds after which the page reloads itself. progress: as of `page_of`.
+        Raises: DiskError.
+        """
         make_folder(self.folder)
         sets = [self._with_pages(one) for one in scene_sets(results, self.scenes)]
-        page = page_of(results, report, sets, Options(self.published, self.latency_ms), self._pictures)
+        options = Options(self.published, self.latency_ms)
+        page = page_of(results, report, sets, options, self._pictures, progress)
         write_atomic(self.index, html_of(page, None if refresh is None else round(refresh)).encode())
 
     def _with_pages(self, one: SceneSet) -> SceneSet:

@@ -82,7 +82,7 @@ def test_only_a_watched_page_reloads_itself(tmp_path: Path) -> None:
 
 def test_cells_are_sorted_by_all_digits_and_the_best_is_marked() -> None:
     columns = [Column("name", "Name", lambda row: row[0]), Column("e", "E", lambda row: row[1], ".2f", "m", "lowest")]
-    rows = [Row(("a", 0.123), "", True), Row(("b" * 50, 0.1), "", True), Row(("c", None))]
+    rows = [Row(("a", 0.123), "", True), Row(("b" * 70, 0.1), "", True), Row(("c", None))]
     table = DrawnTable.of(Table("kind", "title", columns, rows))
     assert [head.text for head in table.heads] == ["Name", "E\u00a0[m]"]
     assert [row.cells[1] for row in table.rows] == [
@@ -178,13 +178,22 @@ def test_pages_of_scenes_are_among_the_files_that_are_checked(evaluated: Path) -
     files = PageWriter(evaluated / "page", scenes=1).files(read_runs(evaluated / "runs"))
     assert files == [
         "index.html",
-        "scenes/run-flyingthings3d_0000040.html",
-        "scenes/run-flyingthings3d_0000000.html",
+        "scenes/run_flyingthings3d_0000040.html",
+        "scenes/run_flyingthings3d_0000000.html",
     ]
     assert PageWriter(evaluated / "page", scenes=0).files(read_runs(evaluated / "runs")) == ["index.html"]
 
 
-@pytest.mark.parametrize("change", ["weights gone", "data gone", "other weights", "other data"])
+def test_pages_of_two_tables_or_of_long_names_are_different_files(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "runs" / ("long" * 50), evaluation(scenes=SCENES), evaluation(scenes=SCENES, points=2048)
+    )
+    files = PageWriter(tmp_path / "page", scenes=2).files(read_runs(run.parent))
+    assert len(set(files)) == len(files) == 9
+    assert max(len(Path(name).name) for name in files) < 255
+
+
+@pytest.mark.parametrize("change", ["weights gone", "data gone", "other weights", "other data", "other name"])
 def test_scenes_without_their_weights_or_data_are_only_named(evaluated: Path, change: str) -> None:
     weights, data = evaluated / "runs" / "run" / "student.safetensors", evaluated / "things"
     if change == "weights gone":
@@ -193,6 +202,9 @@ def test_scenes_without_their_weights_or_data_are_only_named(evaluated: Path, ch
         data.rename(evaluated / "elsewhere")
     elif change == "other weights":
         save_checkpoint(weights, tiny_network(1))
+    elif change == "other name":
+        (path,) = (evaluated / "runs" / "run" / "evaluations").iterdir()
+        path.write_text(path.read_text().replace('"0000040"', '"0000040x"'))
     else:
         np.save(data / "val" / "0000000" / "pc1.npy", np.ones((LEAST, 3), np.float32))
     html = write(evaluated / "runs", evaluated / "page")
