@@ -10,14 +10,11 @@ papers do not test on, all points at once. What is finished is not repeated: the
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from commands import accuracy, bpfn
 from tabulate import tabulate
 
 from bpfn_cli.data.datasets import open_dataset
@@ -35,17 +32,18 @@ KINDS = {
 }  # name -> options of `bpfn synth`
 FEW = 100
 RECIPE = ["data.augment.crop=4", "train.batch_size=4", "train.optimizer=muon", "train.lr=1e-3", "train.warmup_steps=30"]
-TEST_POINTS = 8192
+TEST = ["--split", "all", "--points", 8192]
 
 
 def main() -> None:
     """Train, test and print the table."""
     options = _options()
     found: dict[str, list[dict[str, Any]]] = {}
+    test = _untested_scenes(options.data, options.work / "kitti")
     for seed in range(options.seeds):
         for kind in options.kind or KINDS:
             run = _train(kind, seed, options)
-            found.setdefault(kind, []).append(_test(run, options))
+            found.setdefault(kind, []).append(accuracy(run, "ablation", "--data", test, *TEST))
     headers = ["scenes", "EPE3D [m]", "of each seed", "Acc3DR"]
     print(
         tabulate(
@@ -74,25 +72,12 @@ def _train(kind: str, seed: int, options: argparse.Namespace) -> Path:
     name = "-".join("".join(c if c.isalnum() else " " for c in kind).split())
     stored, scenes = "--live" not in KINDS[kind], options.work / "data" / name
     epochs = options.samples // FEW if stored and kind != "rooms" else 1
-    _bpfn("synth", *KINDS[kind], "--train", options.samples // epochs, "--val", 8, "--seed", 700, "--out", scenes)
+    bpfn("synth", *KINDS[kind], "--train", options.samples // epochs, "--val", 8, "--seed", 700, "--out", scenes)
     run = options.work / "runs" / f"{name}-seed{seed}"
     changes = [word for change in RECIPE for word in ("--set", change)]
     given = ("--variant", options.variant, "--points", options.points, "--epochs", epochs, "--seed", seed)
-    _bpfn("train", "--data", scenes, *given, *changes, "--runs", run.parent, "--name", run.name, "--resume")
+    bpfn("train", "--data", scenes, *given, *changes, "--runs", run.parent, "--name", run.name, "--resume")
     return run
-
-
-def _test(run: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """EPE3D [m] and Acc3DR of a run, kept in its folder."""
-    path = run / "ablation.json"
-    if not path.is_file():
-        scenes = _untested_scenes(options.data, options.work / "kitti")
-        flags = ("--split", "all", "--points", TEST_POINTS, "--json", "--force")
-        report = json.loads(_bpfn("eval", "--checkpoint", run, "--data", scenes, *flags))
-        row = next(row for row in report["rows"] if row["name"] == "model")
-        write_json(path, {"epe3d": row["epe3d"], "acc3d_relax": row["acc3d_relax"]})
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def _untested_scenes(kitti: Path, folder: Path) -> Path:
@@ -102,14 +87,6 @@ def _untested_scenes(kitti: Path, folder: Path) -> Path:
         if not (folder / name).exists():
             (folder / name).symlink_to((kitti / name).resolve())
     return folder
-
-
-def _bpfn(*words: object) -> str:
-    """Run a command; its progress goes to the terminal."""
-    command = [sys.executable, "-m", "bpfn_cli.cli", *map(str, words)]
-    print("$ bpfn", *words, file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
-    return done.stdout
 
 
 def _row(kind: str, rows: list[dict[str, Any]]) -> list[str]:

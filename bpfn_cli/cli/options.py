@@ -139,5 +139,9 @@ CalendarName = Annotated[
     typer.Option(help="Epochs that are validated; fast: every fifth in mid-training."),
 ]
 SelectOn = Annotated[choices.Selection | None, typer.Option(help="Scenes that select the best checkpoint.")]
+Quantize = Annotated[
+    choices.Quantize | None,
+    typer.Option(help="Train with the rounded weights and activations of int8 inference."),
+]
 PrecisionName = Annotated[Precision, PRECISION]
 TrainingPrecision = Annotated[Precision | None, PRECISION]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpfn_cli.models.fake_quantization import quantizer_of
 from bpfn_cli.models.variants import WEIGHTNET_HIDDEN
 from bpfn_cli.ops import convolve_neighbors, flatten_indices, gather, propagate_max
 from bpfn_cli.ops.batch_norm import BatchNorm1d, BatchNorm2d
@@ -28,13 +29,16 @@ def activate(x: Tensor, slope: float = LEAKY_SLOPE) -> Tensor:
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """The (out, in) matrix of a linear layer or 1x1 convolution."""
+    """The (out, in) matrix of a linear layer or 1x1 convolution, rounded if it has a quantizer."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight.flatten(1)
+    quantizer = quantizer_of(layer)
+    return weight.flatten(1) if quantizer is None else quantizer.weight(weight.flatten(1))
 
 
 def apply_linear(layer: nn.Module, x: Tensor, slope: float = 1.0) -> Tensor:
     """Apply a linear layer or 1x1 convolution to the last dimension of `x`; scale negative results by `slope`."""
+    if (quantizer := quantizer_of(layer)) is not None:
+        x = quantizer(x)
     return linear(x, matrix(layer), layer.bias, slope)  # type: ignore[arg-type]
 
 
@@ -198,6 +202,10 @@ class PointConv(nn.Module):
         """
         offsets = gather(points, neighbors) - queries[:, :, None]
         weights = self.weightnet(offsets)
+        if not self.separable and quantizer_of(self.linear) is not None:
+            grouped = torch.cat([offsets, gather(features, neighbors)], dim=-1)
+            mixed = (grouped.transpose(2, 3) @ weights).flatten(2)
+            return apply_norm(self.bn_linear, apply_linear(self.linear, mixed), LEAKY_SLOPE)
         on_features, kernel, bias = self.kernel()
         features = features if on_features is None else linear(features, on_features, None)
         rows = flatten_indices(neighbors, features.shape[1])
@@ -291,6 +299,9 @@ class BidirectionalFlowEmbedding(nn.Module):
         if scale is not None and shift is not None:
             own, other = own * scale + shift, other * scale
         weight, bias = fold_norm(matrix(block.linear), block.linear.bias, block.norm)  # type: ignore[arg-type]
+        if (quantizer := quantizer_of(block.linear)) is not None:
+            inner = quantizer(activate(gather(other, neighbors) + own[:, :, None]))
+            return activate(linear(inner, weight, None).max(dim=2).values + bias)
         rows = flatten_indices(neighbors, other.shape[1]).flatten(0, 1)
         x = propagate_max(own.flatten(0, 1), other.flatten(0, 1), rows, in_matrix_precision(weight))
         return activate(x.add_(bias)).view(*own.shape[:2], -1)

@@ -8,34 +8,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bpfn_cli.choices import Stored
+from bpfn_cli.choices import Calibration, Stored
 from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
 from bpfn_cli.metrics.evaluation import Predictor, evaluate
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.exported import FORMATS
-from bpfn_cli.models.exported.base import Request, Runner
+from bpfn_cli.models.exported.base import Clouds, Request, Runner
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
 from bpfn_cli.profiling.workload import synthetic_batch
 from bpfn_cli.progress import ProgressCallback
 
-# What is measured: the formats, with the types of the weights in the file.
-MEASURED: tuple[tuple[str, Stored], ...] = (
-    ("safetensors", "float32"),
-    ("safetensors", "float16"),
-    ("pth", "float32"),
-    ("onnx", "float32"),
-    ("onnx", "float16"),
-    ("torch", "float32"),
+
+class Kind(NamedTuple):
+    """A format, the type of the weights in the file, and how the ranges of inputs are found, if it computes in int8."""
+
+    format: str
+    stored: Stored
+    calibration: Calibration | None = None
+
+    @property
+    def weights(self) -> str:
+        """Of a row of the table."""
+        return f"{self.stored} {self.calibration}" if self.calibration else self.stored
+
+
+MEASURED = (
+    Kind("safetensors", "float32"),
+    Kind("safetensors", "float16"),
+    Kind("safetensors", "int8"),
+    Kind("pth", "float32"),
+    Kind("onnx", "float32"),
+    Kind("onnx", "float16"),
+    Kind("onnx", "int8", "minmax"),
+    Kind("onnx", "int8", "percentile"),
+    Kind("torch", "float32"),
 )
 
 _CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.formats import answer; answer()"
@@ -68,49 +85,54 @@ def measure_formats(
     points: int,
     rounds: int,
     dataset: SceneDataset | None = None,
+    scenes: Sequence[Clouds] = (),
     progress: ProgressCallback | None = None,
 ) -> list[FormatCost]:
     """Export a network to each format and measure the files; passes of all of them take turns.
 
+    Args: dataset: to measure EPE3D on. scenes: to calibrate int8 with.
     Raises: UsageError: an extra is missing. OutOfMemoryError.
     """
     batch, tick = synthetic_batch(points, 1), _Ticker(progress, 2 * len(MEASURED) + rounds + 1 + (dataset is not None))
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[tuple[str, Stored], Path] = {}
-        for name, stored in MEASURED:
-            files[name, stored] = path = Path(folder) / f"{stored}{FORMATS[name].suffix}"
-            path.write_bytes(FORMATS[name].write(model, Request(points, stored)))
+        files: dict[Kind, Path] = {}
+        for kind in MEASURED:
+            format = FORMATS[kind.format]
+            files[kind] = path = Path(folder) / f"{kind.weights}{format.suffix}"
+            calibrated = {"scenes": scenes, "calibration": kind.calibration} if kind.calibration else {}
+            path.write_bytes(format.write(model, Request(points, kind.stored, **calibrated)))  # type: ignore[arg-type]
             tick()
         memory = {}
-        for (name, stored), path in files.items():
-            memory[name, stored] = _peak_mb(name, path, points)
+        for kind, path in files.items():
+            memory[kind] = _peak_mb(kind.format, path, points)
             tick()
-        runners = {key: FORMATS[key[0]].read(path.read_bytes(), path.name) for key, path in files.items()}
-        sizes = {key: path.stat().st_size for key, path in files.items()}
-    times: dict[tuple[str, Stored], list[float]] = {key: [] for key in runners}
+        runners = {kind: FORMATS[kind.format].read(path.read_bytes(), path.name) for kind, path in files.items()}
+        sizes = {kind: path.stat().st_size for kind, path in files.items()}
+    times: dict[Kind, list[float]] = {kind: [] for kind in runners}
     for _ in range(rounds + 1):  # the first warms up
-        for key, runner in runners.items():
-            times[key].append(_milliseconds(runner, batch.pc1, batch.pc2))
+        for kind, runner in runners.items():
+            times[kind].append(_milliseconds(runner, batch.pc1, batch.pc2))
         tick()
     errors: dict[str, float] = {}
     if dataset is not None:
-        found = evaluate({" ".join(key): _predictor(runner) for key, runner in runners.items()}, dataset, points=points)
+        predictors = {f"{kind.format} {kind.weights}": _predictor(runner) for kind, runner in runners.items()}
+        found = evaluate(predictors, dataset, points=points)
         errors = {name: metrics.epe3d for name, metrics in found.means.items()}
         tick()
     return [
         FormatCost(
-            format=name,
-            stored=stored,
-            runtime={"onnx": "onnxruntime", "torch": "torch"}.get(name, "bpfn"),
+            format=kind.format,
+            stored=kind.weights,
+            runtime={"onnx": "onnxruntime", "torch": "torch"}.get(kind.format, "bpfn"),
             device="cpu",
-            bytes=sizes[name, stored],
-            epe3d_m=errors.get(f"{name} {stored}"),
-            median_ms=median(times[name, stored][1:]),
-            p90_ms=float(np.quantile(times[name, stored][1:], 0.9)),
-            times_ms=times[name, stored][1:],
-            peak_memory_mb=memory[name, stored],
+            bytes=sizes[kind],
+            epe3d_m=errors.get(f"{kind.format} {kind.weights}"),
+            median_ms=median(times[kind][1:]),
+            p90_ms=float(np.quantile(times[kind][1:], 0.9)),
+            times_ms=times[kind][1:],
+            peak_memory_mb=memory[kind],
         )
-        for name, stored in runners
+        for kind in runners
     ]
 
 

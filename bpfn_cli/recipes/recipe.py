@@ -32,6 +32,7 @@ from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
 CONFIDENCE_M = 0.1  # the default of `basic.confidence_m` without labels
+QUANTIZING = ("plain", "self")  # strategies that train one student, by gradients of rounded layers
 CONTROL_NAMES = {"random": "random-teacher", "shuffled": "shuffled-teacher", "random_adapter": "random-adapter"}
 
 
@@ -140,6 +141,7 @@ class TrainSettings:
     their loss or gradient is not finite. wandb: Weights & Biases project to log to; null: none.
     precision, teacher_precision: of the large matrix products: 32, bf16, or 16 with a scaled loss; weights, losses and
     evaluation stay float32.
+    quantize: `int8`: the student computes what int8 inference will, with rounded weights and activations; null: not.
     """
 
     epochs: Count = 12
@@ -165,6 +167,7 @@ class TrainSettings:
     wandb: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     precision: AnyPrecision = Precision.float32
     teacher_precision: AnyPrecision = Precision.float32
+    quantize: choices.Quantize | None = None
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole training."""
@@ -231,6 +234,7 @@ class Recipe:
         losses, stop, control = self.losses(), self.early_stop.kind, self.control
         parts = [*(["fine-tuned"] if self.initial else []), *losses]
         parts += [self.strategy.kind] if self.strategy.kind != "plain" else []
+        parts += [self.train.quantize] if self.train.quantize else []
         parts += ["unlabeled"] if self.data.is_unlabeled else []
         parts += [f"early-stop-{stop}"] if losses and stop != "never" else []
         parts += [CONTROL_NAMES[control]] if losses and control != "none" else []
@@ -238,7 +242,7 @@ class Recipe:
 
     def for_teacher(self) -> Recipe:
         """The recipe that trains the teacher: its variant, with the supervised loss alone."""
-        data, train = replace(self.data, views=None), replace(self.train, teacher_cache=None)
+        data, train = replace(self.data, views=None), replace(self.train, teacher_cache=None, quantize=None)
         return Recipe(
             variant=self.teacher, teacher=self.teacher, loss=("none",), seed=self.seed, data=data, train=train
         )
@@ -291,10 +295,22 @@ def checked_recipe(tree: Tree) -> Recipe:
         raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
     for name in recipe.losses():
         check_loss_name(name)
+    _check_quantize(recipe)
     unused = sorted(set(recipe.objective.own) - set(recipe.loss))
     if unused:
         raise UsageError(f"objective.own.{printable(unused[0])}: this recipe has no such --loss")
     return recipe
+
+
+def _check_quantize(recipe: Recipe) -> None:
+    """Raises: UsageError: the recipe combines int8 with what works only in float."""
+    if recipe.train.quantize is None:
+        return
+    kind, prefix = recipe.strategy.kind, f"train.quantize {recipe.train.quantize}"
+    if kind not in QUANTIZING:
+        raise UsageError(f"{prefix}: does not work with strategy {kind}; use {' or '.join(QUANTIZING)}")
+    if recipe.train.precision is not Precision.float32:
+        raise UsageError(f"{prefix}: leave train.precision at 32, not {recipe.train.precision.value}")
 
 
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:
@@ -315,6 +331,7 @@ WITHOUT_EFFECT = {
 # Part, key and usual value.
 NEW_KEYS = (
     ("train", "optimizer", "adam"),
+    ("train", "quantize", None),
     ("data", "split", "train"),
     ("data", "labels", True),
     ("data", "frame", None),

@@ -24,6 +24,7 @@ from bpfn_cli.locks import only_holder
 from bpfn_cli.losses import is_own_loss
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models.checkpoint import build_from, checkpoint_bytes
+from bpfn_cli.models.fake_quantization import RANGES, add_quantizers, round_weights
 from bpfn_cli.runs.checkpoints import Checkpoints
 from bpfn_cli.runs.loggers import MetricsLogger
 from bpfn_cli.runs.record import EVALUATIONS, LOCK, METRICS, RunRecord, read_record
@@ -168,15 +169,20 @@ class RunFolder:
                 stream.write(f"{_now().isoformat()} {printable(text)}\n")
 
     def deploy(self, number: int, **metadata: Any) -> Path:
-        """Write the weights of a checkpoint to `student.safetensors`. Raises: CheckpointError, DiskError.
+        """Write the weights of a checkpoint to `student.safetensors`; for int8, rounded and with the learned ranges.
 
-        Args: metadata: beside that of the checkpoint.
+        Args: metadata: beside that of the checkpoint. Raises: CheckpointError, DiskError.
         """
         path = self.path / STUDENT
 
         def write() -> None:
             found = self.checkpoints.read(number)
-            files.write_atomic(path, checkpoint_bytes(build_from(found.weights), {**found.metadata, **metadata}))
+            model, about = build_from(found.weights), {**found.metadata, **metadata}
+            if ranges := found.state["strategy"].get(RANGES):
+                add_quantizers(model)
+                round_weights(model)
+                about[RANGES] = {name: ends.tolist() for name, ends in ranges.items()}
+            files.write_atomic(path, checkpoint_bytes(model, about))
 
         from_main(write)
         return path

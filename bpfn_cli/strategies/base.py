@@ -17,6 +17,7 @@ from bpfn_cli.losses import Objective
 from bpfn_cli.losses.objective import TermCheck
 from bpfn_cli.losses.term import NoOptions
 from bpfn_cli.models import BiPointFlowNet, Variant
+from bpfn_cli.models.fake_quantization import RANGES, get_ranges, set_ranges
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.precision import Precision
 from bpfn_cli.rng import keyed_generator
@@ -162,12 +163,14 @@ class Strategy:
         """Everything needed to resume the training, except the position in the epoch."""
         scale = [self.scaler.get_scale(), self.scaler.state_dict().get("_growth_tracker", 0)]
         parts = {name: getattr(self, name).state_dict() for name in self.stateful}
-        return {"steps": self.steps, **parts, "loss_scale": scale}
+        ranges = {name: torch.tensor(ends) for name, ends in get_ranges(self.student).items()}
+        return {"steps": self.steps, **parts, "loss_scale": scale, **({RANGES: ranges} if ranges else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
+        set_ranges(self.student, state.get(RANGES, {}))
         scale, growth_tracker = state["loss_scale"]
         own = self.scaler.state_dict()  # empty if disabled
         self.scaler.load_state_dict(own and own | {"scale": scale, "_growth_tracker": growth_tracker})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from bpfn_cli import distributed
 from bpfn_cli.config import to_tree
 from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import UsageError, printable
@@ -15,6 +16,7 @@ from bpfn_cli.losses import LOSSES, Objective, build_losses, is_own_loss
 from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
+from bpfn_cli.models.fake_quantization import add_quantizers
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
@@ -69,6 +71,10 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
+    if job.recipe.train.quantize is not None:
+        if distributed.size() > 1:
+            raise UsageError("train.quantize int8: ranges belong to one process; leave out --devices and --nodes")
+        add_quantizers(student)
     if teacher is not None:
         teacher.check_fits(student)
         own, other = (sum(each.numel() for each in one.parameters()) for one in (student, teacher.network))
@@ -163,6 +169,8 @@ def job_notes(job: Job) -> Iterator[str]:
     if (recipe.data.workers or 0) > usable_cores():
         yield f"data.workers {recipe.data.workers}: more than the {usable_cores()} cores that this process may use"
     yield from _unused_options(recipe)
+    if recipe.train.quantize is not None:
+        yield "train.quantize int8: the test has float32 activations; `bpfn export --precision int8` measures int8"
     if recipe.data.split == "test" and job.data.test_path is None:
         yield "data.split test: trains on the scenes that it is tested on; its results will be training errors"
     if not job.data.train.has_flow:

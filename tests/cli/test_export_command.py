@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import bpfn, refused, succeeded
-from tiny_world import LEAST, Scenes, tiny_network
+from tiny_world import LEAST, Scenes, tiny_network, write_things
 
 from bpfn_cli.models import load_checkpoint, save_checkpoint
 
@@ -21,6 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "a.npy", scene.pc1)
     np.save(folder / "b.npy", scene.pc2)
     succeeded(bpfn("export", "--checkpoint", "tiny.safetensors", "--out", "tiny.onnx", cwd=folder))
+    write_things(folder / "things", train=5)
     return folder
 
 
@@ -64,6 +65,31 @@ def test_predict_refuses_what_an_onnx_file_cannot_do(folder: Path) -> None:
     assert not (folder / "no.npy").exists()
 
 
+@pytest.mark.parametrize("more", [("--data", "things", "--scenes", 4), ("--calibrate", "minmax", "--scenes", 4)])
+def test_int8_is_calibrated_and_predict_runs_it(folder: Path, more: tuple[object, ...]) -> None:
+    words = ("export", "--checkpoint", "tiny.safetensors", "--precision", "int8", "--out", "int8.onnx", "--force")
+    done = succeeded(bpfn(*words, *more, cwd=folder))
+    method = "minmax" if "minmax" in more else "percentile"
+    where = "scenes of things" if "things" in more else "rendered driving scenes"
+    assert f"int8: calibrating ({method}) with 4 {where} of 2,048 points" in done.stderr.replace("1,024", "2,048")
+    assert (folder / "int8.onnx").stat().st_size < (folder / "tiny.onnx").stat().st_size + 1e5
+    succeeded(
+        bpfn("predict", "a.npy", "b.npy", "--checkpoint", "int8.onnx", "--out", "int8.npy", "--force", cwd=folder)
+    )
+
+
+def test_learned_ranges_are_used_unless_asked_otherwise(folder: Path) -> None:
+    from bpfn_cli.models.fake_quantization import RANGES, add_quantizers, quantizers
+
+    add_quantizers(model := tiny_network())
+    ranges = {name: [-3.0, 3.0] for name in quantizers(model)}
+    save_checkpoint(folder / "learned.safetensors", tiny_network(), **{RANGES: ranges})
+    words = ("export", "--checkpoint", "learned.safetensors", "--precision", "int8", "--out", "learned.onnx", "--force")
+    assert "with the ranges learned in training" in succeeded(bpfn(*words, cwd=folder)).stderr
+    again = succeeded(bpfn(*words, "--calibrate", "minmax", "--scenes", 4, cwd=folder))
+    assert "calibrating (minmax)" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -74,6 +100,12 @@ def test_predict_refuses_what_an_onnx_file_cannot_do(folder: Path) -> None:
         (("--out", "x.tflite"), 2, "x.tflite: use one of the suffixes"),
         (("--out", "no/tiny.safetensors/x.onnx", "--pair", "a.npy", "b.npy", "--data", "."), 2, "use only one of"),
         (("--pair", "a.npy", "none.npy", "--out", "new.onnx"), 3, "none.npy"),
+        (("--calibrate", "minmax", "--out", "new.onnx"), 2, "--calibrate: has no effect with --precision float32"),
+        (("--scenes", 9, "--out", "new.onnx"), 2, "--scenes: has no effect with --precision float32"),
+        (("--precision", "int8", "--scenes", 3, "--out", "new.onnx"), 2, "calibration needs 4 scenes or more"),
+        (("--precision", "int8", "--out", "new.pth"), 2, "a pth file has float32, float16, bfloat16"),
+        (("--precision", "int8", "--data", "things", "--out", "new.onnx"), 2, "things has 5 to calibrate with"),
+        (("--precision", "int8", "--out", "/dev/full/x.onnx"), 5, "/dev/full"),
         (("--out", "tiny.safetensors"), 2, "is also an input"),
         (("--out", "tiny.onnx"), 5, "tiny.onnx: exists"),
         (("--checkpoint", "tiny.onnx"), 4, "tiny.onnx: an exported network; give the checkpoint"),

@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from bpfn_cli.choices import ExportFormat, Frame, Stored
+from bpfn_cli.choices import Calibration, ExportFormat, Frame, Stored
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
 
 if TYPE_CHECKING:
+    from bpfn_cli.models import Checkpoint
     from bpfn_cli.models.exported import Comparison
+    from bpfn_cli.models.exported.base import Clouds, Format
+    from bpfn_cli.models.fake_quantization import Ranges
 
 POINTS = Option("--points", help="Points of each cloud, or `dynamic` (the default of onnx).", metavar="N|dynamic")
 PAIR = Option("--pair", help="Two clouds to compare on.", metavar="PC1 PC2")
 FRAME = Option("--frame", help="Axes of the clouds of --pair; see `bpfn predict --help`.")
+CALIBRATE = Option("--calibrate", help="How int8 measures ranges; default: percentile, unless they were learned.")
+SCENES = Option("--scenes", min=1, max=10**4, help="Scenes to calibrate int8 with; default: 8.", metavar="N")
 DYNAMIC = "dynamic"
+DEFAULT_SCENES = 8
+CALIBRATION_POINTS = 2048  # of each cloud, for files that take any number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +40,13 @@ class ExportFlags:
     precision: Annotated[Stored, Option("--precision", help="Type of the weights in the file.")] = "float32"
     pair: Annotated[tuple[str, str] | None, PAIR] = None
     data: Annotated[
-        Path | None, options.path("--data", help="Dataset whose first test scene to compare on.", metavar="DIR")
+        Path | None,
+        options.path(
+            "--data", help="Dataset to calibrate int8 with, and to compare on its first scene.", metavar="DIR"
+        ),
     ] = None
+    calibrate: Annotated[Calibration | None, CALIBRATE] = None
+    scenes: Annotated[int | None, SCENES] = None
     frame: Annotated[Frame | None, FRAME] = None
     force: options.Force = False
     json: options.Json = False
@@ -48,20 +60,25 @@ def export(flags: ExportFlags) -> None:
     published network. safetensors: weights for bpfn.
 
     The flows of both are compared on a pair of clouds: that of --pair, the first test scene of --data, or a synthetic
-    scene. If they differ by more than the precision explains, nothing is written. With less than float32, only the
+    scene. If they differ by more than the precision explains, nothing is written. With float16 and bfloat16, only the
     weights in the file are smaller; everything is computed in float32.
+
+    int8: an onnx file computes with int8 weights and 8-bit inputs of the layers. Their ranges come from training with
+    `bpfn distill --quantize int8`, or are measured on scenes of --data, or on rendered driving scenes. Coordinates,
+    distances, neighbors and interpolation stay in float32.
 
     \b
     Examples:
       $ bpfn export                                                     # weightnet4 to weightnet4.onnx
       $ bpfn export --checkpoint mine.safetensors --out mine.onnx       # your own network
       $ bpfn export --points 8192 --precision float16 --out small.onnx  # fixed size, half the file
+      $ bpfn export --precision int8 --data data/kitti --out int8.onnx  # a quarter of the file
       $ bpfn export --pair a.ply b.ply --frame lidar                    # compare on your own clouds
       $ bpfn export --format torch --points 8192                        # weightnet4.pt2
     """
     from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.device import keep_freed_memory
-    from bpfn_cli.errors import UsageError
+    from bpfn_cli.errors import UsageError, printable
     from bpfn_cli.files import claim_output, expanded
     from bpfn_cli.models import build_from
     from bpfn_cli.models import export as export_network
@@ -69,8 +86,11 @@ def export(flags: ExportFlags) -> None:
     from bpfn_cli.profiling.trial import trial_pair
     from bpfn_cli.shipped import weights_title
 
-    if flags.pair is not None and flags.data is not None:
+    if flags.pair is not None and flags.data is not None and flags.precision != "int8":
         raise UsageError("--pair and --data: use only one of them")
+    for name, given in (("calibrate", flags.calibrate), ("scenes", flags.scenes)):
+        if given is not None and flags.precision != "int8":
+            raise UsageError(f"--{name}: has no effect with --precision {flags.precision}; use --precision int8")
     points = _points(flags.points)
     path, read = read_weights(flags.checkpoint)
     chosen = FORMATS[flags.format or "onnx"] if flags.format or flags.out is None else format_of(flags.out)
@@ -83,7 +103,8 @@ def export(flags: ExportFlags) -> None:
     claim_output(out, force=flags.force, inputs=[path, *(files or ())])
     keep_freed_memory()
     say(f"weights: {weights_title(path)}; format: {chosen.name} ({chosen.title})")
-    pair = trial_pair(files, flags.data, points or read.num_points, flags.frame)
+    ranges, scenes = _calibration(flags, chosen, read, printable(path), points)
+    pair = trial_pair(files, None if files else flags.data, points or read.num_points, flags.frame)
     found = export_network(
         build_from(read),
         out,
@@ -92,6 +113,9 @@ def export(flags: ExportFlags) -> None:
         points=points,
         stored=flags.precision,
         metadata={**read.metadata, "exported_from": path.name},
+        ranges=ranges,
+        scenes=scenes,
+        calibration=flags.calibrate or "percentile",
     )
     size = out.stat().st_size
     if flags.json:
@@ -103,6 +127,25 @@ def export(flags: ExportFlags) -> None:
             echo(_line(one, pair.name))
     say(f"{size / 1e6:.1f} MB")
     finish(out, f"bpfn predict a.ply b.ply --checkpoint {out}" if out.suffix == ".onnx" else None)
+
+
+def _calibration(
+    flags: ExportFlags, chosen: Format, read: Checkpoint, name: str, points: int | None
+) -> tuple[Ranges | None, list[Clouds]]:
+    """Learned ranges, or else the scenes to measure them on, where the format computes in int8."""
+    from bpfn_cli.models.fake_quantization import parse_ranges
+    from bpfn_cli.profiling.trial import calibration_scenes
+
+    if flags.precision != "int8" or not chosen.computes_int8:
+        return None, []
+    ranges = parse_ranges(read.metadata, name)
+    if ranges is not None and flags.calibrate is None:
+        say("int8: with the ranges learned in training")
+        return ranges, []
+    count, drawn = flags.scenes or DEFAULT_SCENES, points or max(CALIBRATION_POINTS, read.variant.least_points)
+    where = "rendered driving scenes" if flags.data is None else f"scenes of {flags.data}"
+    say(f"int8: calibrating ({flags.calibrate or 'percentile'}) with {count} {where} of {drawn:,} points")
+    return None, calibration_scenes(flags.data, count, drawn)
 
 
 def _points(text: str | None) -> int | None:

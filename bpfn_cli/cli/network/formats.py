@@ -10,6 +10,7 @@ from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, s
 from bpfn_cli.cli.network.tables import print_table
 
 ROUNDS = 10
+SCENES = 4  # at most, to calibrate int8 with
 
 
 def bench_formats(
@@ -30,6 +31,7 @@ def bench_formats(
     from bpfn_cli.models import build_from
     from bpfn_cli.profiling import describe_machine
     from bpfn_cli.profiling.formats import measure_formats
+    from bpfn_cli.profiling.trial import calibration_scenes
     from bpfn_cli.shipped import weights_title
 
     if out is not None:
@@ -40,7 +42,9 @@ def bench_formats(
     points, rounds = points or read.num_points, rounds or ROUNDS
     say(f"weights: {weights_title(path)}; {points:,} points; EPE3D on {describe(dataset) if dataset else 'no data'}")
     with ConsoleProgress().bar("measuring formats") as bar:
-        found = measure_formats(build_from(read), points=points, rounds=rounds, dataset=dataset, progress=bar)
+        scenes = calibration_scenes(data, SCENES, points, or_fewer=True)
+        measured = {"points": points, "rounds": rounds, "dataset": dataset, "scenes": scenes}
+        found = measure_formats(build_from(read), **measured, progress=bar)  # type: ignore[arg-type]
     result = {"machine": describe_machine(), "points": points, "rounds": rounds}
     result |= {"data": None if dataset is None else describe(dataset), "results": [asdict(one) for one in found]}
     if out is not None:

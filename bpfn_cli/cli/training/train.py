@@ -33,6 +33,7 @@ RECIPE_KEYS = {
     "validation_calendar": "train.validation_calendar",
     "select_on": "train.select_on",
     "precision": "train.precision",
+    "quantize": "train.quantize",
 }  # flag -> key
 
 
@@ -84,6 +85,7 @@ class TeacherFlags:
     strategy: options.StrategyName = None
     early_stop: options.EarlyStopName = None
     teacher: options.TeacherFile = None
+    quantize: options.Quantize = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,7 @@ def distill(flags: DistillFlags) -> None:
       $ bpfn distill --loss bihint --teacher train                    # train the teacher first, on the same data
       $ bpfn distill --loss basic --loss hint --teacher t.pth         # the sum of two losses, a given teacher
       $ bpfn distill --loss ail --early-stop auto                     # drop the teacher once the student matches it
+      $ bpfn distill --checkpoint student.safetensors --quantize int8 # prepare a student for int8 inference
       $ bpfn distill --data scans --frame lidar                       # your own clouds, without labels
       $ bpfn distill --loss none --strategy online                    # two students that teach each other
       $ bpfn distill --loss my_losses:MyLoss                          # your own loss, see docs/extending.md

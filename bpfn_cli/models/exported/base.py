@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bpfn_cli.choices import Stored
+from bpfn_cli.choices import Calibration, Stored
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
+from bpfn_cli.models.fake_quantization import Ranges
 
 TYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+# Two clouds (N, 3), float32 metres in the internal frame.
+Clouds = tuple[np.ndarray, np.ndarray]
 # Flow (1, N, 3) metres from pc1 to pc2, (1, N, 3) metres each.
 Runner = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,13 +30,18 @@ class Request:
     """What to export.
 
     Attributes:
-        points: per cloud; None: any number. stored: type of the weights in the file; all computation is in float32.
+        points: per cloud; None: any number. stored: type of the weights in the file; all computation is in float32,
+            but with int8 where the format can.
+        ranges: of the inputs of the layers, for computation in int8; None: measured on `scenes` by `calibration`.
         metadata: JSON-able, written where the format has a place for it.
     """
 
     points: int | None = None
     stored: Stored = "float32"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Ranges | None = None
+    scenes: Sequence[Clouds] = ()
+    calibration: Calibration = "percentile"
 
 
 class Format(ABC):
@@ -42,6 +51,8 @@ class Format(ABC):
     suffix: ClassVar[str]
     title: ClassVar[str]  # in tables
     any_points: ClassVar[bool] = True  # whether a file can accept any number of points
+    stores: ClassVar[tuple[Stored, ...]] = ("float32", "float16", "bfloat16")
+    computes_int8: ClassVar[bool] = False  # whether it computes with int8 weights as they are, which needs ranges
 
     @abstractmethod
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:

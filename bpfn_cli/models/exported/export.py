@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from bpfn_cli.choices import Stored
+from bpfn_cli.choices import Calibration, Stored
 from bpfn_cli.errors import CheckpointError, ShapeError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.exported.base import Format, Request, Runner
+from bpfn_cli.models.exported.base import Clouds, Format, Request, Runner
 from bpfn_cli.models.exported.formats import format_of
+from bpfn_cli.models.fake_quantization import Ranges
 from bpfn_cli.rng import keyed_generator
 
 # Largest median difference of a point's flow, and largest difference of EPE3D, in metres.
-TOLERANCE_M: dict[Stored, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
+TOLERANCE_M: dict[Stored, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2, "int8": 1e-1}
+FEWEST_SCENES = 4  # to calibrate with
 MOST_POINTS = 2**16  # an exported graph compares each point with each, and chooses samples one after the other
 
 
@@ -65,26 +67,34 @@ def export(
     stored: Stored = "float32",
     tolerance_m: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    ranges: Ranges | None = None,
+    scenes: Sequence[Clouds] = (),
+    calibration: Calibration = "percentile",
 ) -> list[Comparison]:
     """Write a network to a file, atomically, if it computes the same flow there.
 
     Args:
         pair: to compare on. format: of the file; None: by its suffix. points: per cloud; None: any number, where the
             format can. stored: type of the weights in the file. tolerance_m: None: by `stored`, from TOLERANCE_M.
+        ranges: of the inputs of layers that compute in int8, as learned; None: measured on `scenes` by `calibration`.
     Returns: a comparison for each number of points that was tried: two where any number is accepted.
-    Raises: UsageError: points out of range, or what the format says. ShapeError: the pair has too few points.
-        CheckpointError: the flows differ; nothing is written. DiskError.
+    Raises: UsageError: points out of range, too few scenes, or what the format says. ShapeError: the pair has too few
+        points. CheckpointError: the flows differ; nothing is written. DiskError.
     """
     path, least = Path(path), model.variant.least_points
     chosen = format or format_of(path)
     points = model.num_points if points is None and not chosen.any_points else points
     if points is not None and not least <= points <= MOST_POINTS:
         raise UsageError(f"--points {points}: use {least} to {MOST_POINTS}; larger clouds are predicted in parts")
+    if stored not in chosen.stores:
+        raise UsageError(f"--precision {stored}: a {chosen.name} file has {', '.join(chosen.stores)}")
+    if stored == "int8" and chosen.computes_int8 and ranges is None and len(scenes) < FEWEST_SCENES:
+        raise UsageError(f"--scenes {len(scenes)}: calibration needs {FEWEST_SCENES} scenes or more")
     model = model.eval()
     most = min(len(pair.pc1), len(pair.pc2))
     if most < (points or least):
         raise ShapeError(f"{pair.name}: {most} points, {points or least} are needed; give a denser pair")
-    content = chosen.write(model, Request(points, stored, metadata or {}))
+    content = chosen.write(model, Request(points, stored, metadata or {}, ranges, scenes, calibration))
     runner = chosen.read(content, printable(path))
     counts = [points] if points else sorted({min(most, model.num_points), min(most, least + 1)})
     found = [compare(model, runner, pair, count) for count in counts]

@@ -38,6 +38,8 @@ class Onnx(Format):
     name = "onnx"
     suffix = SUFFIX
     title = "ONNX, run by onnxruntime"
+    stores = (*Format.stores, "int8")
+    computes_int8 = True
 
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:
         """The content of the file. Raises: UsageError: onnx is missing, or a layer that it does not know."""
@@ -47,12 +49,22 @@ class Onnx(Format):
             raise UsageError(f"writing ONNX files needs onnx: {INSTALL}") from None
         from bpfn_cli.models.exported.onnx_network import record_network
 
+        if request.stored == "int8":
+            try:
+                from bpfn_cli.models.exported.onnx_int8 import calibrate, quantize
+            except ImportError:
+                raise UsageError(f"quantizing ONNX files needs onnxruntime: {INSTALL}") from None
+
         about = {
             _METADATA_KEY: header_text(model, request.metadata),
             "inputs": "pc1, pc2: float32 (1, N, 3), metres, x left, y up, z forward",
             "outputs": "flow: float32 (1, N, 3), metres, from pc1 to pc2, one row for each of pc1",
         }
-        return record_network(model, request.points, about, request.stored).SerializeToString()
+        if request.stored != "int8":
+            return record_network(model, request.points, about, request.stored).SerializeToString()
+        graph = record_network(model, request.points, about)
+        ranges = request.ranges or calibrate(graph, request.scenes, request.calibration)
+        return quantize(graph, ranges).SerializeToString()
 
     def read(self, content: bytes, name: str) -> Runner:
         """The network in a file. Raises: as `OnnxNetwork`."""

@@ -43,9 +43,9 @@ class Recorder:
         body._scope, body._numbers = f"{self._scope}body/", self._numbers
         return body
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Record a node; return the name of its output, or a tuple of names."""
-        name = self._new_name(kind)
+    def op(self, kind: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
+        """Record a node; return the name of its output, or a tuple of names. name: in place of the scope."""
+        name = f"{name}/{kind}_{next(self._numbers)}" if name else self._new_name(kind)
         names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
         return names[0] if outputs == 1 else tuple(names)

@@ -62,7 +62,7 @@ def record_network(
 class _Network:
     def __init__(self, model: BiPointFlowNet, graph: Recorder):
         self.model, self.variant, self.graph, self.op = model, model.variant, graph, graph.op
-        self._names = {module: name for name, module in model.named_children()}
+        self._names = {module: name for name, module in model.named_modules()}
 
     def flow(self) -> str:
         """Record everything; the flow (1, N, 3)."""
@@ -189,7 +189,7 @@ class _Network:
     def _context(self, block: PointwiseBlock, coarse: str, up: tuple[str, str]) -> str:
         # The weights sum to one, so the linear map may come first, where there are fewer points.
         with self.graph.scope(self._names[block]):
-            x = self._interpolate(self._linear(coarse, *self._folded(block)), up)
+            x = self._interpolate(self._linear(coarse, *self._folded(block), block.linear), up)
             return self._activate(x, block.slope)
 
     def _embed(
@@ -210,7 +210,7 @@ class _Network:
         op = self.op
         center = op("ReduceMean", points, self._ints(0), keepdims=1)
         own = op("Add", own, self._layer(position, op("Sub", center, queries)))
-        other = op("Add", other, self._linear(op("Sub", points, center), matrix(position)))
+        other = op("Add", other, self._linear(op("Sub", points, center), matrix(position), of=position))
         scale, shift = norm_as_affine(norm)
         if scale is not None and shift is not None:
             factor = self._weight(scale)
@@ -218,7 +218,7 @@ class _Network:
             other = op("Mul", other, factor)
         inner = op("Add", self._gather(other, neighbors), self._unsqueeze(own, 1))
         weight, bias = self._folded(block)
-        outer = self._linear(self._activate(inner), weight)
+        outer = self._linear(self._activate(inner), weight, of=block.linear)
         return self._activate(op("Add", op("ReduceMax", outer, self._ints(1), keepdims=0), self._weight(bias)))
 
     def _estimate(self, estimator: FlowEstimator, points: str, x: str, neighbors: str) -> tuple[str, str]:
@@ -236,15 +236,16 @@ class _Network:
         offsets = weights = self._offsets(queries, points, neighbors)
         for convolution, norm in zip(layer.weightnet.mlp_convs, layer.weightnet.mlp_bns, strict=True):
             folded = fold_norm(matrix(convolution), convolution.bias, norm if layer.weightnet.bn else None)  # type: ignore[arg-type]
-            weights = op("Relu", self._linear(weights, *folded))
+            weights = op("Relu", self._linear(weights, *folded, convolution))
         on_features, kernel, bias = layer.kernel()
         if on_features is not None:
-            features = self._linear(features, on_features)
+            features = self._linear(features, on_features, of=layer.pointwise)
         grouped = op("Concat", offsets, self._gather(features, neighbors), axis=2)
         mixed = op("MatMul", op("Transpose", weights, perm=[0, 2, 1]), grouped)
         flat, outputs = kernel.shape[0] * kernel.shape[1], kernel.shape[2]
         folded = fold_norm(kernel.reshape(flat, outputs).t(), bias, layer.bn_linear)
-        return self._activate(self._linear(op("Reshape", mixed, self._ints(-1, flat)), *folded))
+        of = layer.conv if layer.separable else layer.linear
+        return self._activate(self._linear(op("Reshape", mixed, self._ints(-1, flat)), *folded, of))
 
     def _encode(self, block: nn.Module, x: str) -> str:
         with self.graph.scope(self._names[block]):
@@ -263,18 +264,19 @@ class _Network:
         if isinstance(block, DepthwiseBlock):
             x = self.op("Add", self.op("Mul", x, self._weight(weight.flatten())), self._weight(bias))
         else:
-            x = self._linear(x, weight, bias)
+            x = self._linear(x, weight, bias, block.linear)
         return self._activate(x, block.slope)
 
     def _folded(self, block: PointwiseBlock) -> tuple[Tensor, Tensor]:
         return fold_norm(matrix(block.linear), block.linear.bias, block.norm)  # type: ignore[arg-type]
 
     def _layer(self, layer: nn.Module, x: str) -> str:
-        return self._linear(x, matrix(layer), layer.bias)  # type: ignore[arg-type]
+        return self._linear(x, matrix(layer), layer.bias, layer)  # type: ignore[arg-type]
 
-    def _linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """x (..., C) times a weight (D, C) transposed, plus bias."""
-        y = self.op("MatMul", x, self._weight(weight.t()))
+    def _linear(self, x: str, weight: Tensor, bias: Tensor | None = None, of: nn.Module | None = None) -> str:
+        """x (..., C) times a weight (D, C) transposed, plus bias. of: the layer, which names the product."""
+        right, name = self._weight(weight.t()), self._names[of] if of else ""
+        y = self.op("MatMul", x, right, name=name)
         return y if bias is None else self.op("Add", y, self._weight(bias))
 
     def _activate(self, x: str, slope: float = LEAKY_SLOPE) -> str:

@@ -30,9 +30,12 @@ class Safetensors(_Weights):
     name = "safetensors"
     suffix = SUFFIX
     title = "weights of bpfn"
+    stores = (*Format.stores, "int8")
 
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:
         """As `save_checkpoint`."""
+        if request.stored == "int8":
+            return checkpoint_bytes(model, request.metadata, storage="int8")
         return checkpoint_bytes(stored_as(model, request.stored), request.metadata)
 
 
