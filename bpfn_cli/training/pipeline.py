@@ -193,7 +193,7 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
     training.early_stop.teacher_epe3d = _teacher_epe3d(parts, validator, folder)
     title = f"training {folder.record.role} {job.recipe.variant.name} ({folder.record.method})"
     with (
-        _logging(job, training, folder, progress, picture_of(validator, parts.strategy.student)),
+        _logging(job, training, folder, progress, picture_of(validator, parts.strategy)),
         progress.bar(title, samples=job.recipe.train.batch_size) as bar,
         memory_advice(parts.strategy, partial(first_batch, job), job.recipe),
     ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.metrics.evaluation import network_flow
 from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.strategies import Strategy
 from bpfn_cli.training.loop.validate import Validator
 from bpfn_cli.viewing.scene import Scene
 from bpfn_cli.viewing.still import write_still
@@ -21,11 +21,11 @@ from bpfn_cli.viewing.still import write_still
 DOTS_PER_INCH = 100
 
 
-def picture_of(validator: Validator | None, network: BiPointFlowNet) -> Callable[[], np.ndarray] | None:
-    """Draws the first validated scene with the present flow of `network`; None: no scene, or no matplotlib."""
+def picture_of(validator: Validator | None, strategy: Strategy) -> Callable[[], np.ndarray] | None:
+    """Draws the first validated scene with the present flow of the student; None: no scene, or no matplotlib."""
     if validator is None or find_spec("matplotlib") is None:
         return None
-    return partial(draw_scene, validator, network)
+    return lambda: draw_scene(validator, strategy.student)
 
 
 def draw_scene(validator: Validator, network: BiPointFlowNet) -> np.ndarray:
