@@ -17,6 +17,7 @@ from bpfn_cli.runs.record import EVALUATIONS, LOCK, METRICS, RECORD_FILE, RunRec
 from bpfn_cli.shipped import STUDENT
 
 TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
+Traces = frozenset[tuple[str, int, int]]
 RECENT_EPOCHS = 5  # used to estimate the duration of the next ones
 
 
@@ -72,7 +73,7 @@ def latest_checkpoint(runs: Path) -> Path | None:
     return ready[-1].student if ready else None
 
 
-def traces_of(folder: Path) -> frozenset[tuple[str, int, int]]:
+def traces_of(folder: Path) -> Traces:
     """Path, size and time of everything that a report reads; it differs after a run has changed."""
     found = set()
     for run in [folder, *_folders_in(folder)]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bpfn_cli.reporting import Planned, Report
     from bpfn_cli.reporting.drawings import Drawing
     from bpfn_cli.reporting.html import PageWriter
+    from bpfn_cli.runs.listing import Traces
     from bpfn_cli.runs.results import RunResults
 
 PLANNED = options.path("--planned", help="Study whose trainings without a run are added.", metavar="FILE")
@@ -75,6 +76,7 @@ def report(flags: ReportFlags) -> None:
     """
     from bpfn_cli.errors import DataError, UsageError, printable
     from bpfn_cli.reporting import print_console, to_json
+    from bpfn_cli.runs.listing import traces_of
     from bpfn_cli.viewing.libraries import need_viz
 
     if flags.watch and flags.html is None:
@@ -84,12 +86,13 @@ def report(flags: ReportFlags) -> None:
     runs = _folder_of(flags.planned) if flags.planned and flags.runs == RUNS else flags.runs
     if runs != RUNS and not runs.is_dir():
         raise DataError(f"{printable(runs)}: no such folder of runs; check the path")
+    seen = traces_of(runs)  # before they are read, so that no later change is missed
     written = _Written.claimed(flags, runs)
     if not flags.watch:
         print_json(to_json(written.tables)) if flags.json else print_console(written.tables, console())
     written.write()
     if flags.watch and written.pages is not None:
-        _watch(flags, runs, written.pages)
+        _watch(flags, runs, written.pages, seen)
     elif written.last is not None:
         finish(written.last.parent, f"open {written.last}")
     elif written.results.runs:
@@ -163,12 +166,11 @@ def _read(flags: ReportFlags, runs: Path) -> tuple[RunResults, Report]:
     return results, build_report(results, published=flags.published, detail=flags.detail, planned=waiting)
 
 
-def _watch(flags: ReportFlags, runs: Path, pages: PageWriter) -> None:
-    """Write the page again whenever a run changes, until Ctrl-C."""
+def _watch(flags: ReportFlags, runs: Path, pages: PageWriter, seen: Traces) -> None:
+    """Write the page again whenever a run changes, until Ctrl-C. Args: seen: what the page was made of."""
     from bpfn_cli.runs.listing import traces_of
 
     say(f"open {pages.index}; watching {runs} until Ctrl-C")
-    seen = traces_of(runs)
     try:
         while True:
             time.sleep(SECONDS_BETWEEN_LOOKS)
