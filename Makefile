@@ -39,7 +39,7 @@ demo: $(USER_STAMP)
 	cd $(DEMO) && $(BPFN) distill --loss bihint --checkpoint baseline --epochs 4
 	cd $(DEMO) && $(BPFN) eval
 	cd $(DEMO) && $(BPFN) predict $(SCENE)/pc1.npy $(SCENE)/pc2.npy --frame flyingthings3d --force
-	cd $(DEMO) && $(BPFN) report
+	cd $(DEMO) && $(BPFN) report --html report --force
 	cd $(DEMO) && $(BPFN) view $(SCENE) --checkpoint runs/latest --checkpoint baseline --force
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile

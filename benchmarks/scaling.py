@@ -12,11 +12,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bpfn_cli.figures.style import write_figure
+from bpfn_cli.figures.timing import scaling_figure
 from bpfn_cli.files import write_json
+from bpfn_cli.profiling.figures import scaling_panels, title_of
 
 POINTS = [2**exponent for exponent in range(10, 17)]
 BATCHES = [1, 2, 4, 8]
@@ -43,7 +45,7 @@ def main() -> None:
             result |= found
         write_json(options.out, result)
     print(f"written: {options.out}")
-    _draw(result, options.out.with_suffix(".png"))
+    _draw(result, options.out)
 
 
 def _options() -> argparse.Namespace:
@@ -60,36 +62,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _draw(result: dict[str, Any], path: Path) -> None:
+def _draw(result: dict[str, Any], out: Path) -> None:
+    panels = scaling_panels({"points": result["by_points"], "batch": result["by_batch"]})
     try:
-        from matplotlib.figure import Figure
+        paths = write_figure(scaling_figure(panels, f"{result['variant']}, {title_of(result)}"), out.parent, out.stem)
     except ImportError:
-        print("no plot, because matplotlib is not installed: pip install matplotlib")
+        print('no plot, because matplotlib is not installed: pip install -c constraints.txt -e ".[viz]"')
         return
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    grid = figure.subplots(2, 2, squeeze=False)
-    for column, (axis, size) in enumerate((("by_points", "points"), ("by_batch", "batch"))):
-        for row, (quantity, label) in enumerate((("median_ms", "time [ms]"), ("peak_memory_mb", "memory [MB]"))):
-            axes = grid[row][column]
-            for name in ("fast", "plain"):
-                measured = [one for one in result[axis] if one[name] is not None]
-                sizes, values = [one[size] for one in measured], [one[name][quantity] for one in measured]
-                axes.plot(sizes, values, "o-", label=name)
-                if name == "fast" and values:
-                    axes.plot(sizes, _proportional(sizes, values[-1]), "k:", label=f"proportional to {size}")
-            axes.set_xscale("log", base=2)
-            axes.set(yscale="log", xlabel=size, ylabel=label)
-            axes.legend()
-    machine = result.get("machine", {})
-    figure.suptitle(
-        f"{result['variant']}, {result.get('mode')}; {machine.get('cpu')}, {machine.get('threads')} threads"
-    )
-    figure.savefig(path, dpi=150)
-    print(f"written: {path}")
-
-
-def _proportional(sizes: Sequence[int], last: float) -> list[float]:
-    return [last * size / sizes[-1] for size in sizes]
+    print(f"written: {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

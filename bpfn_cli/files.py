@@ -152,18 +152,21 @@ def claim_output(path: Path, *, force: bool, inputs: Iterable[Path | None] = ())
     _swept(path.parent)
 
 
-def claim_outputs(folder: Path, names: Iterable[str], *, force: bool, inputs: Iterable[Path]) -> list[Path]:
+def claim_outputs(
+    folder: Path, names: Iterable[str], *, force: bool, inputs: Iterable[Path], flag: str = "--out"
+) -> list[Path]:
     """Check before the work that files of these names can be written to `folder`, create it, and return their paths.
 
+    Args: flag: the option that names the folder.
     Raises: DiskError: one exists without `force`, or `folder` cannot be written. UsageError: it or one is an input.
     """
     paths, sources = [folder / name for name in names], {os.path.realpath(path) for path in inputs}
     if taken := [path for path in (folder, *paths) if os.path.realpath(path) in sources]:
-        raise UsageError(f"--out {printable(folder)}: {printable(taken[0])} is also an input; choose another")
+        raise UsageError(f"{flag} {printable(folder)}: {printable(taken[0])} is also an input; choose another")
     existing = [path for path in paths if os.path.lexists(path)]
     if existing and (not force or any(path.is_dir() for path in existing)):
         how_many = f"{len(existing)} of {len(paths)} outputs do"
-        advice = "choose another --out, or --force to overwrite files"
+        advice = f"choose another {flag}, or --force to overwrite files"
         raise DiskError(f"{printable(existing[0])}: exists ({how_many}); {advice}")
     _swept(folder)
     return paths

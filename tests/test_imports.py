@@ -38,7 +38,7 @@ RANKS = (
     {"data"},
     {"losses"},
     {"strategies", "metrics"},
-    {"viewing"},
+    {"viewing", "figures"},
     {"prediction"},
     {"profiling"},
     {"recipes"},

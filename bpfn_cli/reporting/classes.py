@@ -66,7 +66,7 @@ def _report_table(group: Sequence[Measured], partition: str) -> Table | None:
         return None
     first = found[0][1]
     alike = [one for one, table in found if first.is_like(table)]
-    columns = [*NAMES, *(_cell(3 + i, name, _heading(name), ".4f") for i, name in enumerate(first.classes))]
+    columns = [*NAMES, *(_cell(3 + i, name, class_heading(name), ".4f") for i, name in enumerate(first.classes))]
     rows = [*_baseline_rows(first.epe3d), *_network_rows(alike, lambda one: _errors(one, partition))]
     points = "; ".join(f"{name}: {count:,}" for name, count in zip(first.classes, first.points, strict=True))
     notes = [f"Points: {points}.", *_motion_notes(found[0][0].evaluation, partition)]
@@ -165,7 +165,7 @@ def _title(table: ClassTable) -> str:
     return f"EPE3D [m] by {meaning}"
 
 
-def _heading(name: str) -> str:
+def class_heading(name: str) -> str:
     """Narrow: "0.2 to 0.5" as "0.2–0.5", "2 and more" as "2+"."""
     return name.replace(" to ", "–").replace(" and more", "+").capitalize()
 

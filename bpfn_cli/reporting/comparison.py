@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,10 +13,10 @@ from bpfn_cli.metrics.statistics import SIGNIFICANCE
 from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST
 from bpfn_cli.reporting.classes import motion_note
 from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
-from bpfn_cli.reporting.measured import Result, comparable, results_of
+from bpfn_cli.reporting.measured import Result, comparable, method_label, results_of
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
-from bpfn_cli.runs.record import RunRecord
+from bpfn_cli.runs.record import Teacher
 from bpfn_cli.runs.results import Run, RunResults
 
 # Order of the rows: scratch, its control of equal time, the same-width teacher, the methods, the other controls.
@@ -127,13 +126,12 @@ def _study_results(runs: Sequence[Run]) -> list[Result]:
 
 def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
     rows = [row_of(MEANS, group) for group in groups]
-    # The teacher of the methods, if it was evaluated under their protocol.
-    teachers = (one.record.teacher for group in groups if is_method(group.record) for one in group.members)
-    teacher, test = next(((one.variant, one.test) for one in teachers if one and one.test), ("", None))
-    if test:
-        rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher})", seeds=1))
+    teacher = teacher_of(groups)
+    test = teacher.test if teacher else None
+    if teacher and test:
+        rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher.variant})", seeds=1))
     tables = [Table("means", f"{variant}: {groups[0].members[0].protocol.title}", MEANS, rows)]
-    scratch = _scratch(groups)
+    scratch = scratch_of(groups)
     if scratch is not None and len(groups) > 1:
         compared = differences(groups, scratch, test.epe3d if test else None)
         rows = [row_of(DIFFERENCES, difference) for difference in compared]
@@ -141,9 +139,15 @@ def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
     return tables
 
 
+def teacher_of(groups: Sequence[Group]) -> Teacher | None:
+    """The teacher of the methods, if it was evaluated under their protocol."""
+    teachers = (one.record.teacher for group in groups if is_method(group.record) for one in group.members)
+    return next((one for one in teachers if one and one.test), None)
+
+
 def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: list[str]) -> list[Table]:
     """The differences for each class of a partition; what is missing is added to `problems`."""
-    scratch = _scratch(groups)
+    scratch = scratch_of(groups)
     if scratch is None or len(groups) < 2:
         return []
     members = [one for group in groups for one in group.members]
@@ -173,22 +177,16 @@ def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: l
     return [Table(f"differences_{by}", title, BY_CLASS, drawn, notes)]
 
 
-def _scratch(groups: Sequence[Group]) -> Group | None:
+def scratch_of(groups: Sequence[Group]) -> Group | None:
+    """The row that the others are compared with, if it was trained."""
     return next((group for group in groups if group.label == SCRATCH), None)
 
 
 def _groups(results: Sequence[Result]) -> list[Group]:
     members: dict[str, list[Result]] = {}
     for one in sorted(results, key=lambda one: one.record.seed):
-        members.setdefault(_label(one.record), []).append(one)
+        members.setdefault(method_label(one.record), []).append(one)
     return sorted((Group(label, found) for label, found in members.items()), key=_place)
-
-
-def _label(record: RunRecord) -> str:
-    if record.control is None:
-        return record.method
-    method = re.sub(r"\+(random-teacher|shuffled-teacher|random-adapter)$", "", record.method)
-    return f"{method}, {record.control.replace('same_width', 'same-width').replace('_', ' ')}"
 
 
 def _place(group: Group) -> tuple[int, int, str]:

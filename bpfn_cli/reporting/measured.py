@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -266,6 +267,14 @@ def _place(one: Result) -> tuple[Any, ...]:
     record = one.record
     kind = (not one.run.complete, record.role != "teacher", method_rank(record.method), record.method)
     return *kind, record.variant, one.trained_on, record.seed, one.run.name, one.evaluation.checkpoint.which
+
+
+def method_label(record: RunRecord) -> str:
+    """The method, with its control in words, such as "bihint, random teacher"."""
+    if record.control is None:
+        return record.method
+    method = re.sub(r"\+(random-teacher|shuffled-teacher|random-adapter)$", "", record.method)
+    return f"{method}, {record.control.replace('same_width', 'same-width').replace('_', ' ')}"
 
 
 def _fraction(value: float) -> str:

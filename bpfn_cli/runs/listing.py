@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Find runs: all runs of a folder, how far each is, and the checkpoint that is wanted."""
 
+import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,10 +13,11 @@ from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.locks import is_held
 from bpfn_cli.recipes.schedule import is_validation_epoch
-from bpfn_cli.runs.record import LOCK, RECORD_FILE, RunRecord, read_record
+from bpfn_cli.runs.record import EVALUATIONS, LOCK, METRICS, RECORD_FILE, RunRecord, read_record
 from bpfn_cli.shipped import STUDENT
 
 TRACES_OF_A_RUN = ("config.yaml", "command.txt", "metrics.jsonl", "checkpoints")
+Traces = frozenset[tuple[str, int, int]]
 RECENT_EPOCHS = 5  # used to estimate the duration of the next ones
 
 
@@ -68,6 +71,29 @@ def latest_checkpoint(runs: Path) -> Path | None:
     ready = [run for run in find_runs(runs).runs if run.record.is_finished and run.student.is_file()]
     ready.sort(key=lambda run: run.record.role == "student")
     return ready[-1].student if ready else None
+
+
+def traces_of(folder: Path) -> Traces:
+    """Path, size and time of everything that a report reads; it differs after a run has changed."""
+    found = set()
+    for run in [folder, *_folders_in(folder)]:
+        for path in [run / RECORD_FILE, run / METRICS, *_folder_files(run / EVALUATIONS)]:
+            with suppress(OSError):
+                status = path.stat()
+                found.add((str(path), status.st_size, status.st_mtime_ns))
+    return frozenset(found)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+    return []
+
+
+def _folder_files(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return [Path(entry.path) for entry in os.scandir(folder)]
+    return []
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from bpfn_cli.errors import UsageError
 
 Say = Callable[[str], None]
+Picture = Callable[[], np.ndarray]  # (H, W, 3) uint8
 
 
 class MetricsLogger(Protocol):
@@ -21,17 +24,20 @@ class MetricsLogger(Protocol):
 
 
 class TensorBoard:
-    """Scalars of all metrics by epoch, as event files in `folder`."""
+    """Scalars of all metrics by epoch, and a picture after each validation, as event files in `folder`."""
 
-    def __init__(self, folder: Path, epochs_done: int):
+    def __init__(self, folder: Path, epochs_done: int, picture: Picture | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
         # Hides what a killed process wrote after its last checkpoint.
+        self.picture = picture
         self.writer = SummaryWriter(str(folder), purge_step=epochs_done + 1 if epochs_done else None)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         for name, value in _numbers(values).items():
             self.writer.add_scalar(name, value, values["epoch"])
+        if self.picture is not None and any(name.startswith("validation_") for name in values):
+            self.writer.add_image("validation/scene", self.picture(), values["epoch"], dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
@@ -74,12 +80,12 @@ class FaultTolerant:
             self.logger.close()
 
 
-def tensorboard(folder: Path, epochs_done: int, say: Say) -> list[MetricsLogger]:
+def tensorboard(folder: Path, epochs_done: int, say: Say, picture: Picture | None = None) -> list[MetricsLogger]:
     """The TensorBoard logger; nothing where the package is not installed or cannot start."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [FaultTolerant(TensorBoard(folder, epochs_done), say)]
+            return [FaultTolerant(TensorBoard(folder, epochs_done, picture), say)]
     except ImportError:
         return []
     except Exception as error:  # for example a full disk

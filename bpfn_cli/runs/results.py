@@ -2,6 +2,8 @@
 """The results of runs: `run.json` with `evaluations/*.json`, and `metrics.jsonl`, read without trusting any."""
 
 import contextlib
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +20,14 @@ from bpfn_cli.runs.record import EVALUATIONS, LARGEST_FILE, METRICS, RunRecord, 
 class Run:
     """A run and its evaluations; `name` is that of the folder, which a user may have renamed.
 
-    curve: validation EPE3D in metres by epoch, counted from 1; only of validated epochs.
+    curve: validation EPE3D in metres by epoch, counted from 1; only of validated epochs. path: of the folder.
     """
 
     name: str
     record: RunRecord
     evaluations: tuple[EvaluationResult, ...]
     curve: Mapping[int, float]
+    path: Path
 
     @property
     def complete(self) -> bool:
@@ -54,7 +57,9 @@ def read_runs(folder: Path) -> RunResults:
     found = find_runs(folder)
     problems = list(found.problems)
     runs = [
-        Run(run.path.absolute().name, run.record, _evaluations(run.path, problems), validation_curve(run.path))
+        Run(
+            run.path.absolute().name, run.record, _evaluations(run.path, problems), validation_curve(run.path), run.path
+        )
         for run in found.runs
     ]
     others = () if any(run.path == folder for run in found.runs) else _evaluations(folder, problems)
@@ -70,16 +75,50 @@ class _Epoch(Schema):
 
 def validation_curve(run: Path) -> dict[int, float]:
     """As `Run.curve`; unreadable lines are left out; a missing or oversized file gives no curve."""
-    path, found = run / METRICS, {}
-    with contextlib.suppress(OSError):
-        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-            return {}
-        for line in path.read_bytes().splitlines():
-            with contextlib.suppress(ValidationError):
-                known = _Epoch.model_validate_json(line)
-                if known.validation_epe3d is not None:
-                    found[known.epoch] = known.validation_epe3d
+    found = {}
+    for line in _metric_lines(run):
+        with contextlib.suppress(ValidationError):
+            known = _Epoch.model_validate_json(line)
+            if known.validation_epe3d is not None:
+                found[known.epoch] = known.validation_epe3d
     return found
+
+
+@dataclass(frozen=True)
+class MetricCurves:
+    """All numbers of `metrics.jsonl`: name -> epoch, counted from 1 -> value. omitted: names of NaN and infinity."""
+
+    values: Mapping[str, Mapping[int, float]]
+    omitted: tuple[str, ...] = ()
+
+
+def metric_curves(run: Path) -> MetricCurves:
+    """The curves of a run folder; what cannot be read is left out, as in `validation_curve`."""
+    found: dict[str, dict[int, float]] = {}
+    omitted = dict[str, None]()
+    for line in _metric_lines(run):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        epoch = values.pop("epoch", None) if isinstance(values, dict) else None
+        if not isinstance(epoch, int) or isinstance(epoch, bool):
+            continue
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                if math.isfinite(value):
+                    found.setdefault(name, {})[epoch] = float(value)
+                else:
+                    omitted[name] = None
+    return MetricCurves(found, tuple(omitted))
+
+
+def _metric_lines(run: Path) -> list[bytes]:
+    path = run / METRICS
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+            return path.read_bytes().splitlines()
+    return []
 
 
 def _with_teachers(runs: list[Run]) -> Iterator[Run]:

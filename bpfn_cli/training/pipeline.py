@@ -27,7 +27,7 @@ from bpfn_cli.recipes.recipe import recipe_tree
 from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.listing import find_runs, is_busy
-from bpfn_cli.runs.loggers import tensorboard, weights_and_biases
+from bpfn_cli.runs.loggers import Picture, tensorboard, weights_and_biases
 from bpfn_cli.shipped import STUDENT, weights_title
 from bpfn_cli.training.build import Parts, build, check_job, job_notes
 from bpfn_cli.training.job import Job
@@ -35,6 +35,7 @@ from bpfn_cli.training.loop.batches import epoch_batches, first_batch
 from bpfn_cli.training.loop.checkpointer import Checkpointer, check_space
 from bpfn_cli.training.loop.fit import fit
 from bpfn_cli.training.loop.out_of_memory import memory_advice
+from bpfn_cli.training.loop.picture import picture_of
 from bpfn_cli.training.loop.state import Training
 from bpfn_cli.training.loop.validate import Validator
 from bpfn_cli.training.plan import Plan, plan_training
@@ -193,7 +194,7 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
     training.early_stop.teacher_epe3d = _teacher_epe3d(parts, validator, folder)
     title = f"training {folder.record.role} {job.recipe.variant.name} ({folder.record.method})"
     with (
-        _logging(job, training, folder, progress),
+        _logging(job, training, folder, progress, picture_of(validator, parts.strategy)),
         progress.bar(title, samples=job.recipe.train.batch_size) as bar,
         memory_advice(parts.strategy, partial(first_batch, job), job.recipe),
     ):
@@ -282,10 +283,12 @@ def _timed(folder: RunFolder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging(job: Job, training: Training, folder: RunFolder, progress: Progress) -> Iterator[None]:
+def _logging(
+    job: Job, training: Training, folder: RunFolder, progress: Progress, picture: Picture | None
+) -> Iterator[None]:
     """Log each epoch of the block to TensorBoard and Weights & Biases, where they are installed and wanted."""
     if is_main():
-        folder.loggers = tensorboard(folder.path / "tb", training.epoch, progress.line)
+        folder.loggers = tensorboard(folder.path / "tb", training.epoch, progress.line, picture)
         if job.recipe.train.wandb is not None:
             config = {**recipe_tree(job.recipe), "method": folder.record.method, "command": job.command}
             folder.loggers += weights_and_biases(job.recipe.train.wandb, folder.path, config, progress.line)

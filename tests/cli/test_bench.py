@@ -259,6 +259,25 @@ def test_formats_are_compared_in_one_table(folder: Path, monkeypatch: pytest.Mon
     assert table.count("onnxruntime") == 4
 
 
+def test_times_are_drawn_beside_the_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    words = [
+        "bench",
+        "--checkpoint",
+        folder / "tiny.safetensors",
+        "--no-plain",
+        *TINY_WORDS,
+        "--plot",
+        tmp_path / "b.png",
+    ]
+    assert in_process(folder, monkeypatch, *words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "b.svg"]
+    assert f"written: {tmp_path / 'b.png'}, {tmp_path / 'b.svg'}" in capsys.readouterr().err
+    assert in_process(folder, monkeypatch, *words) == 5  # they exist
+
+
 def test_memory_of_a_format_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     from tiny_world import tiny_network
 
@@ -277,6 +296,8 @@ def test_memory_of_a_format_is_measured_in_a_process_of_its_own(tmp_path: Path) 
         (("--formats", "--train"), "--train: has no effect with --formats"),
         (("--formats", "--points", 1024, "--points", 2048), "--points: give it once with --formats"),
         (("--data", "."), "--data: only --formats measures accuracy"),
+        (("--formats", "--plot", "a.png"), "--plot: has no effect with --formats"),
+        (("--first", "--plot", "a.png"), "--plot: draws the times of passes; leave out --first"),
     ],
 )
 def test_flags_without_effect_are_refused(folder: Path, words: tuple[object, ...], message: str) -> None:

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bpfn_cli.errors import UsageError
@@ -28,6 +29,18 @@ def test_tensorboard_logs_all_metrics_by_epoch(tmp_path: Path) -> None:
     found = scalars(tmp_path)
     assert found.keys() == {"loss/supervised", "lr"}
     assert found["loss/supervised"] == {1: 2.0, 2: 4.0}
+
+
+def test_tensorboard_gets_a_picture_after_each_validation(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (board,) = tensorboard(tmp_path, 0, print, lambda: np.full((4, 6, 3), 200, np.uint8))
+    board.epoch({"epoch": 1, "lr": 1.0})
+    board.epoch({"epoch": 2, "lr": 1.0, "validation_epe3d": 0.5})
+    board.close()
+    found = accumulator.EventAccumulator(str(tmp_path))
+    found.Reload()
+    (image,) = found.Images("validation/scene")
+    assert (image.step, image.width, image.height) == (2, 6, 4)
 
 
 def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from run_folders import evaluation, record
 
 from bpfn_cli.errors import DataError
-from bpfn_cli.runs.results import read_runs
+from bpfn_cli.runs.results import metric_curves, read_runs
 
 
 def test_read_runs_sorts_by_start_whatever_the_time_zone(runs, make_run):
@@ -179,3 +179,15 @@ def test_control_characters_of_a_damaged_run_are_escaped(runs, make_run):
 def assert_one_line(problems: tuple[str, ...], path: Path) -> None:
     (problem,) = problems
     assert problem.startswith(f"{path}: ") and "\n" not in problem and len(problem) < 500
+
+
+def test_metric_curves_keep_finite_numbers_and_name_the_others(tmp_path: Path) -> None:
+    text = (
+        '{"epoch": 1, "lr": 0.1, "a": NaN, "name": "x", "on": true}\n{"epoch": 2, "lr": 0.2, "a": 1, "b": Infinity}\n'
+    )
+    text += '[1]\nnot json\n{"epoch": true, "lr": 9}\n{"epoch": "3", "lr": 9}\n{"epoch": 4, "lr"'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    found = metric_curves(tmp_path)
+    assert found.values == {"lr": {1: 0.1, 2: 0.2}, "a": {2: 1.0}}
+    assert found.omitted == ("a", "b")
+    assert metric_curves(tmp_path / "none").values == {}

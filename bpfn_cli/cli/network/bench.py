@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NEXT = "bpfn profile --all --latency"
 ROUNDS = 10
 PROCESSES = 5
-WITHOUT_FORMATS = ("variant", "all_variants", "device", "batch", "train", "busy", "first", "default_allocator")
+WITHOUT_FORMATS = ("variant", "all_variants", "device", "batch", "train", "busy", "first", "default_allocator", "plot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,9 @@ class BenchFlags:
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
     ] = False
     out: options.Out = None
+    plot: Annotated[
+        Path | None, options.path("--plot", help="Also draw the times, as PNG and SVG.", metavar="FILE")
+    ] = None
     force: options.Force = False
     json: options.Json = False
 
@@ -81,6 +84,7 @@ def bench(flags: BenchFlags) -> None:
       $ bpfn bench --formats --checkpoint s.safetensors --data data/kitti   # onnx, torch, float16, ...
       $ bpfn bench --first                                              # what the first pass of a process takes
       $ bpfn bench --points 1024 --points 8192 --out bench.json         # keep all times
+      $ bpfn bench --all --no-plain --plot bench.png                    # draw them
     """
     from bpfn_cli.cli.network.formats import bench_formats
     from bpfn_cli.device import keep_freed_memory
@@ -96,6 +100,7 @@ def bench(flags: BenchFlags) -> None:
     if flags.data is not None:
         raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
     cases, out = _cases(flags), flags.out
+    figures = _claimed_figures(flags)
     if out is not None:
         claim_output(out, force=flags.force, inputs=[flags.checkpoint])
     about: dict[str, Any] = {
@@ -115,6 +120,12 @@ def bench(flags: BenchFlags) -> None:
     result = _result(measured, **about)
     if out is not None:
         write_json(out, result)
+    if figures:
+        from bpfn_cli.figures.style import write_figure
+        from bpfn_cli.profiling.figures import bench_figure
+
+        write_figure(bench_figure(result), figures[0].parent, figures[0].stem)
+        say(f"written: {', '.join(map(str, figures))}")
     if flags.json:
         print_json(result)
     elif flags.first:
@@ -123,6 +134,22 @@ def bench(flags: BenchFlags) -> None:
         _print_times(measured, result)
         _print_stages(measured)
     finish(out, NEXT) if out is not None else say(f"next: {NEXT}")
+
+
+def _claimed_figures(flags: BenchFlags) -> list[Path]:
+    """The files of --plot, checked before the work."""
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.figures.style import figure_names
+    from bpfn_cli.files import claim_outputs
+    from bpfn_cli.viewing.libraries import need_viz
+
+    if flags.plot is None:
+        return []
+    if flags.first:
+        raise UsageError("--plot: draws the times of passes; leave out --first")
+    need_viz("matplotlib")
+    names = figure_names(flags.plot.stem if flags.plot.suffix in (".png", ".svg") else flags.plot.name)
+    return claim_outputs(flags.plot.parent, names, force=flags.force, inputs=[], flag="--plot")
 
 
 def _check_formats(flags: BenchFlags) -> None:

@@ -36,7 +36,7 @@ class CompareFlags:
     shard: Annotated[str, typer.Option(help="Part I of N of the trainings, for job arrays.", metavar="I/N")] = "1/1"
     table: Annotated[bool, options.switch("--table", "Only print tables of finished trainings.")] = False
     by: Annotated[PartitionName | None, BY] = None
-    plot: Annotated[bool, options.switch("--plot", "Draw EPE3D over epochs (PNG; needs matplotlib).")] = False
+    plot: Annotated[bool, options.switch("--plot", "Draw EPE3D over epochs and the differences (PNG and SVG).")] = False
     max_time: options.MaxTime = None
     retry: Annotated[bool, options.switch("--retry", "Repeat trainings that failed with NaN.")] = False
     allow_code: options.AllowCode = False
@@ -50,8 +50,9 @@ def compare(flags: CompareFlags) -> None:
 
     A method is a variant with a loss; it is trained with each seed. Repeat the command to resume an interrupted study,
     even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study, and
-    with --plot a PNG file for each variant. With --by, methods are also compared over the points of each class alone:
-    by motion, speed, range or, if the test data has categories, three-way or category.
+    with --plot figures of EPE3D over epochs and of the differences, as PNG and SVG. With --by, methods are also
+    compared over the points of each class alone: by motion, speed, range or, if the test data has categories, three-way
+    or category.
 
     \b
     Examples:
@@ -67,9 +68,9 @@ def compare(flags: CompareFlags) -> None:
     check_run_name(name)
     folder = flags.runs / name
     if flags.plot:
-        from bpfn_cli.reporting.plots import check_matplotlib
+        from bpfn_cli.viewing.libraries import need_viz
 
-        check_matplotlib()  # before hours of training
+        need_viz("matplotlib")  # before hours of training
     if flags.table:
         _print_tables(folder, flags)
         return
@@ -137,9 +138,9 @@ def _print_tables(folder: Path, flags: CompareFlags) -> None:
     report = comparison_report(results, flags.by)
     write_pages(report, folder, "compare", csv_prefix="compare_")
     if flags.plot:
-        from bpfn_cli.reporting.plots import write_plots
+        from bpfn_cli.reporting.drawings import study_drawings, write_drawings
 
-        for path in write_plots(results, folder):
+        for path in write_drawings(list(study_drawings(results)), folder):
             say(f"written: {path}")
     if flags.json:
         print_json(to_json(report))

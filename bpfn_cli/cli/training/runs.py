@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,30 +17,42 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, print_json, say
 from bpfn_cli.cli.places import RUNS
 from bpfn_cli.cli.training.processes import Processes, conclude, process_progress
-from bpfn_cli.errors import printable
+from bpfn_cli.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from bpfn_cli.runs.listing import RunStatus
+
+SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def runs(
     runs: options.Runs = RUNS,
+    watch: Annotated[bool, options.switch("--watch", "Keep the list up to date until Ctrl-C.")] = False,
     unfinished: Annotated[bool, options.switch("--unfinished", "Only runs that can be resumed.")] = False,
     json: options.Json = False,
 ) -> None:
     """List runs: their state, progress and time left.
 
     EPE3D is given in metres, for the best validation and for the test split. A run is `killed` if run.json
-    says running but no process works on it; `bpfn resume` continues it.
+    says running but no process works on it; `bpfn resume` continues it. --watch shows as many runs as fit on the
+    terminal, first those that are not finished; off a terminal, it prints the list once.
 
     \b
     Examples:
       $ bpfn runs                                  # all runs in runs/
+      $ bpfn runs --watch                          # follow trainings
       $ bpfn runs --unfinished                     # what can be resumed
       $ bpfn runs --runs /scratch/me/runs --json   # for a script
     """
     from bpfn_cli.reporting.statuses import status_table
     from bpfn_cli.reporting.terminal import print_table
-    from bpfn_cli.runs.listing import run_statuses
 
-    found = [one for one in run_statuses(runs) if not (unfinished and one.state == "finished")]
+    if watch and json:
+        raise UsageError("--watch and --json: use only one of them")
+    if watch and sys.stdout.isatty():
+        _follow(runs, unfinished)
+        return
+    found = _statuses(runs, unfinished)
     if json:
         print_json([vars(one) for one in found])
     elif not found:
@@ -47,6 +62,25 @@ def runs(
         stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
         if stopped:
             say(f"next: bpfn resume {shlex.quote(printable(stopped[-1].folder))}")
+
+
+def _statuses(runs: Path, unfinished: bool) -> list[RunStatus]:
+    from bpfn_cli.runs.listing import run_statuses
+
+    return [one for one in run_statuses(runs) if not (unfinished and one.state == "finished")]
+
+
+def _follow(runs: Path, unfinished: bool) -> None:
+    """Show the list until Ctrl-C."""
+    from rich.live import Live
+
+    from bpfn_cli.reporting.statuses import watched
+
+    screen = console()
+    with contextlib.suppress(KeyboardInterrupt), Live(console=screen, auto_refresh=False) as live:
+        while True:
+            live.update(watched(runs, _statuses(runs, unfinished), screen), refresh=True)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""A picture of a validated scene, for TensorBoard."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from bpfn_cli.data.loader import evaluation_batches
+from bpfn_cli.metrics.evaluation import network_flow
+from bpfn_cli.models import BiPointFlowNet
+from bpfn_cli.strategies import Strategy
+from bpfn_cli.training.loop.validate import Validator
+from bpfn_cli.viewing.scene import Scene
+from bpfn_cli.viewing.still import write_still
+
+DOTS_PER_INCH = 100
+
+
+def picture_of(validator: Validator | None, strategy: Strategy) -> Callable[[], np.ndarray] | None:
+    """Draws the first validated scene with the present flow of the student; None: no scene, or no matplotlib."""
+    if validator is None or find_spec("matplotlib") is None:
+        return None
+    return lambda: draw_scene(validator, strategy.student)
+
+
+def draw_scene(validator: Validator, network: BiPointFlowNet) -> np.ndarray:
+    """The first validated scene, as it is validated: (H, W, 3) uint8."""
+    from matplotlib.image import imread
+
+    sampled = {"points": validator.recipe.data.points, "batch_size": 1, "seed": validator.recipe.seed}
+    batch = next(evaluation_batches(validator.dataset, validator.indices[:1], **sampled))
+    flow = network_flow(network, validator.device)(batch)[0].numpy()
+    truth, mask = (None if part is None else part[0].numpy() for part in (batch.flow, batch.valid))
+    scene = Scene(batch.names[0], batch.pc1[0].numpy(), batch.pc2[0].numpy(), {"student": flow}, truth, mask)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scene.png"
+        write_still(scene, path, dots_per_inch=DOTS_PER_INCH)
+        return np.asarray(np.round(255 * imread(path)[..., :3]), np.uint8)

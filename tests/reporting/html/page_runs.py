@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""Run folders that a page must stand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from run_folders import evaluation, record
+
+HOSTILE = "<script>document.title='run'</script>&\"'"
+SCENES = [{"name": f"<b>{number}</b>", "model": 0.01 * number, "zero_flow": 0.3} for number in range(1, 9)]
+
+
+def write_run(
+    folder: Path, *evaluations: dict[str, Any], lines: list[dict[str, Any]] | None = None, **changes: Any
+) -> Path:
+    (folder / "evaluations").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record(**changes)))
+    for number, content in enumerate(evaluations):
+        (folder / "evaluations" / f"{number}.json").write_text(json.dumps(content))
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines or []))
+    (folder / "command.txt").write_text("bpfn distill --name '<i>x</i>'\n")
+    return folder
+
+
+def epochs(count: int, **changes: Any) -> list[dict[str, Any]]:
+    line = {"lr": 1e-3, "loss_supervised": 2.0, "loss_bihint": 1.0, "gradient_share_bihint": 0.3, **changes}
+    return [{"epoch": epoch, **line, "validation_epe3d": 0.5 / epoch} for epoch in range(1, count + 1)]
+
+
+def write_difficult_runs(folder: Path) -> Path:
+    """A run of each kind that is hard to show; three of them have no trouble."""
+    write_run(folder / "good", evaluation(0.12, scenes=SCENES), lines=epochs(8), recipe={"train": {"lr": 1e-3}})
+    write_run(folder / "small", evaluation(0.08, scenes=SCENES), lines=epochs(8), variant="weightnet4", method="hint")
+    write_run(folder / HOSTILE.replace("/", "∕"), evaluation(0.15), lines=epochs(3), method="<script>alert(1)</script>")
+    write_run(folder / "one-epoch", evaluation(0.2), lines=epochs(1), method="basic", epochs=1, epochs_done=1)
+    write_run(folder / "no-evaluation", lines=epochs(4), state="interrupted", method="rkd")
+    write_run(folder / "nan", evaluation(0.25), lines=epochs(4, loss_supervised=float("nan")), method="ail")
+    write_run(folder / "no-log", evaluation(0.3), method="pairwise")
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "run.json").write_text('{"format": 1, "name": "<img src=x>"')
+    return folder

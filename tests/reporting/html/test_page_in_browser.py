@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""The page in a real browser: no error, nothing fetched, names are text, and tables can be sorted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser
+from page_runs import HOSTILE, epochs, write_difficult_runs, write_run
+from run_folders import evaluation
+
+from bpfn_cli.cli.main import run
+from bpfn_cli.reporting import build_report, read_runs
+from bpfn_cli.reporting.html import PageWriter
+
+pytestmark = pytest.mark.slow  # starts a browser
+MOST_BYTES, MOST_SECONDS = 5_000_000, 2.0
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    results = read_runs(write_difficult_runs(tmp_path / "runs"))
+    PageWriter(tmp_path / "page").write(results, build_report(results, published=True))
+    return tmp_path / "page" / "index.html"
+
+
+def texts(opened: Any, column: int) -> list[str]:
+    """Of the accuracy table."""
+    return opened.eval_on_selector(
+        "#accuracy table", f"table => [...table.tBodies[0].rows].map((row) => row.cells[{column}].textContent)"
+    )
+
+
+def test_hostile_names_are_shown_and_not_run(browser: Browser, page: Path) -> None:
+    opened = browser.open(page)
+    assert opened.title().startswith("Training runs in")
+    name = HOSTILE.replace("/", "∕")
+    assert opened.locator("#settings td", has_text=name).count() == 1
+    assert opened.locator("#accuracy td", has_text="<script>alert(1)</script>").count() == 1
+    assert opened.locator("b, i, script").count() == 1  # the page's own script
+
+
+def test_tables_are_sorted_by_a_click_on_a_heading(browser: Browser, page: Path) -> None:
+    opened = browser.open(page)
+    heading = opened.locator("#accuracy th button", has_text="EPE3D").first
+    column = heading.evaluate("button => button.parentElement.cellIndex")
+    before = texts(opened, column)
+    heading.click()
+    ascending = texts(opened, column)
+    assert ascending == sorted(before, key=float) != before
+    heading.click()
+    assert texts(opened, column) == ascending[::-1]
+    opened.locator("#accuracy th button", has_text="Method").first.click()
+    methods = texts(opened, 1)
+    assert methods.index("ail") < methods.index("bihint") < methods.index("hint")
+
+
+def test_every_picture_is_drawn_and_folds_open(browser: Browser, page: Path) -> None:
+    opened = browser.open(page)
+    assert opened.locator("img").count() > 8
+    loaded = opened.eval_on_selector_all("img", "all => all.every((one) => one.complete && one.naturalWidth > 200)")
+    assert loaded
+    fold = opened.locator("#learning details").first
+    assert not fold.locator("img").is_visible()
+    fold.locator("summary").click()
+    assert fold.locator("img").is_visible()
+
+
+def test_page_fits_the_window_in_light_and_dark(browser: Browser, page: Path) -> None:
+    for scheme in ("light", "dark"):
+        opened = browser.open(page, width=900)
+        opened.emulate_media(color_scheme=scheme)
+        assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_page_of_a_watched_folder_reloads_itself(browser: Browser, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "first", evaluation(), lines=epochs(1))
+    pages = PageWriter(tmp_path / "page", scenes=0)
+    results = read_runs(tmp_path / "runs")
+    pages.write(results, build_report(results), 1)
+    opened = browser.open(pages.index)
+    write_run(tmp_path / "runs" / "second", evaluation(), lines=epochs(1), method="hint")
+    results = read_runs(tmp_path / "runs")
+    pages.write(results, build_report(results), 1)
+    opened.wait_for_selector("text=second", state="attached", timeout=20_000)
+
+
+def test_page_of_50_runs_is_small_and_opens_quickly(browser: Browser, tmp_path: Path) -> None:
+    for number in range(50):
+        method, seed = f"method{number % 25}", number // 25
+        scenes = [{"name": f"{row:06d}", "model": 0.01 * row, "zero_flow": 0.4} for row in range(1, 143)]
+        content = evaluation(0.1 + 0.001 * number, scenes=scenes)
+        write_run(tmp_path / "runs" / f"run{number}", content, lines=epochs(100), method=method, seed=seed)
+    assert run(["report", "--runs", str(tmp_path / "runs"), "--html", str(tmp_path / "page")]) == 0
+    path = tmp_path / "page" / "index.html"
+    assert path.stat().st_size < MOST_BYTES
+    loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    times = [browser.open(path).evaluate(loaded) for _ in range(3)]
+    assert min(times) < 1000 * MOST_SECONDS, times  # other work on the machine slows some
