@@ -178,7 +178,7 @@ class RunFolder:
         def write() -> None:
             found = self.checkpoints.read(number)
             model, about = build_from(found.weights), {**found.metadata, **metadata}
-            if ranges := found.state["strategy"].get(RANGES):
+            if ranges := found.state.get("strategy", {}).get(RANGES):
                 add_quantizers(model)
                 round_weights(model)
                 about[RANGES] = {name: ends.tolist() for name, ends in ranges.items()}

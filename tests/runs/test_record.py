@@ -36,6 +36,7 @@ PACKAGE = Path(bpfn_cli.__file__).parent
 # A folder is a run if it has a record: these modules test for the file, and list it among others.
 KNOW_THE_NAME = {
     "cli/results/evaluate.py",
+    "cli/results/view.py",
     "runs/record.py",
     "runs/listing.py",
     "training/teacher.py",
