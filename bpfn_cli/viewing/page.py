@@ -52,7 +52,6 @@ def _html(scene: Scene) -> str:
 def _data(scene: Scene) -> dict[str, Any]:
     """What the script of the page reads: numbers as base64 of little-endian float32, colors as bytes."""
     drawn = Panels.of(scene)
-    largest_m = drawn.largest_m
     return {
         "axes": axes_of(scene.frame).tolist(),
         "center": drawn.center.tolist(),
@@ -61,10 +60,11 @@ def _data(scene: Scene) -> dict[str, Any]:
         "aspect": drawn.aspect,
         "pc1": _floats(drawn.pc1 - drawn.center),
         "pc2": _floats(drawn.pc2 - drawn.center),
-        "panels": [_panel(panel, drawn.longest_m, largest_m) for panel in drawn.flows],
+        "panels": [_panel(panel, drawn) for panel in drawn.flows],
         "unknown": [*colors.UNKNOWN],
         "longest": drawn.longest_m,
-        "largest": largest_m,
+        "longestOwn": drawn.longest_own_m,
+        "largest": drawn.largest_m,
         "wheel": _bytes(colors.flow_wheel()),
         "ramp": _bytes(colors.error_ramp()),
     }
@@ -74,17 +74,18 @@ def _view(view: View, aspect: float) -> dict[str, Any]:
     return {"aspect": aspect, "position": view.position.tolist(), "target": view.target.tolist()}
 
 
-def _panel(panel: Panel, longest_m: float, largest_m: float | None) -> dict[str, Any]:
+def _panel(panel: Panel, drawn: Panels) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": panel.name,
         "figures": panel.figures,
         "flow": _floats(panel.flow),
-        "flowColors": _bytes(colors.flow_colors(panel.flow, longest_m)),
+        "flowColors": _bytes(colors.flow_colors(panel.flow, drawn.longest_m)),
+        "ownColors": _bytes(colors.flow_colors(panel.own, drawn.longest_own_m)),
     }
-    if panel.errors is not None and largest_m is not None:
+    if panel.errors is not None and drawn.largest_m is not None:
         data |= {
             "errors": _floats(panel.errors),
-            "errorColors": _bytes(colors.error_colors(panel.errors, largest_m)),
+            "errorColors": _bytes(colors.error_colors(panel.errors, drawn.largest_m)),
         }
     return data
 

@@ -139,7 +139,7 @@ def test_keys_and_play(browser: Browser, tmp_path: Path) -> None:
     shown.keyboard.press("?")
     assert shown.locator("#keys").is_visible()
     shown.keyboard.press("Escape")
-    for key, value in (("c", "error"), ("c", "clouds"), ("c", "flow")):
+    for key, value in (("c", "own"), ("c", "error"), ("c", "clouds"), ("c", "flow")):
         shown.keyboard.press(key)
         assert shown.evaluate("viewer.state.color") == value == shown.locator("#color").input_value()
     shown.keyboard.press("l")

@@ -33,6 +33,21 @@ def test_errors_are_known_where_the_mask_says() -> None:
     assert Panels.of(viewed(mask=~mask & mask)).flows[1].errors is None
 
 
+def test_own_motion_is_left_without_what_most_points_share() -> None:
+    rng = np.random.default_rng(0)
+    pc1 = rng.uniform(-5, 5, (200, 3)) + np.array([4e6, 0, 20])  # map coordinates
+    turn = np.array([[np.cos(0.05), 0, np.sin(0.05)], [0, 1, 0], [-np.sin(0.05), 0, np.cos(0.05)]])
+    moves = np.where(np.arange(200)[:, None] < 20, (0.0, 0.0, 1.0), 0.0)
+    middle = pc1.mean(axis=0)
+    flow = (pc1 - middle) @ turn.T + middle + (0.1, 0, -0.8) + moves - pc1
+    flow[-1] = np.nan
+    drawn = Panels.of(Scene("a", pc1, pc1, {"one": flow}))
+    (one,) = drawn.flows
+    assert np.allclose(one.own[:-1], moves[:-1], atol=0.01)
+    assert np.isnan(one.own[-1]).all()
+    assert drawn.longest_own_m == 1.0 and drawn.longest_m > 1
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_frames_are_drawn_alike(frame: str) -> None:
     one, axes = viewed(), axes_of(frame)

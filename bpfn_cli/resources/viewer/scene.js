@@ -100,6 +100,7 @@
     const moving = flow.map((value) => (Number.isFinite(value) ? value : 0));
     const colors = {
       flow: one.flow ? bytes(one.flowColors) : plain(count, CLOUD1),
+      own: one.flow ? bytes(one.ownColors) : plain(count, CLOUD1),
       error: one.errors ? bytes(one.errorColors) : plain(count, data.unknown),
       clouds: plain(count, CLOUD1),
     };
@@ -247,9 +248,9 @@
   };
   function legend() {
     const parts = [], metres = (value) => `${+value.toPrecision(3)} m`;
-    if (state.color === "flow" && data.panels.length) {
-      const wheel = picture(data.wheel, 96, 96, 4);
-      parts.push(element("div", "direction: forward"), wheel, element("div", `rim: ${metres(data.longest)} and more`));
+    if (["flow", "own"].includes(state.color) && data.panels.length) {
+      const wheel = picture(data.wheel, 96, 96, 4), rim = state.color === "own" ? data.longestOwn : data.longest;
+      parts.push(element("div", "direction: forward"), wheel, element("div", `rim: ${metres(rim)} and more`));
     } else if (state.color === "error" && data.largest !== null) {
       const ramp = picture(data.ramp, 128, 1, 3), ends = element("div", "", "ends");
       ramp.className = "ramp";
@@ -366,7 +367,7 @@
   at("reset").addEventListener("click", reset);
   at("top").addEventListener("click", top);
   at("help").addEventListener("click", () => at("keys").showModal());
-  if (data.largest === null) at("color").options[1].disabled = true;
+  if (data.largest === null) at("color").querySelector("[value=error]").disabled = true;
   if (!data.panels.length) for (const id of ["play", "move", "lines"]) at(id).disabled = true;
   if (panels.length > 1) for (const panel of panels) {
     const label = document.createElement("label"), box = document.createElement("input");
