@@ -28,7 +28,7 @@ RANKS = (
             "shipped",
             "disk_names",
             "frames",
-            "ladder",
+            "history",
             "without_torch",
         ),
         "stop",

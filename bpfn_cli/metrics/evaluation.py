@@ -14,7 +14,7 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, ShapeError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.ladder import plain_steps, read_ladder
+from bpfn_cli.history import plain_steps, read_history
 from bpfn_cli.metrics.classes import (
     BUCKETS,
     GROUPS,
@@ -162,7 +162,7 @@ def evaluate_checkpoint(
     sha256 = sha256_of(checkpoint)
     weights = {
         "which": which,
-        "ladder": plain_steps(read_ladder(read.metadata, sha256)),
+        "history": plain_steps(read_history(read.metadata, sha256)),
         "path": printable(checkpoint),
         "variant": read.variant.name,
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bpfn_cli.ladder import Step
+from bpfn_cli.history import Step
 
 MODEL, TEACHER = "model", "teacher"
 ZERO_FLOW, NEAREST_NEIGHBOR, RIGID_ICP = "zero_flow", "nearest_neighbor", "rigid_icp"
@@ -47,13 +47,13 @@ class Dataset(Schema):
 
 
 class Checkpoint(Schema):
-    """The weights that were measured; `which` epoch's: best or last. ladder: the steps that made them."""
+    """The weights that were measured; `which` epoch's: best or last. history: the steps that made them."""
 
     which: Name
     path: str = ""
     variant: str = ""
     sha256: Name
-    ladder: tuple[Step, ...] = ()
+    history: tuple[Step, ...] = ()
 
 
 class MetricRow(Schema):
@@ -232,6 +232,6 @@ class EvaluationResult(Schema):
         exclude: dict[str, Any] = dict.fromkeys(empty, True) | ({} if self.by_class else {"scenes": scenes})
         if self.dataset.region is None:
             exclude["dataset"] = {"region"}
-        if not self.checkpoint.ladder:
-            exclude["checkpoint"] = {"ladder"}
+        if not self.checkpoint.history:
+            exclude["checkpoint"] = {"history"}
         return self.model_dump(mode="json", exclude=exclude)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bpfn_cli.reporting.accuracy import accuracy_notes, accuracy_tables, without_results_tables
 from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.complexity import complexity_tables
-from bpfn_cli.reporting.ladder import ladder_tables
+from bpfn_cli.reporting.history import history_tables
 from bpfn_cli.reporting.measured import Planned
 from bpfn_cli.reporting.pages import page_names, to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.published import published_tables, read_published
@@ -33,7 +33,7 @@ def build_report(
         *by_class,
         *without_results_tables(results.runs, planned),
         *complexity_tables(results.runs, source),
-        *ladder_tables(results.runs, results.others),
+        *history_tables(results.runs, results.others),
     ]
     tables += published_tables(source) if source else []
     if len(accuracy) > 1:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from bpfn_cli.choices import Selector
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors, write_atomic
-from bpfn_cli.ladder import Step
+from bpfn_cli.history import Step
 from bpfn_cli.metrics.result import Amount, Name, Positive, Schema, Share
 
 RECORD_FILE, METRICS, EVALUATIONS, LOCK = "run.json", "metrics.jsonl", "evaluations", ".lock"
@@ -167,7 +167,7 @@ class RunRecord(Schema):
             can serve as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
         selected_by: what chose the best checkpoint on the scenes `selected_on`; without labels not EPE3D.
-        ladder: the steps that made the checkpoint it started from.
+        history: the steps that made the checkpoint it started from.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
         cell, control, cell_key, times_as_long, slowest_of: set for a run of a study.
     """
@@ -201,7 +201,7 @@ class RunRecord(Schema):
     teacher_forwards: Count | None = None
     teacher_cache: TeacherCacheCounts | None = None
     initial: File | None = None
-    ladder: tuple[Step, ...] = ()
+    history: tuple[Step, ...] = ()
     complexity: Complexity | None = None
     recipe: Annotated[dict[str, Any], AfterValidator(_checked_recipe)] = Field(default_factory=dict)
     paths: Annotated[Paths | None, Field(validation_alias=AliasChoices("paths", "place"))] = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bpfn_cli.errors import DataError, printable
-from bpfn_cli.ladder import Step
+from bpfn_cli.history import Step
 from bpfn_cli.models import Variant, save_checkpoint
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning.channels import channel_groups

@@ -14,12 +14,12 @@ from bpfn_cli.data.datasets import describe
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, NonFiniteError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.ladder import DISTILLED, KEY, plain_steps
+from bpfn_cli.history import DISTILLED, KEY, plain_steps
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.models import BiPointFlowNet, load_checkpoint
 from bpfn_cli.models.fake_quantization import quantizers
-from bpfn_cli.models.ladder import step_of
+from bpfn_cli.models.history import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.progress import LoggedProgress, Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
@@ -208,7 +208,7 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
 def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     """Write the best weights (without validation: the last) as the file to deploy, and record their size."""
     path = folder.deploy(
-        training.number if training.best is None else training.best, **_ladder(parts, training, folder)
+        training.number if training.best is None else training.best, **_history(parts, training, folder)
     )
     if teacher := parts.strategy.teacher:
         counts, cache = record.TeacherCacheCounts, teacher.cache
@@ -219,10 +219,10 @@ def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
     return path
 
 
-def _ladder(parts: Parts, training: Training, folder: RunFolder) -> dict[str, Any]:
+def _history(parts: Parts, training: Training, folder: RunFolder) -> dict[str, Any]:
     """The steps that made the deployed weights, for their metadata, if the run started from a network with steps."""
     known = folder.record
-    if not known.ladder:
+    if not known.history:
         return {}
     validated = training.best is not None and training.selected_by == "epe3d"
     held_out = "the test split" if known.selected_on == "test" else f"{known.data.held_out_scenes} held-out scenes"
@@ -231,7 +231,7 @@ def _ladder(parts: Parts, training: Training, folder: RunFolder) -> dict[str, An
     what = DISTILLED if known.command == "distill" else "trained"
     what += " for int8" if quantizers(parts.student) else ""
     last = step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
-    return {KEY: plain_steps((*known.ladder, last))}
+    return {KEY: plain_steps((*known.history, last))}
 
 
 def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult | None:

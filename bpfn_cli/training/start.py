@@ -20,7 +20,7 @@ from bpfn_cli.config import to_yaml
 from bpfn_cli.distributed import from_main, size
 from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.ladder import read_ladder
+from bpfn_cli.history import read_history
 from bpfn_cli.models import read_checkpoint
 from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, recipe_tree
 from bpfn_cli.runs import record
@@ -55,7 +55,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         data=record.TrainingData(**vars(job.data.identity), held_out_scenes=held_out),
         teacher_key=as_teacher if is_plain_supervised else None,
         initial=None if initial is None else record.File(path=str(initial), sha256=sha256_of(initial)),
-        ladder=() if initial is None else read_ladder(read_checkpoint(initial).metadata, sha256_of(initial)),
+        history=() if initial is None else read_history(read_checkpoint(initial).metadata, sha256_of(initial)),
         selected_on=recipe.train.select_on,
         recipe=decisive_tree(recipe),
         paths=paths_of(job),

@@ -11,16 +11,16 @@ import pytest
 from command import bpfn, refused, succeeded
 from tiny_world import LEAST, Scenes, tiny_network, write_things
 
-from bpfn_cli.ladder import plain_steps
+from bpfn_cli.history import plain_steps
 from bpfn_cli.models import load_checkpoint, save_checkpoint
-from bpfn_cli.models.ladder import step_of
+from bpfn_cli.models.history import step_of
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, scene = tmp_path_factory.mktemp("export"), Scenes(points=2 * LEAST).load(0)
     steps = plain_steps([step_of("teacher", tiny_network())])
-    save_checkpoint(folder / "tiny.safetensors", tiny_network(), ladder=steps)
+    save_checkpoint(folder / "tiny.safetensors", tiny_network(), history=steps)
     np.save(folder / "a.npy", scene.pc1)
     np.save(folder / "b.npy", scene.pc2)
     succeeded(bpfn("export", "--checkpoint", "tiny.safetensors", "--out", "tiny.onnx", cwd=folder))
@@ -32,7 +32,7 @@ def test_export_prints_the_difference_and_both_errors(folder: Path) -> None:
     done = succeeded(bpfn("export", "--checkpoint", "tiny.safetensors", "--out", "again.onnx", cwd=folder))
     assert f"a synthetic scene, {LEAST:,} points: flow differs by at most " in done.stdout
     assert "EPE3D" in done.stdout
-    assert "Ladder of again.onnx" in done.stdout
+    assert "History of again.onnx" in done.stdout
     assert (folder / "again.onnx").read_bytes() == (folder / "tiny.onnx").read_bytes()
     assert "next: bpfn predict a.ply b.ply --checkpoint again.onnx" in done.stderr
 
@@ -46,8 +46,8 @@ def test_export_compares_on_the_pair(folder: Path) -> None:
         "a.npy and b.npy",
         (folder / "tiny.pth").stat().st_size,
     )
-    assert [one["step"] for one in found["ladder"]] == ["teacher", "pth, float16"]
-    assert found["ladder"][1]["bytes"] == found["bytes"]
+    assert [one["step"] for one in found["history"]] == ["teacher", "pth, float16"]
+    assert found["history"][1]["bytes"] == found["bytes"]
     assert all(0 < one["median_m"] < found["tolerance_m"] for one in found["comparisons"])
     assert load_checkpoint(folder / "tiny.pth").variant.levels == tiny_network().variant.levels
 

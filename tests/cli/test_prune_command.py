@@ -15,7 +15,7 @@ from tiny_world import BIG, guess_sensitivities, tiny_network, write_things
 from bpfn_cli.cli.network.prune import quantity, rounded_up, share
 from bpfn_cli.errors import UsageError
 from bpfn_cli.files import sha256_of
-from bpfn_cli.ladder import read_ladder
+from bpfn_cli.history import read_history
 from bpfn_cli.models import Variant, read_checkpoint, save_checkpoint
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import sensitivity
@@ -51,13 +51,13 @@ def test_budget_is_met_and_the_result_is_a_checkpoint(place: Path, flag: str, fi
     assert 0.98 * target <= getattr(cost_of(read.variant, 1024), field) <= target
     assert (said["variant"], read.metadata["importance"], read.metadata["recovery_steps"]) == ("pruned", "taylor", 2)
     assert read.metadata["epe3d"] == said["epe3d"]
-    steps = read_ladder(read.metadata)
+    steps = read_history(read.metadata)
     assert [(one.step, one.network) for one in steps] == [("teacher", "big"), ("pruned", "pruned")]
     assert [one.epe3d_m for one in steps] == [said["epe3d"]["teacher_m"], said["epe3d"]["recovered_m"]]
     assert steps[0].sha256 == sha256_of(place / "teacher.safetensors")
     assert said["epe3d"]["scenes"] == 2
     shown = succeeded(bpfn("profile", "--checkpoint", "pruned.safetensors", "--points", 1024, cwd=place)).stdout
-    assert "Ladder of pruned.safetensors" in shown
+    assert "History of pruned.safetensors" in shown
 
 
 def test_given_sizes_take_the_most_important_channels(place: Path) -> None:
@@ -154,7 +154,7 @@ def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> N
     stored = json.loads(done.stdout)["stored"]
     assert stored["as"] == "int8"
     assert 0 < stored["mean_m"] <= stored["largest_m"]
-    steps = read_ladder(read_checkpoint(place / "int8.safetensors").metadata)
+    steps = read_history(read_checkpoint(place / "int8.safetensors").metadata)
     assert [(one.step, one.moved_m) for one in steps] == [("original", None), ("stored int8", stored["mean_m"])]
     assert steps[1].bytes < 0.6 * steps[0].bytes
     assert (place / "int8.safetensors").stat().st_size < 0.6 * (place / "teacher.safetensors").stat().st_size
@@ -163,7 +163,7 @@ def test_weights_in_fewer_bits_are_a_checkpoint_like_any_other(place: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_ladder_from_the_teacher_to_int8_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_from_the_teacher_to_int8_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
     words = ("slim", "--teacher", "teacher.safetensors", "--target-macs", "7M", "--out", "five.safetensors")
     succeeded(bpfn(*words, *QUICK, "--importance", "l1", cwd=place))
@@ -174,7 +174,7 @@ def test_the_ladder_from_the_teacher_to_int8_is_reported(place: Path, monkeypatc
         words = ("eval", "--checkpoint", f"{name}.safetensors", "--points", 1024, "--data", "things")
         succeeded(bpfn(*words, cwd=place))
     succeeded(bpfn("report", "--out", "results", cwd=place))
-    with (place / "results" / "ladder.csv").open(encoding="utf-8") as stream:
+    with (place / "results" / "history.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["teacher", "pruned", "distilled", "stored int8"]
     assert {row["run"] for row in rows} == {"small.safetensors"}

@@ -11,7 +11,7 @@ from golden_models import random_pair
 from tiny_world import BIG, TINY, Quiet, guess_sensitivities, tiny_network
 
 from bpfn_cli.errors import DataError
-from bpfn_cli.ladder import read_ladder
+from bpfn_cli.history import read_history
 from bpfn_cli.models import load_checkpoint, read_checkpoint
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import search as pruning_search
@@ -80,7 +80,7 @@ def test_networks_found_are_checkpoints_with_the_errors_that_are_stated(whole: t
         assert (cost_of(read.variant, 1024).macs, read.variant.name) == (one.macs, one.name)
         error = mean_epe3d(load_checkpoint(folder / str(one.file)), scenes().held_out)
         assert error == pytest.approx(one.epe3d_m, rel=1e-4)
-        assert [step.step for step in read_ladder(read.metadata)] == ["teacher", "pruned"]
+        assert [step.step for step in read_history(read.metadata)] == ["teacher", "pruned"]
 
 
 @pytest.mark.parametrize("step", ["candidates", "networks"])

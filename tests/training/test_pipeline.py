@@ -24,12 +24,12 @@ from bpfn_cli.data.subset.make import make_subset
 from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.errors import CheckpointError, DataError, UsageError
 from bpfn_cli.files import sha256_of
-from bpfn_cli.ladder import plain_steps, read_ladder
+from bpfn_cli.history import plain_steps, read_history
 from bpfn_cli.losses import ObjectiveSettings
 from bpfn_cli.metrics.evaluation import evaluate_checkpoint
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
-from bpfn_cli.models.ladder import step_of
+from bpfn_cli.models.history import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings, decisive_tree, teacher_key
@@ -474,15 +474,15 @@ def test_teacher_given_by_file_is_traced_to_its_run(distilled: tuple[Outcome, Qu
 
 def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path) -> None:
     start, teacher = tmp_path / "start.safetensors", tmp_path / "teacher.safetensors"
-    save_checkpoint(start, tiny_network(5), ladder=plain_steps([step_of("pruned", tiny_network(5))]))
+    save_checkpoint(start, tiny_network(5), history=plain_steps([step_of("pruned", tiny_network(5))]))
     save_checkpoint(teacher, tiny_network(6, BIG))
     tuned, progress = carry_out(job_for(things, tmp_path / "runs", recipe("none", initial=str(start))))
     record = record_of(tuned.folder)
     assert record["method"] == "fine-tuned"
     assert record["initial"] == {"path": str(start), "sha256": sha256_of(start)}
     assert record["teacher_key"] is None
-    assert [(one["step"], one["sha256"]) for one in record["ladder"]] == [("pruned", sha256_of(start))]
-    carried = read_ladder(read_checkpoint(tuned.folder / "student.safetensors").metadata)
+    assert [(one["step"], one["sha256"]) for one in record["history"]] == [("pruned", sha256_of(start))]
+    carried = read_history(read_checkpoint(tuned.folder / "student.safetensors").metadata)
     assert [one.step for one in carried] == ["pruned", "trained"]
     assert carried[-1].epe3d_m == record["best_validation_epe3d"]
     assert "-fine-tuned-" in tuned.folder.name

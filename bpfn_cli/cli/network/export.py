@@ -14,7 +14,7 @@ from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, echo, finish, print_json, say
 
 if TYPE_CHECKING:
-    from bpfn_cli.ladder import Step
+    from bpfn_cli.history import Step
     from bpfn_cli.models import Checkpoint
     from bpfn_cli.models.exported import Comparison
     from bpfn_cli.models.exported.base import Clouds, Format
@@ -81,12 +81,12 @@ def export(flags: ExportFlags) -> None:
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.errors import UsageError, printable
     from bpfn_cli.files import claim_output, expanded
-    from bpfn_cli.ladder import KEY, plain_steps
+    from bpfn_cli.history import KEY, plain_steps
     from bpfn_cli.models import build_from
     from bpfn_cli.models import export as export_network
     from bpfn_cli.models.exported import FORMATS, TOLERANCE_M, format_of
     from bpfn_cli.profiling.trial import trial_pair
-    from bpfn_cli.reporting.ladder import ladder_table
+    from bpfn_cli.reporting.history import history_table
     from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.shipped import weights_title
 
@@ -131,7 +131,7 @@ def export(flags: ExportFlags) -> None:
         for one in found:
             echo(_line(one, pair.name))
         if steps:
-            print_table(ladder_table(out.name, steps), console())
+            print_table(history_table(out.name, steps), console())
     say(f"{size / 1e6:.1f} MB")
     finish(out, f"bpfn predict a.ply b.ply --checkpoint {out}" if out.suffix == ".onnx" else None)
 
@@ -141,9 +141,9 @@ def _steps(
 ) -> tuple[Step, ...]:
     """The steps that made the network, and this one; none if they are not known."""
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.ladder import read_ladder
+    from bpfn_cli.history import read_history
 
-    steps = read_ladder(read.metadata, sha256_of(path))
+    steps = read_history(read.metadata, sha256_of(path))
     if not steps:
         return ()
     on = f"{pair}, {compared.points} points"

@@ -44,10 +44,10 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
       $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
-    from bpfn_cli.ladder import KEY, plain_steps, read_ladder
+    from bpfn_cli.history import KEY, plain_steps, read_history
     from bpfn_cli.models import read_checkpoint
     from bpfn_cli.profiling import list_tensors, profile_model, tensor_totals
-    from bpfn_cli.reporting.ladder import ladder_table
+    from bpfn_cli.reporting.history import history_table
     from bpfn_cli.reporting.terminal import print_table as print_report_table
     from bpfn_cli.shipped import weights_argument
 
@@ -62,7 +62,7 @@ def profile(flags: ProfileFlags) -> None:
             bar(done, len(chosen), one.name)
     measured = _measure(chosen, points) if flags.latency else []
     tensors = [list_tensors(one) for one in chosen] if flags.tensors else []
-    steps = () if checkpoint is None else read_ladder(read_checkpoint(checkpoint).metadata)
+    steps = () if checkpoint is None else read_history(read_checkpoint(checkpoint).metadata)
     if flags.json:
         found = [asdict(one) | ({KEY: plain_steps(steps)} if steps else {}) for one in profiles]
         for fields, its_latency in zip(found, measured, strict=False):
@@ -77,7 +77,7 @@ def profile(flags: ProfileFlags) -> None:
     if len(profiles) == 1:
         _print_levels(profiles[0])
     if steps and checkpoint is not None:
-        print_report_table(ladder_table(checkpoint.name, steps), console())
+        print_report_table(history_table(checkpoint.name, steps), console())
     for one, its_tensors in zip(chosen, tensors, strict=False):
         _print_tensors(one.name, its_tensors)
     distill = "bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names)

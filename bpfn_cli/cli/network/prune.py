@@ -18,7 +18,7 @@ from bpfn_cli.cli.console import ConsoleProgress, say
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
-    from bpfn_cli.ladder import Step
+    from bpfn_cli.history import Step
     from bpfn_cli.models import BiPointFlowNet, Variant
     from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes
 

@@ -90,7 +90,7 @@ def _searched(flags: SearchFlags) -> SearchState:
     import bpfn_cli
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.ladder import read_ladder
+    from bpfn_cli.history import read_history
     from bpfn_cli.models import build_from, read_checkpoint
     from bpfn_cli.models.pruning.prune import Pruner, count_of
     from bpfn_cli.profiling.pruning import latency_ms, pruning_scenes
@@ -123,5 +123,5 @@ def _searched(flags: SearchFlags) -> SearchState:
         say(f"resuming: {len(state.candidates)} networks measured, {len(state.networks)} trained")
     torch.manual_seed(seed)
     timed = (lambda variant: latency_ms(variant, points)) if flags.latency else None
-    before = read_ladder(read.metadata, sha256)
+    before = read_history(read.metadata, sha256)
     return Search(flags.out, state, Pruner(teacher), scenes, timed, progress, before).run()

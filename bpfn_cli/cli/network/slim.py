@@ -170,14 +170,14 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
     import torch
 
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.ladder import KEY, plain_steps, read_ladder
+    from bpfn_cli.history import KEY, plain_steps, read_history
     from bpfn_cli.models import build_from, build_model, initialize_from
 
     torch.manual_seed(flags.seed or 0)
     source = build_from(read) if read else None
     if read and source and (given := flags.checkpoint or flags.teacher):
         sha256 = sha256_of(given)
-        steps = read_ladder(read.metadata, sha256)
+        steps = read_history(read.metadata, sha256)
         if flags.checkpoint is not None:
             return source, {KEY: plain_steps(steps)} if steps else {}
         if flags.prunes:
@@ -190,11 +190,11 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
 
 
 def _add_stored(report: dict[str, Any], model: BiPointFlowNet, flags: SlimFlags) -> None:
-    """Add the step of fewer bits to the ladder; a network without a ladder has itself as the first step."""
-    from bpfn_cli.ladder import KEY, ORIGINAL, plain_steps, read_ladder
-    from bpfn_cli.models.ladder import step_of
+    """Add the step of fewer bits to the history; a network without a history has itself as the first step."""
+    from bpfn_cli.history import KEY, ORIGINAL, plain_steps, read_history
+    from bpfn_cli.models.history import step_of
 
-    steps = read_ladder(report) or (step_of(ORIGINAL, model, flags.points),)
+    steps = read_history(report) or (step_of(ORIGINAL, model, flags.points),)
     moved_m = report["stored"]["mean_m"]
     report[KEY] = plain_steps(
         (*steps, step_of(f"stored {flags.store}", model, flags.points, flags.store, moved_m=moved_m))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bpfn_cli.choices import Importance
 from bpfn_cli.errors import NonFiniteError, UsageError
-from bpfn_cli.ladder import KEY, PRUNED, TEACHER, Step, plain_steps
+from bpfn_cli.history import KEY, PRUNED, TEACHER, Step, plain_steps
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.cost import cost_of as sizes_cost
-from bpfn_cli.models.ladder import step_of
+from bpfn_cli.models.history import step_of
 from bpfn_cli.models.pruning.budget import CostOf, check_budget, fit_budget, smallest
 from bpfn_cli.models.pruning.channels import ChannelGroup, channel_groups, reorder
 from bpfn_cli.models.pruning.importance import channel_orders, epe3d
@@ -81,17 +81,17 @@ class PrunedErrors:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What is known about a pruned network. ladder: see `bpfn_cli.ladder`."""
+    """What is known about a pruned network. history: see `bpfn_cli.history`."""
 
     importance: Importance
     recovery_steps: int
     epe3d: PrunedErrors
-    ladder: tuple[Step, ...]
+    history: tuple[Step, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """As the metadata of a checkpoint."""
         plain = {"importance": self.importance, "recovery_steps": self.recovery_steps, "epe3d": asdict(self.epe3d)}
-        return {**plain, KEY: plain_steps(self.ladder)}
+        return {**plain, KEY: plain_steps(self.history)}
 
 
 def prune(

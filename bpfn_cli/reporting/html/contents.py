@@ -57,7 +57,7 @@ class Contents:
         accuracy = _tables(self.of_kind("accuracy"))
         yield Section("accuracy", "Accuracy", tables=accuracy, figures=self.drawn("distribution"), folds=folds)
         yield Section("waiting", "Runs without results", tables=_tables(self.of_kind("without_results")))
-        folds = _folds([*self.of_kind("ladder"), *self.of_kind("published_complexity")])
+        folds = _folds([*self.of_kind("history"), *self.of_kind("published_complexity")])
         title, sizes = "Size, and accuracy against cost", _tables(self.of_kind("complexity"))
         yield Section("cost", title, tables=sizes, figures=self.drawn("cost"), folds=folds)
         yield self.study()

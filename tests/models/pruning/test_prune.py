@@ -135,7 +135,7 @@ def test_prune_from_python(pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> N
     assert 0.98 * budget <= macs(model.variant) <= budget
     assert (model.variant.name, report.epe3d.scenes, report.recovery_steps) == ("pruned", 2, 1)
     assert report.epe3d.recovered_m == mean_epe3d(model, batches(2))
-    assert [(one.step, one.macs) for one in report.ladder] == [("teacher", macs(BIG)), ("pruned", macs(model.variant))]
+    assert [(one.step, one.macs) for one in report.history] == [("teacher", macs(BIG)), ("pruned", macs(model.variant))]
     with pytest.raises(UsageError, match="nothing to cut"):
         prune(teacher, 2 * macs(BIG), batches(1), points=1024)
     with pytest.raises(UsageError, match="at least one batch"):

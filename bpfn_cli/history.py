@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The ladder of a small network: the steps that made it from a teacher, with the size and the error after each.
+"""The history of a small network: the steps that made it from a teacher, with the size and the error after each.
 
-A checkpoint carries its ladder in its metadata; each command that makes a smaller network from it adds a step.
+A checkpoint carries its history in its metadata; each command that makes a smaller network from it adds a step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-KEY = "ladder"  # of a checkpoint's metadata
+KEY = "history"  # of a checkpoint's metadata
 TEACHER, PRUNED, DISTILLED = "teacher", "pruned", "distilled"
 ORIGINAL = "original"  # a network whose earlier steps are not known
 
@@ -47,8 +47,8 @@ class Step(BaseModel):
 _STEPS = TypeAdapter(Annotated[tuple[Step, ...], Field(max_length=64)])
 
 
-def read_ladder(metadata: Mapping[str, Any], sha256: str | None = None) -> tuple[Step, ...]:
-    """The steps in the metadata of a checkpoint; none if it has no valid ladder, as in files of earlier versions.
+def read_history(metadata: Mapping[str, Any], sha256: str | None = None) -> tuple[Step, ...]:
+    """The steps in the metadata of a checkpoint; none if it has no valid history, as in files of earlier versions.
 
     sha256: of the file, which its last step made.
     """
@@ -61,5 +61,5 @@ def read_ladder(metadata: Mapping[str, Any], sha256: str | None = None) -> tuple
 
 
 def plain_steps(steps: Iterable[Step]) -> list[dict[str, Any]]:
-    """Steps as metadata, which `read_ladder` reads."""
+    """Steps as metadata, which `read_history` reads."""
     return [step.model_dump(exclude_none=True) for step in steps]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ladder tables: what each step from a teacher to a small network cost in size and accuracy."""
+"""The history tables: what each step from a teacher to a small network cost in size and accuracy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfn_cli.ladder import DISTILLED, Step
+from bpfn_cli.history import DISTILLED, Step
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.reporting.measured import Protocol, results_of
 from bpfn_cli.reporting.tables import Column, Table, row_of
@@ -17,8 +17,8 @@ Errors = dict[tuple[str, Protocol], float]  # EPE3D in metres by sha256 of the w
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A row about a step. first: of its ladder. test_m: EPE3D by the evaluation that the table is about."""
+class HistoryRow:
+    """A row about a step. first: of its history. test_m: EPE3D by the evaluation that the table is about."""
 
     step: Step
     first: Step
@@ -31,8 +31,8 @@ class Rung:
         return 100 * getattr(self.step, name) / whole if whole and comparable else None
 
 
-# For rows about a `Rung`.
-LADDER = [
+# For rows about a `HistoryRow`.
+COLUMNS = [
     Column("step", "Step", lambda row: row.step.step),
     Column("network", "Network", lambda row: row.step.network),
     Column("parameters_m", "Params", lambda row: row.step.parameters / 1e6, ".2f", "M"),
@@ -56,7 +56,7 @@ NOTES = [
 
 
 @dataclass(frozen=True)
-class Ladder:
+class History:
     """The steps of a network, and the evaluations of the last one; their protocols are the tables."""
 
     name: str
@@ -69,39 +69,39 @@ class Ladder:
 
     def tables(self, errors: Errors) -> Iterator[Table]:
         for protocol in self.protocols or (None,):
-            rungs = [
-                Rung(step, self.steps[0], errors.get((step.sha256, protocol)) if step.sha256 and protocol else None)
-                for step in self.steps
-            ]
+            tested = [errors.get((step.sha256, protocol)) if step.sha256 and protocol else None for step in self.steps]
             where = f": {protocol.title}" if protocol else ""
             context = {"run": self.name, **(protocol.as_dict() if protocol else {})}
-            rows = [row_of(LADDER, rung) for rung in rungs]
-            yield Table("ladder", f"Ladder of {self.name}{where}", LADDER, rows, NOTES, context)
+            rows = [
+                row_of(COLUMNS, HistoryRow(step, self.steps[0], test_m))
+                for step, test_m in zip(self.steps, tested, strict=True)
+            ]
+            yield Table("history", f"History of {self.name}{where}", COLUMNS, rows, NOTES, context)
 
 
-def ladder_tables(runs: Sequence[Run], others: Sequence[EvaluationResult]) -> list[Table]:
+def history_tables(runs: Sequence[Run], others: Sequence[EvaluationResult]) -> list[Table]:
     """A table for each network that has steps: of runs that started from such a network, and of other weights.
 
-    A ladder that goes on in another one has no table of its own.
+    A history that goes on in another one has no table of its own.
     """
-    ladders, errors = [*_of_runs(runs), *_of_others(others)], _errors(runs, others)
-    longest = [one for one in ladders if not any(_goes_on(one, other) for other in ladders)]
+    histories, errors = [*_of_runs(runs), *_of_others(others)], _errors(runs, others)
+    longest = [one for one in histories if not any(_goes_on(one, other) for other in histories)]
     return [table for one in longest for table in one.tables(errors)]
 
 
-def ladder_table(name: str, steps: Sequence[Step]) -> Table:
+def history_table(name: str, steps: Sequence[Step]) -> Table:
     """The steps of one network, as its checkpoint says. Args: name: of the file."""
-    return next(Ladder(name, tuple(steps), ()).tables({}))
+    return next(History(name, tuple(steps), ()).tables({}))
 
 
-def _goes_on(one: Ladder, other: Ladder) -> bool:
+def _goes_on(one: History, other: History) -> bool:
     return len(one.steps) < len(other.steps) and other.weights[: len(one.steps)] == one.weights
 
 
-def _of_runs(runs: Sequence[Run]) -> Iterator[Ladder]:
+def _of_runs(runs: Sequence[Run]) -> Iterator[History]:
     for run in runs:
         record, size = run.record, run.record.complexity
-        if not record.ladder or size is None:
+        if not record.history or size is None:
             continue
         sizes = {"parameters": size.parameters, "macs": size.module_macs, "points": size.points}
         last = Step(
@@ -114,16 +114,16 @@ def _of_runs(runs: Sequence[Run]) -> Iterator[Ladder]:
             sha256=record.weights_sha256,
         )
         protocols = dict.fromkeys(result.protocol for result in results_of(run))
-        yield Ladder(run.name, (*record.ladder, last), tuple(protocols))
+        yield History(run.name, (*record.history, last), tuple(protocols))
 
 
-def _of_others(others: Sequence[EvaluationResult]) -> Iterator[Ladder]:
-    found: dict[str, Ladder] = {}
+def _of_others(others: Sequence[EvaluationResult]) -> Iterator[History]:
+    found: dict[str, History] = {}
     for one in others:
-        if len(steps := one.checkpoint.ladder) > 1:
+        if len(steps := one.checkpoint.history) > 1:
             known, protocol = found.get(one.checkpoint.sha256), Protocol.from_evaluation(one)
             protocols = (*known.protocols, protocol) if known else (protocol,)
-            found[one.checkpoint.sha256] = Ladder(Path(one.checkpoint.path).name, steps, protocols)
+            found[one.checkpoint.sha256] = History(Path(one.checkpoint.path).name, steps, protocols)
     yield from found.values()
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Steps of a ladder from networks."""
+"""Steps of a history from networks."""
 
 from __future__ import annotations
 
 from bpfn_cli.choices import Storage
-from bpfn_cli.ladder import Step
+from bpfn_cli.history import Step
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.checkpoint import checkpoint_bytes
 from bpfn_cli.models.cost import cost_of

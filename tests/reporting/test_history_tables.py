@@ -32,8 +32,8 @@ SIZE = {"points": 8192, "parameters": 2_000_000, "module_macs": 5_000_000_000}
 SIZE |= {"unused_parameters": 0, "checkpoint_bytes": 8_000_100}
 
 
-def ladders(runs) -> list[Table]:
-    return [table for table in build_report(read_runs(runs)).tables if table.kind == "ladder"]
+def histories(runs) -> list[Table]:
+    return [table for table in build_report(read_runs(runs)).tables if table.kind == "history"]
 
 
 def column(table: Table, key: str) -> list[object]:
@@ -43,13 +43,13 @@ def column(table: Table, key: str) -> list[object]:
 def run_from_a_pruned_network(make_run) -> None:
     tested = evaluation(epe3d=0.12)
     tested["rows"].append(metrics("teacher", 0.09, 0.5, 0.8, 0.4, 9.0, 0.3))
-    make_run("s", tested, ladder=[TEACHER, PRUNED], complexity=SIZE, variant="five", best_validation_epe3d=0.15)
+    make_run("s", tested, history=[TEACHER, PRUNED], complexity=SIZE, variant="five", best_validation_epe3d=0.15)
 
 
 def test_each_step_has_its_sizes_and_errors(runs, make_run) -> None:
     run_from_a_pruned_network(make_run)
-    (table,) = ladders(runs)
-    assert table.title == "Ladder of s: synthetic, test split, 40 scenes, 1024 points"
+    (table,) = histories(runs)
+    assert table.title == "History of s: synthetic, test split, 40 scenes, 1024 points"
     assert column(table, "step") == ["teacher", "pruned", "distilled"]
     assert column(table, "macs_percent") == [100, 25, 25]
     assert column(table, "file_mb") == [32, 8, 8.0001]
@@ -57,7 +57,7 @@ def test_each_step_has_its_sizes_and_errors(runs, make_run) -> None:
     assert column(table, "test_epe3d") == [0.09, None, 0.12]
 
 
-def test_a_stored_network_carries_the_ladder_on(runs, make_run) -> None:
+def test_a_stored_network_carries_the_history_on(runs, make_run) -> None:
     run_from_a_pruned_network(make_run)
     last = {**PRUNED, "step": "distilled", "sha256": "c" * 64}
     stored = {**PRUNED, "step": "stored int8", "bytes": 2_000_000, "moved_m": 0.001, "sha256": "f" * 64}
@@ -65,23 +65,23 @@ def test_a_stored_network_carries_the_ladder_on(runs, make_run) -> None:
     (runs / "evaluations").mkdir()
     for number, (sha256, steps, epe3d) in enumerate((("f", [TEACHER, PRUNED, last, stored], 0.13), ("b", [], 0.25))):
         one = evaluation(epe3d=epe3d, checkpoint__sha256=sha256 * 64, checkpoint__path="a/int8.safetensors")
-        one["checkpoint"]["ladder"] = steps
+        one["checkpoint"]["history"] = steps
         (runs / "evaluations" / f"{number}.json").write_text(json.dumps(one))
-    (table,) = ladders(runs)  # that of the run goes on in it
-    assert table.title.startswith("Ladder of int8.safetensors: ")
+    (table,) = histories(runs)  # that of the run goes on in it
+    assert table.title.startswith("History of int8.safetensors: ")
     assert column(table, "step") == ["teacher", "pruned", "distilled", "stored int8"]
     assert column(table, "test_epe3d") == [0.09, 0.25, 0.12, 0.13]
     assert column(table, "moved") == [None, None, None, 0.001]
     assert column(table, "file_percent") == [100, 25, 25, 6.25]
 
 
-def test_runs_without_steps_have_no_ladder(runs, make_run) -> None:
+def test_runs_without_steps_have_no_history(runs, make_run) -> None:
     make_run("s", evaluation())
-    assert not ladders(runs)
+    assert not histories(runs)
 
 
 def test_macs_of_other_numbers_of_points_are_not_compared(runs, make_run) -> None:
-    make_run("s", ladder=[{**TEACHER, "points": 1024}, PRUNED], complexity=SIZE)
-    (table,) = ladders(runs)
-    assert table.title == "Ladder of s"
+    make_run("s", history=[{**TEACHER, "points": 1024}, PRUNED], complexity=SIZE)
+    (table,) = histories(runs)
+    assert table.title == "History of s"
     assert column(table, "macs_percent") == [100, None, None]
