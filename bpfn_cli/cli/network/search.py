@@ -64,9 +64,9 @@ def search(flags: SearchFlags) -> None:
     from bpfn_cli.shipped import given_name
 
     if flags.plot:
-        from bpfn_cli.reporting.plots import check_matplotlib
+        from bpfn_cli.viewing.libraries import need_viz
 
-        check_matplotlib()  # before the work
+        need_viz("matplotlib")  # before the work
     make_folder(flags.out)
     with only_writer(flags.out):
         state = _searched(flags)
