@@ -24,7 +24,7 @@ POINTS = Option("--points", help="Points of each cloud, or `dynamic` (the defaul
 PAIR = Option("--pair", help="Two clouds to compare on.", metavar="PC1 PC2")
 FRAME = Option("--frame", help="Axes of the clouds of --pair; see `bpfn predict --help`.")
 CALIBRATE = Option("--calibrate", help="How int8 measures ranges; default: percentile, unless they were learned.")
-SCENES = Option("--scenes", min=1, max=10**4, help="Scenes to calibrate int8 with; default: 8.", metavar="N")
+SCENES = Option("--scenes", min=4, max=10**4, help="Scenes to calibrate int8 with; default: 8.", metavar="N")
 DYNAMIC = "dynamic"
 DEFAULT_SCENES = 8
 CALIBRATION_POINTS = 2048  # of each cloud, for files that take any number

@@ -94,7 +94,7 @@ def report(flags: ReportFlags) -> None:
     if flags.watch and written.pages is not None:
         _watch(flags, runs, written.pages, seen)
     elif written.last is not None:
-        finish(written.last.parent, f"open {written.last}")
+        finish(written.last, f"open {written.last}")
     elif written.results.runs:
         say("next: bpfn report --html page (figures and scenes), bpfn report --out results, or bpfn eval on other data")
 

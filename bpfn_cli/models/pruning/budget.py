@@ -29,9 +29,13 @@ def smallest(teacher: Variant) -> Variant:
 def check_budget(teacher: Variant, cost_of: CostOf, budget: float) -> None:
     """Raises: UsageError: no network meets the budget, or the teacher does."""
     if cost_of(teacher) <= budget:
-        raise UsageError(f"the network costs {cost_of(teacher):.4g}, within the budget of {budget:.4g}: nothing to cut")
+        raise UsageError(
+            f"the network costs {cost_of(teacher):,.0f}, within the budget of {budget:,.0f}: nothing to cut"
+        )
     if (least := cost_of(smallest(teacher))) > budget:
-        raise UsageError(f"the smallest network that can be cut from it costs {least:.4g}, above {budget:.4g}")
+        raise UsageError(
+            f"the smallest network that can be cut from it costs {least:,.0f}, above {budget:,.0f}; allow as much"
+        )
 
 
 def fit_budget(teacher: Variant, sensitivities: Mapping[Size, Sensitivity], cost_of: CostOf, budget: float) -> Variant:
