@@ -6,13 +6,13 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command import Result, bpfn, refused, succeeded
-from conftest import RunMaker
 from scene_folders import write_scene
 from tiny_world import LEAST, tiny_network
 
@@ -80,7 +80,7 @@ def test_folder_becomes_pages_of_chosen_scenes(work: Path) -> None:
     assert sorted(path.name for path in (work / "pages").iterdir()) == ["000000.html", "000001.html"]
 
 
-def test_run_is_shown_on_its_test_scenes(work: Path, make_run: RunMaker) -> None:
+def test_run_is_shown_on_its_test_scenes(work: Path, make_run: Callable[..., Any]) -> None:
     for name in ("000002", "000069"):
         write_scene(work / "kitti" / name, np.load(work / "a.npy"), np.load(work / "a.npy") + SHIFT)
     run = make_run("mine", paths={"data": "/nowhere", "test": str(work / "kitti"), "device": "cpu"})
