@@ -29,7 +29,10 @@ CLOSE = 0.3  # share of the axis within which names of variants overlap
 
 @dataclass(frozen=True)
 class Network:
-    """A point: cost by title of the axis, such as "MACs [G]"; mean error, and the lowest and highest over seeds."""
+    """A point: cost by title of the axis, such as "MACs [G]"; mean error, and the lowest and highest over seeds.
+
+    variant: named above the axes; empty: not named.
+    """
 
     label: str
     variant: str
@@ -86,7 +89,8 @@ def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[s
         if one.spread is not None:
             axes.plot([one.costs[cost]] * 2, one.spread, "-", color=color, linewidth=0.8, alpha=0.6)
         axes.plot(one.costs[cost], one.error, linestyle="", marker=marker, color=color, label=label, zorder=3)
-    _name_variants(axes, {one.variant: one.costs[cost] for one in networks})
+    if named := {one.variant: one.costs[cost] for one in networks if one.variant}:
+        _name_variants(axes, named)
     axes.set(xlabel=cost)
     axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     axes.margins(x=0.18, y=0.18)

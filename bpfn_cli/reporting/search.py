@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpfn_cli.files import write_atomic
+from bpfn_cli.figures.tradeoffs import Network, tradeoff_figure
 from bpfn_cli.reporting.tables import Column, Table, row_of
 from bpfn_cli.runs.searches import SearchState, Trained
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-PANEL_INCHES = (4.6, 4.2)
-DOTS_PER_INCH = 150
-MARKERS = "Ds^v"  # of the named variants
+    from matplotlib.figure import Figure
 
 # For rows about a `Trained`.
 SEARCHED = [
@@ -61,41 +55,15 @@ def comparisons(state: SearchState) -> Iterator[str]:
         yield f"{named.name}: {best.name} ({sizes}) is {abs(difference):.4f} m {word}."
 
 
-def plot_search(state: SearchState, path: Path) -> None:
-    """Draw EPE3D against MACs, parameters and, if measured, latency (PNG). Raises: DiskError."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
-    panels = [("macs", 1e9, "MACs [G]"), ("parameters", 1e6, "parameters [M]")]
-    panels += [("latency_ms", 1.0, "latency [ms]")] if state.definition.latency else []
-    figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), layout="constrained")
-    for axes, (field, unit, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        _draw(axes, state, field, unit)
-        axes.set(xlabel=label, xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        axes.tick_params(which="both", labelsize="small")
-        axes.grid(which="both", alpha=0.3)
-    figure.axes[0].set_ylabel(f"EPE3D after {state.definition.recovery_steps} steps, held-out scenes [m]")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
-    write_atomic(path, stream.getvalue())
+def search_figure(state: SearchState) -> Figure:
+    """EPE3D against MACs, parameters and, if measured, latency, after the recovery. matplotlib must be installed."""
+    points = [_point(one, one.name if one.is_named else "found") for one in state.networks]
+    points += [_point(state.teacher, "teacher")] if state.teacher else []
+    title = f"after {state.definition.recovery_steps} steps, {state.definition.held_out} held-out scenes"
+    return tradeoff_figure(points, title)
 
 
-def _draw(axes: Axes, state: SearchState, field: str, unit: float) -> None:
-    def values(networks: list[Trained]) -> tuple[list[float], list[float]]:
-        return [getattr(one, field) / unit for one in networks], [one.epe3d_m for one in networks]
-
-    found = sorted((one for one in state.networks if not one.is_named), key=lambda one: getattr(one, field))
-    named = [one for one in state.networks if one.is_named]
-    if field == "macs":
-        cut = [one.macs / unit for one in state.candidates], [one.epe3d_m for one in state.candidates]
-        axes.plot(*cut, ".", color="0.75", label="cut, not trained", zorder=0)
-    axes.plot(*values(found), "o-", color="C0", label="found")
-    for number, one in enumerate(sorted(named, key=lambda one: one.name)):
-        axes.plot(*values([one]), MARKERS[number % len(MARKERS)], color="C1", label=one.name)
-    if state.teacher:
-        axes.plot(*values([state.teacher]), "*", color="C3", markersize=12, label="teacher")
+def _point(one: Trained, label: str) -> Network:
+    costs = {"MACs [G]": one.macs / 1e9, "parameters [M]": one.parameters / 1e6}
+    costs |= {} if one.latency_ms is None else {"latency [ms]": one.latency_ms}
+    return Network(label, "", costs, one.epe3d_m)

@@ -76,21 +76,15 @@ def latest_checkpoint(runs: Path) -> Path | None:
 def traces_of(folder: Path) -> Traces:
     """Path, size and time of everything that a report reads; it differs after a run has changed."""
     found = set()
-    for run in [folder, *_folders_in(folder)]:
-        for path in [run / RECORD_FILE, run / METRICS, *_folder_files(run / EVALUATIONS)]:
+    for run in [folder, *_entries(folder)]:
+        for path in [run / RECORD_FILE, run / METRICS, *_entries(run / EVALUATIONS)]:
             with suppress(OSError):
                 status = path.stat()
                 found.add((str(path), status.st_size, status.st_mtime_ns))
     return frozenset(found)
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    with suppress(OSError):
-        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
-    return []
-
-
-def _folder_files(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
     with suppress(OSError):
         return [Path(entry.path) for entry in os.scandir(folder)]
     return []

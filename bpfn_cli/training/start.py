@@ -41,6 +41,7 @@ def create_run(job: Job, role: str) -> RunFolder:
 
 def _first_record(job: Job, role: str) -> record.RunRecord:
     recipe, initial = job.recipe, job.initial
+    file = None if initial is None else record.File(path=str(initial), sha256=sha256_of(initial))
     labels, is_distilled = {"method": recipe.method(), **job.labels}, bool(recipe.distillation_losses())
     is_plain_supervised = recipe.method() == SCRATCH and initial is None and recipe.objective.w_gt is None
     as_teacher = replace(job, recipe=replace(recipe, teacher=recipe.variant)).teacher_key
@@ -54,8 +55,8 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         epochs=recipe.train.epochs,
         data=record.TrainingData(**vars(job.data.identity), held_out_scenes=held_out),
         teacher_key=as_teacher if is_plain_supervised else None,
-        initial=None if initial is None else record.File(path=str(initial), sha256=sha256_of(initial)),
-        history=() if initial is None else read_history(read_checkpoint(initial).metadata, sha256_of(initial)),
+        initial=file,
+        history=() if file is None else read_history(read_checkpoint(Path(file.path)).metadata, file.sha256),
         selected_on=recipe.train.select_on,
         recipe=decisive_tree(recipe),
         paths=paths_of(job),

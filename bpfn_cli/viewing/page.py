@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import bpfn_cli.resources
 from bpfn_cli.errors import printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.frames import axes_of
@@ -19,8 +17,8 @@ from bpfn_cli.viewing.camera import VERTICAL_FIELD, View
 from bpfn_cli.viewing.libraries import need_viz
 from bpfn_cli.viewing.panels import Panel, Panels
 from bpfn_cli.viewing.scene import Scene
+from bpfn_cli.viewing.template import render, resource
 
-RESOURCES = Path(bpfn_cli.resources.__file__).parent
 _ASPECTS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of panels that have a first view of their own
 
 
@@ -31,21 +29,13 @@ def write_scene_page(scene: Scene, path: Path) -> None:
 
 
 def _html(scene: Scene) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    template, style, script, three = (
-        (RESOURCES / name).read_text(encoding="utf-8")
-        for name in ("viewer/scene.html", "viewer/scene.css", "viewer/scene.js", "three/three.min.js")
-    )
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(template).render(
+    return render(
+        "viewer/scene.html",
+        "viewer/scene.css",
+        ["three/three.min.js", "viewer/scene.js"],
         name=printable(scene.name),
         data=_data(scene),
-        style=style,
-        scripts=(three, script),
-        style_hash=_hash(style),
-        script_hashes=[_hash(three), _hash(script)],
-        license=(RESOURCES / "three/LICENSE").read_text(encoding="utf-8"),
+        license=resource("three/LICENSE"),
     )
 
 
@@ -96,8 +86,3 @@ def _floats(array: np.ndarray) -> str:
 
 def _bytes(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode("ascii")
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names a script or style that may run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

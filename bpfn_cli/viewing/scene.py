@@ -9,6 +9,7 @@ import numpy as np
 
 from bpfn_cli.errors import ShapeError, printable
 from bpfn_cli.frames import INTERNAL, axes_of
+from bpfn_cli.structures import FlowBatch
 
 TRUE_FLOW = "true flow"
 
@@ -47,6 +48,12 @@ class Scene:
         for name, (array, shape) in expected.items():
             if array.shape != shape or not len(array):
                 raise ShapeError(f"{printable(name)}: shape {array.shape} found, {shape} expected")
+
+    @classmethod
+    def of_batch(cls, batch: FlowBatch, flows: dict[str, np.ndarray]) -> Scene:
+        """The first scene of a batch, in internal axes. Args: flows: name of a network -> (N, 3) metres."""
+        truth, mask = (None if part is None else part[0].numpy() for part in (batch.flow, batch.valid))
+        return cls(batch.names[0], batch.pc1[0].numpy(), batch.pc2[0].numpy(), flows, truth, mask)
 
     @property
     def known(self) -> np.ndarray:

@@ -28,17 +28,22 @@ _SCALES_WIDTH = 0.5  # of a place that has no picture in any row
 
 
 def write_still(scene: Scene, path: Path, *, dots_per_inch: int = DOTS_PER_INCH) -> None:
-    """Write a picture of a scene as a PNG, atomically.
+    """Write the picture of `still_png`, atomically. Raises: as `still_png`; DiskError."""
+    write_atomic(path, still_png(scene, dots_per_inch))
+
+
+def still_png(scene: Scene, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
+    """A picture of a scene as a PNG.
 
     A row for each network: both clouds with the first one moved by the flow, the flow, and the error where the true
     flow is known. Above them, both clouds as they are, and the true flow.
 
-    Raises: UsageError: matplotlib is not installed. DiskError.
+    Raises: UsageError: matplotlib is not installed.
     """
     need_viz("matplotlib")
     stream = io.BytesIO()
     _figure(scene).savefig(stream, format="png", dpi=dots_per_inch)
-    write_atomic(path, stream.getvalue())
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)

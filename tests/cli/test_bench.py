@@ -236,6 +236,7 @@ def test_profile_adds_the_latency_of_the_fast_path(
         assert expected in said
 
 
+@pytest.mark.slow
 def test_formats_are_compared_in_one_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bpfn_cli.profiling import formats
 

@@ -76,8 +76,8 @@ def test_contradictions_are_one_line(place: Path) -> None:
         (("--target-macs", "5G", "--width", 0.5), "--target-macs and --width: use only one of them"),
         (("--target-macs", "five"), "--target-macs five: use a number above 0, such as 5G or 1.5M"),
         (("--target-latency", "0ms"), "--target-latency 0ms: use a number above 0, such as 60ms"),
-        (("--target-macs", "100G"), "nothing to cut"),
-        (("--target-macs", "1k"), "the smallest network that can be cut from it costs"),
+        (("--target-macs", "100G"), "--target-macs: the network costs"),
+        (("--target-macs", "1k"), "--target-macs: the smallest network that can be cut from it costs"),
         (("--data", "things"), "--data: only pruning uses scenes"),
     ):
         extra = () if "--data" in more else QUICK

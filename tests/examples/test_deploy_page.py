@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_run(tmp_path: Path) -> None:
     write_clouds(tmp_path)
     run_all("".join(blocks()[2:]), tmp_path)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from bpfn_cli.reporting.search import comparisons, plot_search, search_table
+from bpfn_cli.reporting.search import comparisons, search_figure, search_table
 from bpfn_cli.runs.searches import Definition, SearchState, Trained
 
 
@@ -40,6 +38,9 @@ def test_named_variants_are_compared_with_the_best_of_at_most_their_macs(state: 
     ]
 
 
-def test_the_plot_is_a_picture(state: SearchState, tmp_path: Path) -> None:
-    plot_search(state, tmp_path / "s.png")
-    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+def test_figure_has_all_networks_against_each_cost(state: SearchState) -> None:
+    figure = search_figure(state)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["MACs [G]", "parameters [M]", "latency [ms]"]
+    (legend,) = figure.legends
+    labels = {text.get_text() for text in legend.get_texts()}
+    assert labels >= {"found", "teacher", *(one.name for one in state.networks if one.is_named)}

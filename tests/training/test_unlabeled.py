@@ -126,7 +126,8 @@ def test_withheld_labels_are_not_loaded_and_the_scenes_are_otherwise_the_same(th
     assert np.array_equal(first.pc1, second.pc1) and np.array_equal(first.pc2, second.pc2)
 
 
-@pytest.mark.parametrize("losses", [pytest.param(("basic", "chamfer"), marks=pytest.mark.slow), ("chamfer",)])
+@pytest.mark.slow
+@pytest.mark.parametrize("losses", [("basic", "chamfer"), ("chamfer",)])
 def test_run_without_labels_resumes_to_the_same_weights_and_is_tested_with_labels(
     losses: tuple[str, ...], things: Path, teacher: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_distill_on_ones_own_clouds_then_evaluate_and_report(
     assert "basic+unlabeled" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_interrupted_run_on_ones_own_clouds_is_resumed_from_its_folder(
     frames: Path, teacher: Path, tmp_path: Path
 ) -> None:

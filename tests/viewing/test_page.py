@@ -17,8 +17,9 @@ from viewed_scenes import ODD, viewed
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.viewing import libraries, page
-from bpfn_cli.viewing.page import RESOURCES, write_scene_page
+from bpfn_cli.viewing.page import write_scene_page
 from bpfn_cli.viewing.scene import Scene
+from bpfn_cli.viewing.template import RESOURCES
 
 
 class Scripts(HTMLParser):

@@ -90,7 +90,7 @@ def share(flag: str, text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", text.strip())
     value = float(found[1]) / (100 if found[2] else 1) if found else math.inf
     if value > (10 if found and found[2] else 0.999):
-        raise UsageError(f"{flag} {text}: use a share of the teacher's error, such as 10% or 0.1")
+        raise UsageError(f"{flag} {text or '(empty)'}: use a share of the teacher's error, such as 10% or 0.1")
     return value
 
 
@@ -184,15 +184,9 @@ def rounded_up(value: float) -> str:
 
 def _cost(flags: PruneFlags) -> Callable[[Variant], float]:
     """What a budget counts: parameters for --target-params, else MACs."""
-    from bpfn_cli.models.cost import cost_of
+    from bpfn_cli.models.pruning.budget import cost_function
 
-    field, points = "macs" if flags.target_params is None else "parameters", flags.points or POINTS
-
-    def cost(variant: Variant) -> float:
-        value: int = getattr(cost_of(variant, points), field)
-        return value
-
-    return cost
+    return cost_function("macs" if flags.target_params is None else "parameters", flags.points or POINTS)
 
 
 def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
@@ -206,7 +200,7 @@ def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]
         return lambda pruner: pruner.fit_latency(lambda variant: latency_ms(variant, points), wanted, cost)
     flag = "--target-macs" if flags.target_macs is not None else "--target-params"
     target = quantity(flag, flags.target_macs or flags.target_params or "")
-    check_budget(teacher, cost, target)
+    check_budget(teacher, cost, target, flag)
     return lambda pruner: pruner.fit(cost, target)
 
 

@@ -19,7 +19,10 @@ from bpfn_cli.cli.places import default_dataset
 if TYPE_CHECKING:
     from bpfn_cli.runs.searches import SearchState
 
-FOLDER, PLOT = Path("search"), "search.png"
+POINTS_COUNTED = Option(
+    min=1, max=10**6, help=f"Points of the pair whose MACs are counted; default: {POINTS}.", metavar="N"
+)
+FOLDER, PLOT = Path("search"), "search"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,10 @@ class SearchFlags:
     recover: Annotated[int, Option(min=0, max=10**6, help="Training steps of each.", metavar="N")] = 100
     scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to learn from.", metavar="N")] = 128
     importance: Annotated[choices.Importance, Option(help="What ranks the channels of --teacher.")] = "taylor"
-    points: options.Points = None
+    points: Annotated[int | None, POINTS_COUNTED] = None
     seed: options.Seed = 0
     latency: Annotated[bool, options.switch("--latency", "Also measure the time of a pass of each.")] = False
-    plot: Annotated[bool, options.switch("--plot", f"Draw the front ({PLOT}; needs matplotlib).")] = False
+    plot: Annotated[bool, options.switch("--plot", f"Draw the front, as {PLOT}.png and {PLOT}.svg.")] = False
     json: options.Json = False
 
 
@@ -57,9 +60,10 @@ def search(flags: SearchFlags) -> None:
       $ bpfn search --budgets 4 --tries 2 --recover 20      # a quick look
       $ bpfn search --latency --plot                        # also the time of a pass, and a picture
     """
-    from bpfn_cli.files import make_folder
+    from bpfn_cli.figures.style import write_figure
+    from bpfn_cli.files import made_folder
     from bpfn_cli.locks import only_writer
-    from bpfn_cli.reporting.search import plot_search, search_table
+    from bpfn_cli.reporting.search import search_figure, search_table
     from bpfn_cli.reporting.terminal import print_table
     from bpfn_cli.shipped import given_name
 
@@ -67,19 +71,18 @@ def search(flags: SearchFlags) -> None:
         from bpfn_cli.viewing.libraries import need_viz
 
         need_viz("matplotlib")  # before the work
-    make_folder(flags.out)
-    with only_writer(flags.out):
+    with made_folder(flags.out), only_writer(flags.out):
         state = _searched(flags)
     if flags.plot:
-        plot_search(state, flags.out / PLOT)
+        write_figure(search_figure(state), flags.out, PLOT)
     if flags.json:
         print_json(state.results())
     else:
         print_table(search_table(state), console())
     kept = [flags.out / one.file for one in state.networks if one.file]
-    distill = [f"bpfn distill --checkpoint {shlex.quote(str(path))} --teacher" for path in kept]
-    for line in distill:
-        say(f"distill: {line} {shlex.quote(given_name(flags.teacher))}")
+    for path in kept:
+        words = ["bpfn", "distill", "--checkpoint", str(path), "--teacher", given_name(flags.teacher)]
+        say(f"distill: {shlex.join(words)}")
     finish(flags.out, None)
 
 

@@ -46,9 +46,10 @@ def find_source(first: Path, second: Path | None, *, known_frame: bool) -> Sourc
         return _of_files([CloudPair(first, second)], many=False, known_frame=known_frame)
     scenes = None if known_frame else find_scenes(first)
     if scenes:
-        dataset = scenes[0].scenes
+        dataset, one = scenes[0].scenes, Path(scenes[0].scenes.names[scenes[0].index])
         refuse_equal_names(scenes, first)
-        return Source([*scenes], not first.is_file(), dataset.frame, f"of {dataset.format.title} scenes")
+        is_one = first.is_file() or (len(scenes) == 1 and one.name == first.resolve().name)
+        return Source([*scenes], not is_one, dataset.frame, f"of {dataset.format.title} scenes")
     if not first.exists():
         raise DataError(f"{printable(first)}: no such file or folder; check the path")
     if holds_many(first):

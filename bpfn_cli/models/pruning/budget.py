@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bpfn_cli.errors import UsageError
+from bpfn_cli.models import cost
 from bpfn_cli.models.pruning.sensitivity import Sensitivity
 from bpfn_cli.models.pruning.sizes import Size, sizes_of
 from bpfn_cli.models.variants import Variant
@@ -17,6 +19,7 @@ FIRST_PARTS = 8  # a first step cuts one of so many parts of a size
 LEAST_ADDED_M = 1e-6  # smaller additions are noise
 
 CostOf = Callable[[Variant], float]
+CostKind = Literal["macs", "parameters"]
 
 
 def smallest(teacher: Variant) -> Variant:
@@ -26,16 +29,24 @@ def smallest(teacher: Variant) -> Variant:
     return teacher
 
 
-def check_budget(teacher: Variant, cost_of: CostOf, budget: float) -> None:
-    """Raises: UsageError: no network meets the budget, or the teacher does."""
-    if cost_of(teacher) <= budget:
-        raise UsageError(
-            f"the network costs {cost_of(teacher):,.0f}, within the budget of {budget:,.0f}: nothing to cut"
-        )
-    if (least := cost_of(smallest(teacher))) > budget:
-        raise UsageError(
-            f"the smallest network that can be cut from it costs {least:,.0f}, above {budget:,.0f}; allow as much"
-        )
+def cost_function(kind: CostKind, points: int) -> CostOf:
+    """What a budget counts: MACs of one pair of `points` points, or parameters."""
+
+    def counted(variant: Variant) -> float:
+        found: int = getattr(cost.cost_of(variant, points), kind)
+        return found
+
+    return counted
+
+
+def check_budget(teacher: Variant, cost_of: CostOf, budget: float, name: str = "budget") -> None:
+    """Args: name: of the budget, for errors. Raises: UsageError: no network meets the budget, or the teacher does."""
+    whole, least = cost_of(teacher), cost_of(smallest(teacher))
+    if whole <= budget:
+        raise UsageError(f"{name}: the network costs {whole:,.0f}, within {budget:,.0f}: nothing to cut")
+    if least > budget:
+        problem = f"the smallest network that can be cut from it costs {least:,.0f}, above {budget:,.0f}"
+        raise UsageError(f"{name}: {problem}; allow as much")
 
 
 def fit_budget(teacher: Variant, sensitivities: Mapping[Size, Sensitivity], cost_of: CostOf, budget: float) -> Variant:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from bpfn_cli.choices import Importance
 from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.history import KEY, PRUNED, TEACHER, Step, plain_steps
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.cost import cost_of as sizes_cost
 from bpfn_cli.models.history import step_of
-from bpfn_cli.models.pruning.budget import CostOf, check_budget, fit_budget, smallest
+from bpfn_cli.models.pruning.budget import CostKind, CostOf, check_budget, cost_function, fit_budget, smallest
 from bpfn_cli.models.pruning.channels import ChannelGroup, channel_groups, reorder
 from bpfn_cli.models.pruning.importance import channel_orders, epe3d
 from bpfn_cli.models.pruning.sensitivity import Sensitivity, measure, sliced
@@ -34,8 +33,6 @@ RECOVERY_LR = 1e-4  # the best of four, see docs/slimming.md
 CLIP_NORM = 10.0
 LATENCY_TOLERANCE = 0.1
 MOST_ATTEMPTS = 8
-
-Cost = Literal["macs", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def prune(
     batches: Sequence[FlowBatch],
     held_out: Sequence[FlowBatch] = (),
     *,
-    cost: Cost = "macs",
+    cost: CostKind = "macs",
     points: int = 8192,
     importance: Importance = "taylor",
     recovery_steps: int = 100,
@@ -121,15 +118,12 @@ def prune(
     if not batches:
         raise UsageError("no scenes to prune with: give at least one batch")
 
-    def value(variant: Variant) -> float:
-        counted: int = getattr(sizes_cost(variant, points), cost)
-        return counted
-
-    check_budget(teacher.variant, value, budget)
+    cost_of = cost_function(cost, points)
+    check_budget(teacher.variant, cost_of, budget)
     progress, scenes = progress or NoProgress(), Scenes([*batches], [*(held_out or batches)])
     pruner = Pruner(teacher, name)
     pruner.prepare(importance, scenes, progress)
-    made = pruner.make(pruner.fit(value, budget), scenes, recovery_steps, progress)
+    made = pruner.make(pruner.fit(cost_of, budget), scenes, recovery_steps, progress)
     return made.model, pruner.report(importance, made, scenes, points)
 
 

@@ -10,18 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import bpfn_cli
-import bpfn_cli.resources
 from bpfn_cli.errors import printable
 from bpfn_cli.figures.style import COLUMN_INCHES, figure_bytes
 from bpfn_cli.reporting.drawings import Drawing
 from bpfn_cli.reporting.html.scenes import SceneSet
 from bpfn_cli.reporting.tables import Column, Table, Value
+from bpfn_cli.viewing.template import render
 
 SHORT_TEXT = 60  # characters that are kept in one line
-RESOURCES = Path(bpfn_cli.resources.__file__).parent / "report"
 
 
 @dataclass(frozen=True)
@@ -141,20 +139,13 @@ class Page:
 
 def html_of(page: Page, refresh: int | None = None) -> str:
     """Args: refresh: seconds after which the page reloads itself."""
-    from jinja2 import Environment, StrictUndefined
-
-    template, style, script = (
-        (RESOURCES / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
-    )
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(template).render(
+    return render(
+        "report/page.html",
+        "report/page.css",
+        ["report/page.js"],
         page=page,
         refresh=refresh,
         version=bpfn_cli.__version__,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
 
 
@@ -181,8 +172,3 @@ def _content(drawing: Drawing) -> bytes:
     draw = drawing.draw
     parts = (draw.func, draw.args, draw.keywords) if isinstance(draw, partial) else (draw,)
     return hashlib.sha256(pickle.dumps((drawing.caption, parts))).digest()
-
-
-def _hash(text: str) -> str:
-    """As a Content-Security-Policy names a script or style that may run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

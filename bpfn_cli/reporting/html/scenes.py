@@ -117,10 +117,7 @@ def _predicted(result: Result, names: Sequence[str]) -> Iterator[Scene]:
     sampled = {"points": evaluation.points, "batch_size": 1, "seed": evaluation.seed}
     label = f"{result.record.variant}, {result.method}"
     for batch in evaluation_batches(dataset, indices, **sampled):
-        truth = None if batch.flow is None else batch.flow[0].numpy()
-        mask = None if batch.valid is None else batch.valid[0].numpy()
-        clouds = batch.pc1[0].numpy(), batch.pc2[0].numpy()
-        yield Scene(batch.names[0], *clouds, {label: predict(batch)[0].numpy()}, truth, mask)
+        yield Scene.of_batch(batch, {label: predict(batch)[0].numpy()})
 
 
 def _check(evaluation: EvaluationResult, identity: str, weights: Path) -> None:

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.strategies import Strategy
 from bpfn_cli.training.loop.validate import Validator
 from bpfn_cli.viewing.scene import Scene
-from bpfn_cli.viewing.still import write_still
+from bpfn_cli.viewing.still import still_png
 
 DOTS_PER_INCH = 100
 
@@ -35,9 +34,5 @@ def draw_scene(validator: Validator, network: BiPointFlowNet) -> np.ndarray:
     sampled = {"points": validator.recipe.data.points, "batch_size": 1, "seed": validator.recipe.seed}
     batch = next(evaluation_batches(validator.dataset, validator.indices[:1], **sampled))
     flow = network_flow(network, validator.device)(batch)[0].numpy()
-    truth, mask = (None if part is None else part[0].numpy() for part in (batch.flow, batch.valid))
-    scene = Scene(batch.names[0], batch.pc1[0].numpy(), batch.pc2[0].numpy(), {"student": flow}, truth, mask)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scene.png"
-        write_still(scene, path, dots_per_inch=DOTS_PER_INCH)
-        return np.asarray(np.round(255 * imread(path)[..., :3]), np.uint8)
+    picture = imread(io.BytesIO(still_png(Scene.of_batch(batch, {"student": flow}), DOTS_PER_INCH)))
+    return np.asarray(np.round(255 * picture[..., :3]), np.uint8)

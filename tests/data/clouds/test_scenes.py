@@ -49,7 +49,7 @@ def read(source: Source, index: int = 0) -> Clouds:
 def test_kitti_scene_keeps_the_rows_of_its_file(tmp_path: Path) -> None:
     pc1 = kitti(tmp_path / "kitti", "000002")
     source = search(tmp_path / "kitti" / "000002")
-    assert (source.frame, source.many, len(source.pairs)) == ("internal", True, 1)
+    assert (source.frame, source.many, len(source.pairs)) == ("internal", False, 1)
     assert source.origin == "of KITTI scenes"
     assert source.pairs[0].name == "000002"
     clouds = read(source)

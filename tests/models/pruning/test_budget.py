@@ -55,7 +55,8 @@ def test_impossible_budgets_name_the_nearest() -> None:
     known = {size: Sensitivity(size, {size.at(0.5): 0.1}) for size in sizes}
     least = macs(smallest(BASELINE))
     with pytest.raises(
-        UsageError, match=re.escape(f"the smallest network that can be cut from it costs {least:,.0f}, above 1,000,000")
+        UsageError,
+        match=re.escape(f"budget: the smallest network that can be cut from it costs {least:,.0f}, above 1,000,000"),
     ):
         fit_budget(BASELINE, known, macs, 1e6)
     with pytest.raises(UsageError, match="nothing to cut"):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,7 @@ from tiny_world import LEAST, Scenes, tiny_network
 from bpfn_cli.training.loop import picture
 from bpfn_cli.training.loop.picture import picture_of
 from bpfn_cli.training.loop.validate import Validator
+from bpfn_cli.viewing.scene import Scene
 
 pytest.importorskip("matplotlib")
 
@@ -27,13 +27,13 @@ def validator(scenes: Scenes) -> Validator:
 
 
 def test_picture_shows_the_first_validated_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, real = [], picture.write_still
+    shown, real = [], picture.still_png
 
-    def keep(scene, path: Path, **options: int) -> None:  # type: ignore[no-untyped-def]
+    def keep(scene: Scene, dots_per_inch: int) -> bytes:
         shown.append(scene)
-        real(scene, path, **options)
+        return real(scene, dots_per_inch)
 
-    monkeypatch.setattr(picture, "write_still", keep)
+    monkeypatch.setattr(picture, "still_png", keep)
     draw = picture_of(validator(Scenes()), STUDENT)
     assert draw is not None
     drawn = draw()
