@@ -145,3 +145,10 @@ def test_watched_list_follows_a_training_until_ctrl_c(runs: Path, make_run: Any)
         assert process.wait(timeout=60) == 0
     assert "Traceback" not in text
     os.close(ours)
+
+
+def test_without_runs_no_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    assert run(["report", "--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]) == 3
+    assert "nothing to draw" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()

@@ -112,6 +112,7 @@ class _Written:
     @classmethod
     def claimed(cls, flags: ReportFlags, runs: Path) -> _Written:
         """Read the runs, and check that all outputs can be written."""
+        from bpfn_cli.errors import DataError, printable
         from bpfn_cli.files import claim_outputs
         from bpfn_cli.reporting import page_names
         from bpfn_cli.reporting.drawings import drawing_files, run_drawings
@@ -127,6 +128,10 @@ class _Written:
         drawings: list[Drawing] = []
         if flags.figures is not None:
             drawings = run_drawings(results, published=flags.published, latency_ms=latency_ms)
+            if not drawings:
+                raise DataError(
+                    f"--figures: the runs in {printable(runs)} have nothing to draw; `bpfn train` makes one"
+                )
             claim_outputs(flags.figures, drawing_files(drawings), force=flags.force, inputs=[runs], flag="--figures")
         if flags.out is not None:
             claim_outputs(flags.out, page_names(tables, "report"), force=flags.force, inputs=[runs])
