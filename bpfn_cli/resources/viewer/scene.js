@@ -397,7 +397,7 @@
     h: () => at("keys").showModal(),
   };
   addEventListener("keydown", (event) => {
-    const typed = event.target.closest("select, input, button") && !/^[a-z?+=\-12]$/.test(event.key);
+    const typed = event.target.closest("header select, header input, header button") && !/^[a-z?+=\-12]$/.test(event.key);
     if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open || typed || !keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();
