@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Build what a job trains: student, teacher, losses and strategy."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,11 +13,13 @@ import torch
 from bpfn_cli import distributed
 from bpfn_cli.config import to_tree
 from bpfn_cli.cores import usable_cores
+from bpfn_cli.distributed import from_main
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, Objective, build_losses, is_own_loss
 from bpfn_cli.losses.features import FIELDS
 from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
+from bpfn_cli.models.batch_norms import neutralize_new_norms
 from bpfn_cli.models.fake_quantization import add_quantizers
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
@@ -28,6 +32,8 @@ from bpfn_cli.strategies.teacher_cache import TOLERANCE, cache_key
 from bpfn_cli.training.job import Job
 from bpfn_cli.training.loop.batches import epoch_batches
 from bpfn_cli.training.teacher import TeacherNetwork, teacher_checkpoint
+
+MEASURED_BATCHES = 16  # at most, to measure the inputs of new batch norms
 
 
 @dataclass
@@ -71,6 +77,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
+        _neutralize_new_norms(job, student, progress)
     if job.recipe.train.quantize is not None:
         if distributed.size() > 1:
             raise UsageError("train.quantize int8: ranges belong to one process; leave out --devices and --nodes")
@@ -81,6 +88,20 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         if own > other:
             progress.line(f"note: the student ({own:,} parameters) is larger than its teacher ({other:,})")
     return Parts(student, _build_strategy(job, student, teacher), teacher, awaits_teacher)
+
+
+def _neutralize_new_norms(job: Job, student: BiPointFlowNet, progress: Progress) -> None:
+    """Let batch norms that the initial weights do not have change nothing at first."""
+
+    def changed() -> dict[str, torch.Tensor]:
+        with contextlib.closing(epoch_batches(job, job.split.learn, 0, in_process=True)) as batches:
+            names = neutralize_new_norms(student.to(job.device), islice(batches, MEASURED_BATCHES))
+        return {key: value.cpu() for key, value in student.state_dict().items() if key.rpartition(".")[0] in names}
+
+    state = from_main(changed)
+    student.load_state_dict(state, strict=False)
+    if state:
+        progress.line("batch norms: new; each starts as the identity")
 
 
 def build_objective(job: Job) -> Objective:

@@ -28,7 +28,7 @@ from bpfn_cli.history import plain_steps, read_history
 from bpfn_cli.losses import ObjectiveSettings
 from bpfn_cli.metrics.evaluation import evaluate_checkpoint
 from bpfn_cli.metrics.result import EvaluationResult
-from bpfn_cli.models import build_model, load_checkpoint, read_checkpoint, save_checkpoint
+from bpfn_cli.models import build_model, initialize_from, load_checkpoint, read_checkpoint, save_checkpoint
 from bpfn_cli.models.history import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
@@ -40,6 +40,7 @@ from bpfn_cli.strategies import Strategy
 from bpfn_cli.training import Changes, Job, pipeline, teacher_checkpoint
 from bpfn_cli.training.build import build as build_parts
 from bpfn_cli.training.build import check_job, job_notes
+from bpfn_cli.training.loop.batches import first_batch
 from bpfn_cli.training.pipeline import Outcome, train_teacher
 from bpfn_cli.training.resume import job_of
 
@@ -499,6 +500,21 @@ def test_fine_tuning_starts_from_the_given_weights(things: Path, tmp_path: Path)
     found = load_checkpoint(outcome.folder / "student.safetensors").parameters()
     for tensor, given in zip(found, load_checkpoint(start).parameters(), strict=True):
         torch.testing.assert_close(tensor, given, rtol=0, atol=1e-7)
+
+
+def test_new_batch_norms_in_fine_tuning_start_as_the_identity(things: Path, tmp_path: Path) -> None:
+    start, normalized = tmp_path / "start.safetensors", replace(TINY, name="normalized", bn=True)
+    save_checkpoint(start, tiny_network(5))
+    job = job_for(things, tmp_path / "runs", recipe("none", variant=normalized, initial=str(start)))
+    student = build_parts(job, progress := Quiet()).student
+    batch = first_batch(job)
+    with torch.no_grad():
+        expected = load_checkpoint(start)(batch.pc1, batch.pc2).flows[0]
+        torch.testing.assert_close(student.eval()(batch.pc1, batch.pc2).flows[0], expected)
+        untouched = initialize_from(fresh := build_model(normalized, LEAST).train(), load_checkpoint(start)).fresh
+        assert untouched and not torch.allclose(fresh(batch.pc1, batch.pc2).flows[0], expected, rtol=0.1)
+    assert not (student.get_parameter("level0.composed_module.1.weight") == 1).any()
+    assert "batch norms: new; each starts as the identity" in progress.lines
 
 
 def test_run_is_not_resumed_from_other_initial_weights(things: Path, tmp_path: Path) -> None:
