@@ -40,6 +40,7 @@ def main() -> None:
         for kind, data in (("kitti", arguments.kitti), ("driving", arguments.driving))
         if data is not None
     }
+    counts = count_modules(network.variant, network.num_points)
     card = Card(
         variant=network.variant.name,
         title=arguments.title,
@@ -51,11 +52,13 @@ def main() -> None:
         samples=sum(one.epochs_done * (one.data.train_scenes - one.data.held_out_scenes) for one in records),
         hours=round(sum(one.train_seconds or 0 for one in records) / 3600, 1),
         machine=f"{usable_cores()} cores of {describe_machine()['cpu']}",
-        parameters=count_modules(network.variant, POINTS).parameters.total(),
+        parameters=counts.parameters.total(),
+        macs=counts.macs.total(),
         points=network.num_points,
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
         limits=arguments.limits,
+        sliced_from=arguments.sliced_from,
         results=results,
     )
     text = yaml.safe_dump(asdict(card), sort_keys=False, width=120)
@@ -96,6 +99,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path())
     for text in ("title", "data", "limits"):
         parser.add_argument(f"--{text}", required=True)
+    parser.add_argument("--sliced-from", help="name of the network that comes with bpfn")
     parser.add_argument("--recipes", nargs="*", default=[])
     return parser.parse_args()
 

@@ -10,6 +10,7 @@ import bpfn_cli.resources
 from bpfn_cli.config import build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
 from bpfn_cli.files import expanded
+from bpfn_cli.history import TEACHER, Step
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
 DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
@@ -39,7 +40,8 @@ class Card:
     """How a network was made, and how well it works.
 
     hours: of training, in all, on `machine`. recipes: the files in `configs/` that train it again, in this order.
-    commit: of bpfn, when the training ended. bytes, sha256: of the file of weights. results: by the name of a dataset.
+    commit: of bpfn, when the training ended. bytes, sha256: of the file of weights. macs: of a pair of `points` points.
+    sliced_from: the network whose weights it started from; None: random weights. results: by the name of a dataset.
     """
 
     variant: str
@@ -53,10 +55,12 @@ class Card:
     hours: float
     machine: str
     parameters: int
+    macs: int
     points: int
     bytes: int
     sha256: str
     limits: str
+    sliced_from: str | None = None
     results: dict[str, TestResult] = field(default_factory=dict)
 
 
@@ -67,6 +71,23 @@ class ShippedNetwork:
     name: str
     path: Path
     card: Card
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """This network and those that it was sliced from, the first one first; measured as the cards say."""
+        card, kitti = self.card, self.card.results["kitti"]
+        own = Step(
+            step="sliced, trained" if card.sliced_from else TEACHER,
+            network=self.name,
+            parameters=card.parameters,
+            macs=card.macs,
+            points=card.points,
+            bytes=card.bytes,
+            epe3d_m=kitti.epe3d,
+            on=kitti.scenes,
+            sha256=card.sha256,
+        )
+        return (*shipped_network(card.sliced_from).history, own) if card.sliced_from else (own,)
 
 
 @cache

@@ -15,6 +15,7 @@ from bpfn_cli import shipped
 from bpfn_cli.errors import CheckpointError, UsageError
 from bpfn_cli.files import sha256_of
 from bpfn_cli.models import load_checkpoint
+from bpfn_cli.profiling import count_modules
 from bpfn_cli.shipped import DEFAULT, FOLDER, find_weights, shipped_network, shipped_networks
 
 ROOT = Path(__file__).parents[1]
@@ -35,10 +36,21 @@ def test_card_describes_the_file(name: str) -> None:
     network = load_checkpoint(path)
     assert (card.bytes, card.sha256) == (path.stat().st_size, sha256_of(path))
     assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert card.macs == count_modules(network.variant, card.points).macs.total()
     assert (card.variant, card.points) == (network.variant.name, network.num_points)
     assert all((ROOT / recipe).is_file() for recipe in card.recipes)
     assert {"kitti", "driving"} <= card.results.keys()
     assert all(f"--checkpoint {name}" in result.command for result in card.results.values())
+
+
+def test_history_of_a_student_starts_with_the_network_it_was_sliced_from() -> None:
+    teacher, student = shipped_network("baseline").card, shipped_network("half4").card
+    first, last = shipped_network("half4").history
+    assert [(one.step, one.network) for one in (first, last)] == [("teacher", "baseline"), ("sliced, trained", "half4")]
+    for step, card in ((first, teacher), (last, student)):
+        assert (step.parameters, step.macs, step.bytes) == (card.parameters, card.macs, card.bytes)
+        assert (step.epe3d_m, step.sha256) == (card.results["kitti"].epe3d, card.sha256)
+    assert [one.network for one in shipped_network("baseline").history] == ["baseline"]
 
 
 def test_networks_are_listed_from_the_largest() -> None:

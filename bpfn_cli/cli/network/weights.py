@@ -35,7 +35,7 @@ def weights(
 
     networks = [shipped_network(name)] if name else list(shipped_networks().values())
     if json:
-        found = [{"name": one.name, "path": str(one.path), **asdict(one.card)} for one in networks]
+        found = [_fields(one) for one in networks]
         print_json(found[0] if name else found)
     elif name:
         _print_card(networks[0])
@@ -64,6 +64,11 @@ def _print_list(networks: list[ShippedNetwork]) -> None:
 def _print_card(one: ShippedNetwork) -> None:
     import yaml
 
-    card: dict[str, Any] = {"name": one.name, "path": str(one.path), **asdict(one.card)}
-    echo(yaml.safe_dump(card, sort_keys=False, width=120, allow_unicode=True).rstrip())
+    echo(yaml.safe_dump(_fields(one), sort_keys=False, width=120, allow_unicode=True).rstrip())
     say(f"next: bpfn predict PC1 PC2 --checkpoint {one.name}")
+
+
+def _fields(one: ShippedNetwork) -> dict[str, Any]:
+    from bpfn_cli.history import KEY, plain_steps
+
+    return {"name": one.name, "path": str(one.path), **asdict(one.card), KEY: plain_steps(one.history)}
