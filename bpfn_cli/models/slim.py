@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bpfn_cli.errors import UsageError
+from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.variants import OFFSET_CHANNELS, Variant
 
@@ -29,6 +29,7 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
     Layers of a kind that the teacher does not have stay as initialized.
     Raises: UsageError: the student is wider than the teacher somewhere.
     """
+    _check_sizes(student.variant, teacher.variant)
     source, state = teacher.state_dict(), student.state_dict()
     copied, sliced, fresh = [], [], []
     for name, own in state.items():
@@ -42,6 +43,20 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
             sliced.append(name)
     student.load_state_dict(state)
     return SliceReport(tuple(copied), tuple(sliced), tuple(fresh))
+
+
+def _check_sizes(student: Variant, teacher: Variant) -> None:
+    """Raises: UsageError: a size of the student is larger."""
+    for level, (own, other) in enumerate(zip(student.levels, teacher.levels, strict=True)):
+        sizes = ["width", "expanded", "context", "embedding"]
+        sizes += ["estimator", "estimator_features"] if own.embedding else []
+        sizes += [] if student.separable.at(level) or teacher.separable.at(level) else ["c_mid"]
+        for size in sizes:
+            if (wanted := getattr(own, size)) > (most := getattr(other, size)):
+                raise UsageError(
+                    f"{printable(student.name)}: {size} {wanted} at level {level} cannot be cut from the {most} of "
+                    f"{printable(teacher.name)}; use a larger teacher or a smaller student"
+                )
 
 
 def slice_rows(name: str, whole: torch.Size, part: torch.Size, student: Variant, teacher: Variant) -> Tensor:

@@ -207,7 +207,7 @@ def test_first_pass_of_new_processes(
     found = json.loads((folder / "first.json").read_text())
     assert (found["mode"], found["rounds"], found["freed_memory_kept"]) == ("first inference", 1, True)
     (one,) = found["results"]
-    assert 0 < one["later_s"] < one["first_s"] < one["process_s"]
+    assert 0 < one["first_s"] < one["process_s"]
     assert one["times_least"] == pytest.approx(one["process_s"] / (one["import_torch_s"] + one["later_s"]))
 
 

@@ -56,3 +56,15 @@ def test_mistakes_are_one_line_and_leave_nothing(place: Path) -> None:
     ):
         refused(bpfn(*WORDS, "--out", "none", *more, cwd=place), code, expected)
     assert not (place / "none").exists()
+
+
+def test_interrupted_search_says_how_to_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pruner, "make", interrupt)
+        stopped = bpfn(*WORDS, "--out", "found", cwd=place)
+    assert stopped.returncode == 130
+    assert "stopped: repeat the command to resume" in stopped.stderr
+    assert "resuming: " in succeeded(bpfn(*WORDS, "--out", "found", cwd=place)).stderr

@@ -179,7 +179,9 @@ def test_equal_sizes_are_copied_whole_and_detached() -> None:
 
 @pytest.mark.parametrize("variant", ["baseline", "weightnet8", "weightnet48"])
 def test_wider_student_is_refused(variant: str) -> None:
-    with pytest.raises(UsageError, match="cannot be cut"):
+    with pytest.raises(
+        UsageError, match=rf"^{variant}: c_mid \d+ at level \d cannot be cut from the 4 of weightnet4; use"
+    ):
         initialize_from(build_model(variant, 1024), build_model("weightnet4", 1024))
 
 

@@ -72,7 +72,11 @@ def search(flags: SearchFlags) -> None:
 
         need_viz("matplotlib")  # before the work
     with made_folder(flags.out), only_writer(flags.out):
-        state = _searched(flags)
+        try:
+            state = _searched(flags)
+        except KeyboardInterrupt:
+            say("stopped: repeat the command to resume")
+            raise
     if flags.plot:
         write_figure(search_figure(state), flags.out, PLOT)
     if flags.json:
