@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Trained networks that come with bpfn: for each, the weights and a card that says how they were made."""
 
-import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import bpfn_cli.resources
 from bpfn_cli.config import build, read_yaml, settings
 from bpfn_cli.errors import CheckpointError, UsageError, did_you_mean, printable
 from bpfn_cli.files import expanded
-from bpfn_cli.history import TEACHER, Step
+from bpfn_cli.history import TEACHER, Step, read_history
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
 DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
@@ -134,9 +135,10 @@ def _deployed(run: Path) -> Path:
     return run
 
 
-def weights_argument(path: Path) -> str:
-    """A file of weights, as a user types it."""
-    return path.stem if path.parent == FOLDER else shlex.quote(str(path))
+def history_of(metadata: Mapping[str, Any], sha256: str) -> tuple[Step, ...]:
+    """The steps that made the weights of a file: those in its metadata, or of the card if it comes with bpfn."""
+    by_card = (one.history for one in shipped_networks().values() if one.card.sha256 == sha256)
+    return read_history(metadata, sha256) or next(by_card, ())
 
 
 def given_name(path: Path) -> str:

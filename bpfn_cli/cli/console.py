@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -53,11 +54,16 @@ def echo(text: object) -> None:
         print(printable(line), flush=True)
 
 
-def finish(written: object, next_command: str | None) -> None:
-    """Print the last lines of a command: what it wrote, and the next command, if there is one."""
+def finish(written: object, *command: object) -> None:
+    """Print the last lines of a command: what it wrote, and the words of the next command, if there is one."""
     say(f"written: {written}")
-    if next_command:
-        say(f"next: {next_command}")
+    if command:
+        say_next(*command)
+
+
+def say_next(*command: object) -> None:
+    """Print the words of a command to type next, quoted where they need it."""
+    say(f"next: {shlex.join(map(str, command))}")
 
 
 def print_json(value: Any) -> None:

@@ -2,7 +2,6 @@
 """Where data is when no --data is given: `data/`, or `$BPFN_DATA`."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Literal, overload
 
@@ -34,9 +33,9 @@ def note_more_than_cores(processes: int) -> None:
         say(f"note: {processes} processes, but this process may use only {cores} cores")
 
 
-def report_command(runs: Path) -> str:
-    """What reports the runs of a folder."""
-    return "bpfn report" if runs.resolve() == RUNS.resolve() else f"bpfn report --runs {shlex.quote(str(runs))}"
+def report_command(runs: Path) -> list[object]:
+    """The words that report the runs of a folder."""
+    return ["bpfn", "report", *([] if runs.resolve() == RUNS.resolve() else ["--runs", runs])]
 
 
 def synthetic_first() -> str:

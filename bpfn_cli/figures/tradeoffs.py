@@ -102,7 +102,7 @@ def _name_variants(axes: Axes, places: Mapping[str, float]) -> None:
     level, last = -1, float("-inf")
     for variant, cost in sorted(places.items(), key=lambda one: one[1]):
         level, last = (level + 1 if cost - last < CLOSE * span else 0), cost
-        at, offset = (cost, 1.0), (0, 2 + 8 * level)
-        look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "color": "0.25"}
+        at, offset = (cost, 1.0), (0, 2 + 8.5 * level)
+        look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 7, "color": "0.25"}
         where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         axes.annotate(label_of(variant), at, offset, **where, **look)

@@ -14,7 +14,7 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import DataError, NonFiniteError, ShapeError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.history import plain_steps, read_history
+from bpfn_cli.history import plain_steps
 from bpfn_cli.metrics.classes import (
     BUCKETS,
     GROUPS,
@@ -32,6 +32,7 @@ from bpfn_cli.models.predict import FlowPredictor
 from bpfn_cli.ops import gather, knn, matrix_precision, rigid_icp
 from bpfn_cli.precision import Precision
 from bpfn_cli.progress import Progress, ProgressCallback
+from bpfn_cli.shipped import history_of
 from bpfn_cli.structures import FlowBatch
 
 EVALUATION_SEED = 0  # for the choice of points; the same for all runs, so that they share a table
@@ -162,7 +163,7 @@ def evaluate_checkpoint(
     sha256 = sha256_of(checkpoint)
     weights = {
         "which": which,
-        "history": plain_steps(read_history(read.metadata, sha256)),
+        "history": plain_steps(history_of(read.metadata, sha256)),
         "path": printable(checkpoint),
         "variant": read.variant.name,
     }

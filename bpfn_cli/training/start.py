@@ -20,11 +20,11 @@ from bpfn_cli.config import to_yaml
 from bpfn_cli.distributed import from_main, size
 from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.history import read_history
 from bpfn_cli.models import read_checkpoint
 from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, recipe_tree
 from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder
+from bpfn_cli.shipped import history_of
 from bpfn_cli.training.job import Job
 
 DECISIVE_VERSIONS = ("bpfn", "python", "torch", "numpy", "threads", "device", "processes")
@@ -56,7 +56,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         data=record.TrainingData(**vars(job.data.identity), held_out_scenes=held_out),
         teacher_key=as_teacher if is_plain_supervised else None,
         initial=file,
-        history=() if file is None else read_history(read_checkpoint(Path(file.path)).metadata, file.sha256),
+        history=() if file is None else history_of(read_checkpoint(Path(file.path)).metadata, file.sha256),
         selected_on=recipe.train.select_on,
         recipe=decisive_tree(recipe),
         paths=paths_of(job),

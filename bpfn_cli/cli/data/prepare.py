@@ -101,4 +101,4 @@ def _run(job: Preparation, shard: str, processes: int | None, json: bool, publis
     else:
         mean, done = summary.points / max(summary.scenes, 1), f"({summary.skipped:,} already prepared)"
         echo(f"{summary.scenes:,} scenes {done}, {mean:,.0f} points on average; published: {published}")
-    finish(job.out, f"{next_command} {job.out}")
+    finish(job.out, *next_command.split(), job.out)

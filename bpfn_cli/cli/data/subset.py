@@ -113,7 +113,7 @@ def _make(source: Path, folder: Path, chosen: SubsetOptions, force: bool, json: 
         echo(f"after:  {_size(summary.after)} ({summary.options.label()}{complete})")
         distances = f"{similarity.flow_length:.3f} (flow length), {similarity.depth:.3f} (depth)"
         echo(f"Kolmogorov-Smirnov distance to the source: {distances}; 0: the same, 1: nothing in common")
-    finish(folder, "bpfn profile --variant weightnet48")
+    finish(folder, "bpfn", "profile", "--variant", "weightnet48")
 
 
 def _size(extent: Extent) -> str:

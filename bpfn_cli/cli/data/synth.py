@@ -76,7 +76,7 @@ def synth(flags: SynthFlags) -> None:
         what = {"style": "driving"} if isinstance(chosen, DrivingOptions) else {"height": chosen.height}
         print_json({"out": str(folder), "train": flags.train, "val": flags.val, "seed": chosen.seed, **what})
     after = "prepare flyingthings3d --source" if flags.raw else "train --data" if flags.live else "subset --source"
-    finish(folder, f"bpfn {after} {folder}")
+    finish(folder, "bpfn", *after.split(), folder)
 
 
 def _check(flags: SynthFlags) -> None:

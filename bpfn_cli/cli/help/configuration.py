@@ -35,7 +35,7 @@ def init(
     write_atomic(out, commented_yaml(Recipe()).encode())
     if json:
         print_json({"out": str(out)})
-    finish(out, f"bpfn distill -c {out}")
+    finish(out, "bpfn", "distill", "-c", out)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import console, finish, print_json, say
+from bpfn_cli.cli.console import console, finish, print_json, say, say_next
 from bpfn_cli.cli.network.tables import chosen_variants, measure, measure_each, print_table
 from bpfn_cli.precision import Precision
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bpfn_cli.profiling import Case, Latency
     from bpfn_cli.profiling.conditions import FirstPass
 
-NEXT = "bpfn profile --all --latency"
+NEXT = ("bpfn", "profile", "--all", "--latency")
 ROUNDS = 10
 PROCESSES = 5
 WITHOUT_FORMATS = ("variant", "all_variants", "device", "batch", "train", "busy", "first", "default_allocator", "plot")
@@ -133,7 +133,7 @@ def bench(flags: BenchFlags) -> None:
     else:
         _print_times(measured, result)
         _print_stages(measured)
-    finish(out, NEXT) if out is not None else say(f"next: {NEXT}")
+    finish(out, *NEXT) if out is not None else say_next(*NEXT)
 
 
 def _claimed_figures(flags: BenchFlags) -> list[Path]:

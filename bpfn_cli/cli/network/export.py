@@ -133,7 +133,7 @@ def export(flags: ExportFlags) -> None:
         if steps:
             print_table(history_table(out.name, steps), console())
     say(f"{size / 1e6:.1f} MB")
-    finish(out, f"bpfn predict a.ply b.ply --checkpoint {out}" if out.suffix == ".onnx" else None)
+    finish(out, *(("bpfn", "predict", "a.ply", "b.ply", "--checkpoint", out) if out.suffix == ".onnx" else ()))
 
 
 def _steps(
@@ -141,9 +141,9 @@ def _steps(
 ) -> tuple[Step, ...]:
     """The steps that made the network, and this one; none if they are not known."""
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.history import read_history
+    from bpfn_cli.shipped import history_of
 
-    steps = read_history(read.metadata, sha256_of(path))
+    steps = history_of(read.metadata, sha256_of(path))
     if not steps:
         return ()
     on = f"{pair}, {compared.points} points"

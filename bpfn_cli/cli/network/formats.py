@@ -75,4 +75,4 @@ def bench_formats(
             "Memory: peak of a process that loads the file and runs it twice, above what its libraries take."
         )
     if out is not None:
-        finish(out, None)
+        finish(out)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say
+from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say_next
 from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ def profile(flags: ProfileFlags) -> None:
       $ bpfn profile --checkpoint student.pth           # the network of a checkpoint
       $ bpfn profile --variant half --tensors           # with the shape of every tensor
     """
-    from bpfn_cli.history import KEY, plain_steps, read_history
+    from bpfn_cli.files import sha256_of
+    from bpfn_cli.history import KEY, plain_steps
     from bpfn_cli.models import read_checkpoint
     from bpfn_cli.profiling import list_tensors, profile_model, tensor_totals
     from bpfn_cli.reporting.history import history_table
     from bpfn_cli.reporting.terminal import print_table as print_report_table
-    from bpfn_cli.shipped import weights_argument
+    from bpfn_cli.shipped import given_name, history_of
 
     names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
     checkpoint = flags.checkpoint
@@ -62,7 +63,7 @@ def profile(flags: ProfileFlags) -> None:
             bar(done, len(chosen), one.name)
     measured = _measure(chosen, points) if flags.latency else []
     tensors = [list_tensors(one) for one in chosen] if flags.tensors else []
-    steps = () if checkpoint is None else read_history(read_checkpoint(checkpoint).metadata)
+    steps = () if checkpoint is None else history_of(read_checkpoint(checkpoint).metadata, sha256_of(checkpoint))
     if flags.json:
         found = [asdict(one) | ({KEY: plain_steps(steps)} if steps else {}) for one in profiles]
         for fields, its_latency in zip(found, measured, strict=False):
@@ -76,12 +77,14 @@ def profile(flags: ProfileFlags) -> None:
         _print_latencies(measured)
     if len(profiles) == 1:
         _print_levels(profiles[0])
-    if steps and checkpoint is not None:
+    if len(steps) > 1 and checkpoint is not None:
         print_report_table(history_table(checkpoint.name, steps), console())
     for one, its_tensors in zip(chosen, tensors, strict=False):
         _print_tensors(one.name, its_tensors)
-    distill = "bpfn distill --loss bihint" + "".join(f" --variant {name}" for name in names)
-    say(f"next: {distill if checkpoint is None else f'bpfn eval --checkpoint {weights_argument(checkpoint)}'}")
+    if checkpoint is None:
+        say_next("bpfn", "distill", "--loss", "bihint", *(word for name in names for word in ("--variant", name)))
+    else:
+        say_next("bpfn", "eval", "--checkpoint", given_name(checkpoint))
 
 
 def _measure(variants: list[Variant], points: int) -> list[Latency]:

@@ -70,6 +70,14 @@ class PruneFlags:
         return bool(self.budgets) or self.keep_within is not None
 
 
+def distill_command(network: Path, teacher: Path, data: Path | None) -> list[object]:
+    """The words that train a pruned network. data: as given to prune it."""
+    from bpfn_cli.shipped import given_name
+
+    words: list[object] = ["bpfn", "distill", "--checkpoint", network, "--teacher", given_name(teacher)]
+    return [*words, "--data", data] if data is not None else words
+
+
 def quantity(flag: str, text: str, unit: str = "") -> float:
     """A number such as 5G, 1.5M or, with a unit, 60ms. Raises: UsageError."""
     from bpfn_cli.errors import UsageError
@@ -105,9 +113,11 @@ def pruned(
 
     before: steps that made the teacher, whose file has this `sha256`.
     """
+    from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d
     from bpfn_cli.profiling.pruning import pruning_scenes
 
+    keep_freed_memory()  # as `bpfn bench`, whose times a budget is about
     keep = None if flags.keep_within is None else share("--keep-within", flags.keep_within)
     fit = _fitting(flags, teacher.variant) if flags.budgets else None
     progress, importance = ConsoleProgress(), flags.importance or "taylor"

@@ -13,7 +13,7 @@ from typer import Option
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
-from bpfn_cli.cli.network.prune import POINTS
+from bpfn_cli.cli.network.prune import POINTS, distill_command
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def search(flags: SearchFlags) -> None:
     from bpfn_cli.locks import only_writer
     from bpfn_cli.reporting.search import search_figure, search_table
     from bpfn_cli.reporting.terminal import print_table
-    from bpfn_cli.shipped import given_name
 
     if flags.plot:
         from bpfn_cli.viewing.libraries import need_viz
@@ -85,9 +84,8 @@ def search(flags: SearchFlags) -> None:
         print_table(search_table(state), console())
     kept = [flags.out / one.file for one in state.networks if one.file]
     for path in kept:
-        words = ["bpfn", "distill", "--checkpoint", str(path), "--teacher", given_name(flags.teacher)]
-        say(f"distill: {shlex.join(words)}")
-    finish(flags.out, None)
+        say(f"distill: {shlex.join(map(str, distill_command(path, flags.teacher, flags.data)))}")
+    finish(flags.out)
 
 
 def _searched(flags: SearchFlags) -> SearchState:
@@ -97,11 +95,11 @@ def _searched(flags: SearchFlags) -> SearchState:
     import bpfn_cli
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.history import read_history
     from bpfn_cli.models import build_from, read_checkpoint
     from bpfn_cli.models.pruning.prune import Pruner, count_of
     from bpfn_cli.profiling.pruning import latency_ms, pruning_scenes
     from bpfn_cli.runs.searches import Definition, open_state
+    from bpfn_cli.shipped import history_of
     from bpfn_cli.studies.search import Search
 
     keep_freed_memory()
@@ -130,5 +128,5 @@ def _searched(flags: SearchFlags) -> SearchState:
         say(f"resuming: {len(state.candidates)} networks measured, {len(state.networks)} trained")
     torch.manual_seed(seed)
     timed = (lambda variant: latency_ms(variant, points)) if flags.latency else None
-    before = read_history(read.metadata, sha256)
+    before = history_of(read.metadata, sha256)
     return Search(flags.out, state, Pruner(teacher), scenes, timed, progress, before).run()

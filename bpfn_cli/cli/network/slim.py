@@ -12,7 +12,7 @@ from typer import Option
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
-from bpfn_cli.cli.network.prune import BUDGETS, POINTS, PRUNED, PruneFlags, print_pruned, pruned
+from bpfn_cli.cli.network.prune import BUDGETS, POINTS, PRUNED, PruneFlags, distill_command, print_pruned, pruned
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Checkpoint, Variant
@@ -129,7 +129,6 @@ def slim(flags: SlimFlags) -> None:
     from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
     from bpfn_cli.profiling.storage import storage_error
-    from bpfn_cli.shipped import given_name
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
@@ -157,12 +156,10 @@ def slim(flags: SlimFlags) -> None:
     if "stored" in report:
         mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
         say(f"{flags.store}: flows on a rendered scene change by {mean} on average, {largest} at most")
-    after = (
-        f"bpfn distill --checkpoint {path} --teacher {given_name(teacher)}"
-        if teacher and flags.prunes
-        else f"bpfn profile --checkpoint {path}"
-    )
-    finish(path, after)
+    if teacher and flags.prunes:
+        finish(path, *distill_command(path, teacher, flags.data))
+    else:
+        finish(path, "bpfn", "profile", "--checkpoint", path)
 
 
 def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> tuple[BiPointFlowNet, dict[str, Any]]:
@@ -170,14 +167,15 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
     import torch
 
     from bpfn_cli.files import sha256_of
-    from bpfn_cli.history import KEY, plain_steps, read_history
+    from bpfn_cli.history import KEY, plain_steps
     from bpfn_cli.models import build_from, build_model, initialize_from
+    from bpfn_cli.shipped import history_of
 
     torch.manual_seed(flags.seed or 0)
     source = build_from(read) if read else None
     if read and source and (given := flags.checkpoint or flags.teacher):
         sha256 = sha256_of(given)
-        steps = read_history(read.metadata, sha256)
+        steps = history_of(read.metadata, sha256)
         if flags.checkpoint is not None:
             return source, {KEY: plain_steps(steps)} if steps else {}
         if flags.prunes:

@@ -120,7 +120,7 @@ def evaluate(
     for note in (*protocol_notes(result), *missing_categories(result)):
         say(f"note: {note}")
     if out is None:
-        finish(target, report_command(run.parent if run else runs))
+        finish(target, *report_command(run.parent if run else runs))
     else:
         say(f"written: {target}; reports read the results in `runs/`, which are written without --out")
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,4 +332,4 @@ def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str)
 def _finish(flags: PredictFlags, *written: Path) -> None:
     """Print what is written and, if that was not done, how to take out the motion of the sensor."""
     again = ["bpfn", *sys.argv[1:], "--pose", str(ESTIMATE), *([] if flags.force else ["--force"])]
-    finish(", ".join(map(str, written)), None if flags.pose else shlex.join(again))
+    finish(", ".join(map(str, written)), *([] if flags.pose else again))

@@ -94,7 +94,7 @@ def report(flags: ReportFlags) -> None:
     if flags.watch and written.pages is not None:
         _watch(flags, runs, written.pages, seen)
     elif written.last is not None:
-        finish(written.last, f"open {written.last}")
+        finish(written.last, "open", written.last)
     elif written.results.runs:
         say("next: bpfn report --html page (figures and scenes), bpfn report --out results, or bpfn eval on other data")
 
@@ -185,7 +185,7 @@ def _watch(flags: ReportFlags, runs: Path, pages: PageWriter, seen: Traces) -> N
                 say(f"{time.strftime('%H:%M:%S')} written: {pages.index}")
     except KeyboardInterrupt:
         pages.write(*_read(flags, runs))  # without the reload
-        finish(pages.index, None)
+        finish(pages.index)
 
 
 def _folder_of(study: Path) -> Path:

@@ -95,7 +95,7 @@ def view(flags: ViewFlags) -> None:
         _write(flags, asked, outputs)
     pages = [path for paths in outputs for path in paths]
     several = f"{len(pages)} files for {len(outputs)} scenes in {pages[0].parent}"
-    finish(", ".join(map(str, pages)) if len(outputs) == 1 else several, None)
+    finish(", ".join(map(str, pages)) if len(outputs) == 1 else several)
     say(f"to see it, open {pages[0].resolve()}")
 
 

@@ -110,7 +110,7 @@ def _run(runner: StudyRunner, flags: CompareFlags) -> None:
         names = ", ".join(one.cell.name for one in left[:5])
         say(f"{len(left)} of {len(states)} trainings are not finished: {names}")
     _print_tables(runner.folder, flags)
-    finish(runner.folder / "compare.md", report_command(runner.folder))
+    finish(runner.folder / "compare.md", *report_command(runner.folder))
     failed = [one.cell.name for one in left if one.state == "failed"]
     if failed:
         raise NonFiniteError(f"{', '.join(failed)}: failed with NaN or infinity; see their run.json, or use --retry")

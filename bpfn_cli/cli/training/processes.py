@@ -98,4 +98,4 @@ def conclude(outcome: Outcome, runs: Path, json: bool) -> None:
         return
     if json:
         print_json({"run": str(outcome.folder), "result": outcome.result and outcome.result.as_dict()})
-    finish(outcome.folder, report_command(runs))
+    finish(outcome.folder, *report_command(runs))

@@ -29,7 +29,7 @@ MEASURED_BATCHES = 4  # for each cut of each size
 TRIES_UNTRAINED, TRIES = 6, 5  # networks that are measured to keep within an error, before and with a recovery
 STRIDE = 0.7  # factor by which the cost falls at most from one recovered network to the next
 NEAR = 1.03  # costs that differ by a smaller factor are taken for equal
-RECOVERY_LR = 1e-4  # the best of four, see docs/slimming.md
+RECOVERY_LR = 1e-4  # the best of four in a trial
 CLIP_NORM = 10.0
 LATENCY_TOLERANCE = 0.1
 MOST_ATTEMPTS = 8
@@ -248,7 +248,8 @@ class Pruner:
         count = count_of(scenes.held_out)
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
         measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}
-        first = list(before) or [step_of(TEACHER, self.teacher, points, **measured)]
+        known = [*before[:-1], before[-1].model_copy(update=measured)] if before else []
+        first = known or [step_of(TEACHER, self.teacher, points, **measured)]
         last = step_of(PRUNED, made.model, points, epe3d_m=made.epe3d_m, on=scenes.title)
         errors = PrunedErrors(count, teacher_m, made.cut_m, made.recovered_m)
         return PruneReport(importance, made.recovery_steps, errors, (*first, last))
