@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 KEY = "history"  # of a checkpoint's metadata
-TEACHER, PRUNED, DISTILLED = "teacher", "pruned", "distilled"
+TEACHER, PRUNED, DISTILLED, TRAINED = "teacher", "pruned", "distilled", "trained"
 ORIGINAL = "original"  # a network whose earlier steps are not known
 
 _Text = Annotated[str, Field(min_length=1, max_length=255)]

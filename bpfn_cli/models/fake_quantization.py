@@ -145,7 +145,7 @@ def parse_ranges(metadata: Mapping[str, Any], name: str) -> Ranges | None:
     try:
         ranges = {str(layer): (float(low), float(high)) for layer, (low, high) in found.items()}
     except (AttributeError, TypeError, ValueError):
-        ranges = {"": (0.0, -1.0)}
+        raise CheckpointError(f"{name}: {RANGES} is not a table of ranges; write it again") from None
     for layer, (low, high) in ranges.items():
         if not -torch.inf < low <= 0 <= high < torch.inf:
             raise CheckpointError(f"{name}: {RANGES} {printable(layer)} is not a range around 0; write it again")

@@ -99,5 +99,5 @@ def _time_step(strategy: Strategy, batch: FlowBatch) -> float:
     started = perf_counter()
     strategy.step(batch, 1e-3)
     if batch.pc1.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(batch.pc1.device)
     return perf_counter() - started

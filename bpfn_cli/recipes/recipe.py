@@ -356,7 +356,8 @@ def decisive_tree(recipe: Recipe) -> dict[str, Any]:
 
 def teacher_key(recipe: Recipe, dataset_sha256: str) -> str:
     """Identifies the teacher that `recipe` would train on a dataset: equal keys, equal teachers."""
-    decisive = {key: part for key, part in decisive_tree(recipe).items() if key in ("teacher", "seed", "data", "train")}
+    tree = decisive_tree(recipe.for_teacher())
+    decisive = {key: part for key, part in tree.items() if key in ("teacher", "seed", "data", "train")}
     # Keys that do not affect a network that is trained alone.
     for part, key in (("train", "teacher_precision"), ("data", "meta_val"), ("data", "views")):
         decisive[part].pop(key)

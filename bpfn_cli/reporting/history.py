@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfn_cli.history import DISTILLED, Step
+from bpfn_cli.history import Step
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.reporting.measured import Protocol, results_of
 from bpfn_cli.reporting.tables import Column, Table, row_of
@@ -100,21 +100,9 @@ def _goes_on(one: History, other: History) -> bool:
 
 def _of_runs(runs: Sequence[Run]) -> Iterator[History]:
     for run in runs:
-        record, size = run.record, run.record.complexity
-        if not record.history or size is None:
-            continue
-        sizes = {"parameters": size.parameters, "macs": size.module_macs, "points": size.points}
-        last = Step(
-            step=DISTILLED if record.command == "distill" else "trained",
-            network=record.variant,
-            **sizes,
-            bytes=size.checkpoint_bytes,
-            epe3d_m=record.best_validation_epe3d,
-            on=f"{record.data.held_out_scenes} held-out scenes" if record.best_validation_epe3d is not None else None,
-            sha256=record.weights_sha256,
-        )
-        protocols = dict.fromkeys(result.protocol for result in results_of(run))
-        yield History(run.name, (*record.history, last), tuple(protocols))
+        if run.record.history and run.record.trained:
+            protocols = dict.fromkeys(result.protocol for result in results_of(run))
+            yield History(run.name, (*run.record.history, run.record.trained), tuple(protocols))
 
 
 def _of_others(others: Sequence[EvaluationResult]) -> Iterator[History]:

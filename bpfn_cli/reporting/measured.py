@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from bpfn_cli.history import Step
 from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.reporting.methods import method_rank
 from bpfn_cli.reporting.tables import Column, Row, Value, dataset_title, reference_row, row_of
@@ -152,6 +153,11 @@ class OtherWeights(Outside):
     def names(self) -> dict[str, str]:
         checkpoint = self.evaluation.checkpoint
         return {"model": checkpoint.variant, "method": "given weights", "run": Path(checkpoint.path).name}
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """The steps that made them; none if they are not known."""
+        return self.evaluation.checkpoint.history
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class RunRecord(Schema):
             can serve as the teacher of a recipe.
         epoch_seconds: of each epoch, without validation. epe3d: on the test split, best_validation_epe3d: metres.
         selected_by: what chose the best checkpoint on the scenes `selected_on`; without labels not EPE3D.
-        history: the steps that made the checkpoint it started from.
+        history: the steps that made the checkpoint it started from; trained: the step that this run has added to them.
         recipe: the keys of the recipe that its numbers depend on. code: git commits of bpfn and the working folder.
         cell, control, cell_key, times_as_long, slowest_of: set for a run of a study.
     """
@@ -202,6 +202,7 @@ class RunRecord(Schema):
     teacher_cache: TeacherCacheCounts | None = None
     initial: File | None = None
     history: tuple[Step, ...] = ()
+    trained: Step | None = None
     complexity: Complexity | None = None
     recipe: Annotated[dict[str, Any], AfterValidator(_checked_recipe)] = Field(default_factory=dict)
     paths: Annotated[Paths | None, Field(validation_alias=AliasChoices("paths", "place"))] = None

@@ -152,17 +152,16 @@ class StudyRunner:
         if (given := self._given_teacher(cell)) is not None:
             return given
         recipe = teacher_recipe(self.study, cell)
-        lock, is_told = self.folder / LOCKS / f"teacher-{recipe.teacher.name}", False
+        lock, is_reported = self.folder / LOCKS / f"teacher-{recipe.teacher.name}", False
         while (found := self.trainer.find_teacher(recipe)) is None:
             self.trainer.check_stop()
             try:
                 with only_holder(lock):
-                    if self.trainer.find_teacher(recipe) is None:
-                        self.trainer.train_teacher(recipe)
+                    return self.trainer.find_teacher(recipe) or self.trainer.train_teacher(recipe)
             except BusyError:
-                if not is_told:
+                if not is_reported:
                     progress.line(f"teacher: waiting for another process to train {recipe.teacher.name}")
-                is_told = True
+                is_reported = True
                 time.sleep(POLL_SECONDS)
         return found
 

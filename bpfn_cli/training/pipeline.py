@@ -14,7 +14,7 @@ from bpfn_cli.data.datasets import describe
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, NonFiniteError, printable
 from bpfn_cli.files import sha256_of
-from bpfn_cli.history import DISTILLED, KEY, plain_steps
+from bpfn_cli.history import DISTILLED, KEY, TRAINED, Step, plain_steps
 from bpfn_cli.metrics.evaluation import EVALUATION_SEED, evaluate_checkpoint
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.models import BiPointFlowNet, load_checkpoint
@@ -84,7 +84,7 @@ def carry_out(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> 
             plan(job, parts, folder, progress)
             training = restore(job, parts, folder, progress)
             train(job, parts, training, folder, progress)
-        weights = deploy(parts, training, folder)
+        weights = deploy(job, parts, training, folder)
         result = evaluate(job, parts, weights, folder, progress)
         progress.line(result.summary() if result else _how_to_test(folder))
         return Outcome(folder.path, result)
@@ -205,33 +205,33 @@ def train(job: Job, parts: Parts, training: Training, folder: RunFolder, progres
         progress.line(f"teacher cache: stopped writing: {cache.full}")
 
 
-def deploy(parts: Parts, training: Training, folder: RunFolder) -> Path:
+def deploy(job: Job, parts: Parts, training: Training, folder: RunFolder) -> Path:
     """Write the best weights (without validation: the last) as the file to deploy, and record their size."""
-    path = folder.deploy(
-        training.number if training.best is None else training.best, **_history(parts, training, folder)
-    )
+    before = folder.record.history
+    step = _step(job, parts, training, folder) if before else None
+    number = training.number if training.best is None else training.best
+    path = folder.deploy(number, **({KEY: plain_steps((*before, step))} if step else {}))
     if teacher := parts.strategy.teacher:
-        counts, cache = record.TeacherCacheCounts, teacher.cache
-        found = cache and counts(found=cache.found, missed=cache.missed, problem=cache.full or None)
+        found = None
+        if cache := teacher.cache:
+            found = record.TeacherCacheCounts(found=cache.found, missed=cache.missed, problem=cache.full or None)
         folder.record = folder.record.changed(teacher_forwards=teacher.forwards, teacher_cache=found)
     sha256, complexity = from_main(lambda: (sha256_of(path), _complexity(parts.student, path)))
-    folder.update(weights_sha256=sha256, complexity=complexity)
+    trained = step and step.model_copy(update={"sha256": sha256})
+    folder.update(weights_sha256=sha256, complexity=complexity, trained=trained)
     return path
 
 
-def _history(parts: Parts, training: Training, folder: RunFolder) -> dict[str, Any]:
-    """The steps that made the deployed weights, for their metadata, if the run started from a network with steps."""
-    known = folder.record
-    if not known.history:
-        return {}
-    validated = training.best is not None and training.selected_by == "epe3d"
-    held_out = "the test split" if known.selected_on == "test" else f"{known.data.held_out_scenes} held-out scenes"
-    on = f"{held_out}, {known.points} points"
-    measured: dict[str, Any] = {"epe3d_m": training.best_epe3d, "on": on} if validated else {}
-    what = DISTILLED if known.command == "distill" else "trained"
+def _step(job: Job, parts: Parts, training: Training, folder: RunFolder) -> Step:
+    """What this run adds to the history of the network that it started from."""
+    known, measured = folder.record, dict[str, Any]()
+    if training.best is not None and training.selected_by == "epe3d":
+        held_out = f"{len(job.split.held_out)} held-out scenes"
+        on = "the test split" if known.selected_on == "test" else held_out
+        measured = {"epe3d_m": training.best_epe3d, "on": f"{on}, {known.points} points"}
+    what = DISTILLED if known.command == "distill" else TRAINED
     what += " for int8" if quantizers(parts.student) else ""
-    last = step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
-    return {KEY: plain_steps((*known.history, last))}
+    return step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
 
 
 def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult | None:

@@ -89,9 +89,12 @@ def plan_training(job: Job, strategy: Strategy) -> Plan:
     """The plan of a job. Raises: ShapeError, UsageError: a term does not fit; NonFiniteError: the trial step failed."""
     kind, options, batch = job.recipe.strategy.kind, job.recipe.train, first_batch(job)
     on_cuda = batch.pc1.device.type == "cuda"
-    torch.cuda.reset_peak_memory_stats() if on_cuda else forget_peak()
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(batch.pc1.device)
+    else:
+        forget_peak()
     seconds = strategy.trial_step(batch, options.lr, options.epochs)
-    peak = torch.cuda.max_memory_allocated() if on_cuda else resident_bytes(peak=True)
+    peak = torch.cuda.max_memory_allocated(batch.pc1.device) if on_cuda else resident_bytes(peak=True)
     terms = tuple(_terms(strategy, job.recipe))
     validations = validation_epochs(options.epochs, options.validation_calendar, options.validate_every)
     return Plan(kind, terms, options.epochs, job.steps, validations, seconds, peak / 1e6, _cache_bytes(job, strategy))

@@ -56,7 +56,9 @@ def test_teacher_key_depends_only_on_what_decides_the_teacher() -> None:
     recipe, data = Recipe(), "0"
     key = teacher_key(recipe, data)
     same = [replace(recipe, variant="half"), replace(recipe, loss=("basic",))]
-    same += [replace(recipe, data=replace(recipe.data, workers=2))]
+    same += [replace(recipe, data=replace(recipe.data, workers=2)), recipe.for_teacher()]
+    same += [replace(recipe, train=replace(recipe.train, quantize="int8", teacher_cache="cache"))]
+    same += [replace(recipe, data=replace(recipe.data, views=2))]
     assert all(teacher_key(other, data) == key for other in same)
     others = [replace(recipe, seed=1), replace(recipe, teacher="half"), replace(recipe, train=TrainSettings(epochs=1))]
     others += [replace(recipe, data=replace(recipe.data, points=2048))]

@@ -486,6 +486,8 @@ def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path
     carried = read_history(read_checkpoint(tuned.folder / "student.safetensors").metadata)
     assert [one.step for one in carried] == ["pruned", "trained"]
     assert carried[-1].epe3d_m == record["best_validation_epe3d"]
+    assert carried[-1].model_dump() == {**record["trained"], "sha256": None}
+    assert record["trained"]["sha256"] == record["weights_sha256"]
     assert "-fine-tuned-" in tuned.folder.name
     assert any(line.startswith(f"initial weights: {start} (") and " 0 fresh" in line for line in progress.lines)
     both = job_for(things, tmp_path / "runs", recipe("basic", initial=str(start)), teacher=teacher)

@@ -169,6 +169,7 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
     from bpfn_cli.files import sha256_of
     from bpfn_cli.history import KEY, plain_steps
     from bpfn_cli.models import build_from, build_model, initialize_from
+    from bpfn_cli.models.fake_quantization import RANGES
     from bpfn_cli.shipped import history_of
 
     torch.manual_seed(flags.seed or 0)
@@ -177,7 +178,8 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
         sha256 = sha256_of(given)
         steps = history_of(read.metadata, sha256)
         if flags.checkpoint is not None:
-            return source, {KEY: plain_steps(steps)} if steps else {}
+            kept = {RANGES: read.metadata[RANGES]} if RANGES in read.metadata else {}  # learned for int8
+            return source, kept | ({KEY: plain_steps(steps)} if steps else {})
         if flags.prunes:
             return pruned(flags, source, sizes, steps, sha256)
     assert sizes is not None

@@ -46,7 +46,7 @@ def taylor(
     parameters = dict(model.named_parameters())
     for done, batch in enumerate(batches, start=1):
         model.zero_grad(set_to_none=True)
-        epe3d(model, batch).backward()
+        epe3d(model, batch).mean().backward()
         effects = {name: _rows(one.detach() * one.grad) for name, one in parameters.items() if one.grad is not None}
         for group in groups:
             sums[group] += torch.stack([effects[axis.tensor] for axis in group.produced]).sum(dim=0).abs().cpu()
@@ -71,6 +71,8 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def epe3d(model: BiPointFlowNet, batch: FlowBatch) -> Tensor:
-    """Mean error of the flow where it is known, metres; a scalar with a gradient."""
+    """Mean error of the flow of each scene (B,) where it is known, metres; with a gradient."""
     errors = torch.linalg.vector_norm(model(batch.pc1, batch.pc2).flows[0] - batch.truth, dim=-1)
-    return errors.mean() if batch.valid is None else errors[batch.valid].mean()
+    if batch.valid is None:
+        return errors.mean(dim=1)
+    return errors.where(batch.valid, 0).sum(dim=1) / batch.valid.sum(dim=1).clamp(min=1)

@@ -71,10 +71,10 @@ def measure(
 def difference(model: BiPointFlowNet, expected: Sequence[Tensor], batches: Sequence[FlowBatch]) -> float:
     """Mean distance of a network's flows from the expected ones, metres."""
     moved = [
-        torch.linalg.vector_norm(_flow(model, batch) - flow, dim=-1).mean()
+        torch.linalg.vector_norm(_flow(model, batch) - flow, dim=-1)
         for batch, flow in zip(batches, expected, strict=True)
     ]
-    return float(torch.stack(moved).mean())
+    return float(torch.cat(moved).mean())
 
 
 @torch.no_grad()

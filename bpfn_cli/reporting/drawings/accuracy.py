@@ -27,7 +27,15 @@ from bpfn_cli.metrics.result import (
 from bpfn_cli.reporting.classes import class_heading
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
 from bpfn_cli.reporting.drawings.networks import network_label
-from bpfn_cli.reporting.measured import Measured, OutsideTeacher, Result, in_order, method_label, tables_of
+from bpfn_cli.reporting.measured import (
+    Measured,
+    OtherWeights,
+    OutsideTeacher,
+    Result,
+    in_order,
+    method_label,
+    tables_of,
+)
 from bpfn_cli.reporting.published import Published
 from bpfn_cli.reporting.tables import PUBLISHED, dataset_title
 from bpfn_cli.runs.record import read_schema
@@ -87,6 +95,7 @@ class _Case(Schema):
     """What is read of a case of `bpfn bench`."""
 
     variant: Name
+    device: Name = "cpu"
     batch: Positive
     points: Positive
     training: bool = False
@@ -102,7 +111,7 @@ class _Bench(Schema):
 def read_latency(path: Path) -> dict[str, float]:
     """Milliseconds of a pass of one pair of clouds by variant, for the largest number of points.
 
-    Raises: DataError: not a file of `bpfn bench --out`, or without inference of single pairs.
+    Raises: DataError: not a file of `bpfn bench --out`, without inference of single pairs, or of several devices.
     """
     if not path.exists():
         raise DataError(f"{printable(path)}: no such file; `bpfn bench --out FILE` writes one")
@@ -110,7 +119,11 @@ def read_latency(path: Path) -> dict[str, float]:
     found = sorted((one for one in cases if one.batch == 1 and not one.training), key=lambda one: one.points)
     if not found:
         raise DataError(f"{printable(path)}: has no pass of one pair of clouds; repeat `bpfn bench` without --train")
-    return {one.variant: one.fast.median_ms for one in found if one.points == found[-1].points}
+    largest = [one for one in found if one.points == found[-1].points]
+    if len(devices := {one.device for one in largest}) > 1:
+        told = " and ".join(sorted(devices))
+        raise DataError(f"{printable(path)}: has times of {printable(told)}; repeat `bpfn bench` with one --device")
+    return {one.variant: one.fast.median_ms for one in largest}
 
 
 def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, float]) -> Iterator[Drawing]:
@@ -120,6 +133,7 @@ def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, fl
             label = "teacher" if one.record.role == "teacher" else method_label(one.record)
             members.setdefault((one.record.variant, label), []).append(one)
     points = [_point(label, variant, found, latency_ms) for (variant, label), found in members.items()]
+    points += [_point_of_file(one, latency_ms) for one in group if isinstance(one, OtherWeights) and one.history]
     if len({point.variant for point in points}) > 1:
         title = group[0].protocol.title
         caption = f"EPE3D against cost: {title}. Means over seeds; lines reach from the lowest to the highest."
@@ -127,6 +141,13 @@ def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, fl
         lines = {"teacher": min(teachers)} if len(teachers) == 1 else {}
         draw = partial(tradeoff_figure, points, title, lines)
         yield Drawing("cost", f"cost_{stem}", caption, draw)
+
+
+def _point_of_file(one: OtherWeights, latency_ms: Mapping[str, float]) -> Point:
+    step, variant = one.history[-1], one.names["model"]
+    costs = {"MACs [G]": step.macs / 1e9, "parameters [M]": step.parameters / 1e6, "file [MB]": step.bytes / 1e6}
+    costs |= {LATENCY: latency_ms[variant]} if variant in latency_ms else {}
+    return Point(Path(one.names["run"]).stem, variant, costs, one.evaluation.model.epe3d)
 
 
 def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> Point:

@@ -73,10 +73,13 @@ def test_latency_is_fitted_by_measuring(pruner: Pruner) -> None:
         pruner.fit_latency(latency, 100.0, macs)
 
 
-def test_mean_error_over_batches_by_hand(pruner: Pruner) -> None:
+def test_mean_error_over_the_scenes_of_uneven_batches_by_hand(pruner: Pruner) -> None:
+    first, second, third = batches(3)
+    both = replace(first, pc1=torch.cat([first.pc1, second.pc1]), pc2=torch.cat([first.pc2, second.pc2]))
+    both = replace(both, flow=torch.full_like(both.pc1, 0.1), names=("a", "b"))
     with torch.no_grad():
-        errors = [(pruner.teacher(one.pc1, one.pc2).flows[0] - 0.1).norm(dim=-1).mean() for one in batches()]
-    assert mean_epe3d(pruner.teacher, batches()) == pytest.approx(float(sum(errors)) / 2)
+        errors = [(pruner.teacher(one.pc1, one.pc2).flows[0] - 0.1).norm(dim=-1).mean() for one in batches(3)]
+    assert mean_epe3d(pruner.teacher, [both, third]) == pytest.approx(float(sum(errors)) / 3)
 
 
 def test_an_error_that_is_no_number_is_reported(pruner: Pruner) -> None:

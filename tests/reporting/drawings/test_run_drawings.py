@@ -124,6 +124,11 @@ def test_latency_is_that_of_single_pairs_of_the_largest_clouds(tmp_path: Path) -
     results = [{"variant": "half", "points": n, "batch": b, "fast": {"median_ms": ms}} for n, b, ms in cases]
     path.write_text(json.dumps({"results": results}))
     assert read_latency(path) == {"half": 90.0}
+    path.write_text(
+        json.dumps({"results": [{**one, "device": device} for one in results for device in ("cpu", "cuda")]})
+    )
+    with pytest.raises(DataError, match="has times of cpu and cuda; repeat `bpfn bench` with one --device"):
+        read_latency(path)
     path.write_text(json.dumps({"results": results[2:]}))
     with pytest.raises(DataError, match="no pass of one pair"):
         read_latency(path)
