@@ -297,6 +297,8 @@ def test_memory_of_a_format_is_measured_in_a_process_of_its_own(tmp_path: Path) 
         (("--formats", "--train"), "--train: has no effect with --formats"),
         (("--formats", "--points", 1024, "--points", 2048), "--points: give it once with --formats"),
         (("--data", "."), "--data: only --formats measures accuracy"),
+        (("--formats", "--no-plain"), "--plain: has no effect with --formats"),
+        (("--first", "--no-plain"), "--plain: has no effect with --first"),
         (("--formats", "--plot", "a.png"), "--plot: has no effect with --formats"),
         (("--first", "--plot", "a.png"), "--plot: draws the times of passes; leave out --first"),
     ],

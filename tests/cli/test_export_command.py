@@ -108,6 +108,7 @@ def test_learned_ranges_are_used_unless_asked_otherwise(folder: Path) -> None:
         (("--pair", "a.npy", "none.npy", "--out", "new.onnx"), 3, "none.npy"),
         (("--calibrate", "minmax", "--out", "new.onnx"), 2, "--calibrate: has no effect with --precision float32"),
         (("--scenes", 9, "--out", "new.onnx"), 2, "--scenes: has no effect with --precision float32"),
+        (("--frame", "lidar", "--out", "new.onnx"), 2, "--frame: has no effect without --pair"),
         (("--precision", "int8", "--scenes", 3, "--out", "new.onnx"), 2, "use a number greater than or equal to 4"),
         (("--precision", "int8", "--out", "new.pth"), 2, "a pth file has float32, float16, bfloat16"),
         (("--precision", "int8", "--data", "things", "--out", "new.onnx"), 2, "things has 5 to calibrate with"),

@@ -66,6 +66,9 @@ def test_mistakes_are_one_line(
         return line
 
     assert told("--watch", code=2) == "bpfn: --watch: keeps a page up to date; add --html DIR"
+    assert told("--watch", "--html", "page", "--json", code=2) == "bpfn: --watch and --json: use only one of them"
+    assert told("--scenes", "2", code=2) == "bpfn: --scenes: has no effect without --html DIR"
+    assert told("--bench", "b.json", code=2) == "bpfn: --bench: has no effect without --html DIR or --figures DIR"
     assert told("--html", str(runs), code=2).endswith("is also an input; choose another")
     assert "no such file" in told("--html", str(tmp_path / "p"), "--bench", str(tmp_path / "none.json"), code=3)
     monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "jinja2" else name)

@@ -42,7 +42,9 @@ class BenchFlags:
         list[int] | None, Option(min=1, max=1024, help="Pairs of clouds per pass; repeatable.", metavar="N")
     ] = None
     train: Annotated[bool, options.switch("--train", "Measure a training step (forward and backward).")] = False
-    plain: Annotated[bool, options.switch("--plain/--no-plain", "Compare with the plain path.")] = True
+    plain: Annotated[
+        bool | None, options.switch("--plain/--no-plain", "Compare with the plain path; default: yes.")
+    ] = None
     precision: options.PrecisionName = Precision.float32
     rounds: Annotated[
         int | None, Option(min=1, max=10_000, help="Passes of each path (default 10), or processes (5).", metavar="N")
@@ -99,6 +101,8 @@ def bench(flags: BenchFlags) -> None:
         return bench_formats(*where, out=flags.out, force=flags.force, json=flags.json)
     if flags.data is not None:
         raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
+    if flags.first and flags.plain is not None:
+        raise UsageError("--plain: has no effect with --first; leave it out")
     cases, out = _cases(flags), flags.out
     figures = _claimed_figures(flags)
     if out is not None:
@@ -115,7 +119,7 @@ def bench(flags: BenchFlags) -> None:
             measured: list[Any] = measure_each(measure_first_pass, cases, processes=rounds, keep_freed=kept)
         else:
             kept = kept and keep_freed_memory()
-            measured = measure(cases, rounds=rounds, plain=flags.plain, keep_freed=kept)
+            measured = measure(cases, rounds=rounds, plain=flags.plain is not False, keep_freed=kept)
     about |= {"freed_memory_kept": kept, "rounds": rounds}
     result = _result(measured, **about)
     if out is not None:
@@ -157,6 +161,7 @@ def _check_formats(flags: BenchFlags) -> None:
     from bpfn_cli.errors import UsageError
 
     given = [name for name in WITHOUT_FORMATS if getattr(flags, name)]
+    given += ["plain"] if flags.plain is not None else []
     given += ["precision"] if flags.precision is not Precision.float32 else []
     if given:
         flag = "all" if given[0] == "all_variants" else given[0].replace("_", "-")

@@ -95,6 +95,8 @@ def export(flags: ExportFlags) -> None:
     for name, given in (("calibrate", flags.calibrate), ("scenes", flags.scenes)):
         if given is not None and flags.precision != "int8":
             raise UsageError(f"--{name}: has no effect with --precision {flags.precision}; use --precision int8")
+    if flags.frame is not None and flags.pair is None:
+        raise UsageError("--frame: has no effect without --pair; leave it out")
     points = _points(flags.points)
     path, read = read_weights(flags.checkpoint)
     chosen = FORMATS[flags.format or "onnx"] if flags.format or flags.out is None else format_of(flags.out)

@@ -26,6 +26,7 @@ BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 PRUNED = "pruned"  # the name of a network without another
 POINTS = 8192  # of the pair that a budget is about
+SCENES, STEPS = 128, 100  # to prune with, and of the training that follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,21 @@ class PruneFlags:
     importance: Annotated[
         choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
     ] = None
-    scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to prune with.", metavar="N")] = 128
-    recover: Annotated[int, Option(min=0, max=10**6, help="Training steps after pruning.", metavar="N")] = 100
+    scenes: Annotated[
+        int | None, Option(min=4, max=10**6, help=f"Scenes to prune with; default: {SCENES}.", metavar="N")
+    ] = None
+    recover: Annotated[
+        int | None, Option(min=0, max=10**6, help=f"Training steps after pruning; default: {STEPS}.", metavar="N")
+    ] = None
     data: options.Data = None
     out: options.Out = None
     points: options.Points = None
     seed: options.Seed = 0
+
+    @property
+    def steps(self) -> int:
+        """Of the training after pruning."""
+        return STEPS if self.recover is None else self.recover
 
     @property
     def budgets(self) -> list[str]:
@@ -121,12 +131,13 @@ def pruned(
     keep = None if flags.keep_within is None else share("--keep-within", flags.keep_within)
     fit = _fitting(flags, teacher.variant) if flags.budgets else None
     progress, importance = ConsoleProgress(), flags.importance or "taylor"
-    scenes, _ = pruning_scenes(flags.data or default_dataset(), teacher, flags.scenes, flags.seed or 0, progress)
+    data, count = flags.data or default_dataset(), flags.scenes or SCENES
+    scenes, _ = pruning_scenes(data, teacher, count, flags.seed or 0, progress)
     pruner, teacher_m = Pruner(teacher, _name(flags)), mean_epe3d(teacher, scenes.held_out)
     pruner.prepare(importance, scenes, progress, sizes=sizes is None)
     if fit is not None:
         sizes = fit(pruner)
-    made = pruner.make(sizes, scenes, flags.recover, progress) if sizes else None
+    made = pruner.make(sizes, scenes, flags.steps, progress) if sizes else None
     kept: dict[str, Any] = {}
     if keep is not None:
         within = _Within(flags, keep, teacher_m)
@@ -158,7 +169,7 @@ class _Within:
         from bpfn_cli.errors import UsageError
 
         cost, progress = _cost(self.flags), ConsoleProgress()
-        found = pruner.smallest_within(cost, self.limit_m, scenes, self.flags.recover, progress, above)
+        found = pruner.smallest_within(cost, self.limit_m, scenes, self.flags.steps, progress, above)
         if found is None:
             advice = "allow more, or raise --recover or --scenes"
             raise UsageError(f"--keep-within: no smaller network was found with an error within {self.what}; {advice}")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PARTS = ("separable_encoder", "separable_estimators")
 SIZES = ("variant", "width", "c_mid", "bn", "separable", *PARTS, "neighbors", "bottleneck")
 CHANGES = (*SIZES, "teacher", "points")
-PRUNING = ("importance", "data", "keep_within")
+PRUNING = ("importance", "keep_within")
+WITH_PRUNING = ("data", "scenes", "recover")  # only pruning uses them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,9 @@ class SlimFlags(PruneFlags):
             raise UsageError(
                 f"--out {self.out}: use the suffix {SUFFIX}, or {PUBLISHED_SUFFIX} for the published names"
             )
-        given = [flag_of(name) for name in (*CHANGES, *PRUNING, *BUDGETS) if getattr(self, name) is not None]
+        given = [
+            flag_of(name) for name in (*CHANGES, *PRUNING, *WITH_PRUNING, *BUDGETS) if getattr(self, name) is not None
+        ]
         if self.checkpoint is not None and given:
             raise UsageError(f"{given[0]}: --checkpoint copies a network as it is; to slice it, use --teacher instead")
         budgets, sizes = (
@@ -100,8 +103,9 @@ class SlimFlags(PruneFlags):
             raise UsageError(f"{(*budgets, *kept, '--importance')[0]}: add --teacher, the network to prune")
         if self.store != "float32" and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
             raise UsageError(f"--store {self.store}: a {PUBLISHED_SUFFIX} file is float32; use the suffix {SUFFIX}")
-        if self.data is not None and not self.prunes:
-            raise UsageError("--data: only pruning uses scenes; add a budget such as --target-macs 5G, or --importance")
+        unused = [flag_of(name) for name in WITH_PRUNING if getattr(self, name) is not None]
+        if unused and not self.prunes:
+            raise UsageError(f"{unused[0]}: only for pruning; add a budget such as --target-macs 5G, or --importance")
 
 
 @options.takes(SlimFlags)

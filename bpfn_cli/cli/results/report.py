@@ -28,8 +28,13 @@ HTML = options.path("--html", help="Also write a page for the browser, DIR/index
 FIGURES = options.path("--figures", help="Also write all figures, as PNG and SVG.", metavar="DIR")
 BENCH = options.path("--bench", help="Times for the figures, from `bpfn bench --out FILE`.", metavar="FILE")
 SCENES = typer.Option(
-    "--scenes", min=0, max=100, help="Worst and best scenes of a network that get a page each.", metavar="N"
+    "--scenes",
+    min=0,
+    max=100,
+    help="Worst and best scenes of a network that get a page each with --html; default: 3.",
+    metavar="N",
 )
+MOST_SCENES = 3  # the worst and the best of each network that get a page
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -41,7 +46,7 @@ class ReportFlags:
     out: options.Out = None
     html: Annotated[Path | None, HTML] = None
     figures: Annotated[Path | None, FIGURES] = None
-    scenes: Annotated[int, SCENES] = 3
+    scenes: Annotated[int | None, SCENES] = None
     bench: Annotated[Path | None, BENCH] = None
     watch: Annotated[bool, options.switch("--watch", "Write the page again whenever runs change.")] = False
     published: Annotated[bool, options.switch("--published", "Add tables of the published results.")] = False
@@ -81,6 +86,12 @@ def report(flags: ReportFlags) -> None:
 
     if flags.watch and flags.html is None:
         raise UsageError("--watch: keeps a page up to date; add --html DIR")
+    if flags.watch and flags.json:
+        raise UsageError("--watch and --json: use only one of them")
+    if flags.scenes is not None and flags.html is None:
+        raise UsageError("--scenes: has no effect without --html DIR")
+    if flags.bench and not (flags.html or flags.figures):
+        raise UsageError("--bench: has no effect without --html DIR or --figures DIR")
     if flags.html or flags.figures:
         need_viz("matplotlib", *(["jinja2"] if flags.html else []))
     runs = _folder_of(flags.planned) if flags.planned and flags.runs == RUNS else flags.runs
@@ -123,7 +134,9 @@ class _Written:
         results, tables = _read(flags, runs)
         pages = None
         if flags.html is not None:
-            pages = PageWriter(flags.html, flags.published, latency_ms, flags.scenes)
+            pages = PageWriter(
+                flags.html, flags.published, latency_ms, MOST_SCENES if flags.scenes is None else flags.scenes
+            )
             claim_outputs(flags.html, pages.files(results), force=flags.force, inputs=[runs], flag="--html")
         drawings: list[Drawing] = []
         if flags.figures is not None:
