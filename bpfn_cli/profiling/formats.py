@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -43,16 +43,11 @@ class Kind(NamedTuple):
         return f"{self.stored} {self.calibration}" if self.calibration else self.stored
 
 
-MEASURED = (
-    Kind("safetensors", "float32"),
-    Kind("safetensors", "float16"),
-    Kind("safetensors", "int8"),
-    Kind("pth", "float32"),
-    Kind("onnx", "float32"),
-    Kind("onnx", "float16"),
-    Kind("onnx", "int8", "minmax"),
-    Kind("onnx", "int8", "percentile"),
-    Kind("torch", "float32"),
+MEASURED = tuple(
+    Kind(name, stored, calibration)
+    for name, format in FORMATS.items()
+    for stored in format.stores
+    for calibration in (get_args(Calibration) if stored == "int8" and format.computes_int8 else (None,))
 )
 
 _CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.formats import answer; answer()"
