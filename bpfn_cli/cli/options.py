@@ -100,7 +100,8 @@ InitialFile = Annotated[
 TeacherFile = Annotated[
     Path | None, weights("--teacher", help="Weights of the teacher, or `train`; default: as in `bpfn weights`.")
 ]
-Seed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
+Seed = Annotated[int, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
+RecipeSeed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
 TrainingPoints = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6, smallest=1024)]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]

@@ -36,7 +36,7 @@ def subset(
     packed: Annotated[bool, options.switch("--packed", "One file per split, fast to train from.")] = False,
     max_points: Annotated[int | None, MAX_POINTS] = None,
     leave_out: Annotated[Path | None, LEAVE_OUT] = None,
-    seed: options.Seed = None,
+    seed: options.Seed = 0,
     verify: Annotated[bool, options.switch("--verify", "Check the files of a finished subset, --out.")] = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -61,7 +61,7 @@ def subset(
     if verify:
         return _verify(source, out, json)
     left_out = read_leave_out(leave_out) if leave_out else ()
-    chosen = SubsetOptions(fraction, method, seed or 0, offset, link, val_fraction, packed, max_points, left_out)
+    chosen = SubsetOptions(fraction, method, seed, offset, link, val_fraction, packed, max_points, left_out)
     chosen = chosen.as_reported() if fifth else chosen
     place = source or full_dataset(make=not dry_run)
     if place is None:

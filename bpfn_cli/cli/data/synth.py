@@ -102,7 +102,7 @@ def _chosen(flags: SynthFlags) -> SyntheticOptions | DrivingOptions:
     from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
     from bpfn_cli.data.synthetic.render import SyntheticOptions
 
-    counts, seed = (flags.train, flags.val), flags.seed or 0
+    counts, seed = (flags.train, flags.val), flags.seed
     if not flags.is_driving:
         return SyntheticOptions(*counts, seed, flags.height or (540 if flags.raw else 135))
     noise = flags.disparity_noise

@@ -132,7 +132,7 @@ def pruned(
     fit = _fitting(flags, teacher.variant) if flags.budgets else None
     progress, importance = ConsoleProgress(), flags.importance or "taylor"
     data, count = flags.data or default_dataset(), flags.scenes or SCENES
-    scenes, _ = pruning_scenes(data, teacher, count, flags.seed or 0, progress)
+    scenes, _ = pruning_scenes(data, teacher, count, flags.seed, progress)
     pruner, teacher_m = Pruner(teacher, _name(flags)), mean_epe3d(teacher, scenes.held_out)
     pruner.prepare(importance, scenes, progress, sizes=sizes is None)
     if fit is not None:

@@ -103,7 +103,7 @@ def _searched(flags: SearchFlags) -> SearchState:
     from bpfn_cli.studies.search import Search
 
     keep_freed_memory()
-    progress, points, seed = ConsoleProgress(), flags.points or POINTS, flags.seed or 0
+    progress, points, seed = ConsoleProgress(), flags.points or POINTS, flags.seed
     read, sha256 = read_checkpoint(flags.teacher), sha256_of(flags.teacher)
     teacher = build_from(read)
     scenes, dataset = pruning_scenes(flags.data or default_dataset(), teacher, flags.scenes, seed, progress)

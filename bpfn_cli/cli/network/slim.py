@@ -148,7 +148,7 @@ def slim(flags: SlimFlags) -> None:
         save_published(path, model)
     else:
         sources = {"teacher": str(teacher) if teacher else None, "checkpoint": str(checkpoint) if checkpoint else None}
-        save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed or 0, **sources, **report)
+        save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed, **sources, **report)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if flags.json:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
@@ -176,7 +176,7 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
     from bpfn_cli.models.fake_quantization import RANGES
     from bpfn_cli.shipped import history_of
 
-    torch.manual_seed(flags.seed or 0)
+    torch.manual_seed(flags.seed)
     source = build_from(read) if read else None
     if read and source and (given := flags.checkpoint or flags.teacher):
         sha256 = sha256_of(given)

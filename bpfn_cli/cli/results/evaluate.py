@@ -98,7 +98,7 @@ def evaluate(
     dataset = open_dataset(data or default_dataset(), split, region)
     say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
     points = points or read.num_points
-    how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed or 0, "precision": precision}
+    how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed, "precision": precision}
     result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
     run = _run_of(path)
     target = out or (run or runs) / EVALUATIONS / result.file_name

@@ -264,7 +264,7 @@ def _load(flags: PredictFlags, source: Source, what: str) -> FlowPredictor:
         points=points,
         frame=frame,
         average=flags.average,
-        seed=flags.seed or 0,
+        seed=flags.seed,
         device=device,
         precision=flags.precision,
     )

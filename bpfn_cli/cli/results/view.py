@@ -215,6 +215,6 @@ def _predictors(flags: ViewFlags, asked: _Asked) -> dict[str, FlowPredictor]:
     keep_freed_memory()
     read = [read_network(one, points=flags.points, device=flags.device) for one in asked.checkpoints]
     return {
-        name: FlowPredictor(one.network, points=one.points, frame=asked.frame, seed=flags.seed or 0, device=one.device)
+        name: FlowPredictor(one.network, points=one.points, frame=asked.frame, seed=flags.seed, device=one.device)
         for name, one in zip(unique_names([one.path for one in read]), read, strict=True)
     }

@@ -53,7 +53,7 @@ class TrainFlags:
     validation_calendar: options.CalendarName = None
     select_on: options.SelectOn = None
     precision: options.TrainingPrecision = None
-    seed: options.Seed = None
+    seed: options.RecipeSeed = None
     device: options.Device = "auto"
     devices: options.Devices = None
     nodes: options.Nodes = 1
