@@ -106,9 +106,11 @@ def from_main(function: Callable[[], Value]) -> Value:
         if is_main():
             answer[0] = function()
     except BaseException as error:
-        told = error if isinstance(error, BpfnError) else BpfnError(f"the main process failed: {type(error).__name__}")
-        told.is_shared = isinstance(error, BpfnError)
-        dist.broadcast_object_list([None, told], src=0)
+        message = (
+            error if isinstance(error, BpfnError) else BpfnError(f"the main process failed: {type(error).__name__}")
+        )
+        message.is_shared = isinstance(error, BpfnError)
+        dist.broadcast_object_list([None, message], src=0)
         raise
     dist.broadcast_object_list(answer, src=0)
     if answer[1] is not None:

@@ -28,7 +28,7 @@ CLOSE = 0.3  # share of the axis within which names of variants overlap
 
 
 @dataclass(frozen=True)
-class Network:
+class TradeoffPoint:
     """A point: cost by title of the axis, such as "MACs [G]"; mean error, and the lowest and highest over seeds.
 
     variant: named above the axes; empty: not named.
@@ -42,7 +42,7 @@ class Network:
 
 
 @styled
-def tradeoff_figure(networks: Sequence[Network], title: str, lines: Mapping[str, float] | None = None) -> Figure:
+def tradeoff_figure(networks: Sequence[TradeoffPoint], title: str, lines: Mapping[str, float] | None = None) -> Figure:
     """EPE3D in metres, a panel for each cost; markers by label. Args: lines: horizontal, by label."""
     costs = list(dict.fromkeys(cost for one in networks for cost in one.costs))
     labels = list(dict.fromkeys(one.label for one in networks))
@@ -71,7 +71,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _draw(axes: Axes, networks: Sequence[Network], cost: str, labels: Sequence[str]) -> None:
+def _draw(axes: Axes, networks: Sequence[TradeoffPoint], cost: str, labels: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     styles = styles_of(labels)

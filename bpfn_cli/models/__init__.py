@@ -14,7 +14,7 @@ from bpfn_cli.models.checkpoint import (
 from bpfn_cli.models.exported import export
 from bpfn_cli.models.pruning.prune import prune
 from bpfn_cli.models.sizes import find_variant
-from bpfn_cli.models.slim import initialize_from
+from bpfn_cli.models.slicing import initialize_from
 from bpfn_cli.models.variants import BASELINE, VARIANTS, Level, Separable, Variant, slim, variant_named
 
 __all__ = [

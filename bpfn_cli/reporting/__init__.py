@@ -7,15 +7,15 @@ from bpfn_cli.reporting.accuracy import accuracy_notes, accuracy_tables, without
 from bpfn_cli.reporting.classes import class_report_tables
 from bpfn_cli.reporting.complexity import complexity_tables
 from bpfn_cli.reporting.history import history_tables
-from bpfn_cli.reporting.measured import Planned
-from bpfn_cli.reporting.pages import page_names, to_csv, to_json, to_markdown, write_pages
 from bpfn_cli.reporting.published import published_tables, read_published
+from bpfn_cli.reporting.rows import Planned
 from bpfn_cli.reporting.tables import Column, Report, Row, Table
 from bpfn_cli.reporting.terminal import print_console
+from bpfn_cli.reporting.text_files import table_files, to_csv, to_json, to_markdown, write_tables
 from bpfn_cli.runs.results import RunResults, read_runs
 
 __all__ = ["Column", "Planned", "Report", "Row", "Table", "build_report", "print_console", "read_runs"]
-__all__ += ["page_names", "to_csv", "to_json", "to_markdown", "write_pages"]
+__all__ += ["table_files", "to_csv", "to_json", "to_markdown", "write_tables"]
 
 
 def build_report(

@@ -13,17 +13,17 @@ from bpfn_cli.metrics.result import (
     RIGID_ICP,
     EvaluationResult,
 )
-from bpfn_cli.reporting.measured import (
+from bpfn_cli.reporting.methods import method_meanings
+from bpfn_cli.reporting.rows import (
     ROUNDING,
     Measured,
     Planned,
     Protocol,
     Result,
-    Trained,
+    RunRow,
     in_order,
     tables_of,
 )
-from bpfn_cli.reporting.methods import method_meanings
 from bpfn_cli.reporting.tables import METRICS, Column, Row, Table, reference_row
 from bpfn_cli.runs.results import Run
 
@@ -58,7 +58,7 @@ ACCURACY = [
     Column("run", "Run", lambda row: row.run.name, detail=8),
 ]
 REASON = Column("reason", "Reason", lambda row: row.record.reason, detail=7)
-# For rows about a `Trained`.
+# For rows about a `RunRow`.
 _KEYS = ["model", "method", "state", "progress", "best_epoch", "epochs_done", "epochs", "trained_on", "seed"]
 _KEYS += ["reason", "run"]
 WITHOUT_RESULTS = [column for key in _KEYS for column in (*ACCURACY, REASON) if column.key == key]
@@ -95,7 +95,7 @@ def without_results_tables(runs: Sequence[Run], planned: Sequence[Planned] = ())
         notes.append("Running: in progress, or killed.")
     if planned:
         notes.append("Planned: trainings of the study that have no run yet.")
-    rows = [Trained(run).row(WITHOUT_RESULTS) for run in waiting] + [one.row(WITHOUT_RESULTS) for one in planned]
+    rows = [RunRow(run).row(WITHOUT_RESULTS) for run in waiting] + [one.row(WITHOUT_RESULTS) for one in planned]
     return [Table("without_results", "Runs without results", WITHOUT_RESULTS, rows, notes)]
 
 
@@ -103,7 +103,7 @@ def accuracy_notes(runs: Sequence[Run]) -> list[str]:
     """Explanations of the words in the accuracy tables."""
     if not any(run.evaluations for run in runs):
         return []
-    used = {name for run in runs for name in Trained(run).method.split("+")}
+    used = {name for run in runs for name in RunRow(run).method.split("+")}
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in method_meanings().items() if name in used)
     return [
         f"Method: how a network was trained; + combines methods. {meanings}.",

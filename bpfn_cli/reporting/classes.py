@@ -10,7 +10,7 @@ from bpfn_cli.metrics.classes import PARTITIONS
 from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, MODEL, BucketTable, ClassTable, EvaluationResult
 from bpfn_cli.ops import MOVING_M
 from bpfn_cli.reporting.accuracy import predictor_title
-from bpfn_cli.reporting.measured import Measured, in_order, tables_of
+from bpfn_cli.reporting.rows import Measured, in_order, tables_of
 from bpfn_cli.reporting.tables import NO_VALUE, Column, Row, Table
 from bpfn_cli.runs.results import Run
 

@@ -13,8 +13,8 @@ from bpfn_cli.metrics.statistics import SIGNIFICANCE
 from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST
 from bpfn_cli.reporting.classes import motion_note
 from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
-from bpfn_cli.reporting.measured import Result, comparable, method_label, results_of
 from bpfn_cli.reporting.methods import method_rank
+from bpfn_cli.reporting.rows import Result, comparable, method_label, results_of
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
 from bpfn_cli.runs.record import Teacher
 from bpfn_cli.runs.results import Run, RunResults

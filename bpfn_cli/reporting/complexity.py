@@ -14,7 +14,7 @@ BASELINE_VARIANT = "baseline"
 
 
 @dataclass(frozen=True)
-class Network:
+class ComplexityRow:
     """A row about the runs of one network; `baseline`: the size of the baseline variant at the same points."""
 
     variant: str
@@ -40,7 +40,7 @@ class Network:
         return " to ".join(dict.fromkeys(minutes)) or None
 
 
-# For rows about a `Network`.
+# For rows about a `ComplexityRow`.
 COMPLEXITY = [
     Column("model", "Model", lambda row: row.variant),
     Column("points", "Points", lambda row: row.size.points, "d"),
@@ -75,7 +75,7 @@ def complexity_tables(runs: Sequence[Run], published: Published | None) -> list[
     return [Table("complexity", "Complexity", columns, rows, notes)] if rows else []
 
 
-def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Network]:
+def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[ComplexityRow]:
     """Runs grouped by points, variant and size; for each number of points the baseline variant comes first."""
     entries = published.complexity if published else ()
     ours = [entry for entry in entries if entry.parameters_m is not None and not entry.is_other_network]
@@ -87,7 +87,7 @@ def _networks(runs: Sequence[Run], published: Published | None) -> Iterator[Netw
         variant, size = members[0][0].record.variant, members[0][1]
         if variant == BASELINE_VARIANT:
             baselines.setdefault(size.points, size)
-        yield Network(variant, size, baselines.get(size.points), [run for run, _ in members], sizes.get(variant))
+        yield ComplexityRow(variant, size, baselines.get(size.points), [run for run, _ in members], sizes.get(variant))
 
 
 def _place(sized: tuple[Run, Complexity]) -> tuple[int, bool, int, str, int]:

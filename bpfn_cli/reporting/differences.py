@@ -11,7 +11,7 @@ import numpy as np
 from bpfn_cli.data.datasets import sequence_of
 from bpfn_cli.metrics.result import MODEL
 from bpfn_cli.metrics.statistics import Paired, hierarchical_interval, holm, paired, pairs_needed
-from bpfn_cli.reporting.measured import Result
+from bpfn_cli.reporting.rows import Result
 from bpfn_cli.runs.record import RunRecord
 
 SCRATCH = "scratch"

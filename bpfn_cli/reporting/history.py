@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpfn_cli.history import Step
 from bpfn_cli.metrics.result import TEACHER, EvaluationResult
-from bpfn_cli.reporting.measured import Protocol, results_of
+from bpfn_cli.reporting.rows import Protocol, results_of
 from bpfn_cli.reporting.tables import Column, Table, row_of
 from bpfn_cli.runs.results import Run
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bpfn_cli.figures.tradeoffs import Network, tradeoff_figure
+from bpfn_cli.figures.tradeoffs import TradeoffPoint, tradeoff_figure
 from bpfn_cli.reporting.tables import Column, Table, row_of
 from bpfn_cli.runs.searches import SearchState, Trained
 
@@ -63,7 +63,7 @@ def search_figure(state: SearchState) -> Figure:
     return tradeoff_figure(points, title)
 
 
-def _point(one: Trained, label: str) -> Network:
+def _point(one: Trained, label: str) -> TradeoffPoint:
     costs = {"MACs [G]": one.macs / 1e9, "parameters [M]": one.parameters / 1e6}
     costs |= {} if one.latency_ms is None else {"latency [ms]": one.latency_ms}
-    return Network(label, "", costs, one.epe3d_m)
+    return TradeoffPoint(label, "", costs, one.epe3d_m)

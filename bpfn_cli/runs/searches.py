@@ -112,6 +112,8 @@ def open_state(folder: Path, definition: Definition) -> SearchState:
             return SearchState(definition=definition)
     state = read_schema(path, SearchState, "restore it, or use another --out")
     if differences := definition.differences(state.definition):
-        told = "; ".join(differences)
-        raise UsageError(f"{printable(folder)}: holds another search: {told}; repeat its command, or use another --out")
+        message = "; ".join(differences)
+        raise UsageError(
+            f"{printable(folder)}: holds another search: {message}; repeat its command, or use another --out"
+        )
     return state

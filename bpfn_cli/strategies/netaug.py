@@ -17,7 +17,7 @@ from bpfn_cli.losses.objective import SUPERVISED
 from bpfn_cli.losses.supervised import errors_to_truth, measured
 from bpfn_cli.losses.term import option
 from bpfn_cli.models import BiPointFlowNet, Variant, build_model
-from bpfn_cli.models.slim import slice_rows
+from bpfn_cli.models.slicing import slice_rows
 from bpfn_cli.ops import matrix_precision
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.strategies.base import Strategy, StrategyCard, Terms

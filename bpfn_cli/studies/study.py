@@ -237,8 +237,8 @@ def _recipe(
     try:
         return checked_recipe(Tree(tree, {}, place))
     except UsageError as error:
-        told = str(error)
-        raise UsageError(told if told.startswith(f"{place}: ") else f"{place}: {told}") from None
+        message = str(error)
+        raise UsageError(message if message.startswith(f"{place}: ") else f"{place}: {message}") from None
 
 
 def _merged(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> RecipeKeys:

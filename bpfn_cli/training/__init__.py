@@ -3,7 +3,7 @@
 
 from bpfn_cli.training.job import Job, OpenedDataset
 from bpfn_cli.training.pipeline import Outcome, plan_job, run
-from bpfn_cli.training.resume import Changes, resume, run_or_resume
+from bpfn_cli.training.resuming import Changes, resume, run_or_resume
 from bpfn_cli.training.teacher import teacher_checkpoint
 
 __all__ = [

@@ -228,7 +228,7 @@ def _step(job: Job, parts: Parts, training: Training, folder: RunFolder) -> Step
     if training.best is not None and training.selected_by == "epe3d":
         held_out = f"{len(job.split.held_out)} held-out scenes"
         on = "the test split" if known.selected_on == "test" else held_out
-        measured = {"epe3d_m": training.best_epe3d, "on": f"{on}, {known.points} points"}
+        measured = {"epe3d_m": training.best_value, "on": f"{on}, {known.points} points"}
     what = DISTILLED if known.command == "distill" else TRAINED
     what += " for int8" if quantizers(parts.student) else ""
     return step_of(what, parts.student, COMPLEXITY_POINTS, **measured)

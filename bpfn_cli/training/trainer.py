@@ -14,7 +14,7 @@ from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build, check_job
 from bpfn_cli.training.job import Job, OpenedDataset
 from bpfn_cli.training.pipeline import run, train_teacher
-from bpfn_cli.training.resume import Changes, resume
+from bpfn_cli.training.resuming import Changes, resume
 from bpfn_cli.training.teacher import teacher_checkpoint
 
 

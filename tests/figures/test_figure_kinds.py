@@ -12,7 +12,7 @@ from bpfn_cli.figures.curves import Curve, Panel, band_figure, panels_figure
 from bpfn_cli.figures.differences import Interval, forest_figure
 from bpfn_cli.figures.errors import class_figure, distribution_figure
 from bpfn_cli.figures.timing import Bar, Scaling, bars_figure, scaling_figure
-from bpfn_cli.figures.tradeoffs import Network, front, tradeoff_figure
+from bpfn_cli.figures.tradeoffs import TradeoffPoint, front, tradeoff_figure
 
 
 def test_curve_has_the_epochs_of_all_seeds() -> None:
@@ -75,8 +75,8 @@ def test_front_leaves_out_what_costs_more_and_errs_more() -> None:
 
 def test_tradeoff_has_a_panel_for_each_cost() -> None:
     networks = [
-        Network("hint", "half", {"MACs [G]": 7, "time [ms]": 90}, 0.2),
-        Network("hint", "b", {"MACs [G]": 9}, 0.1),
+        TradeoffPoint("hint", "half", {"MACs [G]": 7, "time [ms]": 90}, 0.2),
+        TradeoffPoint("hint", "b", {"MACs [G]": 9}, 0.1),
     ]
     drawn = tradeoff_figure(networks, "t", {"teacher": 0.05})
     assert [axes.get_xlabel() for axes in drawn.axes] == ["MACs [G]", "time [ms]"]

@@ -19,7 +19,7 @@ from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.metrics.evaluation import BASELINES, evaluate, evaluate_checkpoint, network_flow
 from bpfn_cli.models import save_checkpoint
 from bpfn_cli.models.predict import predict_flow
-from bpfn_cli.reporting.measured import Protocol
+from bpfn_cli.reporting.rows import Protocol
 from bpfn_cli.structures import Camera, FlowBatch, Scene
 
 # Metres. Nearest to the first point is where the second one goes, (1, 0.5, 10), and the first goes near the third.

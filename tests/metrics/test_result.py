@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from bpfn_cli.metrics.result import EvaluationResult
-from bpfn_cli.reporting.measured import Protocol
+from bpfn_cli.reporting.rows import Protocol
 
 
 def content(model: float = 0.1, zero: float = 0.3, nearest: float = 0.2, **changes: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ KNOW_THE_NAME = {
     "runs/record.py",
     "runs/listing.py",
     "training/teacher.py",
-    "training/resume.py",
+    "training/resuming.py",
 }
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)

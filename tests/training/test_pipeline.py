@@ -42,7 +42,7 @@ from bpfn_cli.training.build import build as build_parts
 from bpfn_cli.training.build import check_job, job_notes
 from bpfn_cli.training.loop.batches import first_batch
 from bpfn_cli.training.pipeline import Outcome, train_teacher
-from bpfn_cli.training.resume import job_of
+from bpfn_cli.training.resuming import job_of
 
 CPU = torch.device("cpu")
 

@@ -125,7 +125,7 @@ class _Written:
         """Read the runs, and check that all outputs can be written."""
         from bpfn_cli.errors import DataError, printable
         from bpfn_cli.files import claim_outputs
-        from bpfn_cli.reporting import page_names
+        from bpfn_cli.reporting import table_files
         from bpfn_cli.reporting.drawings import drawing_files, run_drawings
         from bpfn_cli.reporting.drawings.accuracy import read_latency
         from bpfn_cli.reporting.html import PageWriter
@@ -147,7 +147,7 @@ class _Written:
                 )
             claim_outputs(flags.figures, drawing_files(drawings), force=flags.force, inputs=[runs], flag="--figures")
         if flags.out is not None:
-            claim_outputs(flags.out, page_names(tables, "report"), force=flags.force, inputs=[runs])
+            claim_outputs(flags.out, table_files(tables, "report"), force=flags.force, inputs=[runs])
         return cls(flags, results, tables, pages, drawings)
 
     @property
@@ -159,12 +159,12 @@ class _Written:
         return flags.figures or (flags.out / "report.md" if flags.out else None)
 
     def write(self) -> None:
-        from bpfn_cli.reporting import write_pages
+        from bpfn_cli.reporting import write_tables
         from bpfn_cli.reporting.drawings import write_drawings
 
         flags = self.flags
         if flags.out is not None:
-            write_pages(self.tables, flags.out, "report")
+            write_tables(self.tables, flags.out, "report")
         if flags.figures is not None:
             with ConsoleProgress().bar("drawing") as bar:
                 for done, one in enumerate(self.drawings, start=1):

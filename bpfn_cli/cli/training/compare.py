@@ -129,14 +129,14 @@ def _print_states(found: list[CellState], json: bool) -> None:
 
 def _print_tables(folder: Path, flags: CompareFlags) -> None:
     from bpfn_cli.errors import DataError, printable
-    from bpfn_cli.reporting import print_console, read_runs, to_json, write_pages
+    from bpfn_cli.reporting import print_console, read_runs, to_json, write_tables
     from bpfn_cli.reporting.comparison import comparison_report
 
     if not folder.is_dir():
         raise DataError(f"{printable(folder)}: no such study; `bpfn compare FILE` trains one")
     results = read_runs(folder)
     report = comparison_report(results, flags.by)
-    write_pages(report, folder, "compare", csv_prefix="compare_")
+    write_tables(report, folder, "compare", csv_prefix="compare_")
     if flags.plot:
         from bpfn_cli.reporting.drawings import study_drawings, write_drawings
 

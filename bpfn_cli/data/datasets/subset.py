@@ -38,8 +38,10 @@ class Subset(Dataset):
         faults = [f"{name} is missing" for name in sorted(set(expected) - set(names))]
         faults += [f"{name} is foreign" for name in sorted(set(names) - set(expected))]
         if faults:
-            told = in_one_line([printable(fault) for fault in faults])
-            raise DataError(f"{printable(self.root / split)}: not the scenes of {MANIFEST}: {told}; repeat bpfn subset")
+            message = in_one_line([printable(fault) for fault in faults])
+            raise DataError(
+                f"{printable(self.root / split)}: not the scenes of {MANIFEST}: {message}; repeat bpfn subset"
+            )
 
     def _open(self, split: str, names: tuple[str, ...]) -> SceneDataset:
         stored, options = stored_split(split), self.manifest.task.options

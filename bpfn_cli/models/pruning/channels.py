@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.slim import input_parts
+from bpfn_cli.models.slicing import input_parts
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import LEVELS
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.pruning.sizes import Size
-from bpfn_cli.models.slim import initialize_from
+from bpfn_cli.models.slicing import initialize_from
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.progress import OnProgress
 from bpfn_cli.structures import FlowBatch

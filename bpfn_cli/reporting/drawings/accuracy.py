@@ -12,8 +12,7 @@ import numpy as np
 from bpfn_cli.errors import DataError, printable
 from bpfn_cli.figures.errors import class_figure, distribution_figure
 from bpfn_cli.figures.style import REFERENCES
-from bpfn_cli.figures.tradeoffs import Network as Point
-from bpfn_cli.figures.tradeoffs import tradeoff_figure
+from bpfn_cli.figures.tradeoffs import TradeoffPoint, tradeoff_figure
 from bpfn_cli.metrics.result import (
     BASELINE_NAMES,
     BASELINE_TITLES,
@@ -27,7 +26,8 @@ from bpfn_cli.metrics.result import (
 from bpfn_cli.reporting.classes import class_heading
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
 from bpfn_cli.reporting.drawings.networks import network_label
-from bpfn_cli.reporting.measured import (
+from bpfn_cli.reporting.published import Published
+from bpfn_cli.reporting.rows import (
     Measured,
     OtherWeights,
     OutsideTeacher,
@@ -36,7 +36,6 @@ from bpfn_cli.reporting.measured import (
     method_label,
     tables_of,
 )
-from bpfn_cli.reporting.published import Published
 from bpfn_cli.reporting.tables import PUBLISHED, dataset_title
 from bpfn_cli.runs.record import read_schema
 from bpfn_cli.runs.results import RunResults
@@ -70,7 +69,7 @@ def published_drawings(published: Published) -> Iterator[Drawing]:
             sizes.setdefault(entry.variant, {}).update({axis: float(cost) for axis, cost in known.items() if cost})
     for test in dict.fromkeys(result.test for result in published.results):
         points = {
-            (one.variant, one.method): Point(one.method, one.variant, sizes[one.variant], float(epe3d))
+            (one.variant, one.method): TradeoffPoint(one.method, one.variant, sizes[one.variant], float(epe3d))
             for one in published.results
             if (one.test, one.trained_on) == (test, "flyingthings3d")
             and (epe3d := one.metric("epe3d")) is not None
@@ -121,8 +120,8 @@ def read_latency(path: Path) -> dict[str, float]:
         raise DataError(f"{printable(path)}: has no pass of one pair of clouds; repeat `bpfn bench` without --train")
     largest = [one for one in found if one.points == found[-1].points]
     if len(devices := {one.device for one in largest}) > 1:
-        told = " and ".join(sorted(devices))
-        raise DataError(f"{printable(path)}: has times of {printable(told)}; repeat `bpfn bench` with one --device")
+        names = " and ".join(sorted(devices))
+        raise DataError(f"{printable(path)}: has times of {printable(names)}; repeat `bpfn bench` with one --device")
     return {one.variant: one.fast.median_ms for one in largest}
 
 
@@ -143,20 +142,22 @@ def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, fl
         yield Drawing("cost", f"cost_{stem}", caption, draw)
 
 
-def _point_of_file(one: OtherWeights, latency_ms: Mapping[str, float]) -> Point:
+def _point_of_file(one: OtherWeights, latency_ms: Mapping[str, float]) -> TradeoffPoint:
     step, variant = one.history[-1], one.names["model"]
     costs = {"MACs [G]": step.macs / 1e9, "parameters [M]": step.parameters / 1e6, "file [MB]": step.bytes / 1e6}
     costs |= {LATENCY: latency_ms[variant]} if variant in latency_ms else {}
-    return Point(Path(one.names["run"]).stem, variant, costs, one.evaluation.model.epe3d)
+    return TradeoffPoint(Path(one.names["run"]).stem, variant, costs, one.evaluation.model.epe3d)
 
 
-def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> Point:
+def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> TradeoffPoint:
     size, errors = found[0].record.complexity, [one.evaluation.model.epe3d for one in found]
     assert size is not None
     costs = {"MACs [G]": size.module_macs / 1e9, "parameters [M]": size.parameters / 1e6}
     costs |= {"file [MB]": round(size.checkpoint_bytes / 1e6, 2)}  # names of runs take a few bytes
     costs |= {LATENCY: latency_ms[variant]} if variant in latency_ms else {}
-    return Point(label, variant, costs, float(np.mean(errors)), (min(errors), max(errors)) if len(errors) > 1 else None)
+    return TradeoffPoint(
+        label, variant, costs, float(np.mean(errors)), (min(errors), max(errors)) if len(errors) > 1 else None
+    )
 
 
 def _classes(group: Sequence[Measured], stem: str) -> Iterator[Drawing]:

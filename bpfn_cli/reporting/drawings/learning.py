@@ -9,7 +9,7 @@ from statistics import mean
 
 from bpfn_cli.figures.curves import Curve, Panel, band_figure, panels_figure
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
-from bpfn_cli.reporting.drawings.networks import Network, told_apart
+from bpfn_cli.reporting.drawings.networks import SeedGroup, distinguishable
 from bpfn_cli.runs.record import RunRecord
 
 HELD_OUT, TEST = "held-out scenes", "the test split"
@@ -23,7 +23,7 @@ TRAINING_EPE3D = "figure_supervised_epe3d"
 SEEDS = "With several seeds, lines are means and bands reach from the lowest to the highest."
 
 
-def learning_drawings(networks: Sequence[Network], most: int | None = None) -> Iterator[Drawing]:
+def learning_drawings(networks: Sequence[SeedGroup], most: int | None = None) -> Iterator[Drawing]:
     """The validation of all networks of a variant, then the terms of each network.
 
     Args: most: networks whose terms are drawn, the newest; None: all.
@@ -50,8 +50,8 @@ def teacher_line(records: Sequence[RunRecord]) -> dict[str, float]:
     return {"teacher": mean(known)} if known and len({one.sha256 for one in teachers}) == 1 else {}
 
 
-def _validation(networks: Sequence[Network], variant: str, where: str) -> Iterator[Drawing]:
-    shown, note = told_apart(networks)
+def _validation(networks: Sequence[SeedGroup], variant: str, where: str) -> Iterator[Drawing]:
+    shown, note = distinguishable(networks)
     curves = {one.label.removeprefix(f"{variant}, "): Curve.of([run.curve for run in one.runs]) for one in shown}
     if len(curves) < len(shown):
         curves = {one.label: Curve.of([run.curve for run in one.runs]) for one in shown}
@@ -64,7 +64,7 @@ def _validation(networks: Sequence[Network], variant: str, where: str) -> Iterat
     yield Drawing("learning", stem, caption, partial(band_figure, panel, f"{variant}, {where}"))
 
 
-def _terms(network: Network) -> Iterator[Drawing]:
+def _terms(network: SeedGroup) -> Iterator[Drawing]:
     names = list(dict.fromkeys(name for one in network.metrics for name in one.values))
     if not names:
         return
@@ -90,5 +90,5 @@ def _terms(network: Network) -> Iterator[Drawing]:
     yield Drawing("terms", stem, caption, partial(panels_figure, panels, network.label), network.label)
 
 
-def _curve(network: Network, name: str) -> Curve:
+def _curve(network: SeedGroup, name: str) -> Curve:
     return Curve.of([one.values[name] for one in network.metrics if name in one.values])

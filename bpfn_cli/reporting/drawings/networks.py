@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bpfn_cli.figures.style import MOST_CURVES
-from bpfn_cli.reporting.measured import method_label
 from bpfn_cli.reporting.methods import method_rank
+from bpfn_cli.reporting.rows import method_label
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.runs.results import MetricCurves, Run, metric_curves
 
 
 @dataclass(frozen=True)
-class Network:
+class SeedGroup:
     """Runs that differ only in their seed. label: distinct among the networks of a report."""
 
     label: str
@@ -42,7 +42,7 @@ class Network:
         return [metric_curves(run.path) for run in self.runs]
 
 
-def networks_of(runs: Iterable[Run]) -> list[Network]:
+def networks_of(runs: Iterable[Run]) -> list[SeedGroup]:
     """Teachers first, then by method and variant."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -51,7 +51,7 @@ def networks_of(runs: Iterable[Run]) -> list[Network]:
     found = []
     for label, group in zip(labels, groups.values(), strict=True):
         unique = label if labels.count(label) == 1 else f"{label} ({group[0].name})"
-        found.append(Network(unique, tuple(sorted(group, key=lambda run: (run.record.seed, run.name)))))
+        found.append(SeedGroup(unique, tuple(sorted(group, key=lambda run: (run.record.seed, run.name)))))
     return sorted(found, key=_place)
 
 
@@ -60,7 +60,7 @@ def network_label(record: RunRecord) -> str:
     return f"{record.variant}, {method}"
 
 
-def told_apart(networks: Sequence[Network]) -> tuple[list[Network], str]:
+def distinguishable(networks: Sequence[SeedGroup]) -> tuple[list[SeedGroup], str]:
     """As many as a reader can tell apart in one plot, those with the lowest EPE3D; and a sentence on the others."""
     if len(networks) <= MOST_CURVES:
         return list(networks), ""
@@ -69,7 +69,7 @@ def told_apart(networks: Sequence[Network]) -> tuple[list[Network], str]:
     return [one for one in networks if one in kept], note
 
 
-def _place(network: Network) -> tuple[bool, int, str]:
+def _place(network: SeedGroup) -> tuple[bool, int, str]:
     record = network.record
     return record.role != "teacher", method_rank(record.method), network.label
 

@@ -105,7 +105,7 @@ def page_of(
 ) -> Page:
     """Args: report: the tables of `results`. scenes: with their pages. pictures: keeps figures between pages.
 
-    progress: is told the number of figures that are drawn, and of all.
+    progress: called with the number of figures that are drawn, and of all.
     """
     options, pictures = options or Options(), pictures or Pictures()
     drawings = run_drawings(

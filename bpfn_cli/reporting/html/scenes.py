@@ -12,7 +12,7 @@ from bpfn_cli.errors import BpfnError, DataError, printable
 from bpfn_cli.files import make_folder, sha256_of
 from bpfn_cli.metrics.result import EvaluationResult, SceneRow
 from bpfn_cli.reporting.drawings.drawing import file_stem
-from bpfn_cli.reporting.measured import Result, tables_of
+from bpfn_cli.reporting.rows import Result, tables_of
 from bpfn_cli.runs.results import RunResults
 from bpfn_cli.shipped import STUDENT
 

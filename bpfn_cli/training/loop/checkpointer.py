@@ -35,7 +35,7 @@ class Checkpointer:
         training, save = self.training, self.run.checkpoints.save
         metadata: dict[str, Any] = {"run": self.run.path.name, "epoch": training.epoch, "best": training.best}
         if training.best == training.number:
-            metadata[f"validation_{training.selected_by}"] = training.best_epe3d
+            metadata[f"validation_{training.selected_by}"] = training.best_value
         state = training.state_dict()  # in all processes
         from_main(lambda: save(training.number, training.strategy.student, state, **metadata))
         if not self.run.record.has_checkpoints:
@@ -88,7 +88,7 @@ class Checkpointer:
         if training.best is not None:
             validated["selected_by"] = training.selected_by
             if training.selected_by == "epe3d":
-                validated["best_validation_epe3d"] = training.best_epe3d
+                validated["best_validation_epe3d"] = training.best_value
         if training.validation_seconds:
             validated["validation_seconds"] = training.validation_seconds
         self.run.update(epochs_done=training.epoch, epoch_seconds=tuple(training.epoch_seconds), **validated)

@@ -82,7 +82,7 @@ class Training:
     """The state of a training. Random draws are functions of seed, epoch, step and scene, so they need no state.
 
     Attributes: epoch, batch: the next ones, from 0. number: batches since the start of the training.
-        selected_by: what a validation measures. best_epe3d: the lowest so far, metres. best: number of its checkpoint.
+        selected_by: what a validation measures. best_value: the lowest so far, metres. best: number of its checkpoint.
         steps: batches of an epoch. validated: EPE3D of this epoch. epoch_seconds: of each, without validation.
     """
 
@@ -96,7 +96,7 @@ class Training:
     number: int = 0
     log: EpochLog = field(default_factory=EpochLog)
     selected_by: Selector = "epe3d"
-    best_epe3d: float = float("inf")
+    best_value: float = float("inf")
     best: int | None = None
     validated: float | None = None
     validation_seconds: float = 0.0
@@ -148,12 +148,12 @@ class Training:
         self.number += 1
         self.log.seconds += time.monotonic() - started
 
-    def observe(self, epe3d: float, seconds: float) -> None:
-        """Record a validation of the present weights, and how long it took."""
-        self.validated, self.validation_seconds = epe3d, round(seconds, 3)
-        self.early_stop.observe(epe3d)
-        if epe3d < self.best_epe3d:
-            self.best_epe3d, self.best = epe3d, self.number
+    def observe(self, value: float, seconds: float) -> None:
+        """Record what a validation of the present weights measured, metres, and how long it took."""
+        self.validated, self.validation_seconds = value, round(seconds, 3)
+        self.early_stop.observe(value)
+        if value < self.best_value:
+            self.best_value, self.best = value, self.number
 
     def end_epoch(self) -> dict[str, Any]:
         """Move on to the next epoch; returns the metrics of the one that ended."""
@@ -185,7 +185,7 @@ class Training:
         found, figures = f"loss {self.log.total():.1f}", self.log.figures()
         if (epe3d := figures.get("figure_supervised_epe3d")) is not None:
             found += f", EPE3D {epe3d:.3f} m"
-        return found if self.best is None else f"{found}, validation {TITLES[self.selected_by]} {self.best_epe3d:.3f} m"
+        return found if self.best is None else f"{found}, validation {TITLES[self.selected_by]} {self.best_value:.3f} m"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the student's weights, which a checkpoint stores separately."""
@@ -197,7 +197,7 @@ class Training:
             "strategy": strategy,
             "early_stop": self.early_stop.state_dict(),
             "log": asdict(self.log.of_all_processes()),
-            "best": [self.best_epe3d, self.best],
+            "best": [self.best_value, self.best],
             "epoch_seconds": list(self.epoch_seconds),
             "teacher_counts": None if teacher is None else teacher.counts(),
         }
@@ -209,7 +209,7 @@ class Training:
         self.early_stop.load_state_dict(state["early_stop"])
         # The log of the main process includes the counts of the others.
         self.log = EpochLog(**state["log"]) if distributed.is_main() else EpochLog(skipped=state["log"]["skipped"])
-        self.best_epe3d, self.best = state["best"]
+        self.best_value, self.best = state["best"]
         self.epoch_seconds = list(state["epoch_seconds"])
         if self.strategy.teacher is not None and state["teacher_counts"] is not None:
             self.strategy.teacher.set_counts(state["teacher_counts"])

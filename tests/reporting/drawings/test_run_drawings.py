@@ -15,7 +15,7 @@ from bpfn_cli.reporting import read_runs
 from bpfn_cli.reporting.drawings import Drawing, run_drawings, write_drawings
 from bpfn_cli.reporting.drawings.accuracy import read_latency
 from bpfn_cli.reporting.drawings.drawing import distinct, file_stem
-from bpfn_cli.reporting.drawings.networks import networks_of, told_apart
+from bpfn_cli.reporting.drawings.networks import distinguishable, networks_of
 
 pytest.importorskip("matplotlib")
 
@@ -53,7 +53,7 @@ def test_runs_of_a_network_differ_only_in_their_seed(runs: Path, make_run: Any) 
 def test_plot_keeps_the_networks_with_the_lowest_error(runs: Path, make_run: Any) -> None:
     for number in range(14):
         log(make_run(f"run{number}", method=f"m{number}"), {"epoch": 1, "validation_epe3d": 1 - 0.01 * number})
-    kept, note = told_apart(networks_of(read_runs(runs).runs))
+    kept, note = distinguishable(networks_of(read_runs(runs).runs))
     assert {one.runs[0].name for one in kept} == {f"run{number}" for number in range(2, 14)}
     assert note == "The 12 with the lowest validation EPE3D of 14 networks."
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from run_folders import drawn, evaluation
 
 from bpfn_cli.reporting import build_report, read_runs, to_csv, to_json, to_markdown
-from bpfn_cli.reporting.pages import _csv_cell
+from bpfn_cli.reporting.text_files import _csv_cell
 
 MARKDOWN = """\
 # Report

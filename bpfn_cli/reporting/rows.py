@@ -53,8 +53,8 @@ class Protocol(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A row about a run without results."""
+class RunRow:
+    """A row about a run."""
 
     run: Run
 
@@ -176,7 +176,7 @@ class OutsideTeacher(Outside):
 
 
 @dataclass(frozen=True)
-class Result(Trained, Measured):
+class Result(RunRow, Measured):
     """A row about a run and one of its evaluations."""
 
     evaluation: EvaluationResult

@@ -21,15 +21,15 @@ MARKDOWN_ESCAPES = str.maketrans(
 )
 
 
-def write_pages(report: Report, folder: Path, name: str, csv_prefix: str = "") -> None:
+def write_tables(report: Report, folder: Path, name: str, csv_prefix: str = "") -> None:
     """Write `NAME.md` and a CSV file for each kind of table. Raises: DiskError."""
     write_atomic(folder / f"{name}.md", to_markdown(report).encode())
     for kind, text in to_csv(report).items():
         write_atomic(folder / f"{csv_prefix}{kind}.csv", text.encode())
 
 
-def page_names(report: Report, name: str) -> list[str]:
-    """The files that `write_pages` writes."""
+def table_files(report: Report, name: str) -> list[str]:
+    """The files that `write_tables` writes."""
     return [f"{name}.md", *(f"{kind}.csv" for kind in dict.fromkeys(table.kind for table in report.tables))]
 
 

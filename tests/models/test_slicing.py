@@ -17,7 +17,7 @@ from bpfn_cli.models import (
     slim,
     variant_named,
 )
-from bpfn_cli.models.slim import input_parts
+from bpfn_cli.models.slicing import input_parts
 
 
 def parameters(variant: str | Variant, bn: bool | None = None) -> int:
