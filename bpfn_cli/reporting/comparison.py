@@ -35,7 +35,7 @@ MEANS = [
     Column("train_minutes", "Training", lambda row: row.train_minutes, ".1f", "min", detail=2),
     Column("epochs", "Epochs", lambda row: row.record.epochs, "d", detail=4),
     Column("parameters", "Parameters", lambda row: row.size("parameters"), ",d", detail=5),
-    Column("module_macs", "MACs, modules", lambda row: row.size("module_macs"), ".4g", detail=6),
+    Column("module_macs", "MACs", lambda row: row.size("module_macs"), ",d", detail=6),
 ]
 # For rows about a `Difference`.
 DIFFERENCES = [

@@ -51,7 +51,8 @@ class Column:
     def phrase(self, value: Value) -> str:
         """A value as it is said in words."""
         unit = f" {self.unit}" if self.unit and value is not None else ""
-        return f"{self.heading.lower()} {self.text(value)}{unit}"
+        heading = self.heading.lower() if self.heading[1:].islower() else self.heading  # MACs and Acc2D stay
+        return f"{heading} {self.text(value)}{unit}"
 
 
 @dataclass(frozen=True)
