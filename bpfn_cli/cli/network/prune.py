@@ -26,6 +26,7 @@ BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 PRUNED = "pruned"  # the name of a network without another
 POINTS = 8192  # of the pair that a budget is about
+SCENES = "Training scenes to prune and train with; up to 32 others measure the result."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class PruneFlags:
     """What `bpfn slim` takes to prune."""
 
     teacher: Annotated[
-        Path | None, options.weights("--teacher", help="Weights to slice or prune; without it they are fresh.")
+        Path | None, options.weights("--teacher", help="Network to slice or prune; default: none, random weights.")
     ] = None
     target_macs: Annotated[str | None, Option(help="Prune --teacher to this many MACs.", metavar="NUMBER")] = None
     target_params: Annotated[str | None, Option(help="Prune --teacher to this many parameters.", metavar="NUMBER")] = (
@@ -47,11 +48,11 @@ class PruneFlags:
     importance: Annotated[
         choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
     ] = None
-    scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to prune with.", metavar="N")] = 128
+    scenes: Annotated[int, Option(min=4, max=10**6, help=SCENES, metavar="N")] = 128
     recover: Annotated[int, Option(min=0, max=10**6, help="Training steps after pruning.", metavar="N")] = 100
     data: options.Data = None
     out: options.Out = None
-    points: options.Points = None
+    points: options.BudgetPoints = None
     seed: options.Seed = 0
 
     @property
