@@ -80,7 +80,7 @@ def switch(name: str, help: str) -> Any:
 
 VARIANT = "Named variant, or sizes from a checkpoint or YAML file"
 TRAIN = "train"  # in place of a teacher: train one
-OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:attribute; repeat to sum several."
+OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:Class; repeat to sum several."
 TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in time."
 PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
 
@@ -98,11 +98,26 @@ InitialFile = Annotated[
     Path | None, path("--checkpoint", help="Initial weights, copied or sliced.", metavar="FILE|RUN|NAME")
 ]
 TeacherFile = Annotated[
-    Path | None, weights("--teacher", help="Weights of the teacher, or `train`; default: as in `bpfn weights`.")
+    Path | None,
+    weights(
+        "--teacher",
+        help="Weights of the teacher, or `train` to train it first; default: the one of `bpfn weights` with the "
+        "recipe's teacher variant.",
+    ),
 ]
 Seed = Annotated[int, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 RecipeSeed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
+SeenPoints = Annotated[
+    int | None,
+    _number("--points", "Points of each cloud that the network sees at a time; default: as in its training.", 10**6),
+]
+ProfiledPoints = Annotated[
+    int | None, _number("--points", "Points of each cloud that MACs are counted for; default: 8192.", 10**6)
+]
+BudgetPoints = Annotated[
+    int | None, _number("--points", "Points of each cloud that MACs and latency are counted for.", 10**6)
+]
 TrainingPoints = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6, smallest=1024)]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]
 Devices = Annotated[
@@ -114,7 +129,7 @@ CloudFrame = Annotated[
     str | None,
     typer.Option(
         "--frame",
-        help="For your own clouds without labels: their axes, as of `bpfn predict --frame`, or where x, y and z point, "
+        help="For your own clouds without labels: their axes, as in `bpfn predict --frame`, or where x, y and z point, "
         "such as right,forward,up.",
         metavar="FRAME",
     ),

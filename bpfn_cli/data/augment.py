@@ -19,10 +19,11 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # pc1, pc2, flow: (points, 3
 class AugmentSettings:
     """Augmentation of a training sample, as in the published training.
 
-    crop: a sample is a region of a cloud with up to this many times as many points; 1: the whole cloud. It shows the
-    network dense clouds at the cost of sparse ones.
-    scale: per axis, 1 +- this. rotation_degrees: about the vertical axis, +- this. shift_m: of both clouds, per axis.
-    shift2_m: additional shift of the second cloud, per axis. jitter_m: standard deviation of noise on each coordinate.
+    crop: a sample is a region of a cloud with up to this many times as many points; 1: the whole cloud. The
+    network then sees clouds that are denser, in steps that take no longer.
+    scale: largest relative scaling, per axis. rotation_degrees: largest rotation about the vertical axis, either way.
+    shift_m: largest shift of both clouds, per axis. shift2_m: largest additional shift of the second cloud, per axis.
+    jitter_m: standard deviation of the noise added to each coordinate.
     """
 
     crop: Annotated[float, Field(ge=1, le=64)] = 1.0

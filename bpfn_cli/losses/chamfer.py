@@ -33,7 +33,7 @@ class ChamferLoss(DistillationLoss):
         formula="L = R(C_l) + smoothness R(S_l); C_l: squared distance of each moved point p + s_l to the nearest one "
         "of cloud 2 at that level, and of each of those to the nearest moved one; S_l: mean of ||s_l(q) - s_l(p)||^2 "
         "over the 8 nearest q; total: L_gt + gamma kappa L; without labels, L_kd + kappa L, or L alone",
-        source="PointPWC-Net, Wu et al., ECCV 2020, self-supervised losses [from memory]",
+        source="PointPWC-Net, Wu et al., ECCV 2020, self-supervised losses [not checked against the paper]",
         deviations=(
             "the paper's third term, the difference of Laplacian coordinates (weight 0.3), is left out",
             "a point of one cloud need not be in the other, so the value of the true flow is not zero",

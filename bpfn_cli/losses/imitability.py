@@ -49,7 +49,7 @@ def phi(errors: Tensor, kind: str, least: Tensor, greatest: Tensor, q95: Tensor)
 
 
 def phi_by_hand(kind: str, index: int) -> float:
-    """For hand values: the weight of one of the errors 0.02, 0.05 and 0.10."""
+    """For hand-computed values: the weight of one of the errors 0.02, 0.05 and 0.10."""
     errors = HAND_ERRORS
     return float(phi(errors, kind, errors.min(), errors.max(), errors.max())[index])
 

@@ -294,7 +294,7 @@ def build_losses(
     options: ObjectiveSettings | Mapping[str, Any] | None = None,
     has_truth: bool = True,
 ) -> Objective:
-    """Build an objective from names of `LOSSES` (`none` for the supervised loss alone) or module:attribute.
+    """Build an objective from names of `LOSSES` (`none` for the supervised loss alone) or module:Class.
 
     Args: options: an `ObjectiveSettings` or its fields as plain values. has_truth: whether batches have labels.
     Raises: UsageError: an unknown name or option; a term without a teacher, or without the labels that it needs.

@@ -48,7 +48,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
 
 
 def loss_named(name: str) -> type[DistillationLoss]:
-    """A built-in loss by its name, or a user's loss by `module:attribute`.
+    """A built-in loss by its name, or a user's loss by `module:Class`.
 
     Raises: UsageError: unknown name; no such module or attribute, or not a loss.
     """
@@ -67,7 +67,7 @@ def is_own_loss(name: str) -> bool:
 
 
 def check_loss_name(name: str) -> None:
-    """Imports nothing. Raises: UsageError: an unknown name, or not of the form module:attribute."""
+    """Imports nothing. Raises: UsageError: an unknown name, or not of the form module:Class."""
     if is_own_loss(name):
         _check_own_name(name)
     elif name not in LOSSES:
@@ -75,7 +75,7 @@ def check_loss_name(name: str) -> None:
         hint = f"; repeat --loss to sum losses: --loss {' --loss '.join(name.split(repeat))}." if repeat else ""
         known = ", ".join([NO_DISTILLATION, *LOSSES])
         hint = printable(hint) or did_you_mean(name, LOSSES) or "."
-        raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:attribute")
+        raise UsageError(f"unknown loss {printable(name)!r}{hint} Known: {known}; or module:Class")
 
 
 def _check_own_name(name: str) -> None:
@@ -84,7 +84,7 @@ def _check_own_name(name: str) -> None:
     if module_name.endswith(".py"):
         raise UsageError(f"{shown}: write the module without .py: {module_name.removesuffix('.py')}:{attribute}")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise UsageError(f"{shown}: write module:attribute, such as my_losses:MyLoss for class MyLoss of my_losses.py")
+        raise UsageError(f"{shown}: write module:Class, such as my_losses:MyLoss for class MyLoss of my_losses.py")
 
 
 def _own_loss(name: str) -> type[DistillationLoss]:

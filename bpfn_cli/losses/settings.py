@@ -27,12 +27,12 @@ class WeightSettings:
     recalibrate_every: number of steps after which kappa is set again; 0: never. A loss that shrinks faster or more
         slowly than the supervised one keeps its share that way.
     stage1_epochs: number of epochs at the start in which only hint terms are trained; 0: none.
-    supervised_norm: of the error in the supervised loss: `l2`, unsquared, as published; `smooth_l1`, squared below 1 m,
-        summed over coordinates.
+    supervised_norm: norm of the error in the supervised loss: `l2`, unsquared, as published; `smooth_l1`, squared below
+        1 m, summed over coordinates.
     beta: share that hints leave to the other terms: beta [(1 - gamma) L_gt + gamma L_kd] + (1 - beta) L_hint, as in the
         compression reports (0.8); hints are then not scaled by kappa. null: hints are added, scaled by kappa.
     w_gt, w_kd, w_hint: explicit weights instead of those from gamma (w_hint is then not scaled by kappa).
-    own: options of your own losses, by module:attribute.
+    own: options of your own losses, by `module:Class`.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.3

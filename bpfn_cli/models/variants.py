@@ -216,11 +216,9 @@ VARIANTS: dict[str, Variant] = {
         # The idea of report 6's "DecreasedLinear" everywhere: depthwise and pointwise maps instead of PointConv's
         # linear one.
         slim(BASELINE, "declinear", separable=True),
-        # Report 6's "DecreasedLinear" itself: in the encoder's levels 3 and 4 alone, and residual bottlenecks
-        # x + F(x) + D(x) with ReLU after the sum in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`. The
-        # report does not give F's activations: here, ReLU after its first and second map, as is usual. The report's F
-        # convolves three points that are neighbors in their stored order, and its separable maps mix points and
-        # channels in a reshape; here, each point is by itself, so that the order of points does not matter.
+        # Report 6's "DecreasedLinear": in the encoder's levels 3 and 4 alone, and residual bottlenecks x + F(x) + D(x)
+        # with ReLU after the sum in place of `level0_1`, `level1_0`, `level2_0` and `level3_0`. docs/extending.md says
+        # where it differs from the report's.
         slim(BASELINE, "declinear34", separable=Separable(encoder=(3, 4)), residual=(16, 32, 64, 64)),
         # Report 6: fewer WeightNet outputs.
         slim(BASELINE, "weightnet8", c_mid=8),

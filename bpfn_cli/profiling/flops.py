@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""FLOPs of the fast path: the matrix products that remain after the algebra."""
+"""FLOPs of the fast path: the matrix products that it still has to compute."""
 
 from collections.abc import Callable
 from typing import Any

@@ -16,7 +16,7 @@ class EarlyStopSettings:
 
     kind: never; hard: gamma drops to 0 after `at`; linear: gamma falls linearly to 0 until `at`; auto: gamma drops to 0
     once the student has matched its teacher on the held-out scenes in `checks` validations in a row.
-    at: share of the epochs. checks: validations in a row that `auto` needs.
+    at: share of the epochs after which `hard` and `linear` have ended. checks: validations in a row that `auto` needs.
 
     Source: Cho & Hariharan, ICCV 2019; `auto` is our own, for students that overtake their teacher.
     """

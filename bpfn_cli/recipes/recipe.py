@@ -80,15 +80,15 @@ class DataSettings:
 
     path: dataset folder, if `--data` is not given; null: the dataset in the data folder. test: dataset whose test split
     the network is tested on; null: that of the training data. kind: required format of the dataset (`bpfn data check`
-    names it); auto: any. split: the one to train on; `test`: the scenes that the network is tested on, so that its
+    names it); auto: any. split: split to train on; `test`: the scenes that the network is tested on, so that its
     results are training errors, as in the first compression reports. labels: use the true flow; false: train as if the
-    scenes had none. frame: of your own clouds (kind `pairs`, which it implies), as `bpfn predict --frame` takes it, or
-    where x, y and z point, such as right,forward,up; null: as their ending tells. remove_ground: leave out the ground
-    plane of your own clouds. points: number drawn from each cloud. holdout: share of the training scenes held out to
-    choose the best checkpoint. meta_val: share held out in addition for
-    strategies that validate inside the training loop (meta; online with target general). views: number of epochs after
-    which draws and augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes
-    that load scenes; null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
+    scenes had none. frame: axes of your own clouds (kind `pairs`, which it implies), as `bpfn predict --frame` takes
+    them, or where x, y and z point, such as right,forward,up; null: as their ending tells. remove_ground: leave out the
+    ground plane of your own clouds. points: points drawn from each cloud. holdout: share of the training scenes held
+    out to choose the best checkpoint. meta_val: share of the training scenes held out in addition, for strategies that
+    validate inside the training loop (meta; online with target general). views: number of epochs after which draws and
+    augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes that load scenes;
+    null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
     """
 
     path: PathText | None = None
@@ -124,24 +124,25 @@ class TrainSettings:
     epochs: passes over the training scenes. batch_size: scenes of a step, over all processes. lr: the highest learning
     rate. lr_floor: the lowest learning rate. schedule: `step`: lr times `decay` every `step_epochs`, never below
     `lr_floor`, as published; `cosine`: from lr, after `warmup_steps`, down to `lr_floor` at the end. step_epochs:
-    epochs between decays of lr in the schedule `step`. decay: factor on lr at each of them. warmup_steps: steps in
-    which lr rises in the schedule `cosine`.
+    epochs between decays of lr in the schedule `step`. decay: factor on lr every `step_epochs`, in the schedule
+    `step`. warmup_steps: steps in which lr rises in the schedule `cosine`.
     optimizer: `adam`, as published, or `muon`, which orthogonalizes the steps of weight matrices; docs/training.md
     compares them. weight_decay: L2 penalty of Adam.
     clip_norm: largest norm of the gradient; null: no clipping. accumulate: number of parts a batch is computed in, to
     save memory; the gradient is that of the whole batch, but batch norm sees one part at a time.
     validate_every: epochs between validations. validation_calendar: `every`: every `validate_every`-th epoch and
     the last; `fast`: every epoch of the first 1/28 and of the last quarter, every fifth in between, as in report 6.
-    select_on: what chooses the best checkpoint: held-out training scenes (data.holdout) or, as in the published
+    select_on: scenes that choose the best checkpoint: held-out training scenes (data.holdout) or, as in the published
     training, the test split.
     gradient_every: epochs between measurements of each term's share of the gradient; 0: never.
     teacher_cache: folder for the teacher's outputs, shared by all losses with this seed; null: no cache.
     checkpoint_minutes: minutes between checkpoints; 0: one after every step. keep_every: epochs between checkpoints
     that are kept; null: only the best and the newest two. most_skipped: steps of an epoch that may be skipped because
     their loss or gradient is not finite. wandb: Weights & Biases project to log to; null: none.
-    precision, teacher_precision: of the large matrix products: 32, bf16, or 16 with a scaled loss; weights, losses and
-    evaluation stay float32.
-    quantize: `int8`: the student computes what int8 inference will, with rounded weights and activations; null: not.
+    precision, teacher_precision: precision of the large matrix products: 32, bf16, or 16 with a scaled loss; weights,
+    losses and evaluation stay float32.
+    quantize: `int8`: the student computes what int8 inference will, with rounded weights and activations; null: no
+    quantization.
     """
 
     epochs: Count = 12
@@ -199,8 +200,7 @@ class Recipe:
     """Everything that decides what is trained.
 
     loss: losses to sum, as `bpfn losses` lists them; [none]: the ground truth alone. Without labels, the default is
-    [basic]. seed: of initialization, order of
-    scenes and draws.
+    [basic]. seed: seed of initialization, order of scenes and random draws.
     variant: the student (also for `bpfn train`): a name, a checkpoint with its sizes, a YAML file of sizes, or the
     sizes (docs/extending.md). initial: weights that the student starts from, copied, or sliced from a larger network;
     null: random weights. teacher: the variant, given like the student's, of the teacher that is trained if there is

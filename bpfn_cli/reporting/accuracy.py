@@ -31,7 +31,7 @@ SYNTHETIC_NOTE = "Synthetic scenes are not FlyingThings3D: do not compare these 
 SPLIT = "Zero flow has another error in another table of these data, so the scenes differ: evaluate again to compare."
 # Each is filled in with names of runs.
 ON_TEST = (
-    "Weights chosen on the test split, as published: {}. These figures are the best of many evaluations on these "
+    "Weights chosen on the test split, as published: {}. These results are the best of many evaluations on these "
     "scenes and look better than those of runs that were evaluated on them once."
 )
 TRAINED_ON_TEST = "Training errors, since they learned from the scenes that they are tested on: {}."

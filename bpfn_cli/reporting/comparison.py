@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tables of a study: means over seeds, and paired differences to training from scratch."""
+"""The tables of a study: means over seeds, and paired differences from training from scratch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MEANS = [
 DIFFERENCES = [
     Column("method", "Method", lambda row: row.label),
     Column("pairs", "Pairs", lambda row: row.paired.pairs, "d"),
-    Column("difference", "To scratch", lambda row: row.paired.mean, "+.4f", "m"),
+    Column("difference", "vs. scratch", lambda row: row.paired.mean, "+.4f", "m"),
     Column("low", "from", lambda row: row.paired.low, "+.4f"),
     Column("high", "to", lambda row: row.paired.high, "+.4f"),
     Column("low_scenes", "Seeds and scenes: from", lambda row: row.scenes[0], "+.4f", detail=4),
@@ -51,7 +51,7 @@ DIFFERENCES = [
     Column("p_holm", "Holm p", lambda row: None if row.p_holm is None else f"{row.p_holm:.3f}", detail=2),
     Column(
         "to_equal_time",
-        "To equal time",
+        "vs. equal time",
         lambda row: row.to_equal_time and row.to_equal_time.mean,
         "+.4f",
         "m",
@@ -135,7 +135,7 @@ def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
     if scratch is not None and len(groups) > 1:
         compared = differences(groups, scratch, test.epe3d if test else None)
         rows = [row_of(DIFFERENCES, difference) for difference in compared]
-        tables.append(Table("differences", f"{variant}: differences to scratch", DIFFERENCES, rows, DIFFERENCE_NOTES))
+        tables.append(Table("differences", f"{variant}: differences from scratch", DIFFERENCES, rows, DIFFERENCE_NOTES))
     return tables
 
 
@@ -171,7 +171,7 @@ def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: l
         for place, one in enumerate(differences(groups, scratch, teacher, measure)):
             rows.append((place, index, row_of(BY_CLASS, replace(one, name=name, points=points))))
     drawn = [row for *_, row in sorted(rows, key=lambda row: row[:2])]
-    title = f"{variant}: differences to scratch by {PARTITIONS[by].meaning}"
+    title = f"{variant}: differences from scratch by {PARTITIONS[by].meaning}"
     ego = next((known for one in members if (known := one.evaluation.ego_motion)), None)
     notes = [*BY_CLASS_NOTES, *([motion_note(ego)] if ego and by not in ("category", "range") else [])]
     return [Table(f"differences_{by}", title, BY_CLASS, drawn, notes)]

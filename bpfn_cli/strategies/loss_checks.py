@@ -128,7 +128,7 @@ def _check_hand_values(name: str) -> Iterator[Check]:
         with torch.random.fork_rng(devices=[]):
             values = list(loss_named(name).hand_values())
     except Exception as error:  # as above
-        yield Check(name, "hand values", False, f"{type(error).__name__}: {error}")
+        yield Check(name, "hand-computed values", False, f"{type(error).__name__}: {error}")
         return
     for what, computed, expected in values:
         passed = math.isclose(computed, expected, rel_tol=1e-4, abs_tol=1e-9)

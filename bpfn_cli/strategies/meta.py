@@ -82,7 +82,7 @@ class MetaStrategy(Strategy):
 
     card = StrategyCard(
         "the teacher learns to teach: it is updated so that the student does better on held-out scenes",
-        "MetaDistil, Zhou, Xu & McAuley, ACL 2022 [read in the authors' code]",
+        "MetaDistil, Zhou, Xu & McAuley, ACL 2022 [checked against the authors' code]",
         (
             "finite differences instead of second derivatives, which point operations that detach would make wrong",
             "every fourth step; virtual step of 0.1 learning rates, teacher by Adam with 1e-5",

@@ -63,7 +63,8 @@ class NetaugStrategy(Strategy):
 
     card = StrategyCard(
         "the student is trained alone and as part of a random wider network",
-        "NetAug, Cai et al., ICLR 2022 [read in the authors' code]: L(base) + alpha L([base, augmented]), alpha 1",
+        "NetAug, Cai et al., ICLR 2022 [checked against the authors' code]: L(base) + alpha L([base, "
+        "augmented]), alpha 1",
         (
             "the widest network has the teacher's widths and WeightNet outputs; PointConv's inputs, flattened as "
             "c * C_mid + w, are cut in both factors",

@@ -63,7 +63,7 @@ class OnlineStrategy(Strategy):
 
     card = StrategyCard(
         "two students from scratch learn from the truth and from a mix of both",
-        "KDCL, Guo et al., CVPR 2020, online distillation [from secondary sources]",
+        "KDCL, Guo et al., CVPR 2020, online distillation [as cited by later work]",
         (
             "flows instead of logits: L = sum_i R(e_i) + lambda R(||s_i - target||), lambda 1",
             "MinLogit has no equivalent for flow; pointbest takes the closer peer at each point instead",

@@ -79,7 +79,7 @@ class SelfStrategy(Strategy):
 
     card = StrategyCard(
         "the student's finest level teaches its coarser levels",
-        "Be Your Own Teacher, Zhang et al., ICCV 2019 [values of a re-implementer: alpha 0.1, lambda 1e-6]",
+        "Be Your Own Teacher, Zhang et al., ICCV 2019 [alpha 0.1 and lambda 1e-6 from a third-party implementation]",
         (
             "the exits are the levels of the pyramid: L = a_0 sum e_0 + sum_l a_l sum [(1 - alpha) e_l + alpha ||s_l - "
             "sg(s_0)||] + kappa sum (h_l - sg(h_0))^2",

@@ -75,7 +75,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
     student = build_model(job.recipe.variant, job.recipe.data.cloud_points)
     if job.initial is not None and use_initial:
         done = initialize_from(student, load_checkpoint(job.initial))
-        counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} fresh"
+        counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} new"
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
         _neutralize_new_norms(job, student, progress)
     if job.recipe.train.quantize is not None:
@@ -212,9 +212,10 @@ def job_notes(job: Job) -> Iterator[str]:
 def _notes_without_labels(job: Job) -> Iterator[str]:
     yield "labels: none; the student learns without the supervised loss"
     if job.recipe.train.select_on == "held_out":
-        by = "the teacher's flow" if job.recipe.distillation_losses() else "the second cloud, with its moved points,"
+        by_teacher, by_cloud = "is nearest to the teacher's", "brings the first cloud nearest to the second"
+        by = f"whose flow {by_teacher if job.recipe.distillation_losses() else by_cloud}"
         scenes = len(job.split.held_out)
-        told = f"the best epoch is the one nearest to {by} on {scenes} held-out scenes, not the one of lowest EPE3D"
+        told = f"the best epoch is the one {by} on {scenes} held-out scenes, not the one with the lowest EPE3D"
         yield f"validation: {told}" if scenes else "validation: none; the last weights are used"
 
 

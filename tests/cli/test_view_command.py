@@ -96,7 +96,7 @@ def test_faults_are_found_before_any_work(work: Path, monkeypatch: pytest.Monkey
     pair = ("a.npy", "b.npy")
     (work / "scene.html").write_text("mine")
     refused(bpfn("view", *pair, "--checkpoint", "none.safetensors", cwd=work), 5, "scene.html: exists")
-    refused(bpfn("view", *pair, "--out", "a.txt", cwd=work), 2, "use .html for a page, or .png for a still")
+    refused(bpfn("view", *pair, "--out", "a.txt", cwd=work), 2, "use .html for a page, or .png for a picture")
     refused(bpfn("view", *pair, "--frame", "lidar", "--axes", "left,up,forward", cwd=work), 2, "only one of them")
     np.save(work / "short.npy", np.zeros((3, 3), np.float32))
     refused(bpfn("view", *pair, "--flow", "short.npy", "--force", cwd=work), 3, "short.npy", "(3, 3)")

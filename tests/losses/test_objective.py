@@ -357,7 +357,7 @@ def test_loss_of_ones_own_is_a_term_like_others() -> None:
         ("basic+hint", r"unknown loss 'basic\+hint'; repeat --loss to sum losses"),
         ("my_losses.py:Loss", r"write the module without \.py: my_losses:Loss"),
         ("no_such_module:Loss", "no module no_such_module here or among the installed packages"),
-        ("Own:", "write module:attribute"),
+        ("Own:", "write module:Class"),
         ("os.path:join", "join is not a valid loss: it is a function, not a class"),
         ("{here}:not_a_loss", "it is not a valid loss: it is of type int, not a class"),
         ("{here}:Missing", "has no Missing"),

@@ -489,7 +489,7 @@ def test_fine_tuned_run_records_its_initial_weights(things: Path, tmp_path: Path
     assert carried[-1].model_dump() == {**record["trained"], "sha256": None}
     assert record["trained"]["sha256"] == record["weights_sha256"]
     assert "-fine-tuned-" in tuned.folder.name
-    assert any(line.startswith(f"initial weights: {start} (") and " 0 fresh" in line for line in progress.lines)
+    assert any(line.startswith(f"initial weights: {start} (") and " 0 new" in line for line in progress.lines)
     both = job_for(things, tmp_path / "runs", recipe("basic", initial=str(start)), teacher=teacher)
     assert record_of(carry_out(both)[0].folder)["method"] == "fine-tuned+basic"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 METHOD = typer.Option("--method", help="hash: by name; stride: every n-th; stratified: same flow and depth as all.")
 VAL_FRACTION = typer.Option("--val-fraction", help="Share of the validation scenes to keep; default: all.")
 MAX_POINTS = typer.Option("--max-points", min=1, help="Points kept of each packed scene, at random; default: all.")
-FIFTH = options.switch("--fifth", "Every fifth scene of both splits, as in the compression reports.")
+FIFTH = options.switch("--fifth", "Every fifth scene of both splits, as in the published compression reports.")
 LEAVE_OUT = options.path("--leave-out", help="List of scenes that are never chosen.", metavar="FILE")
 
 
@@ -50,7 +50,7 @@ def subset(
     Examples:
       $ bpfn subset                                       # a fifth of the training scenes
       $ bpfn subset --fraction 0.1 --dry-run              # show the size of a tenth
-      $ bpfn subset --fifth                               # the fifth of the compression reports
+      $ bpfn subset --fifth                               # the fifth of the published compression reports
       $ bpfn subset --packed --max-points 32768           # one file per split
       $ bpfn subset --verify --out data/synthetic-subset  # check every file of a subset
     """

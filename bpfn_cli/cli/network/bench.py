@@ -72,9 +72,9 @@ class BenchFlags:
 def bench(flags: BenchFlags) -> None:
     """Measure time and memory of networks, by stage.
 
-    By default, they are compared with the plain path in the same process. Passes of the fast path, the plain path and
-    matrix products take turns, so other load on the machine slows all of them alike. Of a checkpoint, only the
-    layer sizes are used.
+    By default, they are compared with the plain path (the published network in plain PyTorch) in the same process.
+    Passes of the fast path, the plain path and matrix products take turns, so other load on the machine slows all of
+    them alike. Of a checkpoint, only the layer sizes are used.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def bench(flags: BenchFlags) -> None:
       $ bpfn bench --variant baseline --train --batch 4 --points 2048   # a training step
       $ bpfn bench --precision bf16                                     # reduced precision
       $ bpfn bench --all --no-plain --device cpu --device cuda          # compare devices
-      $ bpfn bench --no-plain --busy 1                                  # beside a process that computes all the time
+      $ bpfn bench --no-plain --busy 1                                  # while another process keeps a core busy
       $ bpfn bench --formats --checkpoint s.safetensors --data data/kitti   # onnx, torch, float16, ...
       $ bpfn bench --first                                              # what the first pass of a process takes
       $ bpfn bench --points 1024 --points 8192 --out bench.json         # keep all times
@@ -206,8 +206,8 @@ def _print_times(measured: list[Latency], result: dict[str, Any]) -> None:
     kept = "kept by the process" if result["freed_memory_kept"] else "returned to the system"
     console().print(
         f"{devices}; {machine['threads']} threads; torch {machine['torch']}; freed memory {kept}.\n"
-        "Memory: peak above the start. Floor: the matrix products that remain after the algebra "
-        f"({_each(measured, 'matrix_gflop')} GFLOP)\nat the float32 rate measured between the rounds "
+        "Memory: peak above the start. Floor: a lower bound on the time, the matrix products that the fast path "
+        f"computes ({_each(measured, 'matrix_gflop')} GFLOP)\nat the float32 rate measured between the rounds "
         f"({_each(measured, 'gemm_gflops')} GFLOP/s; torch.mm {_each(measured, 'torch_gemm_gflops')}), "
         "plus the measured geometry."
     )

@@ -22,7 +22,7 @@ class ProfileFlags:
     variant: options.VariantName = None
     all_variants: Annotated[bool, options.switch("--all", "All named variants.")] = False
     checkpoint: options.CheckpointFile = None
-    points: options.Points = None
+    points: options.ProfiledPoints = None
     latency: Annotated[bool, options.switch("--latency", "Also the time of one pass, measured as in `bpfn bench`.")] = (
         False
     )

@@ -27,6 +27,7 @@ UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 PRUNED = "pruned"  # the name of a network without another
 POINTS = 8192  # of the pair that a budget is about
 SCENES, STEPS = 128, 100  # to prune with, and of the training that follows
+SCENES_HELP = f"Training scenes to prune and train with, by default {SCENES}; up to 32 others measure the result."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class PruneFlags:
     """What `bpfn slim` takes to prune."""
 
     teacher: Annotated[
-        Path | None, options.weights("--teacher", help="Weights to slice or prune; without it they are fresh.")
+        Path | None, options.weights("--teacher", help="Network to slice or prune; default: none, random weights.")
     ] = None
     target_macs: Annotated[str | None, Option(help="Prune --teacher to this many MACs.", metavar="NUMBER")] = None
     target_params: Annotated[str | None, Option(help="Prune --teacher to this many parameters.", metavar="NUMBER")] = (
@@ -48,15 +49,13 @@ class PruneFlags:
     importance: Annotated[
         choices.Importance | None, Option(help="What ranks the channels of --teacher; default for a budget: taylor.")
     ] = None
-    scenes: Annotated[
-        int | None, Option(min=4, max=10**6, help=f"Scenes to prune with; default: {SCENES}.", metavar="N")
-    ] = None
+    scenes: Annotated[int | None, Option(min=4, max=10**6, help=SCENES_HELP, metavar="N")] = None
     recover: Annotated[
         int | None, Option(min=0, max=10**6, help=f"Training steps after pruning; default: {STEPS}.", metavar="N")
     ] = None
     data: options.Data = None
     out: options.Out = None
-    points: options.Points = None
+    points: options.BudgetPoints = None
     seed: options.Seed = 0
 
     @property

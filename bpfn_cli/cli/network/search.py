@@ -13,7 +13,7 @@ from typer import Option
 from bpfn_cli import choices
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
-from bpfn_cli.cli.network.prune import POINTS, distill_command
+from bpfn_cli.cli.network.prune import POINTS, SCENES, SCENES_HELP, distill_command
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
@@ -34,14 +34,16 @@ class SearchFlags:
     data: options.Data = None
     budgets: Annotated[int, Option(min=2, max=1000, help="Budgets of MACs.", metavar="N")] = 8
     tries: Annotated[int, Option(min=1, max=1000, help="Networks that are measured per budget.", metavar="N")] = 4
-    keep: Annotated[int, Option(min=1, max=100, help="Networks of the front to train and write.", metavar="N")] = 4
+    keep: Annotated[
+        int, Option(min=1, max=100, help="Networks of the Pareto front to train and write.", metavar="N")
+    ] = 4
     recover: Annotated[int, Option(min=0, max=10**6, help="Training steps of each.", metavar="N")] = 100
-    scenes: Annotated[int, Option(min=4, max=10**6, help="Scenes to learn from.", metavar="N")] = 128
+    scenes: Annotated[int, Option(min=4, max=10**6, help=SCENES_HELP, metavar="N")] = SCENES
     importance: Annotated[choices.Importance, Option(help="What ranks the channels of --teacher.")] = "taylor"
     points: Annotated[int | None, POINTS_COUNTED] = None
     seed: options.Seed = 0
     latency: Annotated[bool, options.switch("--latency", "Also measure the time of a pass of each.")] = False
-    plot: Annotated[bool, options.switch("--plot", f"Draw the front, as {PLOT}.png and {PLOT}.svg.")] = False
+    plot: Annotated[bool, options.switch("--plot", f"Draw EPE3D against cost, as {PLOT}.png and {PLOT}.svg.")] = False
     json: options.Json = False
 
 

@@ -110,15 +110,16 @@ class SlimFlags(PruneFlags):
 
 @options.takes(SlimFlags)
 def slim(flags: SlimFlags) -> None:
-    """Write a small network: fresh, sliced or pruned from a large one; or copy a network to another format.
+    """Write a small network, or copy one to another format.
 
-    With a budget, channels of --teacher are ranked on training scenes, each size is cut alone to see what it is worth,
-    and sizes are chosen that meet the budget. A short training on the teacher's flow follows.
+    Without --teacher, its weights are random; with it, they are sliced from the teacher. With a budget, channels of
+    --teacher are ranked on training scenes, each size is cut alone to see what it is worth, and sizes are chosen that
+    meet the budget. A short training on the teacher's flow follows.
     A .pth file is a state dict with the parameter names of the published network.
 
     \b
     Examples:
-      $ bpfn slim --variant weightnet48                         # fresh weights
+      $ bpfn slim --variant weightnet48                         # random weights
       $ bpfn slim --teacher teacher.pth --c-mid 4,4,4,8,8       # slice a teacher
       $ bpfn slim --width 0.75 --out student.safetensors        # custom sizes
       $ bpfn slim --neighbors encoder=8,embedding=16            # fewer neighbors
@@ -153,7 +154,7 @@ def slim(flags: SlimFlags) -> None:
     if flags.json:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
     elif tensors := report.get("tensors"):
-        echo(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
+        echo(", ".join(f"{count} tensors {'new' if kind == 'fresh' else kind}" for kind, count in tensors.items()))
     elif read and flags.prunes:
         print_pruned(model, read.variant, report, flags.points or POINTS)
     say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")

@@ -122,7 +122,8 @@ def evaluate(
     if out is None:
         finish(target, *report_command(run.parent if run else runs))
     else:
-        say(f"written: {target}; reports read the results in `runs/`, which are written without --out")
+        advice = "`bpfn report` reads only results in `runs/`, so leave out --out to have it listed there"
+        say(f"written: {target}; {advice}")
 
 
 def _run_of(checkpoint: Path) -> Path | None:

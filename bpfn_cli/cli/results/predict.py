@@ -78,7 +78,7 @@ class PredictFlags:
     invalid: Annotated[Invalid, INVALID] = "zero"
     pose: Annotated[Path | None, POSE] = None
     average: Annotated[int, AVERAGE] = 1
-    points: options.Points = None
+    points: options.SeenPoints = None
     seed: options.Seed = 0
     device: options.Device = "auto"
     precision: options.PrecisionName = Precision.float32

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bpfn_cli.viewing.scene import Scene
 
 FIRST = options.path_argument(
-    help="First cloud, or an .npz with both, a scene or folder as of `bpfn predict`, a dataset, or a run folder.",
+    help="First cloud, or an .npz with both, a scene or folder as in `bpfn predict`, a dataset, or a run folder.",
     metavar="PC1|SCENE|RUN",
 )
 SECOND = options.path_argument(help="Second cloud; not needed if the first path holds both.", metavar="PC2")
@@ -30,7 +30,7 @@ FLOW = options.path(
 )
 CHECKPOINT = options.path(
     "--checkpoint",
-    help="Network whose flow is shown, as of `bpfn predict`; repeatable, shown side by side.",
+    help="Network whose flow is shown, as in `bpfn predict`; repeatable, shown side by side.",
     metavar="FILE|RUN|NAME",
 )
 SCENES = typer.Option(
@@ -57,7 +57,7 @@ class ViewFlags:
         bool, options.switch("--center", "Subtract an origin before prediction; for map coordinates.")
     ] = False
     remove_ground: Annotated[bool, options.switch("--remove-ground", "Predict no flow for the ground plane.")] = False
-    points: options.Points = None
+    points: options.SeenPoints = None
     seed: options.Seed = 0
     device: options.Device = "auto"
     force: options.Force = False
@@ -73,7 +73,7 @@ def view(flags: ViewFlags) -> None:
     its keys.
 
     For a folder, a dataset (its test scenes) or a run (its network on the test scenes of its data), --out is a folder
-    (default `view`) with a page for each of --scenes scenes. If --out ends in .png, a still is written in place of a
+    (default `view`) with a page for each of --scenes scenes. If --out ends in .png, a picture is written in place of a
     page.
 
     \b
@@ -162,7 +162,7 @@ def _outputs(flags: ViewFlags, asked: _Asked) -> list[list[Path]]:
     if not asked.many:
         out = flags.out or PAGE
         if out.suffix not in (PAGE.suffix, STILL):
-            raise UsageError(f"--out {printable(out)}: use .html for a page, or .png for a still")
+            raise UsageError(f"--out {printable(out)}: use .html for a page, or .png for a picture")
         paths = [out, *([out.with_suffix(STILL)] if flags.png and out.suffix != STILL else [])]
         for path in paths:
             claim_output(path, force=flags.force, inputs=inputs)

@@ -46,13 +46,13 @@ class CompareFlags:
 
 @options.takes(CompareFlags)
 def compare(flags: CompareFlags) -> None:
-    """Train all methods of a study, and compare them in pairs.
+    """Train all methods of a study, and compare each with scratch.
 
-    A method is a variant with a loss; it is trained with each seed. Repeat the command to resume an interrupted study,
-    even in the middle of a training. Tables are written to compare.md and to CSV files in the folder of the study, and
-    with --plot figures of EPE3D over epochs and of the differences, as PNG and SVG. With --by, methods are also
-    compared over the points of each class alone: by motion, speed, range or, if the test data has categories, three-way
-    or category.
+    A method is a variant with a loss; it is trained with each seed, and compared with training from scratch, seed by
+    seed. Repeat the command to resume an interrupted study, even in the middle of a training. Tables are written to
+    compare.md and to CSV files in the folder of the study, and with --plot figures of EPE3D over epochs and of the
+    differences, as PNG and SVG. With --by, methods are also compared over the points of each class alone: by motion,
+    speed, range or, if the test data has categories, three-way or category.
 
     \b
     Examples:

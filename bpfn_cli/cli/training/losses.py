@@ -24,7 +24,9 @@ def losses(
     ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Check identities, gradients and hand values on a pair of networks.", metavar=""),
+        typer.Option(
+            "--check", help="Check identities, gradients and hand-computed values on a pair of networks.", metavar=""
+        ),
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time a training step with each loss on this machine.", metavar="")
@@ -45,7 +47,7 @@ def losses(
 ) -> None:
     """List losses and strategies, describe some of them, or check them.
 
-    A name may also be module:attribute, for your own loss.
+    A name may also be module:Class, for your own loss.
 
     \b
     Examples:

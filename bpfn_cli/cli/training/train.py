@@ -115,8 +115,9 @@ def train(flags: TrainFlags) -> None:
 def distill(flags: DistillFlags) -> None:
     """Distill a large network into a small one.
 
-    Without --teacher, the teacher is the network of `bpfn weights` that has the recipe's teacher variant. With
-    --teacher train, it is trained first with the same recipe and data, and reused by later runs.
+    Without --teacher, the teacher is the network of `bpfn weights` with the recipe's teacher variant (normally
+    `baseline`). If there is none, or with --teacher train, a teacher is trained first with the same recipe and data,
+    and reused by later runs.
 
     \b
     Examples:

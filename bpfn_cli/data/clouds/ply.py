@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Clouds in `.ply`: the properties of the vertices, ascii or binary.
 
-docs/data.md says why trimesh does not read them; the tests compare both.
+trimesh 5.2.0 does not read them, because it returns wrong points without an error: it applies the length of the first
+list to all, so that with vertex lists of 1, 2 and 0 values the second point is wrong, and returns three points of an
+ascii file of two vertices and a face that claims nine. It refuses binary meshes of triangles and quads. The tests
+compare both.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class AhtLoss(AttentiveLoss, HintLoss):
     card = Card(
         compares="features of the source points, where the teacher is accurate",
         formula="D as in hint, of Phi |A F_s - F_t|, Phi as in ail; total: L_gt + gamma kappa D",
-        source="Saputra et al., ICCV 2019, eq. 12 [from secondary sources]",
+        source="Saputra et al., ICCV 2019, eq. 12 [as cited by later work]",
         deviations=(
             "L1 as in hint, not squared (norm: l2 for that); Phi as in ail",
             "the paper trains hints first, freezes, then trains the output: objective.stage1_epochs starts with hints "

@@ -26,8 +26,8 @@ class HintLoss(DistillationLoss):
         compares="features of the source points",
         formula="D = mean over levels and b of mean_{n,c} |A F_s - F_t| / mean_{n,c} |F_t - mean_n F_t|; "
         "total: L_gt + gamma kappa D",
-        source="FitNets, Romero et al., ICLR 2015, eq. 3 [from memory]; L1 form and 1x1 adapters of Chen et al., "
-        "NIPS 2017, section 3.4 [from secondary sources]",
+        source="FitNets, Romero et al., ICLR 2015, eq. 3 [not checked against the paper]; L1 form and 1x1 adapters of "
+        "Chen et al., NIPS 2017, section 3.4 [as cited by later work]",
         deviations=(
             "one stage, trained jointly with the supervised loss; use objective.stage1_epochs for two stages",
             "each level is divided by the spread of the teacher's feature there; otherwise level 3 is most of the loss",

@@ -43,7 +43,8 @@ class MobilebertLoss(DistillationLoss):
         formula="mean over levels of [mean (A u1_s - u1_t)^2 / var u1_t + attention mean_i KL(a_t || a_s)], a = "
         "softmax over the teacher's 32 warped neighbors of <u1_i, u2_k> / sigma, sigma the spread of the teacher's "
         "products; total: L_gt + gamma kappa L",
-        source="Sun et al., MobileBERT, ACL 2020: feature map transfer, attention transfer [from memory]",
+        source="Sun et al., MobileBERT, ACL 2020: feature map transfer, attention transfer "
+        "[not checked against the paper]",
         deviations=(
             "the network has no attention: it is defined by the bidirectional features, over the teacher's neighbors "
             "for both networks, without adapters",

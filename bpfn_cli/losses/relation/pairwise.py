@@ -37,7 +37,7 @@ class PairwiseLoss(DistillationLoss):
     card = Card(
         compares="cosine similarities among features of one cloud",
         formula="mean_b sum_ij (A_s - A_t)^2 / n^2, A = cosine similarity; total: L_gt + gamma kappa L",
-        source="Liu et al., Structured Knowledge Distillation, CVPR 2019 [read in the authors' code]",
+        source="Liu et al., Structured Knowledge Distillation, CVPR 2019 [checked against the authors' code]",
         deviations=(
             "points of a coarse level instead of max-pooled pixels; no adapters",
             "kappa replaces lambda = 10; the paper's whole method has two more terms, a pixel-wise one on the outputs "

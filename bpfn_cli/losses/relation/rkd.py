@@ -52,7 +52,7 @@ class RkdLoss(DistillationLoss):
         compares="distances and angles between the flows of one cloud",
         formula="lambda_D mean_ij huber(psi_D^s - psi_D^t) + lambda_A mean_ijk huber(psi_A^s - psi_A^t), psi_D = "
         "||x_i - x_j|| / mean, psi_A = cosine at the vertex; total: L_gt + gamma kappa L",
-        source="Park, Kim, Lu & Cho, CVPR 2019 [read in the authors' code]",
+        source="Park, Kim, Lu & Cho, CVPR 2019 [checked against the authors' code]",
         deviations=(
             "relates points of a cloud, not samples of a batch; uses the first farthest point samples, none at random",
             "means over all M^2 and M^3 entries, as in the official code; lambda 1:2, kappa for the rest",

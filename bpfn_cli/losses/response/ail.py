@@ -23,7 +23,7 @@ class AilLoss(AttentiveLoss):
         compares="flows, where the teacher is accurate",
         formula="L_kd = R(Phi / mean Phi ||s_l - t_0||), Phi = clamp(1 - e_t / q95, 0, 1), e_t the error of t_0, the "
         "teacher's finest flow; total: (1 - gamma) L_gt + gamma L_kd",
-        source="Saputra, de Gusmao, Almalioglu, Markham & Trigoni, ICCV 2019, eq. 8-10 [from secondary sources]",
+        source="Saputra, de Gusmao, Almalioglu, Markham & Trigoni, ICCV 2019, eq. 8-10 [as cited by later work]",
         deviations=(
             "the paper's Phi = 1 - e/(max - min) is negative at the worst sample and pushes the student away there "
             "(phi: paper); the 95 % quantile keeps it in [0, 1], and a single outlier cannot make it 1 everywhere",

@@ -45,7 +45,7 @@ class BasicLoss(DistillationLoss):
         formula="L_kd = R(||s_l - t_0||), R(x) = sum_l a_l mean_b sum_n x_l, t_0 the teacher's finest flow at the "
         "points of level l; total: (1 - gamma) L_gt + gamma L_kd",
         source="Hinton, Vinyals & Dean, NIPS-W 2014; regression form of Saputra et al., ICCV 2019, eq. 3 "
-        "[from secondary sources]",
+        "[as cited by later work]",
         deviations=(
             "unsquared by default and summed like the supervised loss, so that gamma weights equal units; regression "
             "has no temperature",

@@ -39,8 +39,8 @@ class BoundedLoss(DistillationLoss):
     card = Card(
         compares="flows, where the student errs more than the teacher",
         formula="L_b = R(gate ||s - t||), gate = 1 where e_s^2 + m > e_t^2; total: L_gt + gamma kappa L_b",
-        source="Saputra et al., ICCV 2019, eq. 4-5 [from secondary sources]; mode gt: Chen, Choi, Yu, Han & "
-        "Chandraker, NIPS 2017, section 3.3, eq. 4 [from secondary sources]",
+        source="Saputra et al., ICCV 2019, eq. 4-5 [as cited by later work]; mode gt: Chen, Choi, Yu, Han & "
+        "Chandraker, NIPS 2017, section 3.3, eq. 4 [as cited by later work]",
         deviations=(
             "unsquared like the supervised loss",
             "mode: gt is the form of Chen et al., R(gate e_s^2): the teacher only opens the gate, so most of the "

@@ -118,7 +118,7 @@ class LocalizationLoss(DistillationLoss):
         formula="mean over levels of [DFL + tau^2 KL(softmax(z_t' / tau) || softmax(z_s / tau))], z_t' the teacher's "
         "logits, moved along the bins by the difference of the two coarser flows; total: L_gt + gamma kappa L",
         source="Zheng et al., Localization Distillation, CVPR 2022; distribution focal loss of Li et al., NeurIPS 2020 "
-        "[read in the authors' code]",
+        "[checked against the authors' code]",
         deviations=(
             "the network has no distribution head; training adds a linear one on the estimator's 64 features; "
             "the exported flow is still that of `fc`",

@@ -67,7 +67,7 @@ class WeightedLoss(DistillationLoss):
         compares="flows, with moving and static points balanced",
         formula="L_kd = R(w ||s_l - t_0||), w = N / (2 N_class) clipped to [0.5, 5], mean 1; moving: more than tau_m "
         "beyond the rigid motion fitted to (p, p + g); total: (1 - gamma) L_gt + gamma L_kd",
-        source="Chen et al., NIPS 2017, eq. 3 (w_bg = 1.5, else 1, on classes) [from secondary sources]",
+        source="Chen et al., NIPS 2017, eq. 3 (w_bg = 1.5, else 1, on classes) [as cited by later work]",
         deviations=(
             "scene flow has no classes: points are moving or static, decided by Kabsch with five rounds of reweighting",
             "weights by class size instead of fixed ones; the supervised part is not weighted, as in the paper",

@@ -46,7 +46,7 @@ def check_budget(teacher: Variant, cost_of: CostOf, budget: float, name: str = "
         raise UsageError(f"{name}: the network costs {whole:,.0f}, within {budget:,.0f}: nothing to cut")
     if least > budget:
         problem = f"the smallest network that can be cut from it costs {least:,.0f}, above {budget:,.0f}"
-        raise UsageError(f"{name}: {problem}; allow as much")
+        raise UsageError(f"{name}: {problem}; raise the budget to at least that")
 
 
 def fit_budget(teacher: Variant, sensitivities: Mapping[Size, Sensitivity], cost_of: CostOf, budget: float) -> Variant:

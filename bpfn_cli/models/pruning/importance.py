@@ -24,8 +24,8 @@ def channel_orders(
 ) -> dict[ChannelGroup, Tensor]:
     """Of each group, its channels, the most important one first.
 
-    taylor: by the change of EPE3D that leaving out the channel causes, to first order. l1: by the mean absolute weight
-    that makes it. first: as they are.
+    taylor: by the change of EPE3D that leaving out the channel causes, to first order. l1: by the sum of the
+    absolute weights and bias that produce the channel. first: as they are.
     """
     if kind == "first":
         return {group: torch.arange(group.channels) for group in groups}
@@ -57,9 +57,11 @@ def taylor(
 
 
 def l1(model: BiPointFlowNet, groups: Sequence[ChannelGroup]) -> dict[ChannelGroup, Tensor]:
-    """Importance of each channel: the sum of the absolute weights that make it.
+    """Importance of each channel: the sum of the absolute weights and bias that produce it.
 
-    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017.
+    Where a batch norm follows, the sum is of its scale and shift instead, as Liu et al. do with the scale.
+    Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017; Liu et al., Learning Efficient Convolutional
+    Networks through Network Slimming, ICCV 2017.
     """
     sizes = {name: _rows(tensor.abs()).cpu() for name, tensor in model.state_dict().items()}
     return {group: torch.stack([sizes[axis.tensor] for axis in group.produced]).sum(dim=0) for group in groups}

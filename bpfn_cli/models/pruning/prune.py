@@ -54,7 +54,11 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network that was cut, and after how many steps of training. EPE3D in metres; recovered_m: None: no training."""
+    """A pruned network.
+
+    recovery_steps: of training after the cut. cut_m, recovered_m: EPE3D in metres before and after that training;
+    recovered_m is None without it.
+    """
 
     model: BiPointFlowNet
     recovery_steps: int
@@ -243,8 +247,10 @@ class Pruner:
         before: Sequence[Step] = (),
         sha256: str | None = None,
     ) -> PruneReport:
-        """Of a network. teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has
-        this `sha256`."""
+        """The report on a pruned network.
+
+        teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has this `sha256`.
+        """
         count = count_of(scenes.held_out)
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
         measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}

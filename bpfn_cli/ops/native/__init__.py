@@ -60,7 +60,9 @@ def describe() -> str:
         return "built"
     if all(find_spec(f"{__name__}.{name}") for name in _LIBRARIES):
         return "not used: built from other sources or for another machine; install bpfn again"
-    return "not built, which halves the speed; install a C compiler with OpenMP (gcc), then bpfn again"
+    return (
+        "not built, so inference takes 1.5 to 2 times as long; install a C compiler with OpenMP (gcc), then bpfn again"
+    )
 
 
 @cache

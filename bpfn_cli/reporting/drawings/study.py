@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures of a study: validation curves of all methods, and their differences to scratch, for each variant."""
+"""Figures of a study: validation curves of all methods, and their differences from scratch, for each variant."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _differences(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
     ]
     if rows:
         caption = (
-            f"Differences of EPE3D to {variant} from scratch, seed by seed, with the number of pairs; negative is "
-            "better than scratch. Intervals as in the table."
+            f"Differences in EPE3D from {variant} trained from scratch, seed by seed, with the number of pairs; "
+            "negative is better than scratch. Intervals as in the table."
         )
-        draw = partial(forest_figure, rows, f"{variant}: difference to scratch", "difference of EPE3D [m]")
+        draw = partial(forest_figure, rows, f"{variant}: differences from scratch", "difference of EPE3D [m]")
         yield Drawing("study", file_stem("compare", "differences", variant), caption, draw)

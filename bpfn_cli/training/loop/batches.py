@@ -21,7 +21,7 @@ def epoch_batches(
 ) -> Batches:
     """The batches of the scenes `indices` in an epoch, from batch `start` on.
 
-    Args: shared: only this process's part of each batch. in_process: load without worker processes, for a single batch.
+    Args: shared: only this process's part of each batch. in_process: load without worker processes, for a few batches.
     """
     data = job.recipe.data
     batches = training_batches(
