@@ -48,3 +48,12 @@ def write_difficult_runs(folder: Path) -> Path:
     (folder / "damaged").mkdir()
     (folder / "damaged" / "run.json").write_text('{"format": 1, "name": "<img src=x>"')
     return folder
+
+
+def write_many_runs(folder: Path, count: int, scenes: int = 142, lines: int = 100) -> Path:
+    """Runs of 25 methods with several seeds each; 142 are the test scenes of KITTI."""
+    rows = [{"name": f"{row:06d}", "model": 0.01 * row, "zero_flow": 0.4} for row in range(1, scenes + 1)]
+    for number in range(count):
+        content, method = evaluation(0.1 + 0.001 * number, scenes=rows), f"method{number % 25}"
+        write_run(folder / f"run{number}", content, lines=epochs(lines), method=method, seed=number // 25)
+    return folder
