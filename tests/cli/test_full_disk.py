@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import bpfn, refused, succeeded
+from command import bpfn, refused
 from run_folders import evaluation, record
 from tiny_world import LEAST, Scenes, tiny_network, write_things
 
@@ -89,14 +89,18 @@ def test_page_on_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "words", [("view", "a.npy", "b.npy", "--flow", "flow.npy"), ("report", "--html", ".")], ids=["view", "report"]
+    ("words", "page"),
+    [(("view", "a.npy", "b.npy", "--flow", "flow.npy"), "scene.html"), (("report", "--html", "."), "index.html")],
+    ids=["view", "report"],
 )
 def test_page_that_cannot_be_overwritten_is_kept(
-    folder: Path, words: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+    folder: Path, words: tuple[object, ...], page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(folder / "flow.npy", np.zeros((LEAST, 3), np.float32))
-    succeeded(bpfn(*words, cwd=folder))
-    before = {path: path.read_bytes() for path in entries(folder) if path.is_file()}
-    monkeypatch.setattr(os, "fsync", no_space)
-    refused(bpfn(*words, "--force", cwd=folder), 5, ".html", FULL)
-    assert {path: path.read_bytes() for path in entries(folder) if path.is_file()} == before
+    (folder / page).write_text("an older page")
+    before = entries(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        refused(bpfn(*words, "--force", "--scenes", 1, cwd=folder), 5, ".html", FULL)
+    assert (folder / page).read_text() == "an older page"
+    assert entries(folder) == before
