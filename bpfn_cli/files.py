@@ -194,11 +194,12 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def made_folder(path: Path) -> Iterator[None]:
-    """Create `path` for the block; if that fails, remove the folders that were created, if they are empty."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    make_folder(path)
+def made_folder(*paths: Path) -> Iterator[None]:
+    """Create `paths` for the block; if that fails, remove the folders that were created, if they are empty."""
+    missing = [folder for path in paths for folder in (path, *path.parents) if not folder.exists()]
     try:
+        for path in paths:
+            make_folder(path)
         yield
     except BaseException:
         for folder in missing:

@@ -18,8 +18,9 @@ from bpfn_cli.files import sha256_of
 from bpfn_cli.history import read_history
 from bpfn_cli.models import Variant, read_checkpoint, save_checkpoint
 from bpfn_cli.models.cost import cost_of
-from bpfn_cli.models.pruning import sensitivity
-from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes, mean_epe3d
+from bpfn_cli.models.pruning import prune, sensitivity
+from bpfn_cli.models.pruning.budget import smallest
+from bpfn_cli.models.pruning.prune import Pruned, Pruner
 
 QUICK = ("--scenes", 4, "--recover", 2, "--points", 1024, "--data", "things")
 
@@ -127,17 +128,25 @@ def test_as_small_as_the_error_allows(place: Path, monkeypatch: pytest.MonkeyPat
     assert cost_of(read.variant, 1024).macs < 0.4 * cost_of(BIG, 1024).macs
 
 
-def test_a_budget_whose_error_is_too_large_is_refused_with_the_nearest(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def make(self: Pruner, variant: Variant, scenes: Scenes, *_: object) -> Pruned:
-        """A network with the error of the teacher, and as much again without any MACs."""
-        whole = mean_epe3d(self.teacher, scenes.held_out)
+@pytest.fixture
+def pretended_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of measured errors: 1 m for the teacher, and as much again for a network without any MACs."""
+
+    def make(self: Pruner, variant: Variant, *_: object) -> Pruned:
         excess = 1 - cost_of(variant, 1024).macs / cost_of(BIG, 1024).macs
-        return Pruned(self.cut(variant), 0, whole * (1 + excess), None)
+        return Pruned(self.cut(variant), 0, 1 + excess, None)
 
     monkeypatch.setattr(Pruner, "make", make)
     monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
+    monkeypatch.setattr(prune, "mean_epe3d", lambda *_: 1.0)
+
+
+def pretend_latency(variant: Variant, points: int) -> float:
+    """In place of the measurement: 20 ms, and 80 ms for the MACs of the teacher."""
+    return 20 + 80 * cost_of(variant, points).macs / cost_of(BIG, points).macs
+
+
+def test_a_budget_whose_error_is_too_large_is_refused_with_the_nearest(place: Path, pretended_errors: None) -> None:
     words = ("slim", "--teacher", "teacher.safetensors", "--keep-within", "30%", *QUICK, "--importance", "l1")
     macs = cost_of(BIG, 1024).macs
     result = bpfn(*words, "--target-macs", f"{0.5 * macs / 1e6}M", "--out", "x.safetensors", cwd=place)
@@ -146,6 +155,45 @@ def test_a_budget_whose_error_is_too_large_is_refused_with_the_nearest(
     assert nearest == pytest.approx(0.7 * macs, rel=0.05)
     assert not (place / "x.safetensors").exists()
     done = succeeded(bpfn(*words, "--target-macs", f"{0.9 * macs / 1e6}M", "--out", "y.safetensors", cwd=place))
+    assert "within 30 % of the teacher's" in done.stderr
+
+
+@pytest.fixture
+def timed(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, where the time of a network follows from its sizes."""
+    monkeypatch.setattr("bpfn_cli.profiling.pruning.latency_ms", pretend_latency)
+    monkeypatch.setattr(Pruner, "measure", guess_sensitivities)
+    return place
+
+
+LATENCY = ("slim", "--teacher", "teacher.safetensors", *QUICK, "--recover", 0, "--importance", "l1")
+
+
+@pytest.mark.parametrize("target", ["60ms", "40"])
+def test_latency_is_met_within_a_tenth(timed: Path, target: str) -> None:
+    out = f"latency{target}.safetensors"
+    said = json.loads(succeeded(bpfn(*LATENCY, "--target-latency", target, "--out", out, "--json", cwd=timed)).stdout)
+    variant = read_checkpoint(timed / out).variant
+    assert pretend_latency(variant, 1024) == pytest.approx(quantity("--target-latency", target, "ms"), rel=0.1)
+    assert said["parameters"] == cost_of(variant, 1024).parameters
+
+
+@pytest.mark.parametrize(("target", "nearest"), [("5ms", None), ("500ms", "100 ms")])
+def test_impossible_latency_is_refused_with_the_nearest(timed: Path, target: str, nearest: str | None) -> None:
+    least = f"{pretend_latency(smallest(BIG), 1024):.3g} ms"
+    result = bpfn(*LATENCY, "--target-latency", target, "--out", "new/x.safetensors", cwd=timed)
+    refused(result, 2, f"within 10 % of {target[:-2]} ms; the nearest takes {nearest or least}")
+    assert not (timed / "new").exists()
+
+
+def test_a_latency_whose_error_is_too_large_is_refused_with_the_nearest(timed: Path, pretended_errors: None) -> None:
+    words = (*LATENCY, "--keep-within", "30%")
+    result = bpfn(*words, "--target-latency", "60ms", "--out", "new/x.safetensors", cwd=timed)
+    refused(result, 2, "the nearest budget that keeps it is --target-latency")
+    nearest = result.stderr.split()[-1]
+    assert quantity("--target-latency", nearest, "ms") == pytest.approx(20 + 0.7 * 80, rel=0.05)
+    assert not (timed / "new").exists()
+    done = succeeded(bpfn(*words, "--target-latency", nearest, "--out", "quick.safetensors", cwd=timed))
     assert "within 30 % of the teacher's" in done.stderr
 
 

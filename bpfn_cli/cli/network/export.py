@@ -80,7 +80,7 @@ def export(flags: ExportFlags) -> None:
     from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.errors import UsageError, printable
-    from bpfn_cli.files import claim_output, expanded
+    from bpfn_cli.files import claim_output, expanded, made_folder
     from bpfn_cli.history import KEY, plain_steps
     from bpfn_cli.models import build_from
     from bpfn_cli.models import export as export_network
@@ -106,23 +106,24 @@ def export(flags: ExportFlags) -> None:
     if flags.points == DYNAMIC and not chosen.any_points:
         raise UsageError(f"--points {DYNAMIC}: a {chosen.name} file has a fixed number of points; give it")
     files = None if flags.pair is None else (expanded(flags.pair[0]), expanded(flags.pair[1]))
-    claim_output(out, force=flags.force, inputs=[path, *(files or ())])
-    keep_freed_memory()
-    say(f"weights: {weights_title(path)}; format: {chosen.name} ({chosen.title})")
-    ranges, scenes = _calibration(flags, chosen, read, printable(path), points)
-    pair = trial_pair(files, None if files else flags.data, points or read.num_points, flags.frame)
-    found = export_network(
-        build_from(read),
-        out,
-        pair,
-        format=chosen,
-        points=points,
-        stored=flags.precision,
-        metadata={**read.metadata, "exported_from": path.name},
-        ranges=ranges,
-        scenes=scenes,
-        calibration=flags.calibrate or "percentile",
-    )
+    with made_folder(out.parent):
+        claim_output(out, force=flags.force, inputs=[path, *(files or ())])
+        keep_freed_memory()
+        say(f"weights: {weights_title(path)}; format: {chosen.name} ({chosen.title})")
+        ranges, scenes = _calibration(flags, chosen, read, printable(path), points)
+        pair = trial_pair(files, None if files else flags.data, points or read.num_points, flags.frame)
+        found = export_network(
+            build_from(read),
+            out,
+            pair,
+            format=chosen,
+            points=points,
+            stored=flags.precision,
+            metadata={**read.metadata, "exported_from": path.name},
+            ranges=ranges,
+            scenes=scenes,
+            calibration=flags.calibrate or "percentile",
+        )
     size, steps = out.stat().st_size, _steps(flags, chosen, read, path, out, found[0], pair.name)
     if flags.json:
         results = [asdict(one) for one in found]

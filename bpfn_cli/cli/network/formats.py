@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,28 +28,30 @@ def bench_formats(
     from bpfn_cli.cli.results.evaluate import read_weights
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory
-    from bpfn_cli.files import claim_output, write_json
+    from bpfn_cli.files import claim_output, made_folder, write_json
     from bpfn_cli.models import build_from
     from bpfn_cli.profiling import describe_machine
     from bpfn_cli.profiling.formats import measure_formats
     from bpfn_cli.profiling.trial import calibration_scenes
     from bpfn_cli.shipped import weights_title
 
-    if out is not None:
-        claim_output(out, force=force, inputs=[checkpoint])
-    dataset = None if data is None else open_dataset(data, "test")
-    path, read = read_weights(checkpoint)
-    keep_freed_memory()
-    points, rounds = points or read.num_points, rounds or ROUNDS
-    say(f"weights: {weights_title(path)}; {points:,} points; EPE3D on {describe(dataset) if dataset else 'no data'}")
-    with ConsoleProgress().bar("measuring formats") as bar:
-        scenes = calibration_scenes(data, SCENES, points, or_fewer=True)
-        measured = {"points": points, "rounds": rounds, "dataset": dataset, "scenes": scenes}
-        found = measure_formats(build_from(read), **measured, progress=bar)  # type: ignore[arg-type]
-    result = {"machine": describe_machine(), "points": points, "rounds": rounds}
-    result |= {"data": None if dataset is None else describe(dataset), "results": [asdict(one) for one in found]}
-    if out is not None:
-        write_json(out, result)
+    with made_folder(out.parent) if out is not None else nullcontext():
+        if out is not None:
+            claim_output(out, force=force, inputs=[checkpoint])
+        dataset = None if data is None else open_dataset(data, "test")
+        path, read = read_weights(checkpoint)
+        keep_freed_memory()
+        points, rounds = points or read.num_points, rounds or ROUNDS
+        on = describe(dataset) if dataset else "no data"
+        say(f"weights: {weights_title(path)}; {points:,} points; EPE3D on {on}")
+        with ConsoleProgress().bar("measuring formats") as bar:
+            scenes = calibration_scenes(data, SCENES, points, or_fewer=True)
+            measured = {"points": points, "rounds": rounds, "dataset": dataset, "scenes": scenes}
+            found = measure_formats(build_from(read), **measured, progress=bar)  # type: ignore[arg-type]
+        result = {"machine": describe_machine(), "points": points, "rounds": rounds}
+        result |= {"data": None if dataset is None else describe(dataset), "results": [asdict(one) for one in found]}
+        if out is not None:
+            write_json(out, result)
     if json:
         print_json(result)
     else:

@@ -130,26 +130,28 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --checkpoint s.safetensors --store int8 --out small.safetensors   # a quarter of the size
       $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
-    from bpfn_cli.files import claim_output
+    from bpfn_cli.files import claim_output, made_folder
     from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
     from bpfn_cli.profiling.storage import storage_error
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
-    read = read_checkpoint(given) if (given := checkpoint or teacher) else None
+    read = read_checkpoint(original) if (original := checkpoint or teacher) else None
     sizes = read.variant if read and checkpoint else None if flags.fits else flags.sizes()
     path = flags.out or Path(f"{PRUNED if sizes is None else sizes.name}.safetensors")
-    claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
-    model, report = _made(flags, sizes, read)
-    if flags.store != "float32":
-        report["stored"] = {"as": flags.store, **storage_error(model, flags.store)}
-        _add_stored(report, model, flags)
-    if path.suffix == PUBLISHED_SUFFIX:
-        save_published(path, model)
-    else:
-        sources = {"teacher": str(teacher) if teacher else None, "checkpoint": str(checkpoint) if checkpoint else None}
-        save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed, **sources, **report)
+    with made_folder(path.parent):
+        claim_output(path, force=flags.force, inputs=[teacher, checkpoint])
+        model, report = _made(flags, sizes, read)
+        if flags.store != "float32":
+            report["stored"] = {"as": flags.store, **storage_error(model, flags.store)}
+            _add_stored(report, model, flags)
+        if path.suffix == PUBLISHED_SUFFIX:
+            save_published(path, model)
+        else:
+            given = {"teacher": teacher, "checkpoint": checkpoint}
+            sources = {key: str(source) if source else None for key, source in given.items()}
+            save_checkpoint(path, model, flags.store, made_by="slim", seed=flags.seed, **sources, **report)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if flags.json:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})

@@ -80,6 +80,7 @@ def report(flags: ReportFlags) -> None:
       $ bpfn report --planned study.yaml             # with what is left to train
     """
     from bpfn_cli.errors import DataError, UsageError, printable
+    from bpfn_cli.files import made_folder
     from bpfn_cli.reporting import print_console, to_json
     from bpfn_cli.runs.listing import traces_of
     from bpfn_cli.viewing.libraries import need_viz
@@ -98,10 +99,11 @@ def report(flags: ReportFlags) -> None:
     if runs != RUNS and not runs.is_dir():
         raise DataError(f"{printable(runs)}: no such folder of runs; check the path")
     seen = traces_of(runs)  # before they are read, so that no later change is missed
-    written = _Written.claimed(flags, runs)
-    if not flags.watch:
-        print_json(to_json(written.tables)) if flags.json else print_console(written.tables, console())
-    written.write()
+    with made_folder(*filter(None, (flags.out, flags.figures, flags.html))):
+        written = _Written.claimed(flags, runs)
+        if not flags.watch:
+            print_json(to_json(written.tables)) if flags.json else print_console(written.tables, console())
+        written.write()
     if flags.watch and written.pages is not None:
         _watch(flags, runs, written.pages, seen)
     elif written.last is not None:

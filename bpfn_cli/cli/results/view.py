@@ -92,6 +92,7 @@ def view(flags: ViewFlags) -> None:
     asked = _asked(flags)
     outputs = _outputs(flags, asked)
     with made_folder(outputs[0][0].parent):
+        _claim(flags, asked, outputs)
         _write(flags, asked, outputs)
     pages = [path for paths in outputs for path in paths]
     several = f"{len(pages)} files for {len(outputs)} scenes in {pages[0].parent}"
@@ -154,25 +155,30 @@ def _data_of(run: Path) -> tuple[Path, str | None]:
 
 
 def _outputs(flags: ViewFlags, asked: _Asked) -> list[list[Path]]:
-    """The files of each pair, which are checked before any work."""
-    from bpfn_cli.files import claim_output, claim_outputs
-
-    inputs = [path for pair in asked.pairs for path in pair.inputs]
-    inputs += [path for path in (*(flags.flow or []), *asked.checkpoints) if path is not None]
+    """The files of each pair, all in one folder. Raises: UsageError: --out has another ending."""
     if not asked.many:
         out = flags.out or PAGE
         if out.suffix not in (PAGE.suffix, STILL):
             raise UsageError(f"--out {printable(out)}: use .html for a page, or .png for a picture")
-        paths = [out, *([out.with_suffix(STILL)] if flags.png and out.suffix != STILL else [])]
-        for path in paths:
-            claim_output(path, force=flags.force, inputs=inputs)
-        return [paths]
+        return [[out, *([out.with_suffix(STILL)] if flags.png and out.suffix != STILL else [])]]
     folder, endings = flags.out or MANY, [PAGE.suffix, *([STILL] if flags.png else [])]
     if folder.suffix in (PAGE.suffix, STILL):
         raise UsageError(f"--out {printable(folder)}: several scenes need a folder; leave out {folder.suffix}")
-    names = [f"{pair.name}{ending}" for pair in asked.pairs for ending in endings]
-    claim_outputs(folder, names, force=flags.force, inputs=inputs)
     return [[folder / f"{pair.name}{ending}" for ending in endings] for pair in asked.pairs]
+
+
+def _claim(flags: ViewFlags, asked: _Asked, outputs: list[list[Path]]) -> None:
+    """Check before any work that the files can be written."""
+    from bpfn_cli.files import claim_output, claim_outputs
+
+    inputs = [path for pair in asked.pairs for path in pair.inputs]
+    inputs += [path for path in (*(flags.flow or []), *asked.checkpoints) if path is not None]
+    paths = [path for each in outputs for path in each]
+    if asked.many:
+        claim_outputs(paths[0].parent, [path.name for path in paths], force=flags.force, inputs=inputs)
+    else:
+        for path in paths:
+            claim_output(path, force=flags.force, inputs=inputs)
 
 
 def _write(flags: ViewFlags, asked: _Asked, outputs: list[list[Path]]) -> None:

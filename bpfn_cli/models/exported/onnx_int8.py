@@ -18,6 +18,7 @@ from onnxruntime.quantization.calibrate import MinMaxCalibrater, PercentileCalib
 
 from bpfn_cli.choices import Calibration
 from bpfn_cli.errors import CheckpointError, OutOfMemoryError, means_out_of_memory
+from bpfn_cli.files import disk_errors
 from bpfn_cli.models.exported.base import Clouds
 from bpfn_cli.models.fake_quantization import RANGES, Ranges, is_quantized
 
@@ -40,7 +41,8 @@ def calibrate(model: onnx.ModelProto, scenes: Sequence[Clouds], method: Calibrat
     """Measure the ranges of the inputs of the layers, by running the graph on scenes. Raises: OutOfMemoryError."""
     with tempfile.TemporaryDirectory() as folder, _silence():
         path = Path(folder) / "model.onnx"
-        onnx.save(model, path)
+        with disk_errors(path):
+            onnx.save(model, path)
         inputs = {node.input[0] for nodes in products(model).values() for node in nodes}
         calibrator = _CALIBRATORS[method](path, inputs, Path(folder) / "augmented.onnx")
         for clouds in scenes:  # one by one: all values of a call are in memory until it has a histogram

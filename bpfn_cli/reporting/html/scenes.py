@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfn_cli.errors import BpfnError, DataError, printable
-from bpfn_cli.files import make_folder, sha256_of
+from bpfn_cli.files import made_folder, sha256_of
 from bpfn_cli.metrics.result import EvaluationResult, SceneRow
 from bpfn_cli.reporting.drawings.drawing import file_stem
 from bpfn_cli.reporting.rows import Result, tables_of
@@ -83,8 +83,8 @@ def write_scenes(one: SceneSet, folder: Path) -> SceneSet:
         return replace(one, scenes=without, missing=f"No pages of these scenes: {error}")
     for scene in scenes:
         path = folder / str(pages[scene.name])
-        make_folder(path.parent)
-        write_scene_page(scene, path)
+        with made_folder(path.parent):
+            write_scene_page(scene, path)
     return one
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from run_folders import evaluation, record
 
 HOSTILE = "<script>document.title='run'</script>&\"'"
+NAN = float("nan")
 SCENES = [{"name": f"<b>{number}</b>", "model": 0.01 * number, "zero_flow": 0.3} for number in range(1, 9)]
 
 
@@ -26,8 +27,8 @@ def write_run(
 
 
 def epochs(count: int, **changes: Any) -> list[dict[str, Any]]:
-    line = {"lr": 1e-3, "loss_supervised": 2.0, "loss_bihint": 1.0, "gradient_share_bihint": 0.3, **changes}
-    return [{"epoch": epoch, **line, "validation_epe3d": 0.5 / epoch} for epoch in range(1, count + 1)]
+    line = {"lr": 1e-3, "loss_supervised": 2.0, "loss_bihint": 1.0, "gradient_share_bihint": 0.3}
+    return [{"epoch": epoch, **line, "validation_epe3d": 0.5 / epoch, **changes} for epoch in range(1, count + 1)]
 
 
 def write_difficult_runs(folder: Path) -> Path:
@@ -37,8 +38,22 @@ def write_difficult_runs(folder: Path) -> Path:
     write_run(folder / HOSTILE.replace("/", "∕"), evaluation(0.15), lines=epochs(3), method="<script>alert(1)</script>")
     write_run(folder / "one-epoch", evaluation(0.2), lines=epochs(1), method="basic", epochs=1, epochs_done=1)
     write_run(folder / "no-evaluation", lines=epochs(4), state="interrupted", method="rkd")
-    write_run(folder / "nan", evaluation(0.25), lines=epochs(4, loss_supervised=float("nan")), method="ail")
+    nothing = {"loss_supervised": NAN, "validation_epe3d": NAN}
+    write_run(folder / "nan", evaluation(0.25), lines=epochs(4, **nothing), method="ail")
+    lines = epochs(4)
+    for epoch in (1, 4):
+        lines[epoch - 1]["validation_epe3d"] = NAN
+    write_run(folder / "nan-validation", lines=lines, state="interrupted", method="aht")
     write_run(folder / "no-log", evaluation(0.3), method="pairwise")
     (folder / "damaged").mkdir()
     (folder / "damaged" / "run.json").write_text('{"format": 1, "name": "<img src=x>"')
+    return folder
+
+
+def write_many_runs(folder: Path, count: int, scenes: int = 142, lines: int = 100) -> Path:
+    """Runs of 25 methods with several seeds each; 142 are the test scenes of KITTI."""
+    rows = [{"name": f"{row:06d}", "model": 0.01 * row, "zero_flow": 0.4} for row in range(1, scenes + 1)]
+    for number in range(count):
+        content, method = evaluation(0.1 + 0.001 * number, scenes=rows), f"method{number % 25}"
+        write_run(folder / f"run{number}", content, lines=epochs(lines), method=method, seed=number // 25)
     return folder

@@ -38,6 +38,16 @@ def sections(html: str) -> list[str]:
     return re.findall(r'<section id="([a-z-]+)">', html)
 
 
+def section(html: str, key: str) -> str:
+    start = html.index(f'<section id="{key}">')
+    return html[start : html.index("</section>", start)]
+
+
+def rows(html: str) -> list[list[str]]:
+    """The cells of all rows of the tables."""
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)]
+
+
 @pytest.fixture(scope="module")
 def difficult(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("difficult")
@@ -54,10 +64,20 @@ def test_every_kind_of_run_is_on_the_page(difficult: str) -> None:
     html = difficult
     expected = ["accuracy", "waiting", "cost", "scenes", "learning", "settings", "commands", "left-out"]
     assert sections(html) == expected
-    assert "8 runs" not in html and "7 runs: 6 finished, 1 interrupted; 6 with test results." in html
+    assert "9 runs" not in html and "8 runs: 6 finished, 2 interrupted; 6 with test results." in html
     left_out = html[html.index('<section id="left-out">') :]
     assert "damaged/run.json: damaged" in left_out
     assert "not drawn: loss_supervised" in html
+
+
+def test_validation_of_nan_is_left_out_of_curves_and_tables(difficult: str) -> None:
+    waiting = section(difficult, "waiting")
+    (row,) = [row for row in rows(waiting) if "nan-validation" in row]
+    assert row[1:5] == ["aht", "incomplete (interrupted)", "epoch 3: 0.1667", "3"]
+    learning = section(difficult, "learning")
+    assert "nan-validation. NaN or infinite, so not drawn: validation_epe3d." in learning
+    assert "nan. NaN or infinite, so not drawn: loss_supervised, validation_epe3d." in learning
+    assert not re.search(r'class="number[^>]*>nan<', difficult)
 
 
 def test_names_are_escaped(difficult: str) -> None:

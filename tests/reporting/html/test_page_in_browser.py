@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from browser import Browser
-from page_runs import HOSTILE, epochs, write_difficult_runs, write_run
+from page_runs import HOSTILE, epochs, write_difficult_runs, write_many_runs, write_run
 from run_folders import evaluation
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.reporting import build_report, read_runs
-from bpfn_cli.reporting.html import PageWriter
+from bpfn_cli.reporting.html import PageWriter, contents
 
 pytestmark = pytest.mark.slow  # starts a browser
 MOST_BYTES = 5_000_000
@@ -89,13 +89,19 @@ def test_page_of_a_watched_folder_reloads_itself(browser: Browser, tmp_path: Pat
     opened.wait_for_selector("text=second", state="attached", timeout=20_000)
 
 
-def test_page_of_50_runs_is_small(browser: Browser, tmp_path: Path) -> None:
-    for number in range(50):
-        method, seed = f"method{number % 25}", number // 25
-        scenes = [{"name": f"{row:06d}", "model": 0.01 * row, "zero_flow": 0.4} for row in range(1, 143)]
-        content = evaluation(0.1 + 0.001 * number, scenes=scenes)
-        write_run(tmp_path / "runs" / f"run{number}", content, lines=epochs(100), method=method, seed=seed)
+@pytest.mark.parametrize("count", [50, 200])
+def test_page_of_many_runs_has_a_row_for_each(
+    browser: Browser, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 50 runs, the page is that of a study on KITTI, and small; with 200, runs are short and few curves drawn."""
+    if count == 50:
+        write_many_runs(tmp_path / "runs", count)
+    else:
+        monkeypatch.setattr(contents, "MOST_NETWORKS", 2)
+        write_many_runs(tmp_path / "runs", count, scenes=8, lines=5)
     assert run(["report", "--runs", str(tmp_path / "runs"), "--html", str(tmp_path / "page")]) == 0
     path = tmp_path / "page" / "index.html"
-    assert path.stat().st_size < MOST_BYTES
-    assert browser.open(path).locator("#accuracy tbody tr").count() >= 25
+    assert path.stat().st_size < MOST_BYTES or count > 50
+    opened = browser.open(path)
+    for key, text in (("accuracy", "method"), ("settings", "run"), ("commands", "run")):
+        assert opened.locator(f"#{key} table").first.locator("tbody tr", has_text=text).count() == count
