@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,14 @@ class Browser:
         page.on("request", lambda request: self._note(not request.url.startswith(LOCAL), f"request: {request.url}"))
         page.goto(f"{path.resolve().as_uri()}{query}")
         return page
+
+    def save_pictures(self, folder: Path, name: str) -> None:
+        """A screenshot of each open page, as `NAME-1.png` and so on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pages = [page for context in self.chromium.contexts for page in context.pages]
+        for number, page in enumerate(pages, start=1):
+            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name).strip("-")[:100]
+            page.screenshot(path=folder / f"{stem}-{number}.png")
 
     def _note(self, is_problem: bool, text: str) -> None:
         if is_problem:

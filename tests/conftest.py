@@ -95,10 +95,15 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def browser(chromium: Any) -> Iterator[Browser]:
-    """Opens pages. Fails if one has an error in its console, or asks for anything but local files."""
+def browser(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """Opens pages. Fails if one has an error in its console, or asks for anything but local files.
+
+    With `$BPFN_PICTURES`, a screenshot of each page, as it is at the end of the test, is saved in that folder.
+    """
     opened = Browser(chromium)
     yield opened
+    if folder := os.environ.get("BPFN_PICTURES"):
+        opened.save_pictures(Path(folder), request.node.name)
     for context in chromium.contexts:
         context.close()
     assert not opened.problems

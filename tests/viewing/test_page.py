@@ -160,6 +160,33 @@ def test_keys_and_play(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_help_opens_and_closes_and_its_keys_do_what_it_says(browser: Browser, tmp_path: Path) -> None:
+    shown = browser.open(written(viewed(2000, 2100), tmp_path))
+    keys, legend = shown.locator("#keys"), shown.locator("#legend")
+    for ask in (lambda: shown.click("#help"), lambda: shown.keyboard.press("h")):
+        ask()
+        assert keys.is_visible()
+        assert {"g", "+ −", "1 2", "? h"} <= {*keys.locator("dt").all_inner_texts()}
+        keys.get_by_role("button", name="Close").click()
+        assert not keys.is_visible()
+    shown.keyboard.press("g")
+    assert not legend.is_visible()
+    shown.keyboard.press("g")
+    assert legend.is_visible()
+    for key, size in (("+", 3.5), ("+", 4), ("-", 3.5)):
+        shown.keyboard.press(key)
+        assert shown.evaluate("viewer.state.size") == size == float(shown.locator("#size").input_value())
+    before = shown.evaluate(SEEN)
+    shown.keyboard.press("2")
+    assert not shown.locator("#cloud2").is_checked() and shown.locator("#cloud1").is_checked()
+    assert shown.evaluate(SEEN) != before
+    for key, move in (("End", 1), ("Home", 0)):
+        shown.keyboard.press(key)
+        assert shown.evaluate("viewer.state.move") == move == float(shown.locator("#move").input_value())
+        assert shown.locator("#moved").inner_text() == f"{move}.00"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", ["internal", "lidar"])
 def test_values_under_the_mouse_are_those_of_the_point(browser: Browser, tmp_path: Path, frame: str) -> None:
     scene = viewed(5, 5, frame=frame)

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from run_folders import evaluation, record
+from tiny_world import LEAST, tiny_network, write_things
+
+from bpfn_cli.data.datasets import open_dataset
+from bpfn_cli.files import sha256_of
+from bpfn_cli.models import save_checkpoint
 
 HOSTILE = "<script>document.title='run'</script>&\"'"
 NAN = float("nan")
@@ -56,4 +61,31 @@ def write_many_runs(folder: Path, count: int, scenes: int = 142, lines: int = 10
     for number in range(count):
         content, method = evaluation(0.1 + 0.001 * number, scenes=rows), f"method{number % 25}"
         write_run(folder / f"run{number}", content, lines=epochs(lines), method=method, seed=number // 25)
+    return folder
+
+
+def write_evaluated_run(folder: Path) -> Path:
+    """`runs/run` with weights and data that are still there; scenes with greater numbers have greater errors."""
+    data, run = write_things(folder / "things", val=5), folder / "runs" / "run"
+    scenes = open_dataset(data, "test")
+    rows = [{"name": name, "model": 0.1 * number} for number, name in enumerate(scenes.names, start=1)]
+    write_run(run)
+    save_checkpoint(run / "student.safetensors", tiny_network())
+    dataset = {"kind": "flyingthings3d", "split": "test", "path": str(data), "scenes": 5, "sha256": scenes.identity()}
+    weights = {"which": "best", "sha256": sha256_of(run / "student.safetensors")}
+    content = evaluation(0.3, dataset=dataset, checkpoint=weights, points=LEAST, scenes=rows)
+    (run / "evaluations" / "a.json").write_text(json.dumps(content))
+    return run
+
+
+def write_study(folder: Path) -> Path:
+    """Two methods with three seeds each, and errors of slow and fast points."""
+    for method, epe3d in (("scratch", 0.12), ("basic", 0.1)):
+        for seed in range(3):
+            name, error = f"weightnet48-{method}-seed{seed}", epe3d + 0.01 * seed
+            table = {"partition": "speed", "classes": ["0 to 2", "2 and more"], "points": [20, 10]}
+            table["epe3d"] = {"model": [error, 2 * error], "zero_flow": [0.1, 3.0]}
+            content = evaluation(error, scenes=SCENES, by_class=[table], ego_motion="fitted")
+            about = {"method": method, "seed": seed, "cell": name, "control": None}
+            write_run(folder / name, content, lines=epochs(3), **about)
     return folder

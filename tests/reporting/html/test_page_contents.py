@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_runs import SCENES, epochs, write_difficult_runs, write_run
+from page_runs import SCENES, epochs, write_difficult_runs, write_evaluated_run, write_run
 from run_folders import evaluation
-from tiny_world import LEAST, tiny_network, write_things
+from tiny_world import LEAST, tiny_network
 
 from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.models import save_checkpoint
@@ -163,18 +163,7 @@ def test_many_networks_have_a_note_on_those_that_are_not_drawn(tmp_path: Path, m
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A run with weights and data that are still there."""
-    data, run = write_things(tmp_path / "things", val=5), tmp_path / "runs" / "run"
-    scenes = open_dataset(data, "test")
-    rows = [{"name": name, "model": 0.1 * number} for number, name in enumerate(scenes.names, start=1)]
-    write_run(run)
-    save_checkpoint(run / "student.safetensors", tiny_network())
-    from bpfn_cli.files import sha256_of
-
-    dataset = {"kind": "flyingthings3d", "split": "test", "path": str(data), "scenes": 5, "sha256": scenes.identity()}
-    weights = {"which": "best", "sha256": sha256_of(run / "student.safetensors")}
-    content = evaluation(0.3, dataset=dataset, checkpoint=weights, points=LEAST, scenes=rows)
-    (run / "evaluations" / "a.json").write_text(json.dumps(content))
+    write_evaluated_run(tmp_path)
     return tmp_path
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 from browser import Browser
-from page_runs import HOSTILE, epochs, write_difficult_runs, write_many_runs, write_run
+from page_runs import (
+    HOSTILE,
+    epochs,
+    write_difficult_runs,
+    write_evaluated_run,
+    write_many_runs,
+    write_run,
+    write_study,
+)
 from run_folders import evaluation
 
 from bpfn_cli.cli.main import run
@@ -75,6 +83,43 @@ def test_page_fits_the_window_in_light_and_dark(browser: Browser, page: Path) ->
         assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def report(runs: Path, page: Path, **options: Any) -> Path:
+    results = read_runs(runs)
+    writer = PageWriter(page, **options)
+    writer.write(results, build_report(results))
+    return writer.index
+
+
+def test_sections_of_a_study_and_of_classes_are_shown(browser: Browser, tmp_path: Path) -> None:
+    opened = browser.open(report(write_study(tmp_path / "runs"), tmp_path / "page", scenes=0))
+    study, classes = opened.locator("#study"), opened.locator("#classes")
+    assert study.locator("h2").inner_text() == "Differences between methods"
+    assert study.locator("tbody tr", has_text="basic").count() >= 1
+    assert classes.locator("h2").inner_text() == "Errors by class of points"
+    classes.locator("summary").first.click()
+    assert classes.locator("table").first.is_visible()
+    for section in (study, classes):
+        assert section.locator("img").first.evaluate("image => image.complete && image.naturalWidth > 200")
+
+
+def test_page_without_runs_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    opened = browser.open(report(tmp_path / "runs", tmp_path / "page"))
+    assert opened.get_by_text("No runs in").is_visible()
+    assert opened.locator("section, table, img").count() == 0
+
+
+def test_scene_opens_by_its_link(browser: Browser, tmp_path: Path) -> None:
+    write_evaluated_run(tmp_path)
+    opened = browser.open(report(tmp_path / "runs", tmp_path / "page", scenes=1))
+    links = opened.locator("#scenes a")
+    assert links.all_inner_texts() == ["0000040", "0000000"]
+    links.first.click()
+    opened.wait_for_function("window.viewer !== undefined")
+    assert opened.locator("h1").inner_text() == "0000040"
+    assert opened.locator(".label b").all_inner_texts() == ["weightnet48, bihint", "true flow"]
 
 
 def test_page_of_a_watched_folder_reloads_itself(browser: Browser, tmp_path: Path) -> None:
