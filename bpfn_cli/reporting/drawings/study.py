@@ -51,5 +51,5 @@ def _differences(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
             f"Differences in EPE3D from {variant} trained from scratch, seed by seed, with the number of pairs; "
             "negative is better than scratch. Intervals as in the table."
         )
-        draw = partial(forest_figure, rows, f"{variant}: differences from scratch", "difference of EPE3D [m]")
+        draw = partial(forest_figure, rows, f"{variant} vs. scratch", "difference of EPE3D [m]")
         yield Drawing("study", file_stem("compare", "differences", variant), caption, draw)
