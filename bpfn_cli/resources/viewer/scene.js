@@ -397,8 +397,9 @@
     h: () => at("keys").showModal(),
   };
   addEventListener("keydown", (event) => {
-    const typed = event.target.closest("header select, header input, header button") && !/^[a-z?+=\-12]$/.test(event.key);
-    if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open || typed || !keys[event.key]) return;
+    const typed = event.target.closest("header select, header input") && !/^[a-z?+=\-12]$/.test(event.key);
+    const pressed = event.target.closest("header button") && event.key === " ";
+    if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open || typed || pressed || !keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();
   });
