@@ -76,7 +76,7 @@ class ShippedNetwork:
     @property
     def history(self) -> tuple[Step, ...]:
         """This network and those that it was sliced from, the first one first; measured as the cards say."""
-        card, kitti = self.card, self.card.results["kitti"]
+        card, kitti = self.card, self.card.results.get("kitti")
         own = Step(
             step="sliced, trained" if card.sliced_from else TEACHER,
             network=self.name,
@@ -84,8 +84,8 @@ class ShippedNetwork:
             macs=card.macs,
             points=card.points,
             bytes=card.bytes,
-            epe3d_m=kitti.epe3d,
-            on=kitti.scenes,
+            epe3d_m=kitti.epe3d if kitti else None,
+            on=kitti.scenes if kitti else None,
             sha256=card.sha256,
         )
         return (*shipped_network(card.sliced_from).history, own) if card.sliced_from else (own,)

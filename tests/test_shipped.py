@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,8 @@ def test_history_of_a_student_starts_with_the_network_it_was_sliced_from() -> No
         assert (step.parameters, step.macs, step.bytes) == (card.parameters, card.macs, card.bytes)
         assert (step.epe3d_m, step.sha256) == (card.results["kitti"].epe3d, card.sha256)
     assert [one.network for one in shipped_network("baseline").history] == ["baseline"]
+    untested = replace(shipped_network("baseline"), card=replace(teacher, results={}))
+    assert [(one.epe3d_m, one.on) for one in untested.history] == [(None, None)]
 
 
 def test_networks_are_listed_from_the_largest() -> None:

@@ -102,7 +102,7 @@ def bench(flags: BenchFlags) -> None:
     if flags.data is not None:
         raise UsageError("--data: only --formats measures accuracy; `bpfn eval` does for one network")
     if flags.first and flags.plain is not None:
-        raise UsageError("--plain: has no effect with --first; leave it out")
+        raise UsageError(f"--{_plain_flag(flags)}: has no effect with --first; leave it out")
     cases, out = _cases(flags), flags.out
     figures = _claimed_figures(flags)
     if out is not None:
@@ -161,13 +161,18 @@ def _check_formats(flags: BenchFlags) -> None:
     from bpfn_cli.errors import UsageError
 
     given = [name for name in WITHOUT_FORMATS if getattr(flags, name)]
-    given += ["plain"] if flags.plain is not None else []
+    given += [_plain_flag(flags)] if flags.plain is not None else []
     given += ["precision"] if flags.precision is not Precision.float32 else []
     if given:
         flag = "all" if given[0] == "all_variants" else given[0].replace("_", "-")
         raise UsageError(f"--{flag}: has no effect with --formats; leave it out")
     if len(flags.points or []) > 1:
         raise UsageError("--points: give it once with --formats")
+
+
+def _plain_flag(flags: BenchFlags) -> str:
+    """As it was typed."""
+    return "plain" if flags.plain else "no-plain"
 
 
 def _cases(flags: BenchFlags) -> list[Case]:
