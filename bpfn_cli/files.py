@@ -194,11 +194,12 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def made_folder(*paths: Path) -> Iterator[None]:
-    """Create `paths` for the block; if that fails, remove the folders that were created, if they are empty."""
-    missing = [folder for path in paths for folder in (path, *path.parents) if not folder.exists()]
+def made_folder(*paths: Path | None) -> Iterator[None]:
+    """Create `paths` for the block, None left out; if it fails, remove what was created and is empty."""
+    wanted = [path for path in paths if path is not None]
+    missing = [folder for path in wanted for folder in (path, *path.parents) if not folder.exists()]
     try:
-        for path in paths:
+        for path in wanted:
             make_folder(path)
         yield
     except BaseException:

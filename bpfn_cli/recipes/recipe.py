@@ -258,20 +258,22 @@ def load_recipe(
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
     unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
-    return checked_recipe(_of_own_sizes(merge(override(merge(tree, unset), assignments), flags)))
+    return checked_recipe(_of_initial_weights(merge(override(merge(tree, unset), assignments), flags)))
 
 
-def _of_own_sizes(tree: Tree) -> Tree:
-    """Without a variant, initial weights of the user's own sizes decide what is trained."""
+def _of_initial_weights(tree: Tree) -> Tree:
+    """Without a variant, initial weights decide what is trained; but those of the teacher are sliced."""
     initial = tree.values.get("initial")
     if "variant" in tree.values or not isinstance(initial, str):
         return tree
     try:
         weights = find_weights(Path(initial))
         variant = find_variant(str(weights)) if weights.is_file() else None
-    except (UsageError, CheckpointError):  # reported where its weights are read
+        teacher = find_variant(str(tree.values.get("teacher", Recipe.teacher.name)))
+    except (UsageError, CheckpointError):  # reported where they are read
         return tree
-    return tree if variant is None or variant.name in VARIANTS else merge(tree, {"variant": str(weights)})
+    distills = tree.values.get("loss") != [NO_DISTILLATION]
+    return tree if variant is None or (distills and variant == teacher) else merge(tree, {"variant": str(weights)})
 
 
 def _for_unlabeled(tree: Tree) -> Tree:

@@ -134,6 +134,7 @@ def test_plain_path_is_not_measured_on_large_clouds(
         (["--device", "gpu"], 2, "--device gpu"),
         (["--device", "cpu", "--device", "cuda:99"], 2, "cuda:99"),
         (["--out", "."], 5, "is a folder"),
+        (["--plot", "new/a.png", "--out", "tiny.safetensors"], 5, "exists"),
         (["--checkpoint", "tiny.safetensors", "--out", "tiny.safetensors", "--force"], 2, "--out tiny.safetensors"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",

@@ -98,4 +98,6 @@ def test_square_has_a_table_and_a_file_of_its_own(work: Path) -> None:
 def test_other_formats_have_no_region(work: Path) -> None:
     write_things(work / "things", train=1)
     words = [{"logs": "things"}.get(str(word), word) for word in EVAL]
-    refused(bpfn(*words, "--region", "square", cwd=work), 2, "only LiDAR logs have a choice, flyingthings3d has one")
+    command = (*words, "--region", "square", "--out", "new/deeper/a.json")
+    refused(bpfn(*command, cwd=work), 2, "only LiDAR logs have a choice, flyingthings3d has one")
+    assert not (work / "new").exists()

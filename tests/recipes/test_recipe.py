@@ -84,16 +84,23 @@ def test_changed_file_of_sizes_is_another_training(tmp_path: Path) -> None:
     assert "mine" not in str(trees)
 
 
-def test_initial_weights_of_own_sizes_decide_the_variant_that_nothing_else_names(tmp_path: Path) -> None:
+def test_initial_weights_decide_the_variant_that_nothing_else_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     own = replace(TINY, name="own")
     save_checkpoint(path, tiny_network(variant=own))
     assert load_recipe(None, [], {"initial": str(path)}).variant == own
     assert load_recipe(None, [], {"initial": str(path), "variant": "half"}).variant.name == "half"
     assert load_recipe(None, ["variant=half"], {"initial": str(path)}).variant.name == "half"
-    assert load_recipe(None, [], {"initial": "baseline"}).variant.name == "weightnet48"  # sliced from a named variant
-    save_checkpoint(path, tiny_network(variant=VARIANTS["weightnet4"]))
-    assert load_recipe(None, [], {"initial": str(path)}).variant.name == "weightnet48"
+    assert load_recipe(None, [], {"initial": "weightnet4"}).variant == VARIANTS["weightnet4"]
+    assert load_recipe(None, [], {"initial": "baseline"}, base={"loss": ["none"]}).variant == VARIANTS["baseline"]
+
+
+def test_the_weights_of_the_teacher_are_sliced_into_the_default_student(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(path, tiny_network(variant=replace(TINY, name="own")))
+    assert load_recipe(None, [], {"initial": "baseline"}).variant == Recipe().variant
+    assert load_recipe(None, [], {"initial": str(path), "teacher": str(path)}).variant == Recipe().variant
+    assert load_recipe(None, [], {"initial": "baseline", "teacher": str(path)}).variant == VARIANTS["baseline"]
 
 
 def test_missing_weights_are_reported_with_line_and_key_and_all_other_mistakes(

@@ -91,7 +91,7 @@ def bench(flags: BenchFlags) -> None:
     from bpfn_cli.cli.network.formats import bench_formats
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.errors import UsageError
-    from bpfn_cli.files import claim_output, write_json
+    from bpfn_cli.files import claim_output, made_folder, write_json
     from bpfn_cli.profiling.conditions import busy_cores, measure_first_pass
 
     if flags.formats:
@@ -104,32 +104,33 @@ def bench(flags: BenchFlags) -> None:
     if flags.first and flags.plain is not None:
         raise UsageError(f"--{_plain_flag(flags)}: has no effect with --first; leave it out")
     cases, out = _cases(flags), flags.out
-    figures = _claimed_figures(flags)
-    if out is not None:
-        claim_output(out, force=flags.force, inputs=[flags.checkpoint])
-    about: dict[str, Any] = {
-        "mode": "training step" if flags.train else "inference",
-        "precision": flags.precision.value,
-    }
-    about |= {"busy_cores": flags.busy}
-    kept, rounds = not flags.default_allocator, flags.rounds or (PROCESSES if flags.first else ROUNDS)
-    with busy_cores(flags.busy):
-        if flags.first:
-            about |= {"mode": f"first {about['mode']}"}
-            measured: list[Any] = measure_each(measure_first_pass, cases, processes=rounds, keep_freed=kept)
-        else:
-            kept = kept and keep_freed_memory()
-            measured = measure(cases, rounds=rounds, plain=flags.plain is not False, keep_freed=kept)
-    about |= {"freed_memory_kept": kept, "rounds": rounds}
-    result = _result(measured, **about)
-    if out is not None:
-        write_json(out, result)
-    if figures:
-        from bpfn_cli.figures.style import write_figure
-        from bpfn_cli.profiling.figures import bench_figure
+    with made_folder(out and out.parent, flags.plot and flags.plot.parent):
+        figures = _claimed_figures(flags)
+        if out is not None:
+            claim_output(out, force=flags.force, inputs=[flags.checkpoint])
+        about: dict[str, Any] = {
+            "mode": "training step" if flags.train else "inference",
+            "precision": flags.precision.value,
+        }
+        about |= {"busy_cores": flags.busy}
+        kept, rounds = not flags.default_allocator, flags.rounds or (PROCESSES if flags.first else ROUNDS)
+        with busy_cores(flags.busy):
+            if flags.first:
+                about |= {"mode": f"first {about['mode']}"}
+                measured: list[Any] = measure_each(measure_first_pass, cases, processes=rounds, keep_freed=kept)
+            else:
+                kept = kept and keep_freed_memory()
+                measured = measure(cases, rounds=rounds, plain=flags.plain is not False, keep_freed=kept)
+        about |= {"freed_memory_kept": kept, "rounds": rounds}
+        result = _result(measured, **about)
+        if out is not None:
+            write_json(out, result)
+        if figures:
+            from bpfn_cli.figures.style import write_figure
+            from bpfn_cli.profiling.figures import bench_figure
 
-        write_figure(bench_figure(result), figures[0].parent, figures[0].stem)
-        say(f"written: {', '.join(map(str, figures))}")
+            write_figure(bench_figure(result), figures[0].parent, figures[0].stem)
+            say(f"written: {', '.join(map(str, figures))}")
     if flags.json:
         print_json(result)
     elif flags.first:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def bench_formats(
     from bpfn_cli.profiling.trial import calibration_scenes
     from bpfn_cli.shipped import weights_title
 
-    with made_folder(out.parent) if out is not None else nullcontext():
+    with made_folder(out and out.parent):
         if out is not None:
             claim_output(out, force=force, inputs=[checkpoint])
         dataset = None if data is None else open_dataset(data, "test")

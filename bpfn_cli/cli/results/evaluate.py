@@ -78,7 +78,7 @@ def evaluate(
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.errors import DataError, UsageError
-    from bpfn_cli.files import claim_output, make_folder, write_json
+    from bpfn_cli.files import claim_output, made_folder, write_json
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.metrics.result import EvaluationResult
     from bpfn_cli.reporting.accuracy import evaluation_table
@@ -90,23 +90,24 @@ def evaluate(
 
     if parts is not None and precision is not Precision.float32:
         raise UsageError("--parts and --precision: use only one of them")
-    if out is not None:
-        claim_output(out, force=force, inputs=[checkpoint])
-    chosen = resolve_device(device)
-    path, read = read_weights(checkpoint, runs)
-    keep_freed_memory()
-    dataset = open_dataset(data or default_dataset(), split, region)
-    say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
-    points = points or read.num_points
-    how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed, "precision": precision}
-    result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
-    run = _run_of(path)
-    target = out or (run or runs) / EVALUATIONS / result.file_name
-    if target.is_file():  # the end of the training may have measured the teacher too
-        with contextlib.suppress(DataError):
-            result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
-    make_folder(target.parent)
-    write_json(target, result.as_dict())
+    with made_folder(out and out.parent):
+        if out is not None:
+            claim_output(out, force=force, inputs=[checkpoint])
+        chosen = resolve_device(device)
+        path, read = read_weights(checkpoint, runs)
+        keep_freed_memory()
+        dataset = open_dataset(data or default_dataset(), split, region)
+        say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
+        points = points or read.num_points
+        how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed, "precision": precision}
+        result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
+        run = _run_of(path)
+        target = out or (run or runs) / EVALUATIONS / result.file_name
+        if target.is_file():  # the end of the training may have measured the teacher too
+            with contextlib.suppress(DataError):
+                result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
+        with made_folder(target.parent):
+            write_json(target, result.as_dict())
     if json:
         print_json(result.as_dict())
     else:

@@ -99,7 +99,7 @@ def report(flags: ReportFlags) -> None:
     if runs != RUNS and not runs.is_dir():
         raise DataError(f"{printable(runs)}: no such folder of runs; check the path")
     seen = traces_of(runs)  # before they are read, so that no later change is missed
-    with made_folder(*filter(None, (flags.out, flags.figures, flags.html))):
+    with made_folder(flags.out, flags.figures, flags.html):
         written = _Written.claimed(flags, runs)
         if not flags.watch:
             print_json(to_json(written.tables)) if flags.json else print_console(written.tables, console())
