@@ -2,23 +2,23 @@
 """Other conditions to measure under: a busy machine, and a process that has just started."""
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
-from pydantic import TypeAdapter
-
+from bpfn_cli.profiling.new_process import in_new_process
 from bpfn_cli.profiling.workload import Case, Workload
 from bpfn_cli.progress import ProgressCallback
+
+T = TypeVar("T")
 
 LATER_PASSES = 5
 
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
-_FIRST = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.conditions import answer; answer()"
 
 
 @contextlib.contextmanager
@@ -62,13 +62,13 @@ def measure_first_pass(
 
     Args: processes: of each kind. keep_freed: with `keep_freed_memory`, as our commands run.
     """
-    imports, wholes, firsts, laters, child = [], [], [], [], _FIRST.format(path=sys.path)
+    imports, wholes, firsts, laters = [], [], [], []
     for number in range(processes):
-        imports.append(_seconds_of("import torch", "")[0])
-        wholes.append(_seconds_of(child, _request(case, 0, keep_freed))[0])
-        first, *later = json.loads(_seconds_of(child, _request(case, LATER_PASSES, keep_freed))[1])
-        firsts.append(first)
-        laters.append(median(later))
+        imports.append(_timed(_import_torch)[0])
+        wholes.append(_timed(lambda: in_new_process(_seconds_of_passes, case, 0, keep_freed))[0])
+        seconds = in_new_process(_seconds_of_passes, case, LATER_PASSES, keep_freed)
+        firsts.append(seconds[0])
+        laters.append(median(seconds[1:]))
         if progress is not None:
             progress(number + 1, processes)
     imported, whole, first, later = map(median, (imports, wholes, firsts, laters))
@@ -76,30 +76,21 @@ def measure_first_pass(
     return FirstPass(*names, imported, whole, first, later, whole / (imported + later))
 
 
-def answer() -> None:
-    """In a new process: read the request from stdin, print the seconds of each pass."""
+def _seconds_of_passes(case: Case, later: int, keep_freed: bool) -> list[float]:
     from bpfn_cli.device import keep_freed_memory
 
-    request, later, keep_freed = json.load(sys.stdin)
     if keep_freed:
         keep_freed_memory()
-    work = Workload(TypeAdapter(Case).validate_python(request))
-    seconds = []
-    for _ in range(1 + later):
-        start = time.perf_counter()
-        work.run()
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps(seconds))
+    work = Workload(case)
+    return [_timed(work.run)[0] for _ in range(1 + later)]
 
 
-def _request(case: Case, later: int, keep_freed: bool) -> str:
-    return json.dumps([TypeAdapter(Case).dump_python(case), later, keep_freed])
+def _import_torch() -> None:
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
 
 
-def _seconds_of(code: str, request: str) -> tuple[float, str]:
-    """Seconds that a Python process takes, and what it prints."""
+def _timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that a call takes, and what it returns."""
     start = time.perf_counter()
-    child = subprocess.run([sys.executable, "-c", code], input=request, capture_output=True, text=True, check=False)
-    if child.returncode:
-        raise RuntimeError(f"measuring the first pass failed:\n{child.stderr}")
-    return time.perf_counter() - start, child.stdout
+    answer = call()
+    return time.perf_counter() - start, answer

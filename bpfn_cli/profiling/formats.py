@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,12 +17,12 @@ from torch import Tensor
 
 from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.data.datasets import SceneDataset
-from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
 from bpfn_cli.metrics.evaluation import Predictor, evaluate
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.exported import FORMATS
 from bpfn_cli.models.exported.base import Clouds, Request, Runner
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
+from bpfn_cli.profiling.new_process import in_new_process
 from bpfn_cli.profiling.workload import synthetic_batch
 from bpfn_cli.progress import ProgressCallback
 
@@ -49,8 +46,6 @@ MEASURED = tuple(
     for stored in format.stores
     for calibration in (get_args(Calibration) if stored == "int8" and format.computes_int8 else (None,))
 )
-
-_CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.formats import answer; answer()"
 
 
 @dataclass(frozen=True)
@@ -157,30 +152,17 @@ def _milliseconds(runner: Runner, pc1: Tensor, pc2: Tensor) -> float:
 
 
 def _peak_mb(name: str, path: Path, points: int) -> float:
-    child = subprocess.run(
-        [sys.executable, "-c", _CHILD.format(path=sys.path)],
-        input=json.dumps([name, str(path), points]),
-        capture_output=True,
-        text=True,
-        start_new_session=True,  # Ctrl-C then reaches only this process, which ends the child
-        check=False,
-    )
-    if child.returncode == 0:
-        return float(child.stdout) / 1e6
-    if child.returncode == -9 or means_out_of_memory(child.stderr):
-        raise OutOfMemoryError(f"{name}, {points} points: out of memory; try fewer --points")
-    raise RuntimeError(f"measuring memory failed:\n{child.stderr}")
+    too_large = f"{name}, {points} points: out of memory; try fewer --points"
+    return in_new_process(_peak_bytes, name, path, points, too_large=too_large) / 1e6
 
 
-def answer() -> None:
-    """In the separate process: read the request from stdin, print the peak in bytes."""
-    name, path, points = json.load(sys.stdin)
-    batch, content = synthetic_batch(points, 1), Path(path).read_bytes()
+def _peak_bytes(name: str, path: Path, points: int) -> int:
+    batch, content = synthetic_batch(points, 1), path.read_bytes()
     if name == "onnx":
         import onnxruntime  # noqa: F401
     forget_peak()
     start = resident_bytes(peak=False)
-    runner = FORMATS[name].read(content, path)
+    runner = FORMATS[name].read(content, path.name)
     for _ in range(2):
         _milliseconds(runner, batch.pc1, batch.pc2)
-    print(resident_bytes(peak=True) - start)
+    return resident_bytes(peak=True) - start

@@ -8,18 +8,15 @@ one that did other work before is meaningless. On CUDA the allocator keeps the c
 import contextlib
 import ctypes
 import gc
-import json
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
 
 from bpfn_cli.device import keep_freed_memory
-from bpfn_cli.errors import OutOfMemoryError, means_out_of_memory
+from bpfn_cli.errors import OutOfMemoryError
+from bpfn_cli.profiling.new_process import in_new_process
 from bpfn_cli.profiling.workload import Case, Workload
 
 METHOD = {
@@ -27,8 +24,6 @@ METHOD = {
     "cuda": "torch.cuda.max_memory_allocated, above the start",
 }
 CPU_PASSES = 3  # the C library does not always reuse the same freed memory: single passes differ by up to a third
-
-_CHILD = "import sys; sys.path[:] = {path!r}; from bpfn_cli.profiling.memory import answer; answer()"
 
 
 def peak_memories_mb(case: Case, *, plain: bool, keep_freed: bool) -> list[float]:
@@ -39,31 +34,18 @@ def peak_memories_mb(case: Case, *, plain: bool, keep_freed: bool) -> list[float
     """
     if torch.device(case.device).type == "cuda":
         return [_peak_on_cuda(case, plain) / 1e6]
-    child = subprocess.run(
-        [sys.executable, "-c", _CHILD.format(path=sys.path)],
-        input=json.dumps([TypeAdapter(Case).dump_python(case), plain, keep_freed]),
-        capture_output=True,
-        text=True,
-        start_new_session=True,  # Ctrl-C then reaches only this process, which ends the child
-        check=False,
-    )
-    if child.returncode == 0:
-        return [peak / 1e6 for peak in json.loads(child.stdout)]
-    if child.returncode == -signal.SIGKILL or means_out_of_memory(child.stderr):
-        raise OutOfMemoryError(f"{case}: out of memory; try smaller --points or --batch")
-    raise RuntimeError(f"measuring memory failed:\n{child.stderr}")
+    too_large = f"{case}: out of memory; try smaller --points or --batch"
+    peaks = in_new_process(_peaks_of_passes, case, plain, keep_freed, too_large=too_large)
+    return [peak / 1e6 for peak in peaks]
 
 
-def answer() -> None:
-    """In the separate process: read the request from stdin, print the peak bytes of each pass."""
-    request, plain, keep_freed = json.load(sys.stdin)
-    case = TypeAdapter(Case).validate_python(request)
+def _peaks_of_passes(case: Case, plain: bool, keep_freed: bool) -> list[int]:
     _warm_up(case, plain)
     _return_freed_memory()
     if keep_freed:
         keep_freed_memory()
     work = Workload(case, plain=plain)
-    print(json.dumps([_peak_of_pass(work) for _ in range(CPU_PASSES)]))
+    return [_peak_of_pass(work) for _ in range(CPU_PASSES)]
 
 
 def _warm_up(case: Case, plain: bool) -> None:  # loads code and starts threads

@@ -189,8 +189,10 @@ def test_first_pass_holds_the_medians_over_its_processes(
 ) -> None:
     """Three rounds, each of `import torch`, a process with one pass, and one with later passes too."""
     passes = ([0.6, 0.1, 0.3, 0.2], [0.5, 0.4, 0.5, 0.6], [0.9, 0.2, 0.3, 0.4])
-    times = iter([entry for own in passes for entry in ((2.0, ""), (4.0 + own[0], ""), (9.0, json.dumps(own)))])
-    monkeypatch.setattr("bpfn_cli.profiling.conditions._seconds_of", lambda code, request: next(times))
+    times = iter([seconds for own in passes for seconds in (2.0, 4.0 + own[0])])
+    later = iter(passes)
+    monkeypatch.setattr("bpfn_cli.profiling.conditions._timed", lambda call: (next(times), None))
+    monkeypatch.setattr("bpfn_cli.profiling.conditions.in_new_process", lambda *words: next(later))
     words = ("bench", "--checkpoint", "tiny.safetensors", "--points", 1024, "--first", "--rounds", 3, "--json")
     assert in_process(folder, monkeypatch, *words) == 0
     (one,) = json.loads(capsys.readouterr().out)["results"]

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
+from test_new_process import lack_memory
 from tiny_world import LEAST, TINY, tiny_network
 
 from bpfn_cli.errors import OutOfMemoryError
@@ -44,39 +43,13 @@ def test_peak_is_that_of_the_pass_alone() -> None:
     assert [int(peak) / 1e6 for peak in answer.stdout.split()] == pytest.approx([300, 100], abs=3)
 
 
-def test_other_process_answers_with_the_bytes_of_each_pass(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = []
-
-    def ask(command: list[str], *, input: str, **_: Any) -> subprocess.CompletedProcess[str]:
-        asked.append(input)
-        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        memory.answer()
-        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
-
-    monkeypatch.setattr(subprocess, "run", ask)
+def test_memory_of_each_pass_is_measured_in_a_new_process() -> None:
     peaks = memory.peak_memories_mb(CASE, plain=False, keep_freed=False)
     assert len(peaks) == memory.CPU_PASSES
     assert all(0.1 < peak < 500 for peak in peaks)
-    assert len(asked) == 1
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",  # what the system does when memory ends
-        pytest.param("import torch; torch.empty(2**50)", marks=pytest.mark.slow),
-        "raise MemoryError",
-    ],
-)
-def test_lack_of_memory_is_reported_in_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CHILD", fault)
+def test_lack_of_memory_names_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_peaks_of_passes", lack_memory)
     with pytest.raises(OutOfMemoryError, match=f"tiny, {LEAST} points, batch 1, cpu: out of memory"):
-        memory.peak_memories_mb(CASE, plain=True, keep_freed=False)
-
-
-def test_any_other_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CHILD", "raise ValueError('a bug')")
-    with pytest.raises(RuntimeError, match="a bug"):
         memory.peak_memories_mb(CASE, plain=True, keep_freed=False)
