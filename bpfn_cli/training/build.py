@@ -56,9 +56,11 @@ class Parts:
         self.awaits_teacher = False
 
 
-def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
-    """Build everything a job trains. use_initial: start from its initial weights; not where a checkpoint is restored.
+def build(job: Job, progress: Progress, *, use_initial: bool = True, reads_scenes: bool = True) -> Parts:
+    """Build everything a job trains.
 
+    Args: use_initial: start from its initial weights; not where a checkpoint is restored. reads_scenes: a few, to start
+        new batch norms as the identity; not needed for a check.
     Raises: UsageError, CheckpointError, ShapeError: the parts do not fit together.
     """
     _check_code(job)
@@ -77,7 +79,8 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True) -> Parts:
         done = initialize_from(student, load_checkpoint(job.initial))
         counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} new"
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
-        _neutralize_new_norms(job, student, progress)
+        if reads_scenes:
+            _neutralize_new_norms(job, student, progress)
     if job.recipe.train.quantize is not None:
         if distributed.size() > 1:
             raise UsageError("train.quantize int8: ranges belong to one process; leave out --devices and --nodes")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bpfn_cli.progress import Progress
+from bpfn_cli.progress import NoProgress, Progress
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.stop import Interruption
 from bpfn_cli.training.build import build, check_job
@@ -35,9 +35,10 @@ class Trainer:
         return self.data.identity.sha256
 
     def check(self, recipe: Recipe, teacher: Path | None) -> None:
+        """Refuse, quickly and in silence, what cannot be trained. Raises: as `build`."""
         job = self._job(recipe, teacher=teacher)
         check_job(job)
-        build(job, self.progress)
+        build(job, NoProgress(), reads_scenes=False)
 
     def train(self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any]) -> None:
         run(self._job(recipe, name=name, teacher=teacher, labels=labels), self.progress)
