@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.models.layers import (
     BidirectionalFlowEmbedding,
     BottleneckBlock,
@@ -64,7 +65,7 @@ class BiPointFlowNet(nn.Module):
 
     encoder_features = False
 
-    def __init__(self, variant: Variant, num_points: int = 8192):
+    def __init__(self, variant: Variant, num_points: int = PUBLISHED_POINTS):
         super().__init__()
         self.variant = variant
         self.num_points = num_points

@@ -4,6 +4,7 @@
 import os
 from dataclasses import replace
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.reference import ReferenceNetwork
@@ -16,7 +17,10 @@ def default_network() -> type[BiPointFlowNet]:
 
 
 def build_model(
-    variant: str | Variant, num_points: int = 8192, bn: bool | None = None, network: type[BiPointFlowNet] | None = None
+    variant: str | Variant,
+    num_points: int = PUBLISHED_POINTS,
+    bn: bool | None = None,
+    network: type[BiPointFlowNet] | None = None,
 ) -> BiPointFlowNet:
     """Build a freshly initialized network, in training mode.
 

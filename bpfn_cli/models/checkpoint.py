@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import bpfn_cli
-from bpfn_cli.choices import Storage
+from bpfn_cli.choices import PUBLISHED_POINTS, Storage
 from bpfn_cli.errors import CheckpointError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
@@ -174,7 +174,7 @@ def parse_checkpoint(content: bytes, path: Path) -> Checkpoint:
         state, notes = read_foreign(content, name)
         _check_tensors(state, name)
         variant = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
-        checkpoint = Checkpoint(_named(variant, path), 8192, state, {}, notes)
+        checkpoint = Checkpoint(_named(variant, path), PUBLISHED_POINTS, state, {}, notes)
     _check_names(checkpoint, name)
     _check_finite(checkpoint.state, name)
     return checkpoint

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.models.variants import OFFSET_CHANNELS, WEIGHTNET_HIDDEN, Level, Variant
 from bpfn_cli.ops.pyramid import level_sizes
 from bpfn_cli.structures import LEVELS
@@ -23,7 +24,7 @@ class Cost:
 
 
 @lru_cache(maxsize=1 << 14)  # networks that a search meets again and again
-def cost_of(variant: Variant, points: int = 8192) -> Cost:
+def cost_of(variant: Variant, points: int = PUBLISHED_POINTS) -> Cost:
     """The cost of a network with clouds of this many points."""
     return _Counter(variant, points).total()
 

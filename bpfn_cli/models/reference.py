@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models import layers
 from bpfn_cli.models.bipointflownet import BiPointFlowNet, LevelOutput, collect
@@ -29,7 +30,7 @@ from bpfn_cli.structures import LEVELS, FlowPyramid, PointPyramid
 class ReferenceNetwork(BiPointFlowNet):
     """The network of a `Variant`, computed as published. `output.pyramid` is None: it shares nothing."""
 
-    def __init__(self, variant: Variant, num_points: int = 8192):
+    def __init__(self, variant: Variant, num_points: int = PUBLISHED_POINTS):
         super().__init__(variant, num_points)
         for module in self.modules():
             module.__class__ = PUBLISHED.get(type(module), type(module))

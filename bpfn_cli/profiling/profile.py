@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.models import BiPointFlowNet, build_model
 from bpfn_cli.models.checkpoint import checkpoint_bytes
 from bpfn_cli.models.reference import ReferenceNetwork
@@ -63,7 +64,7 @@ class Profile:
     uncounted: dict[str, int]
 
 
-def profile_model(variant: Variant, points: int = 8192, *, file_bytes: int | None = None) -> Profile:
+def profile_model(variant: Variant, points: int = PUBLISHED_POINTS, *, file_bytes: int | None = None) -> Profile:
     """Count the parameters and MACs of a variant at `points` points per cloud.
 
     Args: file_bytes: size of the checkpoint it was read from; None: of the file we would write.
@@ -99,7 +100,7 @@ class ModuleCounts:
 
 
 @lru_cache(maxsize=16)
-def count_modules(variant: Variant, points: int = 8192) -> ModuleCounts:
+def count_modules(variant: Variant, points: int = PUBLISHED_POINTS) -> ModuleCounts:
     """The part of `profile_model` that computes shapes only and takes a fraction of a second."""
     with torch.device("meta"):
         model = build_model(variant, points, network=ReferenceNetwork).eval()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.data.synthetic.render import ENOUGH, render_scene
 from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.supervised import supervised_loss
@@ -32,7 +33,7 @@ class Case:
     """
 
     variant: Variant
-    points: int = 8192
+    points: int = PUBLISHED_POINTS
     batch: int = 1
     device: str = "cpu"
     training: bool = False

@@ -10,10 +10,10 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, BeforeValidator
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.reporting.tables import METRICS, PUBLISHED, Column, Table, dataset_title, row_of
 
-PUBLISHED_POINTS = 8192
 PUBLISHED_SCENES = {"flyingthings3d": 3824, "kitti": 142}
 TRAINING_ERROR = "training error: these are the scenes that it was trained on"
 # Why results of a variant, in a report, belong to another network than ours of this name.

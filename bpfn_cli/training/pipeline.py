@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.data.datasets import describe
 from bpfn_cli.distributed import from_main, is_main
 from bpfn_cli.errors import BusyError, CheckpointError, NonFiniteError, printable
@@ -42,8 +43,6 @@ from bpfn_cli.training.plan import Plan, plan_training
 from bpfn_cli.training.preparation import prepare_losses
 from bpfn_cli.training.start import create_run, differences, use_recorded_threads
 from bpfn_cli.training.teacher import TeacherNetwork, known_test_metrics
-
-COMPLEXITY_POINTS = 8192  # at which the published tables count MACs
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ def _step(job: Job, parts: Parts, training: Training, folder: RunFolder) -> Step
         measured = {"epe3d_m": training.best_value, "on": f"{on}, {known.points} points"}
     what = DISTILLED if known.command == "distill" else TRAINED
     what += " for int8" if quantizers(parts.student) else ""
-    return step_of(what, parts.student, COMPLEXITY_POINTS, **measured)
+    return step_of(what, parts.student, PUBLISHED_POINTS, **measured)
 
 
 def evaluate(job: Job, parts: Parts, weights: Path, folder: RunFolder, progress: Progress) -> EvaluationResult | None:
@@ -301,9 +300,9 @@ def _logging(
 
 
 def _complexity(network: BiPointFlowNet, weights: Path) -> record.Complexity:
-    counts = count_modules(network.variant, COMPLEXITY_POINTS)
+    counts = count_modules(network.variant, PUBLISHED_POINTS)
     return record.Complexity(
-        points=COMPLEXITY_POINTS,
+        points=PUBLISHED_POINTS,
         parameters=counts.parameters.total(),
         unused_parameters=counts.unused_parameters,
         module_macs=counts.macs.total(),

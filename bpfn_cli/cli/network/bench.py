@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import console, finish, print_json, say, say_next
 from bpfn_cli.cli.network.tables import chosen_variants, measure, measure_each, print_table
@@ -181,7 +182,7 @@ def _cases(flags: BenchFlags) -> list[Case]:
     from bpfn_cli.errors import UsageError
     from bpfn_cli.profiling import Case
 
-    names, points, batches = flags.variant or [], flags.points or [8192], flags.batch or [1]
+    names, points, batches = flags.variant or [], flags.points or [PUBLISHED_POINTS], flags.batch or [1]
     variants = chosen_variants(names, flags.all_variants, flags.checkpoint, default=["baseline", "weightnet48"])
     devices = [str(resolve_device(name)) for name in flags.device or ["auto"]]
     given: dict[str, list[Any]] = {"--variant": names, "--device": devices, "--points": points, "--batch": batches}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, echo, print_json, say_next
 from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
@@ -52,7 +53,7 @@ def profile(flags: ProfileFlags) -> None:
     from bpfn_cli.reporting.terminal import print_table as print_report_table
     from bpfn_cli.shipped import given_name, history_of
 
-    names, points = [] if flags.variant is None else [flags.variant], flags.points or 8192
+    names, points = [] if flags.variant is None else [flags.variant], flags.points or PUBLISHED_POINTS
     checkpoint = flags.checkpoint
     chosen = chosen_variants(names, flags.all_variants, checkpoint, default=["weightnet48"])
     file_bytes = None if checkpoint is None else checkpoint.stat().st_size

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 PRUNED = "pruned"  # the name of a network without another
-POINTS = 8192  # of the pair that a budget is about
 SCENES, STEPS = 128, 100  # to prune with, and of the training that follows
 SCENES_HELP = f"Training scenes to prune and train with, by default {SCENES}; up to 32 others measure the result."
 
@@ -62,6 +61,11 @@ class PruneFlags:
     def steps(self) -> int:
         """Of the training after pruning."""
         return STEPS if self.recover is None else self.recover
+
+    @property
+    def pair_points(self) -> int:
+        """Of each cloud of the pair that a budget is about."""
+        return self.points or choices.PUBLISHED_POINTS
 
     @property
     def budgets(self) -> list[str]:
@@ -143,7 +147,7 @@ def pruned(
         made = within.smallest(pruner, scenes) if made is None else within.checked(made, pruner, scenes)
         kept = {"keep_within": {"share": keep, "limit_m": within.limit_m}}
     assert made is not None
-    report = pruner.report(importance, made, scenes, flags.points or POINTS, teacher_m, before, sha256)
+    report = pruner.report(importance, made, scenes, flags.pair_points, teacher_m, before, sha256)
     return made.model, {**report.as_dict(), **kept}
 
 
@@ -187,7 +191,7 @@ class _Within:
         cost = _cost(self.flags)
         variant = self.smallest(pruner, scenes, above=cost(made.model.variant)).model.variant
         if self.flags.target_latency is not None:
-            nearest = f"--target-latency {latency_ms(variant, self.flags.points or POINTS):.3g}ms"
+            nearest = f"--target-latency {latency_ms(variant, self.flags.pair_points):.3g}ms"
         else:
             flag = "--target-macs" if self.flags.target_macs is not None else "--target-params"
             nearest = f"{flag} {rounded_up(cost(variant))}"
@@ -206,7 +210,7 @@ def _cost(flags: PruneFlags) -> Callable[[Variant], float]:
     """What a budget counts: parameters for --target-params, else MACs."""
     from bpfn_cli.models.pruning.budget import cost_function
 
-    return cost_function("macs" if flags.target_params is None else "parameters", flags.points or POINTS)
+    return cost_function("macs" if flags.target_params is None else "parameters", flags.pair_points)
 
 
 def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
@@ -216,7 +220,7 @@ def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]
 
     cost = _cost(flags)
     if flags.target_latency is not None:
-        wanted, points = quantity("--target-latency", flags.target_latency, "ms"), flags.points or POINTS
+        wanted, points = quantity("--target-latency", flags.target_latency, "ms"), flags.pair_points
         return lambda pruner: pruner.fit_latency(lambda variant: latency_ms(variant, points), wanted, cost)
     flag = "--target-macs" if flags.target_macs is not None else "--target-params"
     target = quantity(flag, flags.target_macs or flags.target_params or "")

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from bpfn_cli import choices
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, finish, print_json, say
-from bpfn_cli.cli.network.prune import POINTS, SCENES, SCENES_HELP, distill_command
+from bpfn_cli.cli.network.prune import SCENES, SCENES_HELP, distill_command
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
     from bpfn_cli.runs.searches import SearchState
 
 POINTS_COUNTED = Option(
-    min=1, max=10**6, help=f"Points of the pair whose MACs are counted; default: {POINTS}.", metavar="N"
+    min=1, max=10**6, help=f"Points of the pair whose MACs are counted; default: {PUBLISHED_POINTS}.", metavar="N"
 )
 FOLDER, PLOT = Path("search"), "search"
 
@@ -105,7 +106,7 @@ def _searched(flags: SearchFlags) -> SearchState:
     from bpfn_cli.studies.search import Search
 
     keep_freed_memory()
-    progress, points, seed = ConsoleProgress(), flags.points or POINTS, flags.seed
+    progress, points, seed = ConsoleProgress(), flags.points or PUBLISHED_POINTS, flags.seed
     read, sha256 = read_checkpoint(flags.teacher), sha256_of(flags.teacher)
     teacher = build_from(read)
     scenes, dataset = pruning_scenes(flags.data or default_dataset(), teacher, flags.scenes, seed, progress)

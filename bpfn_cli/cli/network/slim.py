@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from bpfn_cli import choices
+from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
-from bpfn_cli.cli.network.prune import BUDGETS, POINTS, PRUNED, PruneFlags, distill_command, print_pruned, pruned
+from bpfn_cli.cli.network.prune import BUDGETS, PRUNED, PruneFlags, distill_command, print_pruned, pruned
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Checkpoint, Variant
@@ -158,7 +159,7 @@ def slim(flags: SlimFlags) -> None:
     elif tensors := report.get("tensors"):
         echo(", ".join(f"{count} tensors {'new' if kind == 'fresh' else kind}" for kind, count in tensors.items()))
     elif read and flags.prunes:
-        print_pruned(model, read.variant, report, flags.points or POINTS)
+        print_pruned(model, read.variant, report, flags.pair_points)
     say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
     if "stored" in report:
         mean, largest = (f"{report['stored'][key]:.2g} m" for key in ("mean_m", "largest_m"))
@@ -190,7 +191,7 @@ def _made(flags: SlimFlags, sizes: Variant | None, read: Checkpoint | None) -> t
         if flags.prunes:
             return pruned(flags, source, sizes, steps, sha256)
     assert sizes is not None
-    model = build_model(sizes, flags.points or (source.num_points if source else 8192))
+    model = build_model(sizes, flags.points or (source.num_points if source else PUBLISHED_POINTS))
     if source is None:
         return model, {}
     return model, {"tensors": {kind: len(names) for kind, names in vars(initialize_from(model, source)).items()}}

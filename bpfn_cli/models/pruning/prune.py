@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpfn_cli.choices import Importance
+from bpfn_cli.choices import PUBLISHED_POINTS, Importance
 from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.history import KEY, PRUNED, TEACHER, Step, plain_steps
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
@@ -102,7 +102,7 @@ def prune(
     held_out: Sequence[FlowBatch] = (),
     *,
     cost: CostKind = "macs",
-    points: int = 8192,
+    points: int = PUBLISHED_POINTS,
     importance: Importance = "taylor",
     recovery_steps: int = 100,
     name: str = PRUNED,
