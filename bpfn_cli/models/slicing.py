@@ -18,7 +18,7 @@ class SliceReport:
 
     copied: tuple[str, ...]
     sliced: tuple[str, ...]
-    fresh: tuple[str, ...]
+    new: tuple[str, ...]
 
 
 def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceReport:
@@ -31,10 +31,10 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
     """
     _check_sizes(student.variant, teacher.variant)
     source, state = teacher.state_dict(), student.state_dict()
-    copied, sliced, fresh = [], [], []
+    copied, sliced, new = [], [], []
     for name, own in state.items():
         if name not in source or not _is_slice(name, student.variant, teacher.variant):
-            fresh.append(name)
+            new.append(name)
         elif source[name].shape == own.shape:
             state[name] = source[name].clone()
             copied.append(name)
@@ -42,7 +42,7 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
             state[name] = _slice(name, source[name], own, student.variant, teacher.variant)
             sliced.append(name)
     student.load_state_dict(state)
-    return SliceReport(tuple(copied), tuple(sliced), tuple(fresh))
+    return SliceReport(tuple(copied), tuple(sliced), tuple(new))
 
 
 def _check_sizes(student: Variant, teacher: Variant) -> None:

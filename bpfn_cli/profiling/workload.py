@@ -53,7 +53,7 @@ class Case:
 
 
 class Workload:
-    """The network of a case, with fresh weights (the time does not depend on them), and its clouds.
+    """The network of a case, with random weights (the time does not depend on them), and its clouds.
 
     Args: plain: the network is `ReferenceNetwork`.
     """

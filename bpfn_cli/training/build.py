@@ -77,7 +77,7 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True, reads_scene
     student = build_model(job.recipe.variant, job.recipe.data.cloud_points)
     if job.initial is not None and use_initial:
         done = initialize_from(student, load_checkpoint(job.initial))
-        counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.fresh)} new"
+        counts = f"{len(done.copied)} tensors copied, {len(done.sliced)} sliced, {len(done.new)} new"
         progress.line(f"initial weights: {printable(weights_title(job.initial))} ({counts})")
         if reads_scenes:
             _neutralize_new_norms(job, student, progress)

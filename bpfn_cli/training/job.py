@@ -94,7 +94,7 @@ class Job:
     Attributes: runs: the folder of run folders. command: what the user typed, for the record.
         must_be_new: an existing run of this name is an error; otherwise a number is appended to the name.
         teacher: a checkpoint; None: the recipe's teacher is found among the runs, or trained first.
-        initial: a checkpoint to start the student from, copied or sliced; None: fresh weights. That of the recipe,
+        initial: a checkpoint to start the student from, copied or sliced; None: random weights. That of the recipe,
             unless a resumed run knows where it was.
         allow_code: a recipe may name a loss of the user's own, which is code; import it.
         labels: more entries for run.json, where the training is part of a study.

@@ -55,7 +55,7 @@ def test_c_mid_slice_gives_the_teachers_output_where_the_rest_is_zero(student: s
     zero_linear_beyond(teacher, small)
     model = filled_model(student, seed=7)
     report = initialize_from(model, teacher)
-    assert not report.fresh
+    assert not report.new
     assert all("weightnet" in name or name.endswith(".linear.weight") for name in report.sliced)
     clouds = random_pair()
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_c_mid_slice_strides_and_is_not_a_prefix() -> None:
 def test_width_slice_cuts_each_part_of_a_concatenation() -> None:
     teacher, student = filled_model("baseline", bn=True), build_model("half", 1024).double()
     report = initialize_from(student, teacher)
-    assert not report.fresh
+    assert not report.new
     assert input_parts("cross3.cross_t11.weight", BASELINE) == [256, 64]
     assert input_parts("flow1.pointconv_list.0.linear.weight", BASELINE) == [3, 64, 64, 64]
     assert input_parts("flow3.pointconv_list.0.linear.weight", BASELINE) == [3, 256, 256]
@@ -100,10 +100,10 @@ def test_width_and_c_mid_slice_of_a_separable_network_are_honest_about_what_is_f
     teacher = filled_model("declinear")
     student = build_model(slim(teacher.variant, "s", c_mid=8), 1024).double()
     report = initialize_from(student, teacher)
-    assert report.fresh
-    assert all(".pointwise." in name or ".conv." in name for name in report.fresh)
+    assert report.new
+    assert all(".pointwise." in name or ".conv." in name for name in report.new)
     student = build_model(slim(teacher.variant, "s", width=0.5), 1024).double()
-    assert not initialize_from(student, teacher).fresh
+    assert not initialize_from(student, teacher).new
     # flow3 conv: 3 offsets, F3 256 -> 128, embedding 256 -> 128.
     large, cut = teacher.flow3.pointconv_list[0].conv.bias, student.flow3.pointconv_list[0].conv.bias
     assert torch.equal(cut, torch.cat([large[:131], large[259:387]]))
@@ -149,7 +149,7 @@ def test_residual_blocks_are_sliced_and_are_fresh_without_a_teacher_of_the_kind(
     teacher = filled_model("declinear34")
     student = build_model(slim(teacher.variant, "s", width=0.5), 1024).double()
     assert student.variant.residual == (8, 16, 32, 32)
-    assert not initialize_from(student, teacher).fresh
+    assert not initialize_from(student, teacher).new
     large, cut = teacher.level2_0, student.level2_0
     assert torch.equal(cut.middle.linear.weight, large.middle.linear.weight[:32, :32])
     assert torch.equal(cut.depthwise.linear.weight, large.depthwise.linear.weight[:64])
@@ -157,14 +157,14 @@ def test_residual_blocks_are_sliced_and_are_fresh_without_a_teacher_of_the_kind(
         sizes = slim(VARIANTS[plain], "s", residual=(1, 2, 3, 4))
         report = initialize_from(build_model(sizes, 1024).double(), filled_model(plain))
         blocks = ("level0_1.", "level1_0.", "level2_0.", "level3_0.")
-        assert report.fresh and all(name.startswith(blocks) for name in report.fresh)
+        assert report.new and all(name.startswith(blocks) for name in report.new)
 
 
 def test_linear_of_a_separable_student_is_fresh() -> None:
     student = build_model("declinear", 1024).double()
     before = student.level1.pointwise.weight.clone()
     report = initialize_from(student, filled_model("baseline"))
-    assert "level1.pointwise.weight" in report.fresh
+    assert "level1.pointwise.weight" in report.new
     assert torch.equal(student.level1.pointwise.weight, before)
 
 
@@ -172,7 +172,7 @@ def test_equal_sizes_are_copied_whole_and_detached() -> None:
     teacher, student = filled_model("weightnet4"), build_model("weightnet4", 1024).double()
     report = initialize_from(student, teacher)
     assert not report.sliced
-    assert not report.fresh
+    assert not report.new
     teacher.level0.composed_module[0].weight.data.zero_()
     assert student.level0.composed_module[0].weight.abs().sum() > 0
 

@@ -513,7 +513,7 @@ def test_new_batch_norms_in_fine_tuning_start_as_the_identity(things: Path, tmp_
     with torch.no_grad():
         expected = load_checkpoint(start)(batch.pc1, batch.pc2).flows[0]
         torch.testing.assert_close(student.eval()(batch.pc1, batch.pc2).flows[0], expected)
-        untouched = initialize_from(fresh := build_model(normalized, LEAST).train(), load_checkpoint(start)).fresh
+        untouched = initialize_from(fresh := build_model(normalized, LEAST).train(), load_checkpoint(start)).new
         assert untouched and not torch.allclose(fresh(batch.pc1, batch.pc2).flows[0], expected, rtol=0.1)
     assert not (student.get_parameter("level0.composed_module.1.weight") == 1).any()
     assert "batch norms: new; each starts as the identity" in progress.lines

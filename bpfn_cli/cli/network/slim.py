@@ -157,7 +157,7 @@ def slim(flags: SlimFlags) -> None:
     if flags.json:
         print_json({"out": str(path), "variant": model.variant.name, "parameters": parameters, **report})
     elif tensors := report.get("tensors"):
-        echo(", ".join(f"{count} tensors {'new' if kind == 'fresh' else kind}" for kind, count in tensors.items()))
+        echo(", ".join(f"{count} tensors {kind}" for kind, count in tensors.items()))
     elif read and flags.prunes:
         print_pruned(model, read.variant, report, flags.pair_points)
     say(f"{model.variant.name}: {parameters:,} parameters, {path.stat().st_size / 1e6:.1f} MB")
