@@ -63,6 +63,11 @@ def weights(*names: str, help: str) -> Any:
     return path(*names, help=help, metavar="FILE|RUN|NAME", callback=_find_weights)
 
 
+def out(what: str) -> Any:
+    """Where a command writes. what: is written, and its default place."""
+    return path("--out", help=f"Where to write {what}.", metavar="PATH")
+
+
 def _find_weights(given: Path | None) -> Path | None:
     from bpfn_cli.shipped import find_weights
 
@@ -85,7 +90,6 @@ TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in tim
 PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
 
 Source = Annotated[Path | None, path("--source", help="Folder to read.", metavar="DIR")]
-Out = Annotated[Path | None, path("--out", help="Where to write.", metavar="PATH")]
 Data = Annotated[
     Path | None, path("--data", help="Dataset or subset; default: in `data/` or `$BPFN_DATA`.", metavar="DIR")
 ]
@@ -107,7 +111,10 @@ TeacherFile = Annotated[
 ]
 Seed = Annotated[int, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
 RecipeSeed = Annotated[int | None, _number("--seed", "Random seed.", 2**31 - 1, smallest=0)]
-Points = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6)]
+EvaluatedPoints = Annotated[
+    int | None,
+    _number("--points", "Points drawn from each cloud; default: as many as the network was trained for.", 10**6),
+]
 SeenPoints = Annotated[
     int | None,
     _number("--points", "Points of each cloud that the network sees at a time; default: as in its training.", 10**6),

@@ -28,7 +28,7 @@ CALIBRATION = "Folder or .zip with calib_cam_to_cam; default: searched next to t
 @app.command()
 def kitti(
     source: Source,
-    out: options.Out = None,
+    out: Annotated[Path | None, options.out("the clouds; default: kitti in `data/`")] = None,
     calibration: Annotated[Path | None, options.path("--calibration", help=CALIBRATION, metavar="PATH")] = None,
     shard: Annotated[str, SHARD] = "1/1",
     processes: options.Processes = None,
@@ -51,7 +51,7 @@ def kitti(
 @app.command()
 def flyingthings3d(
     source: Source,
-    out: options.Out = None,
+    out: Annotated[Path | None, options.out("the clouds; default: a folder in `data/`, named after the dataset")] = None,
     near: Annotated[float, typer.Option("--near", min=0, help="Largest depth in metres; 0: no limit.")] = 35.0,
     occluded: Annotated[bool, options.switch("--occluded", "Include hidden points, as FlowNet3D prepared it.")] = False,
     limit: Annotated[

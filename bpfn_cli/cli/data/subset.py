@@ -26,7 +26,7 @@ LEAVE_OUT = options.path("--leave-out", help="List of scenes that are never chos
 
 def subset(
     source: options.Source = None,
-    out: options.Out = None,
+    out: Annotated[Path | None, options.out("the subset; default: SOURCE-subset in `data/`")] = None,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the training scenes to keep.")] = 0.2,
     method: Annotated[SubsetMethod, METHOD] = "hash",
     offset: Annotated[int, typer.Option("--offset", min=0, help="First scene that stride keeps.")] = 0,

@@ -32,7 +32,7 @@ NOISE = typer.Option("--disparity-noise", min=0, max=8, help="Driving: noise of 
 class SynthFlags:
     """What the command takes."""
 
-    out: options.Out = None
+    out: Annotated[Path | None, options.out("the scenes; default: a folder in `data/`, named after the scenes")] = None
     train: Annotated[int, typer.Option("--train", min=0, help="Number of training scenes.")] = 400
     val: Annotated[int, typer.Option("--val", min=0, help="Number of test scenes.")] = 40
     height: Annotated[int | None, HEIGHT] = None

@@ -61,7 +61,7 @@ class BenchFlags:
     default_allocator: Annotated[
         bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
     ] = False
-    out: options.Out = None
+    out: Annotated[Path | None, options.out("all times, as JSON")] = None
     plot: Annotated[
         Path | None, options.path("--plot", help="Also draw the times, as PNG and SVG.", metavar="FILE")
     ] = None

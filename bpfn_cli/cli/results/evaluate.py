@@ -42,7 +42,7 @@ def evaluate(
     checkpoint: options.CheckpointFile = None,
     data: options.Data = None,
     split: Annotated[str, typer.Option("--split", help="test, or all (KITTI: also the other 58 scenes).")] = "test",
-    points: options.Points = None,
+    points: options.EvaluatedPoints = None,
     parts: Annotated[int | None, PARTS] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -50,7 +50,7 @@ def evaluate(
     region: Annotated[Region | None, REGION] = None,
     detail: Annotated[bool, options.switch("--detail", "Print tables of the error by class of points.")] = False,
     runs: options.Runs = RUNS,
-    out: options.Out = None,
+    out: Annotated[Path | None, options.out("the errors, as JSON; default: evaluations/ in the run folder, or in --runs")] = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:

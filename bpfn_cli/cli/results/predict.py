@@ -67,7 +67,7 @@ class PredictFlags:
     pc1: Annotated[Path, FIRST]
     pc2: Annotated[Path | None, SECOND] = None
     checkpoint: options.CheckpointFile = None
-    out: options.Out = None
+    out: Annotated[Path | None, options.out("the flow; default: flow.npy, or flow/ for many pairs")] = None
     frame: Annotated[Frame | None, FRAME] = None
     axes: Annotated[str | None, AXES] = None
     columns: Annotated[int | None, COLUMNS] = None

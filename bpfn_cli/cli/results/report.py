@@ -43,7 +43,7 @@ class ReportFlags:
     """What `bpfn report` takes."""
 
     runs: options.Runs = RUNS
-    out: options.Out = None
+    out: Annotated[Path | None, options.out("the tables, as Markdown and CSV files")] = None
     html: Annotated[Path | None, HTML] = None
     figures: Annotated[Path | None, FIGURES] = None
     scenes: Annotated[int | None, SCENES] = None

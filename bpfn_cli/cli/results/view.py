@@ -47,7 +47,7 @@ class ViewFlags:
     second: Annotated[Path | None, SECOND] = None
     flow: Annotated[list[Path] | None, FLOW] = None
     checkpoint: Annotated[list[Path] | None, CHECKPOINT] = None
-    out: options.Out = None
+    out: Annotated[Path | None, options.out("the page; default: scene.html, or view/ for many scenes")] = None
     png: Annotated[bool, options.switch("--png", "Write a PNG beside each page; needs no display.")] = False
     scenes: Annotated[int, SCENES] = 4
     frame: Annotated[Frame | None, FRAME] = None
