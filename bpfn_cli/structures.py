@@ -50,6 +50,7 @@ class Camera:
 MAX_DEPTH_M = 35.0  # the customary cut of FlyingThings3D and KITTI
 FLYINGTHINGS3D_AXES = np.array([-1, 1, -1], np.float32)  # on disk x right, y up, z backward
 FLYINGTHINGS3D_CAMERA = Camera(focal=-1050.0, cx=479.5, cy=269.5)
+DRIVING_CAMERA = Camera(focal=-721.5, cx=609.5, cy=172.9)  # KITTI's, which sees our driving scenes
 
 
 @dataclass(frozen=True)

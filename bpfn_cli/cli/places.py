@@ -86,7 +86,7 @@ def _present_dataset() -> Path | None:
     root = data_root()
     if root.is_dir():
         try:
-            return find_dataset(root, ("flyingthings3d", "synthetic")).root
+            return find_dataset(root, ("flyingthings3d", "synthetic_driving", "synthetic")).root
         except DataError:
             pass  # the root itself is not a dataset
     if (root / FLYINGTHINGS3D_FOLDER).is_dir():

@@ -51,7 +51,9 @@ def kitti(
 @app.command()
 def flyingthings3d(
     source: Source,
-    out: Annotated[Path | None, options.out("the clouds; default: a folder in `data/`, named after the dataset")] = None,
+    out: Annotated[
+        Path | None, options.out("the clouds; default: a folder in `data/`, named after the dataset")
+    ] = None,
     near: Annotated[float, typer.Option("--near", min=0, help="Largest depth in metres; 0: no limit.")] = 35.0,
     occluded: Annotated[bool, options.switch("--occluded", "Include hidden points, as FlowNet3D prepared it.")] = False,
     limit: Annotated[

@@ -36,7 +36,9 @@ class ExportFlags:
 
     checkpoint: options.CheckpointFile = None
     format: Annotated[ExportFormat | None, Option("--format", help="Default: by the suffix of --out, or onnx.")] = None
-    out: Annotated[Path | None, options.out("the file; default: the name of the network, such as weightnet4.onnx")] = None
+    out: Annotated[Path | None, options.out("the file; default: the name of the network, such as weightnet4.onnx")] = (
+        None
+    )
     points: Annotated[str | None, POINTS] = None
     precision: Annotated[Storage, Option("--precision", help="Type of the weights in the file.")] = "float32"
     pair: Annotated[tuple[str, str] | None, PAIR] = None

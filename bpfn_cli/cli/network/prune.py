@@ -53,7 +53,9 @@ class PruneFlags:
         int | None, Option(min=0, max=10**6, help=f"Training steps after pruning; default: {STEPS}.", metavar="N")
     ] = None
     data: options.Data = None
-    out: Annotated[Path | None, options.out("the network; default: VARIANT.safetensors, or pruned.safetensors for a budget")] = None
+    out: Annotated[
+        Path | None, options.out("the network; default: VARIANT.safetensors, or pruned.safetensors for a budget")
+    ] = None
     points: options.BudgetPoints = None
     seed: options.Seed = 0
 

@@ -50,7 +50,9 @@ def evaluate(
     region: Annotated[Region | None, REGION] = None,
     detail: Annotated[bool, options.switch("--detail", "Print tables of the error by class of points.")] = False,
     runs: options.Runs = RUNS,
-    out: Annotated[Path | None, options.out("the errors, as JSON; default: evaluations/ in the run folder, or in --runs")] = None,
+    out: Annotated[
+        Path | None, options.out("the errors, as JSON; default: evaluations/ in the run folder, or in --runs")
+    ] = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:

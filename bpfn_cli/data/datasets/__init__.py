@@ -8,7 +8,7 @@ from pathlib import Path
 from bpfn_cli.choices import Region
 from bpfn_cli.data.datasets.base import Dataset, Format, SceneDataset
 from bpfn_cli.data.datasets.driving import Driving
-from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic
+from bpfn_cli.data.datasets.flyingthings3d import FlyingThings3D, Synthetic, SyntheticDriving
 from bpfn_cli.data.datasets.folders import has_splits
 from bpfn_cli.data.datasets.kitti import Kitti
 from bpfn_cli.data.datasets.lidar_logs import LidarLogs
@@ -25,6 +25,7 @@ from bpfn_cli.files import disk_errors
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
+        SyntheticDriving(),
         Synthetic(),
         FlyingThings3D(),
         OccludedFlyingThings3D(),

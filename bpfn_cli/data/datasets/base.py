@@ -18,7 +18,7 @@ from bpfn_cli.data.contents import contents_sha256, newest_change
 from bpfn_cli.errors import DataError, UsageError, printable
 from bpfn_cli.files import disk_errors
 from bpfn_cli.frames import INTERNAL
-from bpfn_cli.structures import Scene
+from bpfn_cli.structures import Camera, Scene
 
 SceneNames = Mapping[str, tuple[str, ...]]  # split as stored -> sorted scene names
 
@@ -41,6 +41,7 @@ class Format(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")  # `test` may be stored as `val`; `all`: every one
     frame: ClassVar[str] = INTERNAL  # of the coordinates in the files, as `axes_of` takes it
     is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
+    camera: ClassVar[Camera | None] = None  # of every scene; None: each scene has its own, or none
     has_flow: ClassVar[bool] = True  # scenes have their true flow
     region: Region | None = None
 

@@ -17,9 +17,8 @@ from bpfn_cli.data.datasets.base import Format, SceneDataset, SceneNames, stored
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.synthetic.driving.live import LIVE_RECORD, read_options
 from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions, render_drive
-from bpfn_cli.structures import Camera, Scene
+from bpfn_cli.structures import DRIVING_CAMERA, Scene
 
-DRIVING_CAMERA = Camera(focal=-721.5, cx=609.5, cy=172.9)  # KITTI's
 SPARSEST, DENSEST = 1.6, 3.6  # points of a training scene per point drawn from it
 
 
@@ -34,7 +33,7 @@ class LiveScenes(SceneDataset):
         key = f"train {generator.integers(2**63)}"
         rows = min(2**18, max(256, int(points * generator.uniform(SPARSEST, DENSEST))))
         scene = _scene(self.names[index], key, replace(self._options, points=rows))
-        return sample_points(scene, points, generator, least)
+        return sample_points(self._labeled(scene), points, generator, least)
 
     @cached_property
     def _options(self) -> DrivingOptions:

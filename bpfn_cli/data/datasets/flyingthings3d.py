@@ -3,14 +3,15 @@
 `bpfn synth`: the same layout, with a record."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bpfn_cli.data.datasets.base import Format, SceneNames, stored_split
 from bpfn_cli.data.datasets.folders import cut_scene, file_sizes, has_splits, list_scenes, read_pair
 from bpfn_cli.data.names import SPLITS
 from bpfn_cli.data.records import read_record
-from bpfn_cli.structures import FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Scene
+from bpfn_cli.structures import DRIVING_CAMERA, FLYINGTHINGS3D_AXES, FLYINGTHINGS3D_CAMERA, Camera, Scene
 
 FLYINGTHINGS3D_FOLDER = "FlyingThings3D_subset_processed_35m"
 RECORD = "synthetic.json"  # written last, so that it marks a finished dataset
@@ -27,6 +28,7 @@ class FlyingThings3D(Format):
     layout = "train/ and val/ with NNNNNNN/pc1.npy"
     folders: ClassVar[tuple[str, ...]] = (FLYINGTHINGS3D_FOLDER,)
     raw_folders: ClassVar[tuple[str, ...]] = ("train/disparity", "val/disparity")
+    camera: ClassVar[Camera] = FLYINGTHINGS3D_CAMERA
 
     def recognizes(self, root: Path) -> bool:
         return has_splits(root)
@@ -37,7 +39,7 @@ class FlyingThings3D(Format):
     def load(self, root: Path, split: str, name: str) -> Scene:
         folder = root / stored_split(split) / name
         pc1, pc2 = (cloud * FLYINGTHINGS3D_AXES for cloud in read_pair(folder))
-        return cut_scene(folder, pc1, pc2, FLYINGTHINGS3D_CAMERA)
+        return cut_scene(folder, pc1, pc2, self.camera)
 
     def file_sizes(self, root: Path, scenes: SceneNames) -> dict[str, int]:
         return file_sizes(root, scenes)
@@ -61,7 +63,22 @@ class Synthetic(FlyingThings3D):
         return has_splits(root) and is_synthetic(root)
 
 
+class SyntheticDriving(Synthetic):
+    """The same with driving scenes, as seen by KITTI's camera."""
+
+    name = "synthetic_driving"
+    title = "synthetic driving"
+    camera = DRIVING_CAMERA
+
+    def recognizes(self, root: Path) -> bool:
+        return super().recognizes(root) and _record(root).get("style") == "driving"
+
+
 def is_synthetic(folder: Path) -> bool:
     """Whether `folder` is a finished dataset of `bpfn synth`. Raises: DataError: its record is damaged. DiskError."""
+    return _record(folder).get("kind") == "synthetic"
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
     path = folder / RECORD
-    return os.path.lexists(path) and read_record(path, "make the synthetic scenes again").get("kind") == "synthetic"
+    return read_record(path, "make the synthetic scenes again") if os.path.lexists(path) else {}

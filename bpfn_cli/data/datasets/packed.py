@@ -28,7 +28,7 @@ from bpfn_cli.errors import DataError, printable
 from bpfn_cli.files import atomic_stream, disk_errors, open_regular
 from bpfn_cli.frames import INTERNAL
 from bpfn_cli.rng import keyed_generator
-from bpfn_cli.structures import FLYINGTHINGS3D_CAMERA, Scene
+from bpfn_cli.structures import Scene
 
 COLUMNS = 6
 ROW_BYTES = 4 * COLUMNS
@@ -81,7 +81,7 @@ class PackedScenes(SceneDataset):
             where = f"{printable(self.file)}: scene {printable(self.names[index])}"
             fault = f"holds NaN, infinity or coordinates beyond {MAX_COORDINATE_M:.0f} m"
             raise DataError(f"{where} {fault}; check it with bpfn subset --verify, and pack it again")
-        return self._labeled(Scene(self.names[index], pc1, pc2, flow, FLYINGTHINGS3D_CAMERA))
+        return self._labeled(Scene(self.names[index], pc1, pc2, flow, self.format.camera))
 
     def _window(self, descriptor: int, start: int, end: int, points: int, offset: int) -> np.ndarray:
         at_end = min(points, end - start - offset)

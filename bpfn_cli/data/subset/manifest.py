@@ -20,7 +20,7 @@ from bpfn_cli.errors import DataError, UsageError, printable
 
 MANIFEST = "subset.json"
 PACKED_ENDING = ".packed"
-SourceKind = Literal["flyingthings3d", "synthetic"]
+SourceKind = Literal["flyingthings3d", "synthetic", "synthetic_driving"]
 SOURCE_KINDS = get_args(SourceKind)
 
 _FORMAT = 1
