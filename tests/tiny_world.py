@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scene_folders import write_scene
 
-from bpfn_cli.data.datasets import SceneDataset
+from bpfn_cli.data.datasets import FORMATS, Format, SceneDataset
 from bpfn_cli.models import BASELINE, BiPointFlowNet, Variant, build_model, slim
 from bpfn_cli.models.pruning.prune import Pruner
 from bpfn_cli.models.pruning.sensitivity import Sensitivity
@@ -41,6 +41,10 @@ class Scenes:
     has_flow: bool = True
 
     sample = SceneDataset.sample
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.kind]
 
     def __len__(self) -> int:
         return len(self.names)

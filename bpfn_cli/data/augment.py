@@ -57,10 +57,14 @@ def augment(sample: Sample, options: AugmentSettings, generator: np.random.Gener
 def sample_points(scene: Scene, points: int, generator: np.random.Generator, least: int | None = None) -> Scene:
     """Draw `points` points from each cloud, independently; without replacement unless the cloud has fewer.
 
+    At least one point of the first cloud has a known flow, if any has.
+
     Args: least: if a cloud has fewer than `points`, draw as many as it has, but at least this many; None: `points`.
     """
     count = points if least is None else max(least, min(points, len(scene.pc1), len(scene.pc2)))
     chosen1, chosen2 = (_draw(len(cloud), count, generator) for cloud in (scene.pc1, scene.pc2))
+    if scene.valid is not None and not scene.valid[chosen1].any() and scene.valid.any():
+        chosen1[0] = np.flatnonzero(scene.valid)[0]  # so that there is something to measure
     return _rows(scene, chosen1, chosen2)
 
 

@@ -195,8 +195,8 @@ def evaluate(
     """Metrics of every predictor on the scenes of a dataset: all, or those of `indices`.
 
     Each scene is sampled to `points` points of each cloud, by a generator keyed by `seed` and the name of the scene.
-    Where some points are hidden in the second frame, metrics are over the visible ones; those over all points are
-    added under the name of the predictor and `_full`.
+    Where the flow of some points is unknown, or they are hidden in the second frame, metrics are over the others. Where
+    hidden points have a known flow, those over all points are added under the name of the predictor and `_full`.
 
     Args: by_class: also sums by class of points.
     Raises: DataError: a scene cannot be read. NonFiniteError: a prediction is NaN or infinite; names the scene.
@@ -204,7 +204,7 @@ def evaluate(
     chosen = list(range(len(dataset)) if indices is None else indices)
     scenes: list[SceneResult] = []
     for batch in evaluation_batches(dataset, chosen, points=points, batch_size=1, seed=seed):
-        scenes.append(_evaluate_scene(predictors, batch, by_class))
+        scenes.append(_evaluate_scene(predictors, batch, by_class, dataset.format.has_hidden_flow))
         if progress is not None:
             progress(len(scenes), len(chosen))
     return _average(predictors, scenes)
@@ -221,8 +221,10 @@ def _predictors(
     return predictors
 
 
-def _evaluate_scene(predictors: Mapping[str, Predictor], batch: FlowBatch, by_class: bool) -> SceneResult:
-    masks = {"": batch.valid} if batch.valid is None else {"": batch.valid, FULL: None}
+def _evaluate_scene(
+    predictors: Mapping[str, Predictor], batch: FlowBatch, by_class: bool, has_hidden_flow: bool
+) -> SceneResult:
+    masks = {"": batch.valid, FULL: None} if batch.valid is not None and has_hidden_flow else {"": batch.valid}
     metrics, flows = {}, {}
     for name, predict in predictors.items():
         try:

@@ -10,7 +10,7 @@ from bpfn_cli.metrics.classes import PARTITIONS
 from bpfn_cli.metrics.result import BASELINE_NAMES, BASELINE_TITLES, MODEL, BucketTable, ClassTable, EvaluationResult
 from bpfn_cli.ops import MOVING_M
 from bpfn_cli.reporting.accuracy import predictor_title
-from bpfn_cli.reporting.rows import Measured, in_order, tables_of
+from bpfn_cli.reporting.rows import Measured, Result, in_order, tables_of
 from bpfn_cli.reporting.tables import NO_VALUE, Column, Row, Table
 from bpfn_cli.runs.results import Run
 
@@ -100,7 +100,9 @@ def _baseline_rows(errors: Mapping[str, Sequence[float | None]]) -> Iterator[Row
 def _network_rows(group: Sequence[Measured], errors_of: Callable[[Measured], Cells | None]) -> Iterator[Row]:
     for one in in_order(group):
         if (errors := errors_of(one)) is not None:
-            yield Row((*(one.names[column.key] for column in NAMES), *errors))
+            is_incomplete = isinstance(one, Result) and not one.run.complete
+            cells = (*(one.names[column.key] for column in NAMES), *errors)
+            yield Row(cells, "incomplete" if is_incomplete else "")
 
 
 def _errors(one: Measured, partition: str) -> Cells | None:

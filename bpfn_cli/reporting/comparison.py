@@ -115,12 +115,12 @@ def groups_by_variant(results: RunResults) -> dict[str, list[Group]]:
 
 
 def _study_results(runs: Sequence[Run]) -> list[Result]:
-    """The last finished run of each cell, under the protocol of the study, which is the one that most of them share."""
+    """The last finished run of each cell, under the protocol that most of them share; if several, that of the study."""
     cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
-    results = [one for run in cells.values() for one in results_of(run)]
-    found: dict[str | None, Result] = {}
-    for one in max(comparable(results), key=len, default=()):
-        found.setdefault(one.record.cell, one)
+    results = [one for run in cells.values() for one in results_of(run) if one.is_deployed]
+    groups = comparable(results)
+    shared = max(groups, key=lambda group: (len(group), sum(one.is_final_test for one in group)), default=[])
+    found = {one.record.cell: one for one in shared}
     return [found[cell] for cell in cells if cell in found]
 
 
@@ -141,8 +141,8 @@ def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
 
 def teacher_of(groups: Sequence[Group]) -> Teacher | None:
     """The teacher of the methods, if it was evaluated under their protocol."""
-    teachers = (one.record.teacher for group in groups if is_method(group.record) for one in group.members)
-    return next((one for one in teachers if one and one.test), None)
+    tests = (one for group in groups if is_method(group.record) for one in group.members if one.is_final_test)
+    return next((teacher for one in tests if (teacher := one.record.teacher) and teacher.test), None)
 
 
 def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: list[str]) -> list[Table]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from bpfn_cli.data.datasets.base import stored_split
 from bpfn_cli.history import Step
 from bpfn_cli.metrics.result import MODEL, NEAREST_NEIGHBOR, TEACHER, ZERO_FLOW, EvaluationResult
 from bpfn_cli.reporting.methods import method_rank
@@ -196,10 +198,22 @@ class Result(RunRow, Measured):
         return all(row is None or self.evaluation.model.epe3d < row.epe3d for row in trivial)
 
     @property
+    def is_deployed(self) -> bool:
+        """Whether the weights that the run deploys were measured, not others of its checkpoints."""
+        return self.record.weights_sha256 in (None, self.evaluation.checkpoint.sha256)
+
+    @property
+    def is_final_test(self) -> bool:
+        """Whether it is the test at the end of the training, which also measured the teacher, or repeats it."""
+        known = self.record.epe3d
+        return known is not None and math.isclose(known, self.evaluation.model.epe3d, rel_tol=ROUNDING)
+
+    @property
     def is_training_error(self) -> bool:
-        """Whether it learned from the scenes of the evaluation."""
-        tested = self.evaluation.dataset
-        return self.record.learned_from == tested.split == "test" and tested.kind == self.record.data.source_kind
+        """Whether it learned from scenes of the evaluation."""
+        tested, learned = self.evaluation.dataset, self.record.learned_from
+        learns = tested.split == "all" or stored_split(tested.split) == stored_split(learned)
+        return learns and tested.kind == self.record.data.source_kind
 
     @property
     def is_ranked(self) -> bool:

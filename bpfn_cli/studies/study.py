@@ -130,11 +130,12 @@ def cells_of(study: Study) -> list[Cell]:
 def cells_without_run(study: Study, records: Iterable[RunRecord]) -> list[Cell]:
     """The trainings of a study that have no run yet, finished or not: neither of the study, nor of the same recipe."""
     found = list(records)
-    names, recipes = {one.cell for one in found}, [one.recipe for one in found]
+    names, recipes = {one.cell for one in found}, [one.recipe for one in found if one.initial is None]
 
     def has_run(cell: Cell) -> bool:
-        # A control of equal time has the recipe of scratch until it starts.
-        return cell.name in names or (cell.control != "equal_time" and decisive_tree(cell.recipe) in recipes)
+        # A recipe does not say which initial weights. A control of equal time has that of scratch until it starts.
+        is_told_by_recipe = cell.recipe.initial is None and cell.control != "equal_time"
+        return cell.name in names or (is_told_by_recipe and decisive_tree(cell.recipe) in recipes)
 
     return [cell for cell in cells_of(study) if not has_run(cell)]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bpfn_cli.config import json_hash
-from bpfn_cli.data.datasets import Pairs, SceneDataset, find_data, find_dataset, sequence_of
+from bpfn_cli.data.datasets import Pairs, SceneDataset, find_data, find_dataset
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, is_own_loss
@@ -79,7 +79,7 @@ class Split:
 
 def split_scenes(dataset: SceneDataset, held_out: float, seed: int, meta_val: float = 0) -> Split:
     """Hold out shares of the training scenes, by whole sequences; equal seeds give equal splits."""
-    sequences = [sequence_of(dataset.kind, name) for name in dataset.names]
+    sequences = [dataset.format.sequence(name) for name in dataset.names]
     ranked = sorted(set(sequences), key=lambda sequence: keyed_generator("holdout", seed, sequence).random())
     first = min(len(ranked) - 1, max(1, round(held_out * len(ranked)))) if held_out > 0 else 0
     second = min(len(ranked) - 1 - first, max(1, round(meta_val * len(ranked)))) if meta_val > 0 else 0

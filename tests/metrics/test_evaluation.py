@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_world import LEAST, Quiet, Scenes, tiny_network, write_things
 
-from bpfn_cli.data.datasets import SceneDataset, open_dataset
+from bpfn_cli.data.datasets import FORMATS, Format, SceneDataset, open_dataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import NonFiniteError, ShapeError
 from bpfn_cli.metrics.evaluation import BASELINES, evaluate, evaluate_checkpoint, network_flow
@@ -33,10 +33,14 @@ class Given:
     """A dataset of given scenes."""
 
     scenes: tuple[Scene, ...]
-    kind: str = "test"
+    kind: str = "flyingthings3d"
     root: Path = Path()
     split: str = "test"
     sample = SceneDataset.sample
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.kind]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,11 +188,21 @@ def test_network_is_evaluated_in_evaluation_mode_without_gradients() -> None:
 
 def test_hidden_points_are_left_out_except_in_the_full_rows() -> None:
     scene = replace(three_points(), valid=np.array([True, True, False]))
-    means = evaluate(BASELINES, Given((scene,)), points=3).means
+    means = evaluate(BASELINES, Given((scene,), "flyingthings3d_occluded"), points=3).means
     # Errors of zero flow 3, 0.5 and, hidden, 0.25 m.
     assert means["zero_flow"].epe3d == pytest.approx(1.75)
     assert means["zero_flow_full"].epe3d == pytest.approx(1.25)
     assert set(means) == {f"{name}{suffix}" for name in BASELINES for suffix in ("", "_full")}
+    # The flow of these points of a LiDAR log is unknown.
+    assert set(evaluate(BASELINES, Given((scene,), "lidar_logs"), points=3).means) == set(BASELINES)
+
+
+def test_scene_is_measured_at_its_only_point_with_known_flow() -> None:
+    pc1 = np.random.default_rng(0).uniform(-5, 5, (500, 3)).astype(np.float32)
+    flow = np.full((500, 3), 9, np.float32)
+    flow[321] = (0, 3, 4)
+    scene = Scene("a", pc1, pc1 + flow, flow, LENS, np.arange(500) == 321)
+    assert evaluate(BASELINES, Given((scene,)), points=20).means["zero_flow"].epe3d == pytest.approx(5)
 
 
 def test_errors_of_moving_and_static_points_by_hand() -> None:

@@ -176,6 +176,27 @@ def test_training_errors_are_noted_and_not_ranked(runs, make_run):
     assert elsewhere.marks[-1] == "best"
 
 
+@pytest.mark.parametrize(
+    ("learned", "tested", "is_training_error"),
+    [
+        ("train", "test", False),
+        ("train", "val", False),
+        ("train", "train", True),
+        ("train", "all", True),
+        ("test", "test", True),
+        ("test", "val", True),
+        ("test", "train", False),
+    ],
+)
+def test_training_errors_are_those_on_the_learned_split(
+    runs: Any, make_run: Any, learned: str, tested: str, is_training_error: bool
+) -> None:
+    make_run("one", evaluation(0.05, dataset__split=tested), recipe={"data": {"split": learned}})
+    table = accuracy(runs)
+    assert ("best" in table.marks) == (not is_training_error)
+    assert any(note.startswith("Training errors") for note in table.notes) == is_training_error
+
+
 def test_evaluation_of_the_same_weights_from_another_folder_has_no_row_of_its_own(runs, make_run):
     make_run("one", evaluation(0.1, dataset__path="/a"), evaluation(0.1, dataset__path="/b"))
     assert len(accuracy(runs).rows) == 3

@@ -38,7 +38,7 @@ def write(
     (run / "evaluations").mkdir(parents=True)
     teacher = {"run": "t", "variant": "baseline", "sha256": "e" * 64, "test": {"epe3d": 0.2}}
     content = record(method=method, seed=seed, teacher=None if method == "scratch" else teacher, **changes)
-    content |= {"cell": name, "control": control}
+    content |= {"cell": name, "control": control, "epe3d": epe3d}
     (run / "run.json").write_text(json.dumps(content))
     scenes = [{"name": f"{index:07d}", "model": epe3d + offset} for index, offset in enumerate((-0.1, 0.0, 0.1))]
     result = evaluation(epe3d)
@@ -64,6 +64,26 @@ def tables(folder: Path) -> tuple[Table, Table]:
 def cells(table: Table, label: str) -> dict[str, Any]:
     row = next(row for row in table.rows if row.cells[0] == label)
     return {column.key: value for column, value in zip(table.columns, row.cells, strict=True)}
+
+
+def test_other_evaluations_of_a_study_do_not_change_its_tables(six: Path) -> None:
+    before = tables(six)
+    for run in six.iterdir():
+        (run / "evaluations" / "0.json").write_text(json.dumps(evaluation(0.01, dataset__kind="kitti")))
+        last = evaluation(0.9, checkpoint={"which": "last", "sha256": "f" * 64})
+        (run / "evaluations" / "1.json").write_text(json.dumps(last))
+    for one, other in zip(before, tables(six), strict=True):
+        assert (one.title, one.rows) == (other.title, other.rows)
+
+
+def test_teacher_that_was_not_evaluated_as_the_study_is_left_out(six: Path) -> None:
+    assert "teacher (baseline)" in [row.cells[0] for row in tables(six)[0].rows]
+    for run in six.iterdir():
+        (run / "evaluations" / "0.json").write_text(json.dumps(evaluation(0.01, dataset__kind="kitti")))
+        (run / "evaluations" / "a.json").unlink()
+    means, differences = tables(six)
+    assert "KITTI" in means.title and "teacher (baseline)" not in [row.cells[0] for row in means.rows]
+    assert cells(differences, "basic")["gap_closed_percent"] is None
 
 
 def test_study_that_is_tested_on_its_training_scenes_says_so(tmp_path: Path) -> None:

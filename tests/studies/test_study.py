@@ -198,3 +198,10 @@ def test_cells_without_run_have_neither_a_run_of_the_study_nor_one_of_their_reci
     for name in ("tiny-hint-seed1", "tiny-scratch-seed1", "tiny-equal_time-seed0"):
         left.remove(name)
     assert [cell.name for cell in cells_without_run(given, runs)] == left
+
+
+def test_cells_with_other_initial_weights_are_not_those_of_the_same_recipe() -> None:
+    given = study(losses=("none",), methods={"tuned": {"initial": "a.safetensors"}}, seeds=(0,))
+    cells = {cell.name: cell for cell in cells_of(given)}
+    runs = [record_of(cells["tiny-scratch-seed0"].recipe)]
+    assert [cell.name for cell in cells_without_run(given, runs)] == ["tiny-tuned-seed0"]

@@ -43,6 +43,7 @@ class Format(ABC):
     is_synthetic: ClassVar[bool] = False  # results must not be compared with published ones
     camera: ClassVar[Camera | None] = None  # of every scene; None: each scene has its own, or none
     has_flow: ClassVar[bool] = True  # scenes have their true flow
+    has_hidden_flow: ClassVar[bool] = False  # also at points that are hidden in the second cloud
     region: Region | None = None
 
     def within(self, region: Region) -> Format:

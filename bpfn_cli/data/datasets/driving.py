@@ -47,6 +47,7 @@ class Driving(Format):
     title = "synthetic driving"
     layout = LIVE_RECORD
     is_synthetic = True
+    has_hidden_flow = True
 
     def recognizes(self, root: Path) -> bool:
         return os.path.lexists(root / LIVE_RECORD)

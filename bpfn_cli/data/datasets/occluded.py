@@ -25,6 +25,7 @@ _BAD_SCENES = """
     TEST_A_0149_right_0012-0 TEST_A_0149_right_0013-0 TEST_A_0123_right_0008-0 TEST_A_0123_right_0009-0
 """
 BAD_SCENES = frozenset(_BAD_SCENES.split())
+_LAST_FRAME = 15  # of FlowNet3D's scenes; the first one is 6
 
 
 class _Occluded(Format):
@@ -58,6 +59,7 @@ class OccludedFlyingThings3D(_Occluded):
     frame = "right,up,forward"
     title = "FlyingThings3D with occlusion"
     layout = "TRAIN_A_NNNN_left_NNNN-0.npz"
+    has_hidden_flow = True
     pattern = r"(TRAIN|TEST)_[ABC]_[0-9]{4}_(left|right)_[0-9]{4}-0"
 
     def split_scenes(self, names: tuple[str, ...]) -> SceneNames:
@@ -67,6 +69,11 @@ class OccludedFlyingThings3D(_Occluded):
             "val": tuple(name for name in good if name.startswith("TEST")),
             "left out": tuple(name for name in names if name in BAD_SCENES),
         }
+
+    def sequence(self, name: str) -> int | str:
+        """Both cameras' frames 6 to 15 of a sequence; ten numbers in names that `bpfn prepare` made of other ones."""
+        sequence, _, frame = name.removesuffix("-0").rsplit("_", 2)
+        return f"{sequence}_{int(frame) // 10 if int(frame) > _LAST_FRAME else 0}"
 
     def load(self, root: Path, split: str, name: str) -> Scene:
         path = root / f"{name}.npz"

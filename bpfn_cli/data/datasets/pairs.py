@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +27,7 @@ from bpfn_cli.frames import FRAMES, axes_of
 from bpfn_cli.structures import MAX_DEPTH_M, Scene
 
 READ_FIRST = 100  # pairs that are read before a training
+_MOST_TOGETHER = 10  # pairs of a sequence
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,26 @@ class Pairs(Format):
 
     def label(self, split: str, count: int) -> str:
         return f"{count:,} {'pair' if count == 1 else 'pairs'} without true flow"
+
+    def sequence(self, name: str) -> int | str:
+        """Up to ten pairs that follow one another, such as frames 1 and 2, 2 and 3; fewer of less than 200 pairs."""
+        return self._sequences[name]
+
+    @cached_property
+    def _sequences(self) -> dict[str, str]:
+        following = {pair.first: name for name, pair in self.pairs.items()}
+        starts = self.pairs.keys() - {following.get(pair.second) for pair in self.pairs.values() if pair.second}
+        found: dict[str, str] = {}
+        together = min(_MOST_TOGETHER, max(1, len(self.pairs) // 20))
+        for start in sorted(starts):
+            name: str | None = start
+            for place in count():
+                if name is None or name in found:
+                    break
+                found[name] = f"{start} {place // together}"
+                second = self.pairs[name].second
+                name = following.get(second) if second else None
+        return found | {name: name for name in self.pairs if name not in found}  # those of a circle
 
     def load(self, root: Path, split: str, name: str) -> Scene:
         """Read a pair: internal axes, near points, without ground if asked.

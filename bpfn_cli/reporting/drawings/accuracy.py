@@ -25,7 +25,7 @@ from bpfn_cli.metrics.result import (
 )
 from bpfn_cli.reporting.classes import class_heading
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
-from bpfn_cli.reporting.drawings.networks import network_label
+from bpfn_cli.reporting.drawings.networks import SeedGroup, networks_of
 from bpfn_cli.reporting.published import Published
 from bpfn_cli.reporting.rows import (
     Measured,
@@ -33,7 +33,6 @@ from bpfn_cli.reporting.rows import (
     OutsideTeacher,
     Result,
     in_order,
-    method_label,
     tables_of,
 )
 from bpfn_cli.reporting.tables import PUBLISHED, dataset_title
@@ -45,16 +44,24 @@ PARTS = {"range": "distance", "speed": "speed", "motion": "motion", "three-way":
 LATENCY = "time [ms]"
 IN_PROGRESS = "in progress"
 MOST_LINES = 8  # besides the baselines
+Networks = Mapping[Path, SeedGroup]  # by the folders of their runs
 
 
 def accuracy_drawings(results: RunResults, latency_ms: Mapping[str, float] | None = None) -> Iterator[Drawing]:
     """Args: latency_ms: of a pass, by variant."""
+    networks = {run.path: network for network in networks_of(results.runs) for run in network.runs}
     for group in tables_of(results.runs, results.others):
         protocol = group[0].protocol
         stem = file_stem(protocol.dataset, protocol.split, str(protocol.points))
-        yield from _tradeoffs(group, stem, latency_ms or {})
-        yield from _classes(group, stem)
-        yield from _distribution(group, stem)
+        drawn = [one for one in in_order(group) if _is_drawn(one)]
+        yield from _tradeoffs(drawn, networks, stem, latency_ms or {})
+        yield from _classes(drawn, networks, stem)
+        yield from _distribution(drawn, networks, stem)
+
+
+def _is_drawn(one: Measured) -> bool:
+    """Of a run, only the deployed weights, and only once it is finished."""
+    return not isinstance(one, Result) or (one.run.complete and one.is_deployed)
 
 
 def published_drawings(published: Published) -> Iterator[Drawing]:
@@ -125,13 +132,14 @@ def read_latency(path: Path) -> dict[str, float]:
     return {one.variant: one.fast.median_ms for one in largest}
 
 
-def _tradeoffs(group: Sequence[Measured], stem: str, latency_ms: Mapping[str, float]) -> Iterator[Drawing]:
-    members: dict[tuple[str, str], list[Result]] = {}
-    for one in in_order(group):
-        if isinstance(one, Result) and one.run.complete and one.record.complexity:
-            label = "teacher" if one.record.role == "teacher" else method_label(one.record)
-            members.setdefault((one.record.variant, label), []).append(one)
-    points = [_point(label, variant, found, latency_ms) for (variant, label), found in members.items()]
+def _tradeoffs(
+    group: Sequence[Measured], networks: Networks, stem: str, latency_ms: Mapping[str, float]
+) -> Iterator[Drawing]:
+    members: dict[str, list[Result]] = {}
+    for one in group:
+        if isinstance(one, Result) and one.record.complexity:
+            members.setdefault(networks[one.run.path].label, []).append(one)
+    points = [_point(networks[found[0].run.path].method, found, latency_ms) for found in members.values()]
     points += [_point_of_file(one, latency_ms) for one in group if isinstance(one, OtherWeights) and one.history]
     if len({point.variant for point in points}) > 1:
         title = group[0].protocol.title
@@ -149,8 +157,9 @@ def _point_of_file(one: OtherWeights, latency_ms: Mapping[str, float]) -> Tradeo
     return TradeoffPoint(Path(one.names["run"]).stem, variant, costs, one.evaluation.model.epe3d)
 
 
-def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> TradeoffPoint:
-    size, errors = found[0].record.complexity, [one.evaluation.model.epe3d for one in found]
+def _point(label: str, found: Sequence[Result], latency_ms: Mapping[str, float]) -> TradeoffPoint:
+    size, variant = found[0].record.complexity, found[0].record.variant
+    errors = [one.evaluation.model.epe3d for one in found]
     assert size is not None
     costs = {"MACs [G]": size.module_macs / 1e9, "parameters [M]": size.parameters / 1e6}
     costs |= {"file [MB]": round(size.checkpoint_bytes / 1e6, 2)}  # names of runs take a few bytes
@@ -160,31 +169,31 @@ def _point(label: str, variant: str, found: Sequence[Result], latency_ms: Mappin
     )
 
 
-def _classes(group: Sequence[Measured], stem: str) -> Iterator[Drawing]:
+def _classes(group: Sequence[Measured], networks: Networks, stem: str) -> Iterator[Drawing]:
     for name in dict.fromkeys(table.partition for one in group for table in one.evaluation.by_class):
-        found = [(one, table) for one in in_order(group) if (table := one.evaluation.classes(name))]
+        found = [(one, table) for one in group if (table := one.evaluation.classes(name))]
         first = found[0][1]
         shown = [(one, table) for one, table in found if first.is_like(table) and one.predictor in table.epe3d]
         baselines = {
             BASELINE_TITLES[key]: [first.epe3d[key]] for key in BASELINE_NAMES if key in first.epe3d
         }  # a row for each seed, as for networks
-        errors, note = _lines(baselines, ((one, table.epe3d[one.predictor]) for one, table in shown))
+        errors, note = _lines(baselines, ((_label(one, networks), table.epe3d[one.predictor]) for one, table in shown))
         title = f"EPE3D by {PARTS.get(name, name)}"
         caption = f"{title}: {group[0].protocol.title}. {note}".rstrip()
         classes = [class_heading(one) for one in first.classes]
         draw = partial(class_figure, classes, errors, title, AXES.get(name, name))
-        yield Drawing("classes", f"{name}_{stem}", caption, draw)
+        yield Drawing("classes", f"{file_stem(name)}_{stem}", caption, draw)
 
 
-def _distribution(group: Sequence[Measured], stem: str) -> Iterator[Drawing]:
-    found = [one for one in in_order(group) if not isinstance(one, OutsideTeacher) and one.evaluation.scenes]
+def _distribution(group: Sequence[Measured], networks: Networks, stem: str) -> Iterator[Drawing]:
+    found = [one for one in group if not isinstance(one, OutsideTeacher) and one.evaluation.scenes]
     if not found:
         return
     first = found[0].evaluation
     names = [scene.name for scene in first.scenes]
     alike = [one for one in found if [scene.name for scene in one.evaluation.scenes] == names]
     baselines = {BASELINE_TITLES[key]: [values] for key in BASELINE_NAMES if (values := _of_scenes(first, key))}
-    rows = ((one, [scene.model for scene in one.evaluation.scenes]) for one in alike)
+    rows = ((_label(one, networks), [scene.model for scene in one.evaluation.scenes]) for one in alike)
     errors, note = _lines(baselines, rows)
     caption = f"Share of the {len(names)} scenes with an EPE3D below the value: {group[0].protocol.title}. {note}"
     draw = partial(distribution_figure, errors, "Distribution of errors over scenes")
@@ -200,12 +209,12 @@ def _of_scenes(evaluation: EvaluationResult, predictor: str) -> list[float]:
 
 def _lines(
     baselines: Mapping[str, Sequence[Sequence[float | None]]],
-    rows: Iterable[tuple[Measured, Sequence[float | None]]],
+    rows: Iterable[tuple[str, Sequence[float | None]]],
 ) -> tuple[dict[str, list[float | None]], str]:
     """Means over seeds by label; those with the lowest mean where a reader could not tell all apart."""
     members: dict[str, list[Sequence[float | None]]] = {label: list(values) for label, values in baselines.items()}
-    for one, values in rows:
-        members.setdefault(_label(one), []).append(values)
+    for label, values in rows:
+        members.setdefault(label, []).append(values)
     means = {label: [_mean(column) for column in zip(*found, strict=True)] for label, found in members.items()}
     networks = sorted((label for label in means if label not in REFERENCES), key=lambda label: _mean(means[label]) or 0)
     if len(networks) <= MOST_LINES:
@@ -215,10 +224,10 @@ def _lines(
     return {label: values for label, values in means.items() if label in kept}, note
 
 
-def _label(one: Measured) -> str:
+def _label(one: Measured, networks: Networks) -> str:
     if isinstance(one, OutsideTeacher):
         return "teacher"
-    return network_label(one.record) if isinstance(one, Result) else f"{one.names['model']}, {one.names['run']}"
+    return networks[one.run.path].label if isinstance(one, Result) else f"{one.names['model']}, {one.names['run']}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

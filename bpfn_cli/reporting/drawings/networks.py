@@ -27,6 +27,11 @@ class SeedGroup:
         return self.runs[0].record
 
     @property
+    def method(self) -> str:
+        """The label without the variant."""
+        return self.label.removeprefix(f"{self.record.variant}, ")
+
+    @property
     def lowest(self) -> float:
         """The lowest validation EPE3D of its runs in metres; infinite: not validated."""
         return min((value for run in self.runs for value in run.curve.values()), default=float("inf"))

@@ -164,7 +164,11 @@ def _number(value: Value) -> float | None:
 def _small(svg: bytes) -> bytes:
     """The same picture with coordinates of 0.01 points, and without metadata."""
     without = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
-    return re.sub(rb"(\d\.\d\d)\d+", rb"\1", without)
+    return re.sub(rb"<[^>]*>", _rounded, without)  # not in text, such as the labels of an axis
+
+
+def _rounded(tag: re.Match[bytes]) -> bytes:
+    return re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0])
 
 
 def _content(drawing: Drawing) -> bytes:

@@ -13,6 +13,8 @@ import pytest
 from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import find_dataset, is_synthetic_kind, open_dataset
 from bpfn_cli.data.loader import evaluation_batches, training_batches
+from bpfn_cli.data.subset.make import make_subset
+from bpfn_cli.data.subset.manifest import SubsetOptions
 from bpfn_cli.data.synthetic.driving.live import LIVE_RECORD, read_options, write_live
 from bpfn_cli.data.synthetic.driving.scenes import DrivingOptions
 from bpfn_cli.data.synthetic.render import write_synthetic
@@ -103,6 +105,23 @@ def test_written_scenes_equal_live_ones(live: Path, tmp_path: Path) -> None:
     live_one, disk_one = (open_dataset(folder, "val").load(1) for folder in (live, tmp_path / "disk"))
     np.testing.assert_array_equal(live_one.pc1, disk_one.pc1)
     np.testing.assert_array_equal(live_one.flow, disk_one.flow)
+
+
+def test_written_scenes_and_their_subsets_have_the_camera_of_live_ones(live: Path, tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "written", OPTIONS, processes=1)
+    camera = open_dataset(live, "test").load(0).camera
+    for name, packed in (("folders", False), ("packed", True)):
+        make_subset(tmp_path / "written", tmp_path / name, SubsetOptions(0.4, packed=packed))
+    for name in ("written", "folders", "packed"):
+        dataset = open_dataset(tmp_path / name, "test")
+        assert (dataset.kind, dataset.load(0).camera) == ("synthetic_driving", camera)
+
+
+def test_training_scenes_come_without_labels_on_request(tmp_path: Path) -> None:
+    write_live(tmp_path, replace(OPTIONS, hidden="vanish"))
+    scenes = open_dataset(tmp_path, "train").without_labels()
+    for scene in (scenes.load(0), scenes.sample(0, 256, np.random.default_rng(0))):
+        assert (scene.flow, scene.valid) == (None, None)
 
 
 def test_vanishing_points_are_marked(tmp_path: Path) -> None:

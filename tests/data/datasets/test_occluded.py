@@ -190,6 +190,17 @@ def test_scenes_of_a_log_are_a_sequence(tmp_path: Path) -> None:
     assert {sequence_of("lidar_logs", name) for name in dataset.names} == {"log"}
 
 
+def test_frames_of_both_cameras_are_a_sequence() -> None:
+    def sequence(name: str) -> int | str:
+        return sequence_of("flyingthings3d_occluded", name)
+
+    frames = [f"TRAIN_A_0140_{side}_{frame:04d}-0" for side in ("left", "right") for frame in range(6, 16)]
+    assert len({sequence(name) for name in frames}) == 1
+    assert len({sequence(f"TRAIN_{part}_{number}_left_0006-0") for part in "AB" for number in ("0001", "0002")}) == 4
+    prepared = [sequence(f"TRAIN_A_0001_left_{frame:04d}-0") for frame in range(16, 40)]
+    assert [prepared.count(one) for one in dict.fromkeys(prepared)] == [4, 10, 10]
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

@@ -18,6 +18,7 @@ from bpfn_cli.data.datasets import describe, find_data, find_dataset
 from bpfn_cli.data.inspect import check_dataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.errors import BpfnError, DataError, UsageError
+from bpfn_cli.training.job import split_scenes
 
 
 def street(seed: int = 0) -> np.ndarray:
@@ -52,6 +53,17 @@ def test_frames_are_pairs_of_neighbors_in_internal_axes_and_without_flow(frames:
     (batch,) = evaluation_batches(dataset, [0], points=64, batch_size=1, seed=0)
     assert batch.flow is None and batch.pc1.shape == batch.pc2.shape == (1, 64, 3)
     assert pickle.loads(pickle.dumps(dataset)).load(1).name == "1"
+
+
+def test_pairs_that_share_clouds_are_held_out_together(tmp_path: Path) -> None:
+    dataset = find_data(write_frames(tmp_path / "scans", 101), frame="lidar").open("train")
+    blocks = [dataset.format.sequence(name) for name in sorted(dataset.names, key=int)]
+    assert blocks == [block for block in dict.fromkeys(blocks) for _ in range(5)]  # a twentieth of 100 pairs
+    for seed in range(3):
+        held_out = sorted(int(dataset.names[index]) for index in split_scenes(dataset, 0.05, seed).held_out)
+        assert held_out == list(range(held_out[0], held_out[0] + 5))
+    few = find_data(write_frames(tmp_path / "few", 3), frame="lidar").open("train")
+    assert len({few.format.sequence(name) for name in few.names}) == 2
 
 
 def test_list_names_pairs_of_several_logs_whose_files_have_equal_names(tmp_path: Path) -> None:

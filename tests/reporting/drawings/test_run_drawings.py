@@ -100,6 +100,30 @@ def test_errors_by_class_and_over_scenes_are_drawn_with_the_baselines(runs: Path
     assert list(axes.get_lines()[1].get_xdata()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
+def test_only_runs_that_differ_in_their_seed_are_averaged(runs: Path, make_run: Any) -> None:
+    def scenes(error: float) -> list[dict[str, Any]]:
+        return [{"name": str(index), "model": error} for index in range(3)]
+
+    for name, error, changes in (
+        ("short", 0.4, {"epochs": 1, "recipe": {"train": {"epochs": 1}}}),
+        ("long", 0.1, {"epochs": 500, "recipe": {"train": {"epochs": 500}}}),
+        ("unfinished", 0.5, {"state": "running"}),
+        ("other", 0.2, {"variant": "baseline"}),
+    ):
+        other_weights = evaluation(0.9, checkpoint={"which": "last", "sha256": "f" * 64}, scenes=scenes(0.9))
+        make_run(name, evaluation(error, scenes=scenes(error)), other_weights, **changes)
+    by_subject = {one.subject: one for one in run_drawings(read_runs(runs))}
+    points = by_subject["cost"].draw.args[0]  # type: ignore[attr-defined]
+    found = {(one.label, one.variant): (one.error, one.spread) for one in points}
+    assert found == {
+        ("bihint (short)", "weightnet48"): (0.4, None),
+        ("bihint (long)", "weightnet48"): (0.1, None),
+        ("bihint", "baseline"): (0.2, None),
+    }
+    lines = by_subject["distribution"].draw.args[0]  # type: ignore[attr-defined]
+    assert lines["weightnet48, bihint (short)"] == [0.4, 0.4, 0.4]
+
+
 def test_teacher_is_a_line_in_the_plot_of_costs(runs: Path, make_run: Any) -> None:
     for name, variant in (("a", "weightnet48"), ("b", "weightnet4")):
         result = evaluation(0.1)
@@ -141,7 +165,9 @@ def test_names_of_files_are_safe_and_distinct(runs: Path, tmp_path: Path, make_r
     assert file_stem("learning", "../<b>/..") == "learning_b"
     assert file_stem("..") == "unnamed"
     log(make_run("a", method="x/y"), {"epoch": 1, "lr": 0.1})
-    (one,) = drawn(runs).values()
+    make_run("b", evaluation(by_class=[{**BY_RANGE, "partition": "../x/y"}]), method="z")
+    assert "x-y_synthetic_test_1024" in drawn(runs)
+    one = drawn(runs)["learning_weightnet48-x-y"]
     again = list(distinct([one, one]))
     assert [path.name for path in write_drawings(again, tmp_path)] == [
         "learning_weightnet48-x-y.png",

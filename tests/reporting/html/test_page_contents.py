@@ -20,7 +20,7 @@ from bpfn_cli.models import save_checkpoint
 from bpfn_cli.reporting import build_report, read_runs
 from bpfn_cli.reporting.html import PageWriter
 from bpfn_cli.reporting.html import writer as writing
-from bpfn_cli.reporting.html.page import Cell, DrawnTable, Pictures
+from bpfn_cli.reporting.html.page import Cell, DrawnTable, Pictures, _small
 from bpfn_cli.reporting.html.settings import settings_tables, versions_table
 from bpfn_cli.reporting.tables import Column, Row, Table
 
@@ -239,3 +239,8 @@ def test_scenes_are_those_of_the_best_finished_student(tmp_path: Path) -> None:
     html = write(runs, tmp_path / "page")
     assert "weightnet48, bihint (good)" in html and "data/synthetic is not here" not in html.split("scenes")[0]
     assert replace(Cell("a"), is_number=True).look == "number"
+
+
+def test_coordinates_of_pictures_are_shortened_and_numbers_in_their_text_are_not() -> None:
+    svg = b'<metadata>x</metadata><path d="M 1.23456 2.5"/><text x="3.14159">-0.00125</text>'
+    assert _small(svg) == b'<path d="M 1.23 2.5"/><text x="3.14">-0.00125</text>'
