@@ -9,6 +9,7 @@ Source: Jacob et al., Quantization and Training of Neural Networks, CVPR 2018.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -70,13 +71,24 @@ class FakeQuantizer(nn.Module):
         return _Rounded.apply(weight, scales.view(-1, *[1] * (weight.dim() - 1)))
 
     def _follow(self, x: Tensor) -> None:
-        some = x.flatten()[:: max(1, x.numel() // MOST_VALUES)]
+        some = _some_values(x)
         diverged = 0 * x.sum()  # NaN if a value is not finite
         low = diverged + some.quantile(OUTSIDE, interpolation="lower").clamp(max=0)
         high = diverged + some.quantile(1 - OUTSIDE, interpolation="higher").clamp(min=0)
         share = MOMENTUM if self.high > self.low else 1.0
         self.low.lerp_(low, share)
         self.high.lerp_(high, share)
+
+
+def _some_values(x: Tensor) -> Tensor:
+    """At most MOST_VALUES values, evenly spread over the tensor and equally many of each channel."""
+    count = x.numel()
+    if count <= MOST_VALUES:
+        return x.flatten()
+    stride = round(count * (5**0.5 - 1) / 2)
+    while math.gcd(stride, count) > 1:  # or it would meet some channels only
+        stride += 1
+    return x.flatten()[torch.arange(MOST_VALUES, device=x.device) * stride % count]
 
 
 class _Rounded(torch.autograd.Function):

@@ -9,7 +9,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 import bpfn_cli
 from bpfn_cli import choices
@@ -31,6 +31,7 @@ from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
+OF_SUPERVISED = ("supervised_norm", "beta", "w_gt")  # of `ObjectiveSettings`, what changes the supervised loss
 CONFIDENCE_M = 0.1  # the default of `basic.confidence_m` without labels
 QUANTIZING = ("plain", "self")  # strategies that train one student, by gradients of rounded layers
 CONTROL_NAMES = {"random": "random-teacher", "shuffled": "shuffled-teacher", "random_adapter": "random-adapter"}
@@ -240,6 +241,12 @@ class Recipe:
         parts += [CONTROL_NAMES[control]] if losses and control != "none" else []
         return "+".join(parts) or SCRATCH
 
+    def trains_as_teacher(self) -> bool:
+        """Whether it trains its variant as `for_teacher` would, so that the network serves as a teacher."""
+        objective, usual = self.objective, ObjectiveSettings()
+        changes = [key for key in OF_SUPERVISED if getattr(objective, key) != getattr(usual, key)]
+        return self.method() == SCRATCH and self.data.views is None and not changes
+
     def for_teacher(self) -> Recipe:
         """The recipe that trains the teacher: its variant, with the supervised loss alone."""
         data, train = replace(self.data, views=None), replace(self.train, teacher_cache=None, quantize=None)
@@ -249,31 +256,38 @@ class Recipe:
 
 
 def load_recipe(
-    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], base: Mapping[str, Any] | None = None
+    path: Path | None,
+    assignments: Sequence[str],
+    flags: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+    teacher: Path | None = None,
 ) -> Recipe:
     """Read a recipe file (without one: the defaults) and apply assignments (`dotted.key=value`) and flags.
 
-    Args: base: top-level defaults that differ from those of `Recipe`. flags: dotted key -> value.
+    Args: base: top-level defaults that differ from those of `Recipe`. flags: dotted key -> value. teacher: weights of
+        the teacher that will be used; None: that of the recipe.
     Raises: UsageError: all mistakes in one line; an unknown variant or loss.
     """
     tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
     unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
-    return checked_recipe(_of_initial_weights(merge(override(merge(tree, unset), assignments), flags)))
+    return checked_recipe(_of_initial_weights(merge(override(merge(tree, unset), assignments), flags), teacher))
 
 
-def _of_initial_weights(tree: Tree) -> Tree:
+def _of_initial_weights(tree: Tree, teacher: Path | None) -> Tree:
     """Without a variant, initial weights decide what is trained; but those of the teacher are sliced."""
-    initial = tree.values.get("initial")
+    initial, loss = tree.values.get("initial"), tree.values.get("loss", Recipe.loss)
     if "variant" in tree.values or not isinstance(initial, str):
         return tree
     try:
         weights = find_weights(Path(initial))
         variant = find_variant(str(weights)) if weights.is_file() else None
-        teacher = find_variant(str(tree.values.get("teacher", Recipe.teacher.name)))
-    except (UsageError, CheckpointError):  # reported where they are read
+        given = tree.values.get("teacher", Recipe.teacher.name) if teacher is None else str(teacher)
+        of_teacher = TypeAdapter(AnyVariant).validate_python(given)
+    except (UsageError, CheckpointError, ValidationError):  # reported where they are read
         return tree
-    distills = tree.values.get("loss") != [NO_DISTILLATION]
-    return tree if variant is None or (distills and variant == teacher) else merge(tree, {"variant": str(weights)})
+    names = loss if isinstance(loss, list | tuple) else ()
+    distills = any(name != NO_DISTILLATION and needs_teacher(str(name)) for name in names)
+    return tree if variant is None or (distills and variant == of_teacher) else merge(tree, {"variant": str(weights)})
 
 
 def _for_unlabeled(tree: Tree) -> Tree:
@@ -284,8 +298,9 @@ def _for_unlabeled(tree: Tree) -> Tree:
     if data.get("labels", True) and data.get("kind") != "pairs" and data.get("frame") is None:
         return tree
     tree = tree if "loss" in tree.values else merge(tree, {"loss": ["basic"]})
-    basic = objective.get("basic", {})
-    if "basic" not in tree.values["loss"] or not isinstance(basic, dict) or "confidence_m" in basic:
+    loss, basic = tree.values["loss"], objective.get("basic", {})
+    follows = isinstance(loss, list) and "basic" in loss
+    if not follows or not isinstance(basic, dict) or "confidence_m" in basic:
         return tree
     return merge(tree, {"objective.basic.confidence_m": CONFIDENCE_M})
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Meta distillation: the teacher is updated so that what the student learns from it helps on held-out scenes."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -161,7 +162,8 @@ class MetaStrategy(Strategy):
 
     def _val_loss(self, batch: FlowBatch) -> Tensor:
         value = supervised_loss(self.run(self.student, batch), batch, self.objective.options.supervised_norm)
-        self._val_losses.append(float(value.detach()))
+        if math.isfinite(found := float(value.detach())):  # other ones are not applied
+            self._val_losses.append(found)
         return value
 
     def _apply_to_teacher(self, gradients: list[Tensor]) -> None:

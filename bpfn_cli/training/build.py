@@ -21,6 +21,7 @@ from bpfn_cli.losses.objective import option_key
 from bpfn_cli.models import BiPointFlowNet, build_model, initialize_from, load_checkpoint
 from bpfn_cli.models.batch_norms import neutralize_new_norms
 from bpfn_cli.models.fake_quantization import add_quantizers
+from bpfn_cli.models.reference import ReferenceNetwork
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
 from bpfn_cli.recipes.recipe import Recipe
@@ -84,6 +85,8 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True, reads_scene
     if job.recipe.train.quantize is not None:
         if distributed.size() > 1:
             raise UsageError("train.quantize int8: ranges belong to one process; leave out --devices and --nodes")
+        if isinstance(student, ReferenceNetwork):
+            raise UsageError("train.quantize int8: the plain network rounds nothing; leave out BPFN_PLAIN=1")
         add_quantizers(student)
     if teacher is not None:
         teacher.check_fits(student)
@@ -94,14 +97,14 @@ def build(job: Job, progress: Progress, *, use_initial: bool = True, reads_scene
 
 
 def _neutralize_new_norms(job: Job, student: BiPointFlowNet, progress: Progress) -> None:
-    """Let batch norms that the initial weights do not have change nothing at first."""
+    """Let batch norms that the initial weights do not have change nothing at first.
 
-    def changed() -> dict[str, torch.Tensor]:
-        with contextlib.closing(epoch_batches(job, job.split.learn, 0, in_process=True)) as batches:
-            names = neutralize_new_norms(student.to(job.device), islice(batches, MEASURED_BATCHES))
-        return {key: value.cpu() for key, value in student.state_dict().items() if key.rpartition(".")[0] in names}
-
-    state = from_main(changed)
+    Every process reads the same batches, since a batch norm in training mode waits for those of the others.
+    """
+    with contextlib.closing(epoch_batches(job, job.split.learn, 0, in_process=True)) as batches:
+        names = neutralize_new_norms(student.to(job.device), islice(batches, MEASURED_BATCHES))
+    own = {key: value.cpu() for key, value in student.state_dict().items() if key.rpartition(".")[0] in names}
+    state = from_main(lambda: own)
     student.load_state_dict(state, strict=False)
     if state:
         progress.line("batch norms: new; each starts as the identity")
@@ -237,7 +240,7 @@ def _early_stop_notes(job: Job) -> Iterator[str]:
     options, stop, objective = job.recipe.train, job.recipe.early_stop, job.recipe.objective
     if stop.kind == "auto":
         before_end = validation_epochs(options.epochs, options.validation_calendar, options.validate_every) - 1
-        if not job.split.held_out:
+        if not job.split.held_out and options.select_on == "held_out":
             yield "early stop: auto has no effect without held-out scenes; raise data.holdout"
         elif before_end < stop.checks:
             need = f"{before_end} validations before the last epoch, and {stop.checks} good ones are needed"

@@ -77,6 +77,7 @@ def carry_out(job: Job, parts: Parts, folder: RunFolder, progress: Progress) -> 
     with job.stop.listening(), folder.locked(), folder.working():
         progress = LoggedProgress(progress, folder.log)
         obtain_teacher(job, parts, folder, progress)
+        use_recorded_threads(folder)  # not those of a teacher's training that was resumed
         folder.link_latest()
         with _timed(folder):
             prepare(job, parts, folder, progress)

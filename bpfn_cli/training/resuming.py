@@ -12,6 +12,7 @@ from bpfn_cli.config import read_yaml
 from bpfn_cli.device import resolve_device
 from bpfn_cli.distributed import from_main, raise_any
 from bpfn_cli.errors import CheckpointError, DataError, UsageError, printable
+from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
 from bpfn_cli.recipes.recipe import checked_recipe
@@ -31,6 +32,9 @@ from bpfn_cli.training.start import (
     rewritten_note,
     use_recorded_threads,
 )
+
+# Recipe keys that decide what a checkpoint holds.
+IN_CHECKPOINTS = ("variant", "loss", "strategy", "train.optimizer", "train.quantize")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ def resume(folder: Path, progress: Progress, stop: Interruption | None = None, c
         if not changes.allow:
             problem = f"{printable(folder)}: settings differ from the original run"
             _refuse(problem, changed, "restore them, or continue with --allow")
+        if from_main(found.checkpoints.numbers):
+            fixed = [line for line in changed if line.split()[0].startswith(IN_CHECKPOINTS)]
+            problem = f"{printable(folder)}: the checkpoints of the run belong to other settings"
+            _refuse(problem, fixed, "restore them, or start again under another --name")
         for line in changed:
             found.log(f"changed since the run started: {line}")
             progress.line(f"warning: changed since the run started: {line}")
@@ -127,14 +135,23 @@ def job_of(folder: RunFolder, stop: Interruption, changes: Changes) -> Job:
 
 
 def teacher_of(folder: RunFolder) -> Path | None:
-    """The teacher's weights, beside the run or where they were; None: not known yet. Raises: CheckpointError: gone."""
+    """The teacher's weights, beside the run or where they were; None: not known yet. Raises: CheckpointError: gone.
+
+    Where both exist, those that were used.
+    """
     teacher, paths = folder.record.teacher, folder.record.paths
     places = [folder.path.parent / teacher.run / STUDENT] if teacher and teacher.run else []
     known = (teacher and teacher.path, paths and paths.teacher)
     places += [Path(path) for path in known if path and Path(path).is_absolute()]
     if not places:
         return None
-    found = from_main(lambda: next(filter(Path.is_file, places), None))
+
+    def choose() -> Path | None:
+        there = [place for place in places if place.is_file()]
+        known = (place for place in there if teacher and sha256_of(place) == teacher.sha256)
+        return next(known, there[0] if there else None)
+
+    found = from_main(choose)
     if found is None:
         gone = f"{printable(places[0])}: the teacher of this run is gone; give its new path with --teacher"
         raise_any(CheckpointError(gone))

@@ -21,7 +21,7 @@ from bpfn_cli.distributed import from_main, size
 from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.models import read_checkpoint
-from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, recipe_tree
+from bpfn_cli.recipes.recipe import Recipe, decisive_tree, recipe_tree
 from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.shipped import history_of
@@ -43,8 +43,8 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
     recipe, initial = job.recipe, job.initial
     file = None if initial is None else record.File(path=str(initial), sha256=sha256_of(initial))
     labels, is_distilled = {"method": recipe.method(), **job.labels}, bool(recipe.distillation_losses())
-    is_plain_supervised = recipe.method() == SCRATCH and initial is None and recipe.objective.w_gt is None
-    as_teacher = replace(job, recipe=replace(recipe, teacher=recipe.variant)).teacher_key
+    as_teacher = replace(job, recipe=replace(recipe, teacher=recipe.variant))
+    is_teacher = initial is None and recipe.trains_as_teacher()
     held_out = len(job.split.held_out) + len(job.split.meta_val)
     return record.RunRecord(
         command="distill" if is_distilled or recipe.strategy.kind != "plain" else "train",
@@ -54,7 +54,7 @@ def _first_record(job: Job, role: str) -> record.RunRecord:
         points=recipe.data.points,
         epochs=recipe.train.epochs,
         data=record.TrainingData(**vars(job.data.identity), held_out_scenes=held_out),
-        teacher_key=as_teacher if is_plain_supervised else None,
+        teacher_key=as_teacher.teacher_key if is_teacher else None,
         initial=file,
         history=() if file is None else history_of(read_checkpoint(Path(file.path)).metadata, file.sha256),
         selected_on=recipe.train.select_on,

@@ -62,6 +62,17 @@ def test_statistics_are_those_of_all_batches_and_both_clouds() -> None:
     torch.testing.assert_close(norm.running_var, inputs.var(0, correction=0).detach())
 
 
+def test_scales_and_shifts_that_were_trained_without_statistics_are_kept() -> None:
+    model = sliced(NORMALIZED)
+    with torch.no_grad():  # as the recovery of a pruned network trains them
+        for name, parameter in model.named_parameters():
+            if ".bn" in name or "_bns." in name or name.endswith("composed_module.1.weight"):
+                parameter.uniform_(0.5, 1.5)
+    expected = flow_of(model, False)
+    assert neutralize_new_norms(model, [equal_clouds()])
+    assert (flow_of(model, False) - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
 def test_norms_with_statistics_stay() -> None:
     model = network(NORMALIZED, 1).train()
     model(batch_of(2).pc1, batch_of(2).pc2)

@@ -17,6 +17,7 @@ from bpfn_cli.models.fake_quantization import (
     MOMENTUM,
     RANGES,
     FakeQuantizer,
+    _some_values,
     add_quantizers,
     get_ranges,
     is_quantized,
@@ -72,6 +73,16 @@ def test_range_follows_the_batches_in_training_alone() -> None:
     assert (float(one.low), float(one.high)) == pytest.approx((-MOMENTUM, 3 + 2 * MOMENTUM))
     one.eval()(torch.tensor([100.0]))
     assert float(one.high) < 4
+
+
+@pytest.mark.parametrize("shape", [(4, 1024, 512), (4, 512, 1024), (1, 64, 32, 1024), (3, 7, 9973)])
+def test_range_takes_values_of_all_channels(shape: tuple[int, ...]) -> None:
+    for axis in range(1, len(shape)):
+        for channel in (0, shape[axis] // 2, shape[axis] - 1):
+            x = torch.zeros(shape)
+            x.select(axis, channel).fill_(1.0)
+            share = float(_some_values(x).mean())
+            assert share == pytest.approx(1 / shape[axis], rel=0.5), (axis, channel)
 
 
 @pytest.mark.parametrize("name", [name for name, one in VARIANTS.items() if not one.separable.plain()])

@@ -103,6 +103,22 @@ def test_the_weights_of_the_teacher_are_sliced_into_the_default_student(tmp_path
     assert load_recipe(None, [], {"initial": "baseline", "teacher": str(path)}).variant == VARIANTS["baseline"]
 
 
+def test_weights_of_a_teacher_that_is_given_or_described_are_sliced(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(path, tiny_network(variant=replace(TINY, name="own")))
+    assert load_recipe(None, [], {"initial": str(path)}, teacher=path).variant == Recipe().variant
+    assert load_recipe(None, [], {"initial": "baseline"}, teacher=path).variant == VARIANTS["baseline"]
+    described = {"initial": "weightnet4", "teacher": {"c_mid": 4}}
+    assert load_recipe(None, [], described).variant == Recipe().variant
+    without_teacher = {"initial": "baseline", "loss": ["chamfer"]}
+    assert load_recipe(None, [], without_teacher).variant == VARIANTS["baseline"]
+
+
+def test_loss_that_is_no_list_is_reported_also_without_labels() -> None:
+    with pytest.raises(UsageError, match="loss"):
+        load_recipe(None, ["data.labels=false", "loss=3"], {})
+
+
 def test_missing_weights_are_reported_with_line_and_key_and_all_other_mistakes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

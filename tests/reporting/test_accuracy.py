@@ -189,7 +189,7 @@ def test_training_errors_are_noted_and_not_ranked(runs, make_run):
     ],
 )
 def test_training_errors_are_those_on_the_learned_split(
-    runs: Any, make_run: Any, learned: str, tested: str, is_training_error: bool
+    runs, make_run, learned: str, tested: str, is_training_error: bool
 ) -> None:
     make_run("one", evaluation(0.05, dataset__split=tested), recipe={"data": {"split": learned}})
     table = accuracy(runs)

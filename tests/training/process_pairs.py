@@ -27,6 +27,7 @@ from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import STRATEGIES, Strategy, Teacher
 from bpfn_cli.structures import FlowBatch
 from bpfn_cli.training import pipeline, resume, run
+from bpfn_cli.training.build import build as build_parts
 from bpfn_cli.training.loop.state import EpochLog
 
 SECONDS = 300.0  # for one answer, on a busy machine
@@ -195,6 +196,12 @@ def resume_lines(runs: Path, steps: int) -> list[str]:
     progress = Quiet()
     resume(runs / NAME, progress, StopAfter(steps))
     return progress.lines
+
+
+def new_norms(data: Path, runs: Path, recipe: Recipe) -> dict[str, Any]:
+    """The student before its first step."""
+    student = build_parts(job_for(data, runs, recipe), Quiet()).student
+    return {name: value.numpy() for name, value in student.state_dict().items()}
 
 
 def digest_of_weights(data: Path, runs: Path, recipe: Recipe) -> str:

@@ -18,6 +18,7 @@ from process_pairs import (
     call_in_pair,
     digest_of_weights,
     gradients_of_a_step,
+    new_norms,
     poisoned_step,
     resume_lines,
     statistics_of_a_step,
@@ -26,12 +27,12 @@ from process_pairs import (
     whole_batch,
 )
 from small_runs import CPU, digest, edit_record, metrics_of, record_of, resume_run, small_recipe, train_run
-from tiny_world import TINY
+from tiny_world import TINY, tiny_network
 
 from bpfn_cli import distributed
 from bpfn_cli.errors import DataError, Interrupted, UsageError
 from bpfn_cli.losses import LOSSES
-from bpfn_cli.models import Variant
+from bpfn_cli.models import Variant, save_checkpoint
 from bpfn_cli.strategies import STRATEGIES
 
 CASES = [("plain", (name,)) for name in LOSSES] + [
@@ -139,6 +140,15 @@ def test_training_of_two_processes_has_one_writer_and_all_terms(
         assert one.keys() == other.keys()
         assert one["loss_supervised"] == pytest.approx(other["loss_supervised"], rel=0.02)
         assert one["validation_epe3d"] == pytest.approx(other["validation_epe3d"], rel=0.02)
+
+
+def test_new_batch_norms_start_alike_in_all_processes(things: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save_checkpoint(start, tiny_network(5))
+    normalized = small_recipe(variant={"base": str(start), "bn": True}, initial=str(start), train={"batch_size": 2})
+    first, second = call_in_pair(new_norms, things, tmp_path / "runs", normalized)
+    assert all(np.array_equal(value, second[name]) for name, value in first.items())
+    assert not (first["level0.composed_module.1.weight"] == 1).any()
 
 
 def test_all_processes_end_with_the_same_weights(things: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from bpfn_cli.training.build import check_job, job_notes
 from bpfn_cli.training.loop.batches import first_batch
 from bpfn_cli.training.pipeline import Outcome, train_teacher
 from bpfn_cli.training.resuming import job_of
+from bpfn_cli.training.start import create_run
 
 CPU = torch.device("cpu")
 
@@ -226,6 +227,22 @@ def test_trained_teacher_equals_the_network_trained_alone(things: Path, tmp_path
     weights = [load_checkpoint(path).state_dict() for path in (alone.folder / "student.safetensors", teacher)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert record_of(alone.folder)["teacher_key"] == record_of(teacher.parent)["teacher_key"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"objective": ObjectiveSettings(supervised_norm="smooth_l1")},
+        {"data": DataSettings(points=LEAST, holdout=0.3, views=1)},
+    ],
+)
+def test_network_of_other_settings_than_the_teachers_is_no_teacher(
+    things: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    usual = recipe("none", variant="big", data=DataSettings(points=LEAST, holdout=0.3))
+    for wanted, is_teacher in ((usual, True), (replace(usual, **other), False)):
+        made = create_run(job_for(things, tmp_path / str(is_teacher), wanted), "student")
+        assert (made.record.teacher_key is not None) == is_teacher
 
 
 @pytest.mark.slow

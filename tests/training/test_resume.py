@@ -423,6 +423,18 @@ def test_resume_leaves_a_finished_run_unchanged(finished: Path) -> None:
     assert {path: path.read_bytes() for path in (finished / NAME).rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(("old", "new"), [("optimizer: adam", "optimizer: muon"), ("kind: plain", "kind: self")])
+def test_changes_that_no_checkpoint_fits_are_refused_before_anything_is_written(
+    finished: Path, old: str, new: str
+) -> None:
+    mark_unfinished(finished)
+    edit_config(finished, old, new)
+    before = (finished / NAME / "run.json").read_bytes()
+    with pytest.raises(UsageError, match=r"the checkpoints of the run belong to other settings: .*, now (muon|self); "):
+        resume_run(finished, allow=True)
+    assert (finished / NAME / "run.json").read_bytes() == before
+
+
 def test_changed_recipe_data_and_versions_are_refused_unless_allowed(finished: Path, tmp_path: Path) -> None:
     versions = record_of(finished)["versions"] | {"torch": "1.0"}
     mark_unfinished(finished, versions=versions)
@@ -491,6 +503,18 @@ def test_keys_that_decide_no_numbers_may_change(finished: Path, whole: Path) -> 
     edit_config(finished, "workers: null", "workers: 1")
     resume_run(finished)
     assert digest(finished) == digest(whole)
+
+
+def test_resume_takes_the_teacher_that_was_used_although_its_run_has_another(things: Path, tmp_path: Path) -> None:
+    """As a checkpoint or a copy of a run's network is, whose metadata name the run."""
+    teacher, runs = tmp_path / "t.safetensors", tmp_path / "runs"
+    save_checkpoint(teacher, tiny_network(6, BIG), run="t")
+    train_run(things, runs, small_recipe(loss=["basic"], train={"epochs": 1}), teacher=teacher)
+    mark_unfinished(runs)
+    (runs / "t").mkdir()
+    save_checkpoint(runs / "t" / "student.safetensors", tiny_network(7, BIG))
+    resume_run(runs)
+    assert record_of(runs)["state"] == "finished"
 
 
 def test_resume_rejects_a_changed_or_missing_teacher(things: Path, tmp_path: Path) -> None:

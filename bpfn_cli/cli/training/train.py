@@ -74,7 +74,9 @@ class TrainFlags:
             key: value for key, value in given.items() if value is not None and value is not False and value != []
         }
         changes |= {key: str(value) for key, value in changes.items() if isinstance(value, Path)}
-        return load_recipe(self.config, self.changes or [], changes, base=base)
+        teacher = getattr(self, "teacher", None)
+        weights = None if teacher is None or str(teacher) == options.TRAIN else Path(teacher)
+        return load_recipe(self.config, self.changes or [], changes, base=base, teacher=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
