@@ -86,7 +86,7 @@ class DataSettings:
     scenes had none. frame: axes of your own clouds (kind `pairs`, which it implies), as `bpfn predict --frame` takes
     them, or where x, y and z point, such as right,forward,up; null: as their ending tells. remove_ground: leave out the
     ground plane of your own clouds. points: points drawn from each cloud. holdout: share of the training scenes held
-    out to choose the best checkpoint. meta_val: share of the training scenes held out in addition, for strategies that
+    out to choose the best checkpoint. holdout_seed: seed that chooses them; null: that of the training. meta_val: share of the training scenes held out in addition, for strategies that
     validate inside the training loop (meta; online with target general). views: number of epochs after which draws and
     augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes that load scenes;
     null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
@@ -101,6 +101,7 @@ class DataSettings:
     remove_ground: bool = False
     points: Annotated[int, Field(ge=1024, le=10**6)] = 1024
     holdout: Share = 0.05
+    holdout_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     meta_val: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     views: Count | None = None
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
@@ -350,6 +351,7 @@ NEW_KEYS = (
     ("train", "optimizer", "adam"),
     ("train", "quantize", None),
     ("data", "split", "train"),
+    ("data", "holdout_seed", None),
     ("data", "labels", True),
     ("data", "frame", None),
     ("data", "remove_ground", False),

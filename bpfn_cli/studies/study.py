@@ -236,10 +236,18 @@ def _recipe(
     own = {"variant": variant_tree(variant), "seed": seed}
     tree = {**_merged({"loss": [NO_DISTILLATION], **study.recipe}, keys or {}), **own}
     try:
-        return checked_recipe(Tree(tree, {}, place))
+        return _on_scenes_of_teacher(study, checked_recipe(Tree(tree, {}, place)))
     except UsageError as error:
         message = str(error)
         raise UsageError(message if message.startswith(f"{place}: ") else f"{place}: {message}") from None
+
+
+def _on_scenes_of_teacher(study: Study, recipe: Recipe) -> Recipe:
+    """The recipe with held-out scenes that the teacher, which the study trains once, has not learned from either."""
+    first = study.seeds[0]
+    if study.teacher is not None or recipe.data.holdout_seed is not None or recipe.seed == first:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, holdout_seed=first))
 
 
 def _merged(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> RecipeKeys:

@@ -178,4 +178,5 @@ def split_for(recipe: Recipe, dataset: SceneDataset) -> Split:
     strategy = STRATEGIES[recipe.strategy.kind]
     needs_meta_val = strategy.needs_meta_val(getattr(recipe.strategy, recipe.strategy.kind, None))
     held_out = recipe.data.holdout if recipe.train.select_on == "held_out" else 0
-    return split_scenes(dataset, held_out, recipe.seed, recipe.data.meta_val if needs_meta_val else 0)
+    seed = recipe.seed if recipe.data.holdout_seed is None else recipe.data.holdout_seed
+    return split_scenes(dataset, held_out, seed, recipe.data.meta_val if needs_meta_val else 0)

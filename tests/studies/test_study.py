@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import names, study
+from small_studies import SHORT, names, study
 from tiny_world import BIG, TINY, tiny_network
 
 from bpfn_cli.config import build, parse_yaml
@@ -173,6 +173,15 @@ def test_read_study_rejects_unknown_keys_and_values(tmp_path: Path) -> None:
     path.write_text("seed: [0]\ncontrols: [equal]\n")
     with pytest.raises(UsageError, match=r"controls\.0: input should be.*unknown key seed, did you mean seeds\?"):
         read_study(path)
+
+
+def test_scenes_that_a_common_teacher_learns_from_are_held_out_of_no_training() -> None:
+    def seeds(given: Study) -> dict[int, int | None]:
+        return {cell.recipe.seed: cell.recipe.data.holdout_seed for cell in cells_of(given)}
+
+    assert seeds(study(seeds=(3, 4))) == {3: None, 4: 3}
+    assert seeds(study(seeds=(3, 4), teacher="t.safetensors")) == {3: None, 4: None}
+    assert seeds(study(seeds=(3, 4), recipe={**SHORT, "data": {"holdout_seed": 9}})) == {3: 9, 4: 9}
 
 
 def record_of(recipe: Recipe, cell: str | None = None) -> RunRecord:

@@ -100,6 +100,14 @@ def test_steps_of_a_job_are_its_batches_times_its_epochs(epochs: int, batch: int
     assert len(list(epoch_batches(job, job.split.learn, 0))) == job.steps_per_epoch
 
 
+def test_held_out_scenes_may_have_a_seed_of_their_own() -> None:
+    recipe = Recipe(loss=("none",), seed=1, data=DataSettings(holdout=0.2))
+    other = replace(recipe, data=replace(recipe.data, holdout_seed=7))
+    scenes = Scenes(numbered(50))
+    assert job_on(recipe, scenes).split == split_scenes(scenes, 0.2, 1)
+    assert job_on(other, scenes).split == split_scenes(scenes, 0.2, 7) != split_scenes(scenes, 0.2, 1)
+
+
 def test_published_practice_learns_from_all_scenes_and_selects_on_the_test_split() -> None:
     recipe = Recipe(loss=("none",), data=DataSettings(points=LEAST), train=TrainSettings(select_on="test"))
     test = Scenes(("0000070", "0000080"), split="test")
