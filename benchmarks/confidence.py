@@ -19,7 +19,7 @@ from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.data.loader import evaluation_batches
 from bpfn_cli.models import BiPointFlowNet, load_checkpoint
 from bpfn_cli.ops import backward_errors, confidence
-from bpfn_cli.recipes.recipe import CONFIDENCE_M
+from bpfn_cli.recipes.reading import CONFIDENCE_M
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.structures import FlowBatch
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from bpfn_cli.recipes.recipe import Recipe, recipe_tree
+from bpfn_cli.recipes.identity import recipe_tree
+from bpfn_cli.recipes.recipe import Recipe
 
 WIDTH = 100
 DOCUMENT_END = "...\n"  # after a value that is no mapping or list

@@ -1,39 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""A recipe: everything that decides what is trained, from a file, `--set` assignments and flags."""
+"""A recipe: everything that decides what is trained."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
 
-import bpfn_cli
 from bpfn_cli import choices
-from bpfn_cli.config import Tree, build, json_hash, merge, override, read_yaml, settings, to_tree
+from bpfn_cli.config import settings
 from bpfn_cli.data.augment import AugmentSettings
 from bpfn_cli.data.datasets import FORMATS
-from bpfn_cli.errors import CheckpointError, UsageError, printable
+from bpfn_cli.errors import UsageError
 from bpfn_cli.files import expanded
 from bpfn_cli.frames import axes_of
-from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings, check_loss_name
-from bpfn_cli.losses.objective import used_options
+from bpfn_cli.losses import NO_DISTILLATION, ObjectiveSettings
 from bpfn_cli.losses.registry import needs_teacher
 from bpfn_cli.losses.term import NoOptions
-from bpfn_cli.models.sizes import AnyVariant, find_variant, sizes_identity
+from bpfn_cli.models.sizes import AnyVariant
 from bpfn_cli.models.variants import VARIANTS
 from bpfn_cli.precision import Precision
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
-from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES
 
 SCRATCH = "scratch"
 OF_SUPERVISED = ("supervised_norm", "beta", "w_gt")  # of `ObjectiveSettings`, what changes the supervised loss
-CONFIDENCE_M = 0.1  # the default of `basic.confidence_m` without labels
-QUANTIZING = ("plain", "self")  # strategies that train one student, by gradients of rounded layers
 CONTROL_NAMES = {"random": "random-teacher", "shuffled": "shuffled-teacher", "random_adapter": "random-adapter"}
 
 
@@ -86,10 +79,11 @@ class DataSettings:
     scenes had none. frame: axes of your own clouds (kind `pairs`, which it implies), as `bpfn predict --frame` takes
     them, or where x, y and z point, such as right,forward,up; null: as their ending tells. remove_ground: leave out the
     ground plane of your own clouds. points: points drawn from each cloud. holdout: share of the training scenes held
-    out to choose the best checkpoint. holdout_seed: seed that chooses them; null: that of the training. meta_val: share of the training scenes held out in addition, for strategies that
-    validate inside the training loop (meta; online with target general). views: number of epochs after which draws and
-    augmentations repeat, which bounds the teacher cache; null: they never repeat. workers: processes that load scenes;
-    null: chosen for the device. timeout: seconds after which a hanging loader process is given up.
+    out to choose the best checkpoint. holdout_seed: seed that chooses them; null: that of the training. meta_val: share
+    of the training scenes held out in addition, for strategies that validate inside the training loop (meta; online
+    with target general). views: number of epochs after which draws and augmentations repeat, which bounds the teacher
+    cache; null: they never repeat. workers: processes that load scenes; null: chosen for the device. timeout: seconds
+    after which a hanging loader process is given up.
     """
 
     path: PathText | None = None
@@ -254,130 +248,3 @@ class Recipe:
         return Recipe(
             variant=self.teacher, teacher=self.teacher, loss=("none",), seed=self.seed, data=data, train=train
         )
-
-
-def load_recipe(
-    path: Path | None,
-    assignments: Sequence[str],
-    flags: Mapping[str, Any],
-    base: Mapping[str, Any] | None = None,
-    teacher: Path | None = None,
-) -> Recipe:
-    """Read a recipe file (without one: the defaults) and apply assignments (`dotted.key=value`) and flags.
-
-    Args: base: top-level defaults that differ from those of `Recipe`. flags: dotted key -> value. teacher: weights of
-        the teacher that will be used; None: that of the recipe.
-    Raises: UsageError: all mistakes in one line; an unknown variant or loss.
-    """
-    tree = read_yaml(path) if path is not None else Tree({}, {}, "recipe")
-    unset = {key: value for key, value in (base or {}).items() if key not in tree.values}
-    return checked_recipe(_of_initial_weights(merge(override(merge(tree, unset), assignments), flags), teacher))
-
-
-def _of_initial_weights(tree: Tree, teacher: Path | None) -> Tree:
-    """Without a variant, initial weights decide what is trained; but those of the teacher are sliced."""
-    initial, loss = tree.values.get("initial"), tree.values.get("loss", Recipe.loss)
-    if "variant" in tree.values or not isinstance(initial, str):
-        return tree
-    try:
-        weights = find_weights(Path(initial))
-        variant = find_variant(str(weights)) if weights.is_file() else None
-        given = tree.values.get("teacher", Recipe.teacher.name) if teacher is None else str(teacher)
-        of_teacher = TypeAdapter(AnyVariant).validate_python(given)
-    except (UsageError, CheckpointError, ValidationError):  # reported where they are read
-        return tree
-    names = loss if isinstance(loss, list | tuple) else ()
-    distills = any(name != NO_DISTILLATION and needs_teacher(str(name)) for name in names)
-    return tree if variant is None or (distills and variant == of_teacher) else merge(tree, {"variant": str(weights)})
-
-
-def _for_unlabeled(tree: Tree) -> Tree:
-    """Without labels, the student follows the teacher's flow (`basic`), weighted by the teacher's confidence."""
-    data, objective = (tree.values.get(part, {}) for part in ("data", "objective"))
-    if not isinstance(data, dict) or not isinstance(objective, dict):
-        return tree
-    if data.get("labels", True) and data.get("kind") != "pairs" and data.get("frame") is None:
-        return tree
-    tree = tree if "loss" in tree.values else merge(tree, {"loss": ["basic"]})
-    loss, basic = tree.values["loss"], objective.get("basic", {})
-    follows = isinstance(loss, list) and "basic" in loss
-    if not follows or not isinstance(basic, dict) or "confidence_m" in basic:
-        return tree
-    return merge(tree, {"objective.basic.confidence_m": CONFIDENCE_M})
-
-
-def checked_recipe(tree: Tree) -> Recipe:
-    """Build the recipe of a parsed file. Raises: UsageError: as `load_recipe`."""
-    recipe = build(Recipe, _for_unlabeled(tree))
-    if NO_DISTILLATION in recipe.loss and len(recipe.loss) > 1:
-        raise UsageError("--loss none means no distillation; it cannot be combined with other losses")
-    for name in recipe.losses():
-        check_loss_name(name)
-    _check_quantize(recipe)
-    unused = sorted(set(recipe.objective.own) - set(recipe.loss))
-    if unused:
-        raise UsageError(f"objective.own.{printable(unused[0])}: this recipe has no such --loss")
-    return recipe
-
-
-def _check_quantize(recipe: Recipe) -> None:
-    """Raises: UsageError: the recipe combines int8 with what works only in float."""
-    if recipe.train.quantize is None:
-        return
-    kind, prefix = recipe.strategy.kind, f"train.quantize {recipe.train.quantize}"
-    if kind not in QUANTIZING:
-        raise UsageError(f"{prefix}: does not work with strategy {kind}; use {' or '.join(QUANTIZING)}")
-    if recipe.train.precision is not Precision.float32:
-        raise UsageError(f"{prefix}: leave train.precision at 32, not {recipe.train.precision.value}")
-
-
-def recipe_tree(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, without the options of unused losses and strategies."""
-    tree = to_tree(recipe)
-    tree["objective"] = used_options(recipe.loss, recipe.objective)
-    tree["strategy"] = {key: value for key, value in tree["strategy"].items() if key in ("kind", recipe.strategy.kind)}
-    return tree
-
-
-# Keys that do not change the numbers of a training: locations, speed, logging.
-WITHOUT_EFFECT = {
-    "data": ("path", "test", "kind", "workers", "timeout"),  # the data identity covers the scenes
-    "train": ("gradient_every", "teacher_cache", "checkpoint_minutes", "keep_every", "wandb"),
-}
-
-
-# Part, key and usual value.
-NEW_KEYS = (
-    ("train", "optimizer", "adam"),
-    ("train", "quantize", None),
-    ("data", "split", "train"),
-    ("data", "holdout_seed", None),
-    ("data", "labels", True),
-    ("data", "frame", None),
-    ("data", "remove_ground", False),
-)
-
-
-def decisive_tree(recipe: Recipe) -> dict[str, Any]:
-    """The keys that decide the weights, as plain values: equal trees, data and initial weights give equal weights."""
-    tree = recipe_tree(recipe)
-    del tree["initial"]  # a place; the weights are identified by their sha256
-    tree |= {"variant": sizes_identity(recipe.variant), "teacher": sizes_identity(recipe.teacher)}
-    for part, keys in WITHOUT_EFFECT.items():
-        tree[part] = {key: value for key, value in tree[part].items() if key not in keys}
-    for part, key, usual in NEW_KEYS:
-        if tree[part][key] == usual:  # runs of earlier versions do not have these keys
-            del tree[part][key]
-    if tree["objective"].get("basic", {}).get("confidence_m", 0) is None:
-        del tree["objective"]["basic"]["confidence_m"]
-    return tree
-
-
-def teacher_key(recipe: Recipe, dataset_sha256: str) -> str:
-    """Identifies the teacher that `recipe` would train on a dataset: equal keys, equal teachers."""
-    tree = decisive_tree(recipe.for_teacher())
-    decisive = {key: part for key, part in tree.items() if key in ("teacher", "seed", "data", "train")}
-    # Keys that do not affect a network that is trained alone.
-    for part, key in (("train", "teacher_precision"), ("data", "meta_val"), ("data", "views")):
-        decisive[part].pop(key)
-    return json_hash({**decisive, "dataset": dataset_sha256, "bpfn": bpfn_cli.__version__})

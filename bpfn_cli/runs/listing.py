@@ -61,7 +61,7 @@ def is_busy(run: Path) -> bool:
 
 
 def find_teacher(runs: Path, key: str) -> Path | None:
-    """The weights of the newest finished teacher with this key (see `recipes.recipe.teacher_key`)."""
+    """The weights of the newest finished teacher with this key (see `recipes.identity.teacher_key`)."""
     wanted = [run for run in find_runs(runs).runs if run.record.teacher_key == key and run.record.is_finished]
     return next((run.student for run in reversed(wanted) if run.student.is_file()), None)
 

@@ -16,7 +16,8 @@ from bpfn_cli.locks import only_holder
 from bpfn_cli.metrics.statistics import learning_seconds
 from bpfn_cli.parallel import Shard
 from bpfn_cli.progress import Progress
-from bpfn_cli.recipes.recipe import SCRATCH, Recipe, decisive_tree, teacher_key
+from bpfn_cli.recipes.identity import decisive_tree, teacher_key
+from bpfn_cli.recipes.recipe import SCRATCH, Recipe
 from bpfn_cli.runs.listing import find_runs
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.shipped import find_weights

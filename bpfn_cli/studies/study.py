@@ -17,7 +17,9 @@ from bpfn_cli.files import expanded
 from bpfn_cli.losses import NO_DISTILLATION
 from bpfn_cli.models import VARIANTS, Variant, read_checkpoint
 from bpfn_cli.models.sizes import AnyVariant, sizes_identity, variant_tree
-from bpfn_cli.recipes.recipe import DataSettings, PathText, Recipe, checked_recipe, decisive_tree
+from bpfn_cli.recipes.identity import decisive_tree
+from bpfn_cli.recipes.reading import checked_recipe
+from bpfn_cli.recipes.recipe import DataSettings, PathText, Recipe
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.strategies import STRATEGIES

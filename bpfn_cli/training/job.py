@@ -16,7 +16,8 @@ from bpfn_cli.data.datasets import Pairs, SceneDataset, find_data, find_dataset
 from bpfn_cli.data.datasets.base import DataIdentity
 from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.losses import LOSSES, is_own_loss
-from bpfn_cli.recipes.recipe import DataSettings, Recipe, teacher_key
+from bpfn_cli.recipes.identity import teacher_key
+from bpfn_cli.recipes.recipe import DataSettings, Recipe
 from bpfn_cli.rng import keyed_generator
 from bpfn_cli.shipped import find_weights
 from bpfn_cli.stop import Interruption

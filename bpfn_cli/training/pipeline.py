@@ -24,7 +24,7 @@ from bpfn_cli.models.history import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.progress import LoggedProgress, Progress
 from bpfn_cli.recipes.early_stop import EarlyStop
-from bpfn_cli.recipes.recipe import recipe_tree
+from bpfn_cli.recipes.identity import recipe_tree
 from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.listing import find_runs, is_busy

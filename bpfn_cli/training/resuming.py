@@ -15,7 +15,7 @@ from bpfn_cli.errors import CheckpointError, DataError, UsageError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.metrics.result import EvaluationResult
 from bpfn_cli.progress import Progress
-from bpfn_cli.recipes.recipe import checked_recipe
+from bpfn_cli.recipes.reading import checked_recipe
 from bpfn_cli.runs.folder import RunFolder, check_run_name
 from bpfn_cli.runs.record import RECORD_FILE, Resumption
 from bpfn_cli.shipped import STUDENT

@@ -21,7 +21,8 @@ from bpfn_cli.distributed import from_main, size
 from bpfn_cli.errors import printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.models import read_checkpoint
-from bpfn_cli.recipes.recipe import Recipe, decisive_tree, recipe_tree
+from bpfn_cli.recipes.identity import decisive_tree, recipe_tree
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.runs import record
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.shipped import history_of

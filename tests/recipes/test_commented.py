@@ -11,7 +11,8 @@ from pydantic import Field
 
 from bpfn_cli.config import Tree, build, parse_yaml, settings
 from bpfn_cli.recipes.commented import commented_yaml, meanings
-from bpfn_cli.recipes.recipe import Recipe, recipe_tree
+from bpfn_cli.recipes.identity import recipe_tree
+from bpfn_cli.recipes.recipe import Recipe
 
 
 @settings

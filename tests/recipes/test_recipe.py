@@ -10,7 +10,9 @@ from tiny_world import TINY, tiny_network
 from bpfn_cli.config import build, parse_yaml, to_yaml
 from bpfn_cli.errors import CheckpointError, UsageError
 from bpfn_cli.models import VARIANTS, save_checkpoint
-from bpfn_cli.recipes.recipe import Recipe, TrainSettings, decisive_tree, load_recipe, recipe_tree, teacher_key
+from bpfn_cli.recipes.identity import decisive_tree, recipe_tree, teacher_key
+from bpfn_cli.recipes.reading import load_recipe
+from bpfn_cli.recipes.recipe import Recipe, TrainSettings
 from bpfn_cli.studies.study import Study
 
 

@@ -17,7 +17,9 @@ from bpfn_cli.cli.main import run
 from bpfn_cli.data.datasets.kitti import evaluation_scenes
 from bpfn_cli.losses import build_losses
 from bpfn_cli.models import build_model, save_checkpoint
-from bpfn_cli.recipes.recipe import SCRATCH, decisive_tree, load_recipe
+from bpfn_cli.recipes.identity import decisive_tree
+from bpfn_cli.recipes.reading import load_recipe
+from bpfn_cli.recipes.recipe import SCRATCH
 from bpfn_cli.structures import FlowPyramid
 from bpfn_cli.studies.study import cells_of, read_study
 from bpfn_cli.training import Job

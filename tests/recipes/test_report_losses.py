@@ -16,7 +16,7 @@ from toys import TINY, batch_of, network
 from bpfn_cli.losses import Objective, build_losses
 from bpfn_cli.models import slim
 from bpfn_cli.recipes.early_stop import EarlyStop
-from bpfn_cli.recipes.recipe import load_recipe
+from bpfn_cli.recipes.reading import load_recipe
 from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "reports").glob("*.yaml"))

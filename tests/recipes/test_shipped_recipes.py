@@ -13,7 +13,8 @@ from tiny_world import write_things
 
 from bpfn_cli.cli.main import run
 from bpfn_cli.models import build_model, read_checkpoint, save_checkpoint
-from bpfn_cli.recipes.recipe import Recipe, load_recipe
+from bpfn_cli.recipes.reading import load_recipe
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.reporting.published import read_published
 from bpfn_cli.shipped import shipped_network
 from bpfn_cli.studies.study import cells_of, read_study

@@ -16,7 +16,8 @@ from tiny_world import BIG, TINY, tiny_network
 from bpfn_cli.config import build, parse_yaml
 from bpfn_cli.errors import UsageError
 from bpfn_cli.models import Variant, save_checkpoint, slim
-from bpfn_cli.recipes.recipe import Recipe, decisive_tree
+from bpfn_cli.recipes.identity import decisive_tree
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.runs.record import RunRecord
 from bpfn_cli.studies.study import Study, cells_of, cells_without_run, read_study
 

@@ -32,7 +32,8 @@ from bpfn_cli.models import build_model, initialize_from, load_checkpoint, read_
 from bpfn_cli.models.history import step_of
 from bpfn_cli.profiling import count_modules
 from bpfn_cli.recipes.early_stop import EarlyStopSettings
-from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings, decisive_tree, teacher_key
+from bpfn_cli.recipes.identity import decisive_tree, teacher_key
+from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.reporting import build_report, read_runs
 from bpfn_cli.runs.folder import RunFolder
 from bpfn_cli.stop import Interruption

@@ -28,7 +28,9 @@ from bpfn_cli.errors import Interrupted, UsageError
 from bpfn_cli.models import build_from, export, read_checkpoint, save_checkpoint
 from bpfn_cli.models.exported import OnnxNetwork, Pair
 from bpfn_cli.models.fake_quantization import add_quantizers, parse_ranges, round_weights, set_ranges
-from bpfn_cli.recipes.recipe import Recipe, checked_recipe, decisive_tree
+from bpfn_cli.recipes.identity import decisive_tree
+from bpfn_cli.recipes.reading import checked_recipe
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.training import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,9 @@ from bpfn_cli.data.datasets import open_dataset
 from bpfn_cli.errors import Interrupted, UsageError
 from bpfn_cli.losses import LOSSES
 from bpfn_cli.models import load_checkpoint
-from bpfn_cli.recipes.recipe import CONFIDENCE_M, Recipe, decisive_tree, load_recipe
+from bpfn_cli.recipes.identity import decisive_tree
+from bpfn_cli.recipes.reading import CONFIDENCE_M, load_recipe
+from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.strategies import STRATEGIES
 from bpfn_cli.training.build import check_job
 from bpfn_cli.training.loop.validate import Validator

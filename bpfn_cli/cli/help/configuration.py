@@ -51,7 +51,8 @@ def show(config: options.RecipeFile = None, changes: options.Set = None, json: o
     from bpfn_cli.without_torch import tolerate_broken_torch
 
     tolerate_broken_torch()
-    from bpfn_cli.recipes.recipe import load_recipe, recipe_tree
+    from bpfn_cli.recipes.identity import recipe_tree
+    from bpfn_cli.recipes.reading import load_recipe
 
     tree = recipe_tree(load_recipe(config, changes or [], {}))
     if json:
@@ -75,7 +76,7 @@ def validate(
     from bpfn_cli.without_torch import tolerate_broken_torch
 
     tolerate_broken_torch()
-    from bpfn_cli.recipes.recipe import load_recipe
+    from bpfn_cli.recipes.reading import load_recipe
 
     load_recipe(config, [], {})
     if json:

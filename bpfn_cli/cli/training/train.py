@@ -67,7 +67,7 @@ class TrainFlags:
 
     def recipe(self, base: dict[str, Any]) -> Recipe:
         """The recipe file with the changes that the flags make. base: as of `load_recipe`."""
-        from bpfn_cli.recipes.recipe import load_recipe
+        from bpfn_cli.recipes.reading import load_recipe
 
         given = {key: getattr(self, flag, None) for flag, key in RECIPE_KEYS.items()}
         changes = {
@@ -231,6 +231,6 @@ def _print_plan(job: Job, json: bool) -> None:
 
 
 def _print_json(recipe: Recipe, figures: dict[str, Any]) -> None:
-    from bpfn_cli.recipes.recipe import recipe_tree
+    from bpfn_cli.recipes.identity import recipe_tree
 
     print_json({**figures, "recipe": recipe_tree(recipe)})
