@@ -16,7 +16,7 @@ from bpfn_cli.models import build_model, read_checkpoint, save_checkpoint
 from bpfn_cli.recipes.reading import load_recipe
 from bpfn_cli.recipes.recipe import Recipe
 from bpfn_cli.reporting.published import read_published
-from bpfn_cli.shipped import shipped_network
+from bpfn_cli.shipped import shipped_networks
 from bpfn_cli.studies.study import cells_of, read_study
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -124,8 +124,8 @@ def test_study_loads_and_names_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.name)
 def test_recipe_of_a_network_has_its_command_and_sizes(path: Path) -> None:
     assert command_of(path)[:3] == ["train", "-c", f"configs/networks/{path.name}"]
-    shipped = shipped_network(path.stem)
-    assert f"configs/networks/{path.name}" in shipped.card.recipes
+    (shipped,) = [one for one in shipped_networks().values() if f"configs/networks/{path.name}" in one.card.recipes]
     recipe = load_recipe(path, [], {})
     assert recipe.variant == read_checkpoint(shipped.path).variant
-    assert recipe.data.cloud_points == shipped.card.points
+    if path.stem == shipped.name:  # the last of its recipes
+        assert recipe.data.cloud_points == shipped.card.points
