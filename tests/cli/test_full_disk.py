@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     weights = {"which": "best", "sha256": sha256_of(run / "student.safetensors")}
     rows = [{"name": name, "model": 0.1} for name in things.names]
     content = evaluation(0.3, dataset=dataset, checkpoint=weights, points=LEAST, scenes=rows)
-    (run / "run.json").write_text(json.dumps(record()))
+    (run / "run.json").write_text(json.dumps(record(weights_sha256=weights["sha256"])))
     (run / "evaluations" / "a.json").write_text(json.dumps(content))
     return folder
 

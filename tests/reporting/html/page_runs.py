@@ -74,6 +74,7 @@ def write_evaluated_run(folder: Path) -> Path:
     dataset = {"kind": "flyingthings3d", "split": "test", "path": str(data), "scenes": 5, "sha256": scenes.identity()}
     weights = {"which": "best", "sha256": sha256_of(run / "student.safetensors")}
     content = evaluation(0.3, dataset=dataset, checkpoint=weights, points=LEAST, scenes=rows)
+    (run / "run.json").write_text(json.dumps(record(weights_sha256=weights["sha256"])))
     (run / "evaluations" / "a.json").write_text(json.dumps(content))
     return run
 
