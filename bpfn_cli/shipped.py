@@ -15,7 +15,7 @@ from bpfn_cli.history import TEACHER, Step, read_history
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
 EARLIER = FOLDER / "earlier"  # cards of networks that came with earlier versions, from which others were made
-DEFAULT = "weightnet4"  # of `bpfn predict`; nearly as accurate as its teacher, and faster
+DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
 STUDENT = "student.safetensors"  # in a run folder: the weights to deploy
 
 
