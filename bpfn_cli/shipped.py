@@ -14,7 +14,6 @@ from bpfn_cli.files import expanded
 from bpfn_cli.history import TEACHER, Step, read_history
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
-EARLIER = FOLDER / "earlier"  # cards of networks that came with earlier versions, from which others were made
 DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
 STUDENT = "student.safetensors"  # in a run folder: the weights to deploy
 
@@ -89,25 +88,15 @@ class ShippedNetwork:
             on=kitti.scenes if kitti else None,
             sha256=card.sha256,
         )
-        return (*_known_networks()[card.sliced_from].history, own) if card.sliced_from else (own,)
+        return (*shipped_network(card.sliced_from).history, own) if card.sliced_from else (own,)
 
 
 @cache
 def shipped_networks() -> dict[str, ShippedNetwork]:
     """All networks that come with bpfn, the largest first."""
-    return _networks_in(FOLDER)
-
-
-@cache
-def _known_networks() -> dict[str, ShippedNetwork]:
-    """Also those of earlier versions, whose weights are gone."""
-    return {**_networks_in(EARLIER), **shipped_networks()}
-
-
-def _networks_in(folder: Path) -> dict[str, ShippedNetwork]:
     found = [
         ShippedNetwork(path.stem, path.with_suffix(".safetensors"), build(Card, read_yaml(path, "reinstall bpfn")))
-        for path in folder.glob("*.yaml")
+        for path in FOLDER.glob("*.yaml")
     ]
     return {one.name: one for one in sorted(found, key=lambda one: -one.card.parameters)}
 
@@ -148,7 +137,7 @@ def _deployed(run: Path) -> Path:
 
 def history_of(metadata: Mapping[str, Any], sha256: str) -> tuple[Step, ...]:
     """The steps that made the weights of a file: those in its metadata, or of the card if it comes with bpfn."""
-    by_card = (one.history for one in _known_networks().values() if one.card.sha256 == sha256)
+    by_card = (one.history for one in shipped_networks().values() if one.card.sha256 == sha256)
     return read_history(metadata, sha256) or next(by_card, ())
 
 
