@@ -39,7 +39,8 @@ class Curve:
 
     @classmethod
     def of(cls, seeds: Sequence[Mapping[int, float]]) -> Curve:
-        """At the epochs that all seeds have. Args: seeds: epoch -> value."""
+        """At the epochs that all seeds have, except those without any. Args: seeds: epoch -> value."""
+        seeds = [seed for seed in seeds if seed]
         epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
         values = np.array([[seed[epoch] for epoch in epochs] for seed in seeds], float)
         return cls(np.array(epochs, int), values.reshape(len(seeds), len(epochs)))

@@ -121,6 +121,18 @@ class BucketTable(Schema):
     static: dict[Name, tuple[Amount | None, ...]]
     dynamic: dict[Name, tuple[Amount | None, ...]]
 
+    def with_teacher_of(self, earlier: BucketTable | None) -> BucketTable:
+        """This table with the teacher's errors of an `earlier` one of the same points."""
+        counts = self.classes, self.static_points, self.dynamic_points
+        if earlier is None or (earlier.classes, earlier.static_points, earlier.dynamic_points) != counts:
+            return self
+        if TEACHER not in earlier.static:
+            return self
+        static = {**self.static, TEACHER: earlier.static[TEACHER]}
+        return self.model_copy(
+            update={"static": static, "dynamic": {**self.dynamic, TEACHER: earlier.dynamic[TEACHER]}}
+        )
+
     @model_validator(mode="after")
     def _check_lengths(self) -> BucketTable:
         columns = [self.static_points, self.dynamic_points, *self.static.values(), *self.dynamic.values()]
@@ -183,11 +195,13 @@ class EvaluationResult(Schema):
 
     def with_teacher_of(self, earlier: EvaluationResult) -> EvaluationResult:
         """This result with the teacher's metrics of an `earlier` one of the same weights, points and scenes."""
-        teacher = earlier.row(TEACHER)
-        if teacher is None or self.row(TEACHER) is not None or earlier.file_name != self.file_name:
+        teacher = [row for row in earlier.rows if row.name.removesuffix("_full") == TEACHER]
+        if not teacher or self.row(TEACHER) is not None or earlier.file_name != self.file_name:
             return self
         tables = [one.with_teacher_of(earlier.classes(one.partition)) for one in self.by_class]
-        return self.model_copy(update={"rows": (*self.rows, teacher), "by_class": tuple(tables)})
+        buckets = self.bucket_normalized and self.bucket_normalized.with_teacher_of(earlier.bucket_normalized)
+        update = {"rows": (*self.rows, *teacher), "by_class": tuple(tables), "bucket_normalized": buckets}
+        return self.model_copy(update=update)
 
     def classes(self, partition: str) -> ClassTable | None:
         """EPE3D by class of a partition; None: not measured."""

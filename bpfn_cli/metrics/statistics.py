@@ -13,6 +13,7 @@ import numpy as np
 
 TAIL = (1 - 0.95) / 2  # on each side of a 95 % interval
 SIGNIFICANCE = 0.05
+FEWEST = 3  # pairs for an interval
 RESAMPLES = 10_000
 MOST_EXACT = 12  # pairs for which all sign flips are tried
 _NORMAL = NormalDist()
@@ -39,7 +40,7 @@ def paired(differences: Sequence[float]) -> Paired:
     values = np.asarray(differences, float)
     if not len(values):
         raise ValueError("no pair to compare")
-    low, high = bca_interval(values) if len(values) >= 3 else (None, None)
+    low, high = bca_interval(values) if len(values) >= FEWEST else (None, None)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
     p = sign_flip_p(values) if 2 / 2 ** len(values) <= SIGNIFICANCE else None
     return Paired(float(values.mean()), len(values), deviation, low, high, p)

@@ -146,13 +146,19 @@ def _notes(protocol: Protocol, results: Sequence[Result]) -> Iterator[str]:
         yield SYNTHETIC_NOTE
     if not all(one.run.complete for one in results):
         yield "Incomplete runs come last and are not ranked or compared."
+    yield from training_notes(results)
+
+
+def training_notes(results: Sequence[Result]) -> Iterator[str]:
+    """What readers must know about how runs were trained."""
     on_test = {one.run.name for one in results if one.record.selected_on == "test"}
     reduced = {f"{one.run.name} ({bits})" for one in results if (bits := one.record.precision) != "32"}
     changed = {one.run.name for one in results if any(again.differences for again in one.record.resumed)}
     learned = {one.run.name for one in results if one.is_training_error}
     for note, names in ((TRAINED_ON_TEST, learned), (ON_TEST, on_test), (REDUCED, reduced), (CHANGED, changed)):
         if names:
-            yield note.format(", ".join(sorted(names)))
+            is_long = len(names) == len(results) > 8
+            yield note.format("all runs" if is_long else ", ".join(sorted(names)))
 
 
 def _disagreements(results: Sequence[Result]) -> Iterator[str]:

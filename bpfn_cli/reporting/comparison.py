@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from bpfn_cli.data.datasets import is_synthetic_kind
 from bpfn_cli.metrics.classes import PARTITIONS
-from bpfn_cli.metrics.result import TEACHER
+from bpfn_cli.metrics.result import TEACHER, EvaluationResult
 from bpfn_cli.metrics.statistics import SIGNIFICANCE
-from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, TRAINED_ON_TEST
+from bpfn_cli.reporting.accuracy import SYNTHETIC_NOTE, training_notes
 from bpfn_cli.reporting.classes import motion_note
-from bpfn_cli.reporting.differences import SCRATCH, Group, Measure, differences, is_method
+from bpfn_cli.reporting.differences import ALL_POINTS, SCRATCH, Group, Measure, differences, is_method
 from bpfn_cli.reporting.methods import method_rank
-from bpfn_cli.reporting.rows import Result, comparable, method_label, results_of
+from bpfn_cli.reporting.rows import Protocol, Result, comparable, method_label, results_of
 from bpfn_cli.reporting.tables import METRICS, Column, Report, Table, reference_row, row_of
-from bpfn_cli.runs.record import Teacher
+from bpfn_cli.runs.record import RunRecord, Teacher
 from bpfn_cli.runs.results import Run, RunResults
 
 # Order of the rows: scratch, its control of equal time, the same-width teacher, the methods, the other controls.
@@ -71,17 +71,18 @@ BY_CLASS_NOTES = (
     "Holm p is corrected for the number of methods within a class.",
 )
 DIFFERENCE_NOTES = (
-    "Differences of EPE3D in metres, seed by seed; negative is better than scratch. from, to: 95 % BCa bootstrap "
-    "interval, first over seeds, then over seeds and scenes.",
+    "Differences of EPE3D in metres, seed by seed; negative is better than scratch. from, to: 95 % bootstrap "
+    "intervals, BCa over seeds, then percentile over seeds and scenes; from three pairs on.",
     f"Sign-flip p: with k pairs it cannot be below 2 / 2^k, so p < {SIGNIFICANCE:g} needs six. Holm p: corrected for "
     "the number of methods, not counting controls.",
     "Pairs needed: number of seeds to find a difference of this size with 80 % power at p 0.05.",
-    "Gap closed: share of the way from scratch to the teacher; blank if the teacher is within two deviations of "
-    "scratch.",
+    "Gap closed: share of the way from scratch to the teacher of the method; blank if that is within two deviations "
+    "of scratch.",
 )
 
 NOTES = (
-    "A seed sets initialization, order and augmentation in the same way for all rows; all seeds share one teacher.",
+    "A seed sets initialization, order and augmentation in the same way for all rows; all seeds of a method share one "
+    "teacher.",
     "Deviation: of EPE3D over seeds. Dynamic, static: EPE3D of moving and of static points.",
 )
 
@@ -94,16 +95,16 @@ def comparison_report(results: RunResults, by: str | None = None) -> Report:
     trained = groups_by_variant(results)
     if not trained:
         return Report((), problems=results.problems, message=f"No finished training of a study in {results.folder}.")
-    problems = [*results.problems]
+    problems = [*results.problems, *_left_out(results.runs)]
     tables = []
     for variant, groups in trained.items():
-        tables += _tables(variant, groups)
+        teachers = Teachers.of_runs(groups, results.runs)
+        tables += _tables(variant, groups, teachers)
         if by is not None:
-            tables += _tables_by_class(variant, groups, by, problems)
-    first = next(iter(trained.values()))[0].members[0]  # all have one protocol
-    notes = [*NOTES, *([SYNTHETIC_NOTE] if is_synthetic_kind(first.evaluation.dataset.kind) else [])]
-    if first.is_training_error:
-        notes.append(TRAINED_ON_TEST.format("all networks"))
+            tables += _tables_by_class(variant, groups, teachers, by, problems)
+    members = [one for groups in trained.values() for group in groups for one in group.members]
+    kind = members[0].protocol.dataset  # all have one protocol
+    notes = [*NOTES, *([SYNTHETIC_NOTE] if is_synthetic_kind(kind) else []), *training_notes(members)]
     return Report(tuple(tables), tuple(notes), tuple(problems))
 
 
@@ -116,36 +117,95 @@ def groups_by_variant(results: RunResults) -> dict[str, list[Group]]:
 
 def _study_results(runs: Sequence[Run]) -> list[Result]:
     """The last finished run of each cell, under the protocol that most of them share; if several, that of the study."""
-    cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
-    results = [one for run in cells.values() for one in results_of(run) if one.is_deployed]
+    results = _all_results(runs)
     groups = comparable(results)
     shared = max(groups, key=lambda group: (len(group), sum(one.is_final_test for one in group)), default=[])
     found = {one.record.cell: one for one in shared}
-    return [found[cell] for cell in cells if cell in found]
+    return [found[cell] for cell in dict.fromkeys(one.record.cell for one in results) if cell in found]
 
 
-def _tables(variant: str, groups: Sequence[Group]) -> list[Table]:
-    rows = [row_of(MEANS, group) for group in groups]
-    teacher = teacher_of(groups)
-    test = teacher.test if teacher else None
-    if teacher and test:
-        rows.insert(0, reference_row(MEANS, test, "reference", method=f"teacher ({teacher.variant})", seeds=1))
+def _all_results(runs: Sequence[Run]) -> list[Result]:
+    """All evaluations of the last finished run of each cell."""
+    cells = {run.record.cell: run for run in runs if run.complete and run.record.cell is not None}
+    return [one for run in cells.values() for one in results_of(run) if one.is_deployed]
+
+
+def _left_out(runs: Sequence[Run]) -> Iterator[str]:
+    """A line for the trainings that were not measured as most are."""
+    shared = _study_results(runs)
+    known = {one.record.cell for one in shared}
+    others: dict[str, list[str]] = {}
+    for one in {one.record.cell: one for one in _all_results(runs) if one.record.cell not in known}.values():
+        others.setdefault(one.protocol.title, []).append(one.run.name)
+    for title, names in others.items():
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        yield f"left out: {listed}, measured on {title}; the others on {shared[0].protocol.title}"
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The teachers of the methods of a variant.
+
+    evaluations: of networks that the study trained itself, under the protocol of the methods.
+    """
+
+    groups: Sequence[Group]
+    evaluations: Sequence[EvaluationResult]
+
+    @classmethod
+    def of_runs(cls, groups: Sequence[Group], runs: Sequence[Run]) -> Teachers:
+        protocol = groups[0].members[0].protocol
+        found = [one for run in runs for one in run.evaluations if Protocol.from_evaluation(one) == protocol]
+        return cls(groups, found)
+
+    @property
+    def tested(self) -> list[Teacher]:
+        """Those that were tested under the protocol of their methods."""
+        found = [_teacher_of(group) for group in self.groups if is_method(group.record)]
+        return list({one.sha256: one for one in found if one}.values())
+
+    def error(self, group: Group, measure: Measure = ALL_POINTS) -> float | None:
+        """Of the teacher of a method, in metres; for controls, that of the first method."""
+        own = _teacher_of(group) if is_method(group.record) else None
+        teacher = own or next(iter(self.tested), None)
+        if teacher is None or teacher.test is None:
+            return None
+        if measure is ALL_POINTS:
+            return teacher.test.epe3d
+        taught = (one for other in self.groups for one in other.members if _has_teacher(one.record, teacher))
+        errors = [measure.error_in(one.evaluation, TEACHER) for one in taught]
+        errors += [measure.error_in(one) for one in self.evaluations if one.checkpoint.sha256 == teacher.sha256]
+        return next((error for error in errors if error is not None), None)
+
+
+def _teacher_of(group: Group) -> Teacher | None:
+    """The teacher of a method, if it was tested with it."""
+    known = (one.record.teacher for one in group.members if one.is_final_test)
+    return next((teacher for teacher in known if teacher and teacher.test), None)
+
+
+def _has_teacher(record: RunRecord, teacher: Teacher) -> bool:
+    return record.control is None and record.teacher is not None and record.teacher.sha256 == teacher.sha256
+
+
+def _tables(variant: str, groups: Sequence[Group], teachers: Teachers) -> list[Table]:
+    rows = [
+        reference_row(MEANS, one.test or (), "reference", method=f"teacher ({one.variant})", seeds=1)
+        for one in teachers.tested
+    ]
+    rows += [row_of(MEANS, group) for group in groups]
     tables = [Table("means", f"{variant}: {groups[0].members[0].protocol.title}", MEANS, rows)]
     scratch = scratch_of(groups)
     if scratch is not None and len(groups) > 1:
-        compared = differences(groups, scratch, test.epe3d if test else None)
+        compared = differences(groups, scratch, teachers.error)
         rows = [row_of(DIFFERENCES, difference) for difference in compared]
         tables.append(Table("differences", f"{variant}: differences from scratch", DIFFERENCES, rows, DIFFERENCE_NOTES))
     return tables
 
 
-def teacher_of(groups: Sequence[Group]) -> Teacher | None:
-    """The teacher of the methods, if it was evaluated under their protocol."""
-    tests = (one for group in groups if is_method(group.record) for one in group.members if one.is_final_test)
-    return next((teacher for one in tests if (teacher := one.record.teacher) and teacher.test), None)
-
-
-def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: list[str]) -> list[Table]:
+def _tables_by_class(
+    variant: str, groups: Sequence[Group], teachers: Teachers, by: str, problems: list[str]
+) -> list[Table]:
     """The differences for each class of a partition; what is missing is added to `problems`."""
     scratch = scratch_of(groups)
     if scratch is None or len(groups) < 2:
@@ -166,9 +226,7 @@ def _tables_by_class(variant: str, groups: Sequence[Group], by: str, problems: l
         if not points:
             rows.append((len(groups), index, reference_row(BY_CLASS, (), "", name=name, points=0)))
             continue
-        teachers = (measure.error(one, TEACHER) for one in members if is_method(one.record))
-        teacher = next((error for error in teachers if error is not None), None)
-        for place, one in enumerate(differences(groups, scratch, teacher, measure)):
+        for place, one in enumerate(differences(groups, scratch, teachers.error, measure)):
             rows.append((place, index, row_of(BY_CLASS, replace(one, name=name, points=points))))
     drawn = [row for *_, row in sorted(rows, key=lambda row: row[:2])]
     title = f"{variant}: differences from scratch by {PARTITIONS[by].meaning}"

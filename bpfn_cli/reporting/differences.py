@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpfn_cli.data.datasets import sequence_of
-from bpfn_cli.metrics.result import MODEL
-from bpfn_cli.metrics.statistics import Paired, hierarchical_interval, holm, paired, pairs_needed
+from bpfn_cli.metrics.result import MODEL, EvaluationResult
+from bpfn_cli.metrics.statistics import FEWEST, Paired, hierarchical_interval, holm, paired, pairs_needed
 from bpfn_cli.reporting.rows import Result
 from bpfn_cli.runs.record import RunRecord
 
@@ -73,12 +73,15 @@ class Measure:
     partition: str = ""
     index: int = 0
 
-    def error(self, result: Result, predictor: str = MODEL) -> float | None:
-        """None: not measured, or the class has no point."""
+    def error(self, result: Result) -> float | None:
+        """Of the network; None: not measured, or the class has no point."""
+        return self.error_in(result.evaluation)
+
+    def error_in(self, evaluation: EvaluationResult, predictor: str = MODEL) -> float | None:
         if not self.partition:
-            row = result.evaluation.row(predictor)
+            row = evaluation.row(predictor)
             return None if row is None else row.epe3d
-        table = result.evaluation.classes(self.partition)
+        table = evaluation.classes(self.partition)
         return None if table is None or predictor not in table.epe3d else table.epe3d[predictor][self.index]
 
     def scenes(self, result: Result) -> list[tuple[str, float, float]]:
@@ -96,6 +99,7 @@ class Measure:
 
 
 ALL_POINTS = Measure()
+TeacherError = Callable[["Group", Measure], float | None]
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,9 @@ def is_method(record: RunRecord) -> bool:
 
 
 def differences(
-    groups: Sequence[Group], scratch: Group, teacher: float | None, measure: Measure = ALL_POINTS
+    groups: Sequence[Group], scratch: Group, teacher_error: TeacherError, measure: Measure = ALL_POINTS
 ) -> list[Difference]:
-    """To scratch, of every group that shares a seed with it. Args: teacher: its error in metres."""
+    """To scratch, of every group that shares a seed with it. Args: teacher_error: of a group's teacher, in metres."""
     compared = [(group, found) for group in groups if (found := _paired(group, scratch, measure))]
     tested = {group.label: found.p for group, found in compared if is_method(group.record) and found.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -139,7 +143,7 @@ def differences(
             found,
             scenes=_scene_interval(group, scratch, measure),
             to_equal_time=_paired(group, equal_time, measure),
-            gap_closed=_gap_closed(found, scratch, teacher, measure),
+            gap_closed=_gap_closed(found, scratch, teacher_error(group, measure), measure),
             p_holm=corrected.get(group.label),
             epe3d=group.mean(measure.error),
         )
@@ -156,15 +160,16 @@ def _paired(group: Group, reference: Group | None, measure: Measure) -> Paired |
 
 
 def _scene_interval(group: Group, reference: Group, measure: Measure) -> tuple[float | None, float | None]:
-    """Interval over seeds and scenes, if both runs of every pair list the same scenes."""
+    """Interval over seeds and scenes, if there are enough of both, and both runs of every pair list the same scenes."""
     pairs = [(measure.scenes(one), measure.scenes(other)) for one, other in group.pairs(reference)]
     scenes = [(name, weight) for name, _, weight in pairs[0][0]]
     same = all([(name, weight) for name, _, weight in side] == scenes for pair in pairs for side in pair)
-    if not same or not any(weight for _, weight in scenes):
-        return None, None
-    differences = np.array([[a[1] - b[1] for a, b in zip(*pair, strict=True)] for pair in pairs])
     kind = group.members[0].evaluation.dataset.kind
     sequences = [sequence_of(kind, name) for name, _ in scenes]
+    enough = len(pairs) >= FEWEST and len(set(sequences)) > 1
+    if not (same and enough and any(weight for _, weight in scenes)):
+        return None, None
+    differences = np.array([[a[1] - b[1] for a, b in zip(*pair, strict=True)] for pair in pairs])
     return hierarchical_interval(differences, sequences, [weight for _, weight in scenes])
 
 

@@ -86,7 +86,8 @@ class StudyRunner:
         """Train the unfinished cells of this shard one after another; returns the states of all cells.
 
         Cells of another process are left to it. A training that fails by NaN is skipped, and repeated if `retry`.
-        Raises: as a training; UsageError: the study has changed since one of its trainings, or is invalid.
+        Raises: as a training; NonFiniteError: of the teacher; UsageError: the study has changed since one of its
+            trainings, or is invalid.
         """
         locks = make_folder(self.folder / LOCKS)
         self._check_all()
@@ -102,8 +103,6 @@ class StudyRunner:
                         self._train(cell, progress)
             except BusyError:
                 progress.line(f"{cell.name}: another process is training it")
-            except NonFiniteError as error:
-                progress.line(f"{cell.name}: failed: {error}")
         return self.states()
 
     def _state(self, cell: Cell, ended: Ended) -> State:
@@ -128,17 +127,25 @@ class StudyRunner:
             longer = self._times_as_long(cell, self._ended())
             if longer is None:
                 return
+            longer = round(longer, 3)  # as other seeds read it
             epochs = max(1, round(longer * recipe.train.epochs))
             recipe = replace(recipe, train=replace(recipe.train, epochs=epochs))
-            labels |= {"times_as_long": round(longer, 3), "slowest_of": tuple(self._methods(cell))}
-        started = self._started(labels)
-        if started is not None:
+            labels |= {"times_as_long": longer, "slowest_of": tuple(self._methods(cell))}
+        try:
+            self._train_or_resume(recipe, cell.name, teacher, labels, progress)
+        except NonFiniteError as error:
+            progress.line(f"{cell.name}: failed: {error}")
+
+    def _train_or_resume(
+        self, recipe: Recipe, name: str, teacher: Path | None, labels: Mapping[str, Any], progress: Progress
+    ) -> None:
+        if (started := self._started(labels)) is not None:
             progress.line(f"resuming {printable(started)}")
             try:
                 return self.trainer.resume(started, teacher)
             except UsageError as error:  # for example other versions: train all of it with these
                 progress.line(f"restarting: {error}")
-        self.trainer.train(recipe, cell.name, teacher, labels)
+        self.trainer.train(recipe, name, teacher, labels)
 
     def _started(self, labels: Mapping[str, Any]) -> Path | None:
         """The newest run of a cell that was stopped by something other than its own numbers."""

@@ -173,6 +173,8 @@ def _mistakes_of_method(study: Study, name: str) -> Iterator[str]:
     if name in study.losses:
         yield f"{place}: also one of the losses; choose another name"
     yield from (f"{place}.{key}: the study sets this key; remove it" for key in SET_BY_STUDY if key in keys)
+    if "teacher" in keys and study.teacher is not None:
+        yield f"{place}.teacher: the study names the weights of the teacher; remove one of the two"
     try:
         _recipe(study, study.variants[0], study.seeds[0], keys, place)
     except UsageError as error:

@@ -127,3 +127,22 @@ def test_teacher_is_kept_from_an_earlier_result_of_the_same_weights_and_scenes()
     assert alone.with_teacher_of(earlier).row("teacher") == earlier.row("teacher")
     assert earlier.with_teacher_of(alone) == earlier
     assert alone.with_teacher_of(result(points=1024)) == alone
+
+
+def test_all_tables_keep_the_teacher_of_an_earlier_result() -> None:
+    rows = [row for row in content()["rows"] if row["name"] != "teacher"]
+    full = [{**content()["rows"][0], "name": f"{name}_full"} for name in ("model", "teacher")]
+    counts = {"classes": ["car"], "static_points": [1], "dynamic_points": [2]}
+    bucket = {**counts, "static": {"model": [0.1]}, "dynamic": {"model": [0.2]}}
+    taught = {**counts, "static": {"teacher": [0.3]}, "dynamic": {"teacher": [0.4]}}
+    alone = result(rows=[*rows, full[0]], bucket_normalized=bucket)
+    earlier = result(rows=[*content()["rows"], *full], bucket_normalized=taught)
+    kept = alone.with_teacher_of(earlier)
+    assert kept.row("teacher_full") is not None
+    assert kept.bucket_normalized is not None
+    assert kept.bucket_normalized.static == {"model": (0.1,), "teacher": (0.3,)}
+    assert kept.bucket_normalized.dynamic == {"model": (0.2,), "teacher": (0.4,)}
+    others = taught | {"static_points": [7]}
+    assert alone.with_teacher_of(earlier.model_copy(update={"bucket_normalized": None})) != alone
+    unlike = result(rows=content()["rows"], bucket_normalized=others)
+    assert alone.with_teacher_of(unlike).bucket_normalized == alone.bucket_normalized

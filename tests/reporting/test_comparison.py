@@ -87,12 +87,45 @@ def test_teacher_that_was_not_evaluated_as_the_study_is_left_out(six: Path) -> N
 
 
 def test_study_that_is_tested_on_its_training_scenes_says_so(tmp_path: Path) -> None:
-    told = "Training errors, since they learned from the scenes that they are tested on: all networks."
+    told = "Training errors, since they learned from the scenes that they are tested on: {}."
     write(tmp_path, "scratch", 0, 0.3)
-    assert told not in comparison_report(read_runs(tmp_path)).notes
+    assert not any(note.startswith(told[:20]) for note in comparison_report(read_runs(tmp_path)).notes)
     write(tmp_path, "scratch", 0, 0.3, control="again", recipe={"data": {"split": "test"}})
     (tmp_path / "scratch-None-0" / "run.json").unlink()
-    assert told in comparison_report(read_runs(tmp_path)).notes
+    assert told.format("scratch-again-0") in comparison_report(read_runs(tmp_path)).notes
+    for seed in range(1, 9):
+        write(tmp_path, "scratch", seed, 0.3, recipe={"data": {"split": "test"}})
+    assert told.format("all runs") in comparison_report(read_runs(tmp_path)).notes
+
+
+def test_note_on_weights_chosen_on_the_test_split(six: Path) -> None:
+    path = six / "basic-None-0" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"selected_on": "test"}))
+    notes = comparison_report(read_runs(six)).notes
+    assert any("chosen on the test split, as published: basic-None-0." in note for note in notes)
+
+
+def test_trainings_that_were_measured_with_other_points_are_named(six: Path) -> None:
+    write(six, "dense", 0, 0.2)
+    (six / "dense-None-0" / "evaluations" / "a.json").write_text(json.dumps(evaluation(0.2, points=4096)))
+    report = comparison_report(read_runs(six))
+    assert "dense" not in [row.cells[0] for row in report.tables[0].rows]
+    (problem,) = report.problems
+    assert problem.startswith("left out: dense-None-0, measured on ") and "4096 points; the others on " in problem
+
+
+def test_gap_is_that_to_the_teacher_of_the_method(six: Path) -> None:
+    other = {"run": "u", "variant": "half", "sha256": "d" * 64, "test": {"epe3d": 0.27}}
+    for path in six.glob("hint-*/run.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"teacher": other}))
+    for path in six.glob("hint-*/evaluations/a.json"):
+        path.write_text(json.dumps(evaluation(0.285)))
+    for path in six.glob("hint-*/run.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"epe3d": 0.285}))
+    means, differences = tables(six)
+    assert [row.cells[0] for row in means.rows][:2] == ["teacher (baseline)", "teacher (half)"]
+    assert cells(differences, "basic")["gap_closed_percent"] == pytest.approx(15)  # of 10 cm
+    assert cells(differences, "hint")["gap_closed_percent"] == pytest.approx(50)  # 1.5 of 3 cm
 
 
 @pytest.fixture
@@ -135,6 +168,9 @@ def test_interval_over_seeds_and_scenes_needs_the_same_scenes(tmp_path: Path) ->
     basic = cells(differences, "basic")
     assert -0.021 < basic["low_scenes"] < basic["difference"] < basic["high_scenes"] < -0.009
     assert cells(differences, "hint")["low_scenes"] is None
+    (tmp_path / "basic-None-2" / "run.json").unlink()
+    basic = cells(tables(tmp_path)[1], "basic")
+    assert (basic["pairs"], basic["low"], basic["low_scenes"]) == (2, None, None)
 
 
 def test_differences_by_class_by_hand(tmp_path: Path) -> None:
@@ -159,6 +195,27 @@ def test_differences_by_class_by_hand(tmp_path: Path) -> None:
     assert (static["difference"], static["p"]) == (0, "1.000")
     assert "differences_motion" in to_csv(report)
     assert cells(report.tables[0], "basic")["epe3d_dynamic"] == pytest.approx(0.485)
+
+
+def test_gap_by_class_to_a_teacher_that_the_study_trained(tmp_path: Path) -> None:
+    for seed, scratch in enumerate(SCRATCH):
+        write(tmp_path, "scratch", seed, scratch, moving=scratch + 0.2)
+        write(tmp_path, "basic", seed, BASIC[seed], moving=scratch + 0.185)
+    for path in tmp_path.glob("*/evaluations/a.json"):
+        content = json.loads(path.read_text())
+        del content["by_class"][0]["epe3d"]["teacher"]
+        path.write_text(json.dumps(content))
+    report = comparison_report(read_runs(tmp_path), "motion")
+    assert cells(report.tables[2], "basic")["gap_closed_percent"] is None
+    write(tmp_path, "teacher", 0, 0.2, moving=0.35)
+    path = tmp_path / "teacher-None-0" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cell": None, "role": "teacher"}))
+    path = path.parent / "evaluations" / "a.json"
+    content = json.loads(path.read_text())
+    content["checkpoint"]["sha256"] = "e" * 64
+    path.write_text(json.dumps(content))
+    report = comparison_report(read_runs(tmp_path), "motion")
+    assert cells(report.tables[2], "basic")["gap_closed_percent"] == pytest.approx(10)  # 1.5 of 15 cm
 
 
 def test_class_without_points_is_a_dash_with_its_count(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class InstantTrainer:
     def __init__(self, folder: Path):
         self.folder = folder
         self.broken: set[str] = set()
+        self.has_broken_teacher = False
         self.stop_at: int | None = None
         self.trained: list[str] = []
         self.resumed: list[str] = []
@@ -77,6 +78,8 @@ class InstantTrainer:
         return self.teachers.get((recipe.teacher.name, recipe.seed))
 
     def train_teacher(self, recipe: Recipe) -> Path:
+        if self.has_broken_teacher:
+            raise NonFiniteError("the teacher is nan")
         path = self.folder / f"teacher-{recipe.teacher.name}-{recipe.seed}"
         self.teachers[recipe.teacher.name, recipe.seed] = path
         return path
@@ -206,6 +209,13 @@ def test_cell_that_fails_by_nan_is_reported_and_trained_again_only_on_request(tr
     trainer.broken = set()
     runner_of(given, trainer).run(Quiet(), retry=True)
     assert set(states_of(given, trainer).values()) == {"finished"}
+
+
+def test_teacher_that_fails_by_nan_ends_the_study(trainer: InstantTrainer) -> None:
+    trainer.has_broken_teacher = True
+    with pytest.raises(NonFiniteError, match="the teacher is nan"):
+        runner_of(study(seeds=(0,)), trainer).run(Quiet())
+    assert trainer.trained == ["tiny-scratch-seed0"]
 
 
 def test_shards_split_the_cells(trainer: InstantTrainer) -> None:

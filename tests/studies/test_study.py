@@ -113,6 +113,7 @@ def test_unknown_variant_is_named_with_its_line() -> None:
             "rename a met",
         ),
         ({"methods": {"a": {"loss": ["none", "hint"]}}}, r"methods\.a: --loss none means no distillation"),
+        ({"teacher": "baseline", "methods": {"a": {"teacher": "half"}}}, r"methods\.a\.teacher: the study names"),
     ],
 )
 def test_invalid_study_is_refused(changes: dict[str, Any], expected: str) -> None:

@@ -437,7 +437,7 @@ def test_changes_that_no_checkpoint_fits_are_refused_before_anything_is_written(
 
 def test_changed_recipe_data_and_versions_are_refused_unless_allowed(finished: Path, tmp_path: Path) -> None:
     versions = record_of(finished)["versions"] | {"torch": "1.0"}
-    mark_unfinished(finished, versions=versions)
+    mark_unfinished(finished, versions=versions, cell="tiny-basic-seed0", cell_key="k")
     edit_config(finished, "epochs: 3", "epochs: 4")
     other = write_things(tmp_path / "other", train=6)
     with pytest.raises(UsageError) as refused:
@@ -454,6 +454,7 @@ def test_changed_recipe_data_and_versions_are_refused_unless_allowed(finished: P
     resume_run(finished, allow=True)
     assert record_of(finished)["epochs_done"] == 4
     assert len(record_of(finished)["resumed"][-1]["differences"]) == 2  # on the old data again
+    assert record_of(finished)["cell_key"] is None  # a study sees that it is another training
 
 
 def test_rewritten_scenes_of_equal_names_and_sizes_are_other_data(things: Path, finished: Path, tmp_path: Path) -> None:

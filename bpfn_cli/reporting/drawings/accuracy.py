@@ -177,7 +177,9 @@ def _classes(group: Sequence[Measured], networks: Networks, stem: str) -> Iterat
         baselines = {
             BASELINE_TITLES[key]: [first.epe3d[key]] for key in BASELINE_NAMES if key in first.epe3d
         }  # a row for each seed, as for networks
-        errors, note = _lines(baselines, ((_label(one, networks), table.epe3d[one.predictor]) for one, table in shown))
+        labels = _labels([one for one, _ in shown], networks)
+        rows = ((label, table.epe3d[one.predictor]) for label, (one, table) in zip(labels, shown, strict=True))
+        errors, note = _lines(baselines, rows)
         title = f"EPE3D by {PARTS.get(name, name)}"
         caption = f"{title}: {group[0].protocol.title}. {note}".rstrip()
         classes = [class_heading(one) for one in first.classes]
@@ -193,8 +195,8 @@ def _distribution(group: Sequence[Measured], networks: Networks, stem: str) -> I
     names = [scene.name for scene in first.scenes]
     alike = [one for one in found if [scene.name for scene in one.evaluation.scenes] == names]
     baselines = {BASELINE_TITLES[key]: [values] for key in BASELINE_NAMES if (values := _of_scenes(first, key))}
-    rows = ((_label(one, networks), [scene.model for scene in one.evaluation.scenes]) for one in alike)
-    errors, note = _lines(baselines, rows)
+    rows = [[scene.model for scene in one.evaluation.scenes] for one in alike]
+    errors, note = _lines(baselines, zip(_labels(alike, networks), rows, strict=True))
     caption = f"Share of the {len(names)} scenes with an EPE3D below the value: {group[0].protocol.title}. {note}"
     draw = partial(distribution_figure, errors, "Distribution of errors over scenes")
     yield Drawing("distribution", f"distribution_{stem}", caption.rstrip(), draw)
@@ -224,10 +226,22 @@ def _lines(
     return {label: values for label, values in means.items() if label in kept}, note
 
 
-def _label(one: Measured, networks: Networks) -> str:
+def _labels(group: Sequence[Measured], networks: Networks) -> list[str]:
+    """Equal for runs that differ only in their seed, and distinct for different weights of other kinds."""
+    found = [_label_and_weights(one, networks) for one in group]
+    weights: dict[str, set[str]] = {}
+    for label, sha256 in found:
+        weights.setdefault(label, set()).add(sha256)
+    return [label if len(weights[label]) == 1 else f"{label} {sha256[:8]}" for label, sha256 in found]
+
+
+def _label_and_weights(one: Measured, networks: Networks) -> tuple[str, str]:
+    """The sha256 of weights, which is empty for runs: those of a label are seeds."""
+    if isinstance(one, Result):
+        return networks[one.run.path].label, ""
     if isinstance(one, OutsideTeacher):
-        return "teacher"
-    return networks[one.run.path].label if isinstance(one, Result) else f"{one.names['model']}, {one.names['run']}"
+        return "teacher", one.sha256
+    return f"{one.names['model']}, {one.names['run']}", one.evaluation.checkpoint.sha256
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

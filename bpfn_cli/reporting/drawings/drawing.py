@@ -14,7 +14,7 @@ from bpfn_cli.figures.style import figure_names, write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Subject = Literal["accuracy", "cost", "classes", "distribution", "learning", "terms", "study"]
+Subject = Literal["cost", "classes", "distribution", "learning", "terms", "study"]
 
 
 @dataclass(frozen=True)

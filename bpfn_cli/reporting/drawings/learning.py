@@ -29,7 +29,7 @@ def learning_drawings(networks: Sequence[SeedGroup], most: int | None = None) ->
     Args: most: networks whose terms are drawn, the newest; None: all.
     """
     for variant in dict.fromkeys(one.record.variant for one in networks):
-        members = [one for one in networks if one.record.variant == variant and any(run.curve for run in one.runs)]
+        members = [one for one in networks if one.record.variant == variant and any(run.curve for run in one.drawn)]
         for where in dict.fromkeys(scenes_of(one.record) for one in members):
             yield from _validation([one for one in members if scenes_of(one.record) == where], variant, where)
     newest = {one.label for one in sorted(networks, key=lambda one: one.newest)[-(most or len(networks)) :]}
@@ -52,9 +52,9 @@ def teacher_line(records: Sequence[RunRecord]) -> dict[str, float]:
 
 def _validation(networks: Sequence[SeedGroup], variant: str, where: str) -> Iterator[Drawing]:
     shown, note = distinguishable(networks)
-    curves = {one.label.removeprefix(f"{variant}, "): Curve.of([run.curve for run in one.runs]) for one in shown}
+    curves = {one.label.removeprefix(f"{variant}, "): _validation_curve(one) for one in shown}
     if len(curves) < len(shown):
-        curves = {one.label: Curve.of([run.curve for run in one.runs]) for one in shown}
+        curves = {one.label: _validation_curve(one) for one in shown}
     curves = {label: curve for label, curve in curves.items() if curve.epochs.size}
     if not curves:
         return
@@ -75,7 +75,7 @@ def _terms(network: SeedGroup) -> Iterator[Drawing]:
     errors = {label: _curve(network, name) for name, label in VALIDATED.items() if name in names}
     if TRAINING_EPE3D in names:
         errors["training scenes"] = _curve(network, TRAINING_EPE3D)
-    lines = teacher_line([run.record for run in network.runs]) if errors else {}
+    lines = teacher_line([run.record for run in network.drawn]) if errors else {}
     panels = [
         Panel("weighted loss terms", curves("loss_"), log=True),
         Panel("share of the gradient", curves("gradient_share_"), missing="not measured (train.gradient_every)"),
@@ -83,11 +83,16 @@ def _terms(network: SeedGroup) -> Iterator[Drawing]:
         Panel("learning rate", {"learning rate": _curve(network, "lr")} if "lr" in names else {}, log=True),
     ]
     omitted = sorted({name for one in network.metrics for name in one.omitted})
-    names_of_runs = ", ".join(run.name for run in network.runs[:8]) + (", ..." if len(network.runs) > 8 else "")
-    caption = f"{network.label}: {names_of_runs}." + (f" {SEEDS}" if len(network.runs) > 1 else "")
+    runs = network.drawn
+    names_of_runs = ", ".join(run.name for run in runs[:8]) + (", ..." if len(runs) > 8 else "")
+    caption = f"{network.label}: {names_of_runs}." + (f" {SEEDS}" if len(runs) > 1 else "")
     caption += f" NaN or infinite, so not drawn: {', '.join(omitted)}." if omitted else ""
     stem = file_stem("learning", network.label)
     yield Drawing("terms", stem, caption, partial(panels_figure, panels, network.label), network.label)
+
+
+def _validation_curve(network: SeedGroup) -> Curve:
+    return Curve.of([run.curve for run in network.drawn])
 
 
 def _curve(network: SeedGroup, name: str) -> Curve:

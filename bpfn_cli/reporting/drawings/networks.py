@@ -31,6 +31,12 @@ class SeedGroup:
         """The label without the variant."""
         return self.label.removeprefix(f"{self.record.variant}, ")
 
+    @cached_property
+    def drawn(self) -> list[Run]:
+        """The runs whose curves are drawn: the finished ones; if there are none, the newest of each seed."""
+        newest = {run.record.seed: run for run in sorted(self.runs, key=lambda run: run.record.started)}
+        return [run for run in self.runs if run.complete] or list(newest.values())
+
     @property
     def lowest(self) -> float:
         """The lowest validation EPE3D of its runs in metres; infinite: not validated."""
@@ -43,8 +49,8 @@ class SeedGroup:
 
     @cached_property
     def metrics(self) -> list[MetricCurves]:
-        """Of each run."""
-        return [metric_curves(run.path) for run in self.runs]
+        """Of each run that is drawn."""
+        return [metric_curves(run.path) for run in self.drawn]
 
 
 def networks_of(runs: Iterable[Run]) -> list[SeedGroup]:
@@ -82,6 +88,8 @@ def _place(network: SeedGroup) -> tuple[bool, int, str]:
 def _key(record: RunRecord) -> str:
     """What runs of a network share."""
     recipe = {name: value for name, value in record.recipe.items() if name != "seed"}
+    if isinstance(data := recipe.get("data"), dict):
+        recipe["data"] = {name: value for name, value in data.items() if name != "holdout_seed"}
     shared = record.variant, record.method, record.control, record.role, record.epochs, record.points
-    teacher = record.teacher.sha256 if record.teacher else None
-    return json.dumps([shared, recipe, record.data.sha256, record.data.fraction, teacher], sort_keys=True, default=str)
+    weights = [one.sha256 if one else None for one in (record.teacher, record.initial)]
+    return json.dumps([shared, recipe, record.data.sha256, record.data.fraction, weights], sort_keys=True, default=str)

@@ -9,7 +9,7 @@ from functools import partial
 from bpfn_cli.figures.curves import Curve, Panel, band_figure
 from bpfn_cli.figures.differences import Interval, forest_figure
 from bpfn_cli.figures.style import MOST_CURVES
-from bpfn_cli.reporting.comparison import groups_by_variant, scratch_of, teacher_of
+from bpfn_cli.reporting.comparison import Teachers, groups_by_variant, scratch_of
 from bpfn_cli.reporting.differences import Group, differences
 from bpfn_cli.reporting.drawings.drawing import Drawing, file_stem
 from bpfn_cli.reporting.drawings.learning import SEEDS, scenes_of, teacher_line
@@ -20,7 +20,7 @@ def study_drawings(results: RunResults) -> Iterator[Drawing]:
     """Of the finished trainings of a study."""
     for variant, groups in groups_by_variant(results).items():
         yield from _curves(variant, groups)
-        yield from _differences(variant, groups)
+        yield from _differences(variant, groups, Teachers.of_runs(groups, results.runs))
 
 
 def _curves(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
@@ -37,11 +37,11 @@ def _curves(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
         yield Drawing("learning", file_stem("compare", variant), caption, draw)
 
 
-def _differences(variant: str, groups: Sequence[Group]) -> Iterator[Drawing]:
-    scratch, teacher = scratch_of(groups), teacher_of(groups)
+def _differences(variant: str, groups: Sequence[Group], teachers: Teachers) -> Iterator[Drawing]:
+    scratch = scratch_of(groups)
     if scratch is None or len(groups) < 2:
         return
-    found = differences(groups, scratch, teacher.test.epe3d if teacher and teacher.test else None)
+    found = differences(groups, scratch, teachers.error)
     rows = [
         Interval(one.label, one.paired.mean, one.paired.pairs, one.paired.low, one.paired.high, one.scenes)
         for one in found

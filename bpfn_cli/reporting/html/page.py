@@ -84,12 +84,14 @@ class Picture:
 
 @dataclass
 class Pictures:
-    """Draws figures as SVG, and those that have not changed only once."""
+    """Draws figures as SVG, and those that have not changed only once. used: since `forget_unused`."""
 
     drawn: dict[bytes, Picture] = field(default_factory=dict)
+    used: set[bytes] = field(default_factory=set)
 
     def of(self, drawing: Drawing) -> Picture:
         key = _content(drawing)
+        self.used.add(key)
         if key not in self.drawn:
             figure = drawing.draw()
             source = base64.b64encode(_small(figure_bytes(figure, "svg"))).decode("ascii")
@@ -97,6 +99,10 @@ class Pictures:
             caption = printable(drawing.caption)
             self.drawn[key] = Picture(caption, f"data:image/svg+xml;base64,{source}", is_wide)
         return self.drawn[key]
+
+    def forget_unused(self) -> None:
+        self.drawn = {key: self.drawn[key] for key in self.used}
+        self.used.clear()
 
 
 @dataclass(frozen=True)

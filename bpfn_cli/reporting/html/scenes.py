@@ -50,7 +50,7 @@ def scene_sets(results: RunResults, count: int) -> Iterator[SceneSet]:
     """
     used: list[str] = []
     for group in tables_of(results.runs, results.others) if count else ():
-        found = [one for one in group if isinstance(one, Result) and one.run.complete and one.evaluation.scenes]
+        found = [one for one in group if isinstance(one, Result) and _can_be_shown(one)]
         found = [one for one in found if one.record.role == "student"] or found
         if not found:
             continue
@@ -86,6 +86,10 @@ def write_scenes(one: SceneSet, folder: Path) -> SceneSet:
         with made_folder(path.parent):
             write_scene_page(scene, path)
     return one
+
+
+def _can_be_shown(one: Result) -> bool:
+    return one.run.complete and one.is_deployed and bool(one.evaluation.scenes)
 
 
 def _shown(rows: Sequence[SceneRow], among: str, stem: str) -> list[ShownScene]:

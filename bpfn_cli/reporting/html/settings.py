@@ -51,8 +51,9 @@ def _settings(run: Run) -> dict[str, str]:
     record = run.record
     about = {"variant": record.variant, "method": record.method, "epochs": record.epochs, "points": record.points}
     data = {"data": record.data.source_kind, "training scenes": record.data.train_scenes - record.data.held_out_scenes}
-    teacher = {"teacher weights": record.teacher.sha256[:12]} if record.teacher else {}
-    flat = {**dict(_flat(record.recipe)), **about, **data, **teacher, "selected on": record.selected_on}
+    weights = {"teacher weights": record.teacher, "initial weights": record.initial}
+    sha256 = {key: one.sha256[:12] for key, one in weights.items() if one}
+    flat = {**dict(_flat(record.recipe)), **about, **data, **sha256, "selected on": record.selected_on}
     return {key: text for key, value in flat.items() if (text := _as_text(value)) is not None}
 
 

@@ -53,6 +53,7 @@ class PageWriter:
         sets = [self._with_pages(one) for one in scene_sets(results, self.scenes)]
         options = Options(self.published, self.latency_ms)
         page = page_of(results, report, sets, options, self._pictures, progress)
+        self._pictures.forget_unused()
         write_atomic(self.index, html_of(page, None if refresh is None else round(refresh)).encode())
 
     def _with_pages(self, one: SceneSet) -> SceneSet:

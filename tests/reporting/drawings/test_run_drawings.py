@@ -50,6 +50,36 @@ def test_runs_of_a_network_differ_only_in_their_seed(runs: Path, make_run: Any) 
     assert first.label.startswith("weightnet48, bihint (") and first.label != second.label
 
 
+def test_runs_from_other_initial_weights_are_another_network(runs: Path, make_run: Any) -> None:
+    for name, sha256 in (("a", "a" * 64), ("b", "b" * 64)):
+        make_run(name, recipe={"seed": 0}, initial={"path": f"{name}.safetensors", "sha256": sha256})
+    assert len(networks_of(read_runs(runs).runs)) == 2
+
+
+def test_seeds_of_a_study_with_a_teacher_of_its_own_are_one_network(runs: Path, make_run: Any) -> None:
+    make_run("a", seed=0, recipe={"seed": 0, "data": {"points": 1024}})
+    make_run("b", seed=1, recipe={"seed": 1, "data": {"points": 1024, "holdout_seed": 0}})
+    (network,) = networks_of(read_runs(runs).runs)
+    assert [run.name for run in network.runs] == ["a", "b"]
+
+
+def test_curves_are_those_of_finished_runs_or_of_the_newest_of_each_seed(runs: Path, make_run: Any) -> None:
+    def curve(*epochs: int) -> list[dict[str, Any]]:
+        return [{"epoch": epoch, "validation_epe3d": 0.5} for epoch in epochs]
+
+    def shown() -> list[int]:
+        (one,) = [one for one in drawn(runs).values() if one.subject == "terms"]
+        (line,) = one.draw().axes[2].get_lines()
+        return list(line.get_xdata())
+
+    log(make_run("dead", state="interrupted", started="2025-03-01T10:00:00+00:00"), *curve(1))
+    log(make_run("again", state="running", started="2025-03-02T10:00:00+00:00"), *curve(1, 2))
+    log(make_run("other", state="running", seed=1, started="2025-03-02T10:00:00+00:00"))
+    assert shown() == [1, 2]
+    log(make_run("finished", seed=2, started="2025-03-01T10:00:00+00:00"), *curve(1, 2, 3))
+    assert shown() == [1, 2, 3]
+
+
 def test_plot_keeps_the_networks_with_the_lowest_error(runs: Path, make_run: Any) -> None:
     for number in range(14):
         log(make_run(f"run{number}", method=f"m{number}"), {"epoch": 1, "validation_epe3d": 1 - 0.01 * number})
@@ -122,6 +152,19 @@ def test_only_runs_that_differ_in_their_seed_are_averaged(runs: Path, make_run: 
     }
     lines = by_subject["distribution"].draw.args[0]  # type: ignore[attr-defined]
     assert lines["weightnet48, bihint (short)"] == [0.4, 0.4, 0.4]
+
+
+def test_other_weights_of_one_name_are_lines_of_their_own(runs: Path) -> None:
+    for folder, sha256, error in (("a", "a" * 64, 0.1), ("b", "b" * 64, 0.3)):
+        checkpoint = {"path": f"{folder}/student.safetensors", "variant": "half", "which": "given", "sha256": sha256}
+        result = evaluation(error, checkpoint=checkpoint, scenes=[{"name": "0", "model": error}])
+        (runs / "evaluations").mkdir(parents=True, exist_ok=True)
+        (runs / "evaluations" / f"{folder}.json").write_text(json.dumps(result))
+    (one,) = [one for one in drawn(runs).values() if one.subject == "distribution"]
+    assert one.draw.args[0] == {  # type: ignore[attr-defined]
+        "half, student.safetensors aaaaaaaa": [0.1],
+        "half, student.safetensors bbbbbbbb": [0.3],
+    }
 
 
 def test_teacher_is_a_line_in_the_plot_of_costs(runs: Path, make_run: Any) -> None:

@@ -147,6 +147,7 @@ def test_figures_that_have_not_changed_are_not_drawn_again(tmp_path: Path, monke
         results = read_runs(runs)
         pages.write(results, build_report(results))
         assert len(drawn) == expected
+        assert len(pages._pictures.drawn) == 3  # those of the page alone
         drawn.clear()
         if not expected:
             (runs / "a" / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in epochs(3)))
@@ -236,6 +237,8 @@ def test_scenes_are_those_of_the_best_finished_student(tmp_path: Path) -> None:
     write_run(runs / "good", evaluation(0.1, scenes=SCENES))
     write_run(runs / "teacher", evaluation(0.05, scenes=SCENES), role="teacher", method="scratch")
     write_run(runs / "stopped", evaluation(0.01, scenes=SCENES), state="interrupted")
+    last = {"which": "last", "sha256": "f" * 64}  # better than what the run deploys, but its weights may be gone
+    write_run(runs / "other", evaluation(0.2, scenes=SCENES), evaluation(0.01, scenes=SCENES, checkpoint=last))
     html = write(runs, tmp_path / "page")
     assert "weightnet48, bihint (good)" in html and "data/synthetic is not here" not in html.split("scenes")[0]
     assert replace(Cell("a"), is_number=True).look == "number"
