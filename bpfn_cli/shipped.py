@@ -14,7 +14,7 @@ from bpfn_cli.files import expanded
 from bpfn_cli.history import TEACHER, Step, read_history
 
 FOLDER = Path(bpfn_cli.resources.__file__).parent / "weights"
-DEFAULT = "weightnet4"  # of `bpfn predict`; the most accurate one
+DEFAULT = "weightnet4"  # where no network is named; the most accurate one
 STUDENT = "student.safetensors"  # in a run folder: the weights to deploy
 
 

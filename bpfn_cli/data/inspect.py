@@ -110,10 +110,7 @@ def describe_scene(path: Path) -> dict[str, Any]:
     """
     dataset, index = _find_scene(path)
     scene = dataset.load(index)
-    known, mean_flow = np.empty(0), []
-    if scene.flow is not None:
-        lengths = np.linalg.norm(scene.flow, axis=1)
-        known, mean_flow = lengths if scene.valid is None else lengths[scene.valid], scene.flow.mean(axis=0)
+    flow = np.empty((0, 3)) if scene.flow is None else scene.flow if scene.valid is None else scene.flow[scene.valid]
     return {
         "scene": scene.name,
         "kind": dataset.kind,
@@ -121,15 +118,15 @@ def describe_scene(path: Path) -> dict[str, Any]:
         "dataset": str(dataset.root),
         "points1": len(scene.pc1),
         "points2": len(scene.pc2),
-        "known_flow": len(known),
+        "known_flow": len(flow),
         "pc1_min_m": _rounded(scene.pc1.min(axis=0)),
         "pc1_max_m": _rounded(scene.pc1.max(axis=0)),
         "pc2_min_m": _rounded(scene.pc2.min(axis=0)),
         "pc2_max_m": _rounded(scene.pc2.max(axis=0)),
         "quantiles": list(QUANTILES),
         "depth_m": _rounded(np.quantile(scene.pc1[:, 2], QUANTILES)),
-        "flow_length_m": list(_quantiles(known)),
-        "mean_flow_m": _rounded(np.asarray(mean_flow)),
+        "flow_length_m": list(_quantiles(np.linalg.norm(flow, axis=1))),
+        "mean_flow_m": _rounded(flow.mean(axis=0)) if len(flow) else [],
     }
 
 

@@ -42,6 +42,11 @@ class OutputRecord:
         write_json(self.finished, record)
         self.remove_partial()
 
+    def reopen(self) -> None:
+        """Mark a finished folder, which `start` was called for, as unfinished."""
+        with disk_errors(self.folder):
+            self.finished.unlink(missing_ok=True)
+
     def remove_partial(self) -> None:
         """Remove the partial record, which a kill may have left beside the finished one."""
         with disk_errors(self.folder):

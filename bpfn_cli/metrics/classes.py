@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 import torch
 
-from bpfn_cli.ops import MOVING_M, shared_motion_residual
+from bpfn_cli.ops import MOVING_M, shared_motion
 
 SPEEDS_M = (MOVING_M, 0.2, 0.5, 1.0, 2.0)
 RANGES_M = (10, 20, 35)
@@ -79,7 +79,7 @@ class Truth:
             speed = np.linalg.norm(start + motion - static, axis=1)
         else:
             counted = None if valid is None else torch.from_numpy(valid)
-            speed = shared_motion_residual(torch.from_numpy(start), torch.from_numpy(motion), counted).numpy()
+            speed = shared_motion(torch.from_numpy(start), torch.from_numpy(motion), counted)[2].numpy()
         return cls(points, speed, speed >= MOVING_M, categories, ego_motion is not None)
 
 

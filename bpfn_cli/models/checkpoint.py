@@ -80,13 +80,18 @@ def save_published(path: str | Path, model: BiPointFlowNet) -> None:
 def published_bytes(model: BiPointFlowNet, name: str) -> bytes:
     """The bytes of the file that `save_published` writes. Args: name: of the file, for errors. Raises: UsageError."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    inferred = infer_variant({key: tuple(tensor.shape) for key, tensor in state.items()}, name)
-    if replace(inferred, name=model.variant.name) != model.variant:
+    if not follows_from_shapes(model):
         lost = "numbers of neighbors, reductions and some bottlenecks do not follow from the shapes of a state dict"
         raise UsageError(f"{name}: {lost}; use the suffix {SUFFIX}")
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()
+
+
+def follows_from_shapes(model: BiPointFlowNet) -> bool:
+    """Whether the shapes of its tensors tell the sizes of a network, as a published file needs."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return replace(infer_variant(shapes, ""), name=model.variant.name) == model.variant
 
 
 def checkpoint_bytes(

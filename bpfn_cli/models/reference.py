@@ -26,6 +26,8 @@ from bpfn_cli.ops.reference import farthest_point_sample, knn, upsample, warp
 from bpfn_cli.precision import Precision
 from bpfn_cli.structures import LEVELS, FlowPyramid, PointPyramid
 
+MOST_PLAIN_POINTS = 2**15  # it compares each point with each: with more, a pass takes minutes
+
 
 class ReferenceNetwork(BiPointFlowNet):
     """The network of a `Variant`, computed as published. `output.pyramid` is None: it shares nothing."""

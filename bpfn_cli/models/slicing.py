@@ -27,9 +27,9 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
     Inputs that are concatenations are cut part by part, and PointConv's linear map, flattened as
     channel * c_mid + w, is cut in both factors: a prefix of it would mix channels.
     Layers of a kind that the teacher does not have stay as initialized.
-    Raises: UsageError: the student is wider than the teacher somewhere.
+    Raises: UsageError: as `check_slice`.
     """
-    _check_sizes(student.variant, teacher.variant)
+    check_slice(student.variant, teacher.variant)
     source, state = teacher.state_dict(), student.state_dict()
     copied, sliced, new = [], [], []
     for name, own in state.items():
@@ -45,8 +45,11 @@ def initialize_from(student: BiPointFlowNet, teacher: BiPointFlowNet) -> SliceRe
     return SliceReport(tuple(copied), tuple(sliced), tuple(new))
 
 
-def _check_sizes(student: Variant, teacher: Variant) -> None:
-    """Raises: UsageError: a size of the student is larger."""
+def check_slice(student: Variant, teacher: Variant) -> None:
+    """Raises: UsageError: a size of the student is larger, or it lacks the batch norms of the teacher."""
+    if teacher.bn and not student.bn:
+        lacks = f"{printable(student.name)} has none of the batch norms that {printable(teacher.name)} was trained with"
+        raise UsageError(f"{lacks}; add them (--bn, or bn: true in the sizes)")
     for level, (own, other) in enumerate(zip(student.levels, teacher.levels, strict=True)):
         sizes = ["width", "expanded", "context", "embedding"]
         sizes += ["estimator", "estimator_features"] if own.embedding else []

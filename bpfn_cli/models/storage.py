@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bpfn_cli.choices import Storage
-from bpfn_cli.errors import CheckpointError, printable
+from bpfn_cli.errors import CheckpointError, UsageError, printable
 
 SCALE = ":scale"  # suffix of the name of the scales of an int8 weight
 LARGEST_INT8 = 127
@@ -21,12 +21,17 @@ def encode(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
 
     float16, bfloat16: all floating-point tensors. int8: matrices, as whole numbers times a scale for each row (output
     channel) that makes its largest value 127; vectors stay float32.
+    Raises: UsageError: a value is too large for float16.
     """
     if storage == "float32":
         return dict(state)
     if storage != "int8":
         dtype = DTYPES[storage]
-        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        encoded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        for name, tensor in encoded.items():
+            if tensor.is_floating_point() and not torch.equal(tensor.isfinite(), state[name].isfinite()):
+                raise UsageError(f"{storage}: {printable(name)} has values above 65504; use bfloat16 or int8")
+        return encoded
     encoded = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.dim() < 2:

@@ -14,7 +14,7 @@ from bpfn_cli.ops.rigid import (
     rigid_icp,
     rigid_motion,
     scene_motion,
-    shared_motion_residual,
+    shared_motion,
 )
 from bpfn_cli.ops.sampling import farthest_point_sample
 
@@ -40,7 +40,7 @@ __all__ = [
     "rigid_motion",
     "roughness",
     "scene_motion",
-    "shared_motion_residual",
+    "shared_motion",
     "upsample",
     "warp",
 ]

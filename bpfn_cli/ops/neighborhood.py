@@ -275,7 +275,9 @@ class _NativeMixing:
         return mixed.flatten(1)
 
     def convolve(self, matrix: Tensor, result: Tensor) -> None:
-        """All rows times a matrix (m, 3 + C, D)."""
+        """All rows times a matrix (m, 3 + C, D). Raises: ShapeError."""
+        expected = self.weights.shape[2], 3 + self.features.shape[1], matrix.shape[2]
+        native.check_shapes(matrix=(matrix, expected))
         native.convolve(self.offsets, self.features, self.weights, self.neighbors, matrix, result)
 
     def start_backward(self) -> None:

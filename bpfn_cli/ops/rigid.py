@@ -10,7 +10,7 @@ from bpfn_cli.ops.neighbors import knn
 ROUNDS = 5  # of reweighting, which removes the influence of moving objects
 MOVING_M = 0.05  # a point that deviates by more from the rigid motion, in metres, counts as moving
 
-# Of `shared_motion_residual`: fits to four points each, compared on at most so many points, evenly spaced.
+# Of `shared_motion`: fits to four points each, compared on at most so many points, evenly spaced.
 SHARED_DRAWS = 256
 SHARED_POINTS = 2048
 
@@ -65,14 +65,15 @@ def scene_motion(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> t
         return _reweighted(start, motion, counted, counted, ROUNDS)
 
 
-def shared_motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Distance by which each point deviates from the rigid motion that most points share: (N,) metres, float64.
+def shared_motion(points: Tensor, flow: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The rigid motion that most points share, and the distance by which each point deviates from it.
 
     Where large moving objects hold many of the points, `scene_motion` may end between the motions. Here, it competes
     with the best of many fits to four random points (fixed seed), refined in the same way; the motion with which more
     points agree is taken. Without gradients; slower than `scene_motion`.
 
     Args: points, flow: (N, 3) metres. valid: (N,) bool, the points to fit to, one at least; None: all.
+    Returns: (3, 3), (1, 3), as of `rigid_motion`, and (N,) metres; float64.
     Source: RANSAC, Fischler and Bolles, CACM 1981.
     """
     with torch.no_grad():
@@ -87,8 +88,9 @@ def shared_motion_residual(points: Tensor, flow: Tensor, valid: Tensor | None = 
         rough = _residual(start, motion, *rigid_motion(start[:, chosen], motion[:, chosen]))
         rounds = 2  # from four times the scale, as the four points have errors
         refined = _reweighted(start, motion, counted, counted * _agreement(rough, MOVING_M * 2.0**rounds), rounds)
-        found = torch.cat([scene_motion(start, motion, counted)[2], refined[2]])
-        return found[(counted * _agreement(found, MOVING_M)).sum(dim=1).argmax()]
+        found = [torch.cat(pair) for pair in zip(scene_motion(start, motion, counted), refined, strict=True)]
+        best = (counted * _agreement(found[2], MOVING_M)).sum(dim=1).argmax()
+        return found[0][best], found[1][best], found[2][best]
 
 
 def _reweighted(

@@ -53,14 +53,14 @@ def write_pose(path: Path, pose: np.ndarray) -> None:
 
 
 def estimate_pose(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """(4, 4) float64: the rigid motion that most points follow. Args: points, flow: (N, 3) metres."""
+    """(4, 4) float64: the rigid motion that most points share. Args: points, flow: (N, 3) metres, finite."""
     import torch
 
-    from bpfn_cli.ops import scene_motion
+    from bpfn_cli.ops import shared_motion
 
-    rotation, translation, _ = scene_motion(torch.from_numpy(points)[None], torch.from_numpy(flow)[None])
+    rotation, translation, _ = shared_motion(torch.from_numpy(points), torch.from_numpy(flow))
     pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = rotation[0].numpy(), translation[0, 0].numpy()
+    pose[:3, :3], pose[:3, 3] = rotation.numpy(), translation[0].numpy()
     return pose
 
 

@@ -20,7 +20,7 @@ from bpfn_cli.data.datasets import SceneDataset
 from bpfn_cli.metrics.evaluation import Predictor, evaluate
 from bpfn_cli.models import BiPointFlowNet
 from bpfn_cli.models.exported import FORMATS
-from bpfn_cli.models.exported.base import Clouds, Request, Runner
+from bpfn_cli.models.exported.base import Clouds, Request, Runner, fast_copy
 from bpfn_cli.profiling.memory import forget_peak, resident_bytes
 from bpfn_cli.profiling.new_process import in_new_process
 from bpfn_cli.profiling.workload import synthetic_batch
@@ -78,15 +78,17 @@ def measure_formats(
     scenes: Sequence[Clouds] = (),
     progress: ProgressCallback | None = None,
 ) -> list[FormatCost]:
-    """Export a network to each format and measure the files; passes of all of them take turns.
+    """Export a network to each format that can hold it, and measure the files; passes of all of them take turns.
 
     Args: dataset: to measure EPE3D on. scenes: to calibrate int8 with.
     Raises: UsageError: an extra is missing. OutOfMemoryError.
     """
-    batch, tick = synthetic_batch(points, 1), _Ticker(progress, 2 * len(MEASURED) + rounds + 1 + (dataset is not None))
+    model = fast_copy(model)
+    kinds = [kind for kind in MEASURED if FORMATS[kind.format].can_hold(model)]
+    batch, tick = synthetic_batch(points, 1), _Ticker(progress, 2 * len(kinds) + rounds + 1 + (dataset is not None))
     with tempfile.TemporaryDirectory() as folder:
         files: dict[Kind, Path] = {}
-        for kind in MEASURED:
+        for kind in kinds:
             format = FORMATS[kind.format]
             files[kind] = path = Path(folder) / f"{kind.weights}{format.suffix}"
             calibrated = {"scenes": scenes, "calibration": kind.calibration} if kind.calibration else {}

@@ -22,6 +22,7 @@ from torch import Tensor
 import bpfn_cli
 from bpfn_cli.cores import usable_cores
 from bpfn_cli.errors import OutOfMemoryError
+from bpfn_cli.models.reference import MOST_PLAIN_POINTS
 from bpfn_cli.models.stages import watch_stages
 from bpfn_cli.ops.products import multiply
 from bpfn_cli.precision import Precision
@@ -30,7 +31,6 @@ from bpfn_cli.profiling.memory import METHOD, peak_memories_mb
 from bpfn_cli.profiling.workload import Case, Workload
 from bpfn_cli.progress import ProgressCallback
 
-MOST_PLAIN_POINTS = 2**15  # the plain path compares each point with each: with more, a pass takes minutes
 GEMM_SIZE = 2048
 STAGES = ("geometry", "encoder", "level3", "level2", "level1", "level0", "backward", "other")
 

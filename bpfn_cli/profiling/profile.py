@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.models import BiPointFlowNet, build_model
 from bpfn_cli.models.checkpoint import checkpoint_bytes
-from bpfn_cli.models.reference import ReferenceNetwork
+from bpfn_cli.models.reference import MOST_PLAIN_POINTS, ReferenceNetwork
 from bpfn_cli.models.variants import Variant
 from bpfn_cli.structures import FlowPyramid
 
@@ -34,7 +34,7 @@ class LevelProfile:
     points: int
     parameters: int
     module_macs: int
-    operator_macs: int
+    operator_macs: int | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Profile:
             multiply-accumulates plus one per output element with bias; plus one per output element of ReLU and
             LeakyReLU modules. Matrix products outside modules are not counted.
         operator_macs: fvcore's count, including PointConv's aggregation product but not element-wise products and
-            the weighted sums of interpolation (0.1 %). Not comparable with `module_macs`.
+            the weighted sums of interpolation (0.1 %). Not comparable with `module_macs`. None: more than
+            MOST_PLAIN_POINTS, since fvcore runs the plain network.
         checkpoint_bytes: size of the file.
         uncounted: operators that fvcore could not count, and how often each was called.
     """
@@ -58,7 +59,7 @@ class Profile:
     parameters: int
     unused_parameters: int
     module_macs: int
-    operator_macs: int
+    operator_macs: int | None
     checkpoint_bytes: int
     levels: tuple[LevelProfile, ...]
     uncounted: dict[str, int]
@@ -72,17 +73,19 @@ def profile_model(variant: Variant, points: int = PUBLISHED_POINTS, *, file_byte
     """
     counts = count_modules(variant, points)
     deployed = build_model(variant, points, network=ReferenceNetwork).eval()
-    operator_macs, uncounted = _operator_macs(deployed)
+    by_level, uncounted = _operator_macs(deployed) if points <= MOST_PLAIN_POINTS else (None, {})
     return Profile(
         variant=variant.name,
         points=points,
         parameters=counts.parameters.total(),
         unused_parameters=counts.unused_parameters,
         module_macs=counts.macs.total(),
-        operator_macs=operator_macs.total(),
+        operator_macs=None if by_level is None else by_level.total(),
         checkpoint_bytes=len(checkpoint_bytes(deployed, {})) if file_bytes is None else file_bytes,
         levels=tuple(
-            LevelProfile(level, size, counts.parameters[level], counts.macs[level], operator_macs[level])
+            LevelProfile(
+                level, size, counts.parameters[level], counts.macs[level], None if by_level is None else by_level[level]
+            )
             for level, size in enumerate(counts.points)
         ),
         uncounted=uncounted,

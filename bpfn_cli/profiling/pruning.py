@@ -40,5 +40,5 @@ def pruning_scenes(
 
 
 def latency_ms(variant: Variant, points: int) -> float:
-    """Median time of a pass with one pair of clouds, as `bpfn bench` measures it."""
+    """Median time of a pass with one pair of clouds on the CPU, as `bpfn bench` measures it."""
     return measure_latency(Case(variant, points), rounds=PASSES, plain=False, memory=False).fast.median_ms

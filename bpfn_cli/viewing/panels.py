@@ -101,10 +101,10 @@ def _own_motion(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """(N, 3) metres: the flow without the rigid motion that most points share."""
     import torch
 
-    from bpfn_cli.ops import scene_motion
+    from bpfn_cli.ops import shared_motion
 
-    rotation, translation, _ = scene_motion(torch.from_numpy(points)[None], torch.from_numpy(flow)[None])
-    shared: np.ndarray = points @ rotation[0].numpy().T + translation[0].numpy() - points
+    rotation, translation, _ = shared_motion(torch.from_numpy(points), torch.from_numpy(flow))
+    shared: np.ndarray = points @ rotation.numpy().T + translation.numpy() - points
     return flow - shared
 
 

@@ -263,6 +263,20 @@ def test_formats_are_compared_in_one_table(folder: Path, monkeypatch: pytest.Mon
     assert table.count("onnxruntime") == 5
 
 
+def test_formats_that_cannot_hold_a_network_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny_world import LEAST, TINY
+
+    from bpfn_cli.models import build_model, slim
+    from bpfn_cli.profiling import formats
+
+    kept = [one for one in formats.MEASURED if one.format in ("pth", "safetensors")]
+    monkeypatch.setattr(formats, "MEASURED", kept)
+    monkeypatch.setattr(formats, "_peak_mb", lambda *_: 2.0)
+    for embedding, expected in ((32, {"pth", "safetensors"}), (16, {"safetensors"})):
+        model = build_model(slim(TINY, "tiny", neighbors={"embedding": embedding}), LEAST)
+        assert {one.format for one in formats.measure_formats(model, points=LEAST, rounds=1)} == expected
+
+
 def test_times_are_drawn_beside_the_table(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +318,7 @@ def test_memory_of_a_format_is_measured_in_a_process_of_its_own(tmp_path: Path) 
         (("--first", "--no-plain"), "--no-plain: has no effect with --first"),
         (("--formats", "--plot", "a.png"), "--plot: has no effect with --formats"),
         (("--first", "--plot", "a.png"), "--plot: draws the times of passes; leave out --first"),
+        (("--formats", "--checkpoint", "tiny.safetensors", "--points", 1023), "--points 1023: use 1024 to 65536"),
     ],
 )
 def test_flags_without_effect_are_refused(folder: Path, words: tuple[object, ...], message: str) -> None:

@@ -121,6 +121,8 @@ def test_slim_slices_a_teacher(work):
     sliced = load_checkpoint(work / "s.safetensors")
     assert sum(parameter.numel() for parameter in sliced.parameters()) == 3_857_356
     refused(bpfn("slim", "--teacher", teacher, "--c-mid", "4", "--out", "s.safetensors", cwd=work), 5, "--force")
+    good(bpfn("slim", "--teacher", "s.safetensors", "--width", 0.5, *small, "n.safetensors", cwd=work))
+    assert [level.c_mid for level in load_checkpoint(work / "n.safetensors").variant.levels] == [4, 4, 4, 8, 8]
 
 
 def test_predict_gives_a_row_for_each_point(work):

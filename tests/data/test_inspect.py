@@ -88,6 +88,14 @@ def test_a_scene_by_hand(tmp_path: Path) -> None:
     assert (found["mean_flow_m"], found["flow_length_m"][-1]) == ([0, 0, 0.5], 1.0)
 
 
+def test_figures_of_the_flow_are_of_the_points_where_it_is_known(tmp_path: Path) -> None:
+    valid = np.arange(12) < 6
+    flow = np.where(valid[:, None], [0.0, 0.0, 0.5], [9.0, 9.0, 9.0])
+    write_occluded(tmp_path / "set", flow=flow.astype(np.float32), valid_mask1=valid)
+    found = describe_scene(tmp_path / "set" / "TRAIN_A_0000_left_0006-0")
+    assert (found["known_flow"], found["mean_flow_m"], found["flow_length_m"][-1]) == (6, [0, 0, 0.5], 0.5)
+
+
 def test_no_such_scene(dataset: Path) -> None:
     with pytest.raises(UsageError, match="no such scene; give DATASET/train/NAME"):
         describe_scene(dataset / "train" / "nothing")

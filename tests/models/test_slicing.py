@@ -185,6 +185,13 @@ def test_wider_student_is_refused(variant: str) -> None:
         initialize_from(build_model(variant, 1024), build_model("weightnet4", 1024))
 
 
+def test_batch_norms_of_a_teacher_are_not_dropped() -> None:
+    teacher = build_model("baseline", 1024, bn=True)
+    with pytest.raises(UsageError, match="weightnet4 has none of the batch norms that baseline was trained with; add"):
+        initialize_from(build_model("weightnet4", 1024), teacher)
+    assert not initialize_from(build_model("weightnet4", 1024, bn=True), teacher).new
+
+
 def test_sizes_no_network_has_are_refused() -> None:
     for bad in ({"width": 0.0}, {"width": 5.0}, {"c_mid": 0}, {"c_mid": (4, 4)}, {"bottleneck": -1}):
         with pytest.raises(UsageError):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import BIG, tiny_network
 
-from bpfn_cli.errors import CheckpointError
+from bpfn_cli.errors import CheckpointError, UsageError
 from bpfn_cli.models import load_checkpoint, save_checkpoint
 from bpfn_cli.models.storage import SCALE, decode, encode
 
@@ -53,6 +53,13 @@ def test_files_are_smaller_and_read_as_the_same_network(
         largest = tensor.abs().max().clamp_min(1e-6)
         assert (read.state_dict()[name] - tensor).abs().max() <= error * largest
         assert read.state_dict()[name].dtype == tensor.dtype
+
+
+def test_value_that_float16_does_not_have_is_refused() -> None:
+    state = {"norm.running_var": torch.tensor([1.0, 7e4])}
+    with pytest.raises(UsageError, match=r"float16: norm\.running_var has values above 65504; use bfloat16 or int8"):
+        encode(state, "float16")
+    assert encode(state, "bfloat16")["norm.running_var"].isfinite().all()
 
 
 def test_scales_that_do_not_fit_are_one_line(tmp_path: Path) -> None:

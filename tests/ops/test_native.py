@@ -255,6 +255,22 @@ def test_not_a_number_is_kept(neighbor: int, dtype: torch.dtype) -> None:
 
 
 @needs_native
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_nan_goes_to_one_of_the_neighbors(dtype: torch.dtype) -> None:
+    """The C loop fills its last block of 8 with copies of the last neighbor, which must not be named."""
+    own, other, rows, weight = random(40, 8, dtype=dtype), random(13, 8, dtype=dtype), graph(40, 12, 13), random(24, 8)
+    rows[:, -1] = 12
+    other[12] = torch.nan
+    largest, argmax = torch.ops.bpfn.propagate_max(own, other, rows, weight.to(dtype), True)
+    assert largest.isnan().all()
+    assert (argmax == 11).all()
+    inputs = own, other.requires_grad_(), rows, weight.to(dtype).requires_grad_()
+    propagate_max(*inputs).sum().backward()
+    assert inputs[3].grad is not None and inputs[3].grad.isnan().all()
+
+
+@needs_native
 def test_shapes_and_types_that_do_not_fit_are_refused_or_turned() -> None:
     own, other, rows, weight = random(5, 4), random(17, 4), graph(5, 3, 17), random(2, 4)
     expected = propagate_max(own, other, rows, weight)
@@ -266,6 +282,8 @@ def test_shapes_and_types_that_do_not_fit_are_refused_or_turned() -> None:
     for bad in ((offsets[:4], other, weights), (offsets, other, weights[:, :2]), (offsets[:, :, :2], other, weights)):
         with pytest.raises(ShapeError, match="found"):
             convolve_neighbors(*bad, rows, matrix)
+    with pytest.raises(ShapeError, match=r"matrix: found \(2, 5, 1\), expected \(2, 7, 1\)"):
+        convolve_neighbors(offsets, other, weights, rows, random(2, 5, 1))
     assert convolve_neighbors(offsets, random(17, 0), weights, rows, random(2, 3, 1)).shape == (5, 1)
     leaf = random(17, 0).requires_grad_()
     convolve_neighbors(offsets, leaf, weights, rows, random(2, 3, 1)).sum().backward()

@@ -34,6 +34,17 @@ def test_pose_is_estimated_beside_moving_objects() -> None:
     assert np.allclose(estimate_pose(points, flow), QUARTER_TURN, atol=0.01)
 
 
+def test_pose_is_that_of_the_points_that_agree_beside_large_vehicles() -> None:
+    """Least squares, however reweighted, ends between the motions."""
+    chance = np.random.default_rng(0)
+    points = chance.uniform(-20, 20, (900, 3)).astype(np.float32)
+    still = np.eye(4)
+    flow = sensor_flow(points, still).astype(np.float32)
+    flow[:260] += np.float32([0, 0, 1])
+    flow[260:520] += np.float32([0, 0, 1.3])  # most move, but no motion has as many points as the rest
+    assert np.allclose(estimate_pose(points, flow), still, atol=0.01)
+
+
 def test_written_pose_is_read_back(tmp_path: Path) -> None:
     write_pose(tmp_path / "T.txt", QUARTER_TURN)
     assert (tmp_path / "T.txt").read_text() == "0 -1 0 5\n1 0 0 0\n0 0 1 -2\n0 0 0 1\n"

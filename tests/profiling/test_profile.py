@@ -171,6 +171,20 @@ def test_tensors_are_those_of_the_published_network(name: str, printed_m: str) -
     assert sum(one.elements for one in found if one.kind == "parameter") == sum(p.numel() for p in model.parameters())
 
 
+def test_operators_of_clouds_that_take_too_long_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bpfn_cli.profiling.profile.MOST_PLAIN_POINTS", 1023)
+    monkeypatch.setattr("bpfn_cli.profiling.profile._operator_macs", None)
+    profile = profile_model(VARIANTS["weightnet4"], 1024)
+    assert profile.operator_macs is None and profile.levels[0].operator_macs is None
+    assert profile.module_macs == sum(level.module_macs for level in profile.levels) > 0
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_network())
+    monkeypatch.undo()
+    words = ("profile", "--checkpoint", "tiny.safetensors", "--points", 40000)
+    assert "so many points take too long; use 32,768 or fewer" in succeeded(bpfn(*words, cwd=tmp_path)).stdout
+
+
 def test_profile_command_lists_tensors_with_totals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bpfn_cli.profiling.profile._operator_macs", lambda _: (Counter(), {}))  # takes seconds
     network = tiny_network()

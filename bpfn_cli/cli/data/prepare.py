@@ -56,9 +56,7 @@ def flyingthings3d(
     ] = None,
     near: Annotated[float, typer.Option("--near", min=0, help="Largest depth in metres; 0: no limit.")] = 35.0,
     occluded: Annotated[bool, options.switch("--occluded", "Include hidden points, as FlowNet3D prepared it.")] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Prepare at most this many scenes per split.")
-    ] = None,
+    limit: Annotated[int | None, LIMIT] = None,
     drop_nonfinite: Annotated[bool, options.switch("--drop-nonfinite", "Leave out NaN and infinite pixels.")] = False,
     shard: Annotated[str, SHARD] = "1/1",
     processes: options.Processes = None,

@@ -29,6 +29,8 @@ def bench_formats(
     from bpfn_cli.device import keep_freed_memory
     from bpfn_cli.files import claim_output, made_folder, write_json
     from bpfn_cli.models import build_from
+    from bpfn_cli.models.exported import FORMATS
+    from bpfn_cli.models.exported.verified_export import check_points
     from bpfn_cli.profiling import describe_machine
     from bpfn_cli.profiling.formats import measure_formats
     from bpfn_cli.profiling.trial import calibration_scenes
@@ -40,13 +42,16 @@ def bench_formats(
         dataset = None if data is None else open_dataset(data, "test")
         path, read = read_weights(checkpoint)
         keep_freed_memory()
-        points, rounds = points or read.num_points, rounds or ROUNDS
+        model, points, rounds = build_from(read), points or read.num_points, rounds or ROUNDS
+        check_points(points, model)
+        if left_out := [name for name, format in FORMATS.items() if not format.can_hold(model)]:
+            say(f"without {', '.join(left_out)}, which cannot hold these sizes")
         on = describe(dataset) if dataset else "no data"
         say(f"weights: {weights_title(path)}; {points:,} points; EPE3D on {on}")
         with ConsoleProgress().bar("measuring formats") as bar:
             scenes = calibration_scenes(data, SCENES, points, or_fewer=True)
             measured = {"points": points, "rounds": rounds, "dataset": dataset, "scenes": scenes}
-            found = measure_formats(build_from(read), **measured, progress=bar)  # type: ignore[arg-type]
+            found = measure_formats(model, **measured, progress=bar)  # type: ignore[arg-type]
         result = {"machine": describe_machine(), "points": points, "rounds": rounds}
         result |= {"data": None if dataset is None else describe(dataset), "results": [asdict(one) for one in found]}
         if out is not None:

@@ -14,6 +14,7 @@ from bpfn_cli.cli.network.tables import chosen_variants, measure, print_table
 if TYPE_CHECKING:
     from bpfn_cli.models import Variant
     from bpfn_cli.profiling import Latency, Profile, TensorSize
+    from bpfn_cli.profiling.profile import LevelProfile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,8 @@ def _print_sizes(profiles: list[Profile]) -> None:
     )
 
 
-def _giga(one: object, digits: int) -> tuple[str, str]:
-    return tuple(f"{getattr(one, name) / 1e9:.{digits}f}" for name in ("module_macs", "operator_macs"))  # type: ignore[return-value]
+def _giga(one: Profile | LevelProfile, digits: int) -> list[str]:
+    return ["-" if macs is None else f"{macs / 1e9:.{digits}f}" for macs in (one.module_macs, one.operator_macs)]
 
 
 def _print_latencies(measured: list[Latency]) -> None:
@@ -122,11 +123,14 @@ def _print_latencies(measured: list[Latency]) -> None:
 
 
 def _print_levels(one: Profile) -> None:
+    from bpfn_cli.models.reference import MOST_PLAIN_POINTS
+
     headings = ("Level", "Points", "Parameters", "MACs, modules [G]", "MACs, operators [G]")
     rows = [(each.level, f"{each.points:,}", f"{each.parameters:,}", *_giga(each, digits=3)) for each in one.levels]
     print_table(f"{one.variant} by level", headings, rows)
     names = ", ".join(f"{name.split('::')[-1]} {count}x" for name, count in one.uncounted.items())
-    console().print(f"Not counted by fvcore: {names}.", soft_wrap=True)
+    without = f"so many points take too long; use {MOST_PLAIN_POINTS:,} or fewer"
+    console().print(f"Not counted by fvcore: {names or without}.", soft_wrap=True)
 
 
 def _print_tensors(name: str, tensors: list[TensorSize]) -> None:

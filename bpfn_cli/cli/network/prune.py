@@ -40,7 +40,9 @@ class PruneFlags:
     target_params: Annotated[str | None, Option(help="Prune --teacher to this many parameters.", metavar="NUMBER")] = (
         None
     )
-    target_latency: Annotated[str | None, Option(help="Prune --teacher to this time per pair.", metavar="MS")] = None
+    target_latency: Annotated[
+        str | None, Option(help="Prune --teacher to this time per pair on the CPU.", metavar="MS")
+    ] = None
     keep_within: Annotated[
         str | None,
         Option(help="Allow this much more error than --teacher; alone: as small as that allows.", metavar="SHARE"),

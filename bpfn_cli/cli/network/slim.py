@@ -58,8 +58,8 @@ class SlimFlags(PruneFlags):
     force: options.Force = False
     json: options.Json = False
 
-    def sizes(self) -> Variant:
-        """The chosen sizes with the changes that the flags make."""
+    def sizes(self, teacher: Variant | None) -> Variant:
+        """The chosen sizes with the changes that the flags make. teacher: what is changed, if no variant is named."""
         from bpfn_cli.models import Separable, find_variant, slim
         from bpfn_cli.models.variants import CUSTOM, VARIANTS, file_name
 
@@ -73,7 +73,10 @@ class SlimFlags(PruneFlags):
         }
         parts = {part: levels for part, levels in given.items() if levels is not None}
         changed = bool(parts) or any(value is not None for value in changes.values())
-        chosen = find_variant(self.variant if self.variant is not None else "baseline" if changed else "weightnet48")
+        if self.variant is None and teacher is not None and changed:
+            chosen = teacher
+        else:
+            chosen = find_variant(self.variant or ("baseline" if changed else "weightnet48"))
         if parts:
             before = chosen.separable if self.separable is None else Separable.read(self.separable)
             changes["separable"] = Separable.read({**vars(before), **parts})
@@ -100,6 +103,9 @@ class SlimFlags(PruneFlags):
         kept = ["--keep-within"] if self.keep_within is not None else []
         if len(budgets) > 1 or (self.fits and sizes):
             raise UsageError(f"{' and '.join((*budgets, *kept, *sizes)[:2])}: use only one of them")
+        if self.fits and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
+            problem = f"--out {self.out}: a {PUBLISHED_SUFFIX} file cannot hold all sizes that a budget may give"
+            raise UsageError(f"{problem}; use the suffix {SUFFIX}")
         if self.prunes and self.teacher is None:
             raise UsageError(f"{(*budgets, *kept, '--importance')[0]}: add --teacher, the network to prune")
         if self.store != "float32" and self.out is not None and self.out.suffix == PUBLISHED_SUFFIX:
@@ -134,12 +140,15 @@ def slim(flags: SlimFlags) -> None:
     from bpfn_cli.files import claim_output, made_folder
     from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
+    from bpfn_cli.models.slicing import check_slice
     from bpfn_cli.profiling.storage import storage_error
 
     flags.check()
     teacher, checkpoint = flags.teacher, flags.checkpoint
     read = read_checkpoint(original) if (original := checkpoint or teacher) else None
-    sizes = read.variant if read and checkpoint else None if flags.fits else flags.sizes()
+    sizes = read.variant if read and checkpoint else None if flags.fits else flags.sizes(read.variant if read else None)
+    if read and teacher and sizes is not None:
+        check_slice(sizes, read.variant)
     path = flags.out or Path(f"{PRUNED if sizes is None else sizes.name}.safetensors")
     with made_folder(path.parent):
         claim_output(path, force=flags.force, inputs=[teacher, checkpoint])

@@ -61,7 +61,7 @@ def evaluate(
     With --parts, the points are split at random into parts of that size, as `bpfn predict` does with large clouds.
 
     The baselines are zero flow, nearest neighbor and rigid ICP, which moves the whole cloud. The default checkpoint is
-    the newest student in `runs/`, or else the `baseline` that comes with bpfn. With --precision bf16, a second row is
+    the newest student in `runs/`, or else the `weightnet4` that comes with bpfn. With --precision bf16, a second row is
     added for the same weights in bf16. The result is saved in the folder of the checkpoint's run, or for other weights
     in `runs/evaluations/`, where `bpfn report` finds it. Published results of the same variant are printed beside it.
 

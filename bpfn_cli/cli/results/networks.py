@@ -45,4 +45,4 @@ def read_network(
         raise UsageError(f"{printable(checkpoint)}: an ONNX file runs on the CPU, in float32; leave out the flag")
     if points and onnx.points not in (None, points):
         raise UsageError(f"--points {points}: {printable(checkpoint)} takes {onnx.points}")
-    return ReadNetwork(checkpoint, onnx, points or onnx.points or onnx.num_points, chosen)
+    return ReadNetwork(checkpoint, onnx, points or onnx.points or onnx.num_points, resolve_device("cpu"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,9 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
     if folder.suffix in FLOW_FORMATS:
         fault = f"the flows of many pairs need a folder; leave out {folder.suffix}"
         raise UsageError(f"--out {printable(folder)}: {fault}")
+    if flags.pc1.is_dir() and Path(os.path.realpath(flags.pc1)) in Path(os.path.realpath(folder)).parents:
+        fault = f"inside {printable(flags.pc1)}, which would then hold other files than clouds"
+        raise UsageError(f"--out {printable(folder)}: {fault}; choose another folder")
     outputs = [Outputs.beside(folder / f"{pair.name}.npy", **extra) for pair in source.pairs]
     names = [path.name for output in outputs for path in output.paths]
     if len(set(names)) != len(names):

@@ -11,7 +11,7 @@ import numpy as np
 from bpfn_cli.data.clouds.cloud import Cloud
 from bpfn_cli.data.clouds.pairs import Clouds, PairReader
 from bpfn_cli.data.datasets import DamagedDatasetError, find_dataset
-from bpfn_cli.data.datasets.base import Dataset, SceneDataset
+from bpfn_cli.data.datasets.base import Dataset, SceneDataset, stored_split
 from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.errors import DataError, DiskError, printable
 from bpfn_cli.frames import INTERNAL, axes_of
@@ -52,7 +52,8 @@ class ScenePair:
         return Clouds(Cloud(f"{name}: first cloud", points, kept, left_out), second, truth, known)
 
     def __str__(self) -> str:
-        return printable(self.scenes.root / self.scenes.names[self.index])
+        root, split = self.scenes.root, stored_split(self.scenes.split)
+        return printable((root / split if (root / split).is_dir() else root) / self.scenes.names[self.index])
 
 
 def find_scenes(path: Path) -> list[ScenePair] | None:
@@ -62,6 +63,8 @@ def find_scenes(path: Path) -> list[ScenePair] | None:
 
     Raises: DataError: no such scenes, or the first one is damaged or has no point to evaluate. DiskError.
     """
+    if len(path.parts) < 2 or ".." in path.parts:  # the folders above are not in the path
+        path = path.resolve()
     for root in _roots(path):
         title = "dataset"
         try:
@@ -108,6 +111,10 @@ def _scenes_at(dataset: Dataset, path: Path) -> list[ScenePair]:
     if not path.is_relative_to(dataset.root):
         return []
     inside = path.relative_to(dataset.root)
+    owners = [split for split, names in dataset.scenes.items() if {str(inside), str(inside.with_suffix(""))} & {*names}]
+    if len(owners) > 1:
+        advice = f"give the split, such as {printable(dataset.root / owners[0] / inside)}"
+        raise DataError(f"{printable(path)}: a scene of {' and of '.join(owners)}; {advice}")
     for split, names in dataset.scenes.items():
         folder = Path(split)
         if inside == folder and names and path.is_dir():

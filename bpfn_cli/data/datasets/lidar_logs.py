@@ -30,7 +30,7 @@ _AXES = [1, 2, 0]  # to x left, y up, z forward
 _MASK = "eval_mask"
 _TOLERANCE = 1e-3  # of rotations in float32
 _MAX_FILE_BYTES = 1 << 40
-_MAX_ROWS = 1 << 22
+_MAX_ROWS, _MAX_COLUMNS = 1 << 22, 64
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ def _read_array(path: Path, group: Any, name: str) -> np.ndarray:
     if name not in group or not hasattr(group[name], "shape"):
         raise DataError(f"{where}: missing; download the log again")
     data, limit = group[name], f"numbers of up to {_MAX_ROWS} points"
-    if len(data.shape) not in (1, 2) or not 0 < data.shape[0] <= _MAX_ROWS or data.dtype.kind not in "fiub":
+    rows, *columns = data.shape or (0,)
+    fits = 0 < rows <= _MAX_ROWS and len(columns) <= 1 and max(columns, default=1) <= _MAX_COLUMNS
+    if not fits or data.dtype.kind not in "fiub":
         raise DataError(f"{where}: {data.dtype} of shape {data.shape} found, {limit} expected")
     return np.asarray(data[()])

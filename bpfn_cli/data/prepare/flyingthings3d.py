@@ -174,6 +174,9 @@ class OccludedScene(RawScene):
             raise _no_visible_point(frame.label, self.near)
         generator = keyed_generator("occluded", self.target.stem)
         rows1, rows2 = (np.sort(generator.permutation(len(cloud))[:OCCLUDED_POINTS]) for cloud in (pc1, pc2))
+        if not valid[rows1].any():
+            rows1[-1] = np.flatnonzero(valid)[0]  # a scene without any known flow cannot be read
+            rows1.sort()
         flow = check_points(moved[rows1] - pc1[rows1], Path(frame.label), "flow")
         damaged = np.isnan(frame.depth1) | np.isnan(frame.depth2) | ~finite_flow
         return ScenePair(pc1[rows1], pc2[rows2], flow, valid[rows1], int(damaged.sum())).checked(frame.label)

@@ -173,6 +173,10 @@ def _claim(job: Preparation, sweep: bool) -> None:
     if foreign and not records:
         raise UsageError(f"{printable(job.out)}: not empty, and not written by bpfn prepare; choose another --out")
     record.start(job.settings)
+    if record.finished.exists():
+        count = read_record(record.finished, _FIX).get("scenes")
+        if count != len(job.scenes) or not all(scene.target.exists() for scene in job.scenes):
+            record.reopen()
 
 
 def _prepare_scenes(scenes: Sequence[RawScene], processes: int, progress: OnProgress) -> list[_Outcome]:

@@ -21,7 +21,7 @@ from bpfn_cli.data.names import CLOUDS, SPLITS
 from bpfn_cli.data.subset.manifest import MANIFEST, FileRecord, SceneFiles, SubsetManifest, packed_name
 from bpfn_cli.data.subset.plan import SubsetPlan, refuse_damaged, scene_list
 from bpfn_cli.errors import DataError, DiskError, printable
-from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, read_file, sync_folder, write_atomic
+from bpfn_cli.files import TEMPORARY_PREFIX, disk_errors, make_folder, read_file, sha256_of, sync_folder, write_atomic
 from bpfn_cli.parallel import map_in_threads
 from bpfn_cli.progress import OnProgress
 
@@ -99,7 +99,8 @@ def fault_of(path: Path, record: FileRecord) -> str | None:
     """How a file differs from its record; None: it does not."""
     if not path.exists():
         return "is missing"
-    return None if path.is_file() and _record_of(read_file(path)) == record else "changed"
+    same = path.is_file() and path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
+    return None if same else "changed"
 
 
 def _place(source: Path, target: Path, content: bytearray, link: str, force: bool) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
 from bpfn_cli.models.fake_quantization import Ranges
+from bpfn_cli.models.reference import ReferenceNetwork
 
 TYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -54,6 +55,10 @@ class Format(ABC):
     stores: ClassVar[tuple[Storage, ...]] = ("float32", "float16", "bfloat16")
     computes_int8: ClassVar[bool] = False  # whether it computes with int8 weights as they are, which needs ranges
 
+    def can_hold(self, model: BiPointFlowNet) -> bool:
+        """Whether it has a place for all sizes of a network."""
+        return True
+
     @abstractmethod
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:
         """The content of the file. Raises: UsageError: the format cannot hold this network, or an extra is missing."""
@@ -65,4 +70,13 @@ class Format(ABC):
 
 def stored_as(model: BiPointFlowNet, stored: Storage) -> BiPointFlowNet:
     """A copy with its weights in this type."""
-    return copy.deepcopy(model).to(TYPES[stored]).eval()
+    return fast_copy(model).to(TYPES[stored])
+
+
+def fast_copy(model: BiPointFlowNet) -> BiPointFlowNet:
+    """A copy in evaluation mode. Of the plain network, which cannot be exported, the usual one of these weights."""
+    if not isinstance(model, ReferenceNetwork):
+        return copy.deepcopy(model).eval()
+    made = BiPointFlowNet(model.variant, model.num_points)
+    made.load_state_dict(model.state_dict())
+    return made.eval()

@@ -106,7 +106,7 @@ class OnnxNetwork:
         if self.points not in (None, pc1.shape[1]):
             advice = "use larger clouds, or export it with --points dynamic"
             raise ShapeError(f"this ONNX file takes {self.points} points, not {pc1.shape[1]}; {advice}")
-        clouds = {name: cloud.float().numpy() for name, cloud in (("pc1", pc1), ("pc2", pc2))}
+        clouds = {name: cloud.float().cpu().numpy() for name, cloud in (("pc1", pc1), ("pc2", pc2))}
         try:
             flow = torch.from_numpy(self._session.run(["flow"], clouds)[0])
         except Exception as error:  # onnxruntime has a class for each kind, without a common base

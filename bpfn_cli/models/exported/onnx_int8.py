@@ -185,9 +185,10 @@ class _Reader(CalibrationDataReader):
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Hide what the library prints, and its advice to optimize the graph first."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -36,7 +36,8 @@ class TorchProgram(Format):
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:
         """The content of the file."""
         network = _Stored(model, request.stored)
-        clouds = torch.rand(2, 1, request.points or model.num_points, 3).unbind()
+        shape = 2, 1, request.points or model.num_points, 3
+        clouds = torch.rand(shape, generator=torch.Generator().manual_seed(0)).unbind()
         content = io.BytesIO()
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch, about itself

@@ -15,7 +15,7 @@ from bpfn_cli.choices import Calibration, Storage
 from bpfn_cli.errors import CheckpointError, ShapeError, UsageError, printable
 from bpfn_cli.files import write_atomic
 from bpfn_cli.models.bipointflownet import BiPointFlowNet
-from bpfn_cli.models.exported.base import Clouds, Format, Request, Runner
+from bpfn_cli.models.exported.base import Clouds, Format, Request, Runner, fast_copy
 from bpfn_cli.models.exported.formats import format_of
 from bpfn_cli.models.fake_quantization import Ranges
 from bpfn_cli.rng import keyed_generator
@@ -84,13 +84,13 @@ def export(
     path, least = Path(path), model.variant.least_points
     chosen = format or format_of(path)
     points = model.num_points if points is None and not chosen.any_points else points
-    if points is not None and not least <= points <= MOST_POINTS:
-        raise UsageError(f"--points {points}: use {least} to {MOST_POINTS}; larger clouds are predicted in parts")
+    if points is not None:
+        check_points(points, model)
     if stored not in chosen.stores:
         raise UsageError(f"--precision {stored}: a {chosen.name} file has {', '.join(chosen.stores)}")
     if stored == "int8" and chosen.computes_int8 and ranges is None and len(scenes) < FEWEST_SCENES:
         raise UsageError(f"--scenes {len(scenes)}: calibration needs {FEWEST_SCENES} scenes or more")
-    model = model.eval()
+    model = fast_copy(model)
     most = min(len(pair.pc1), len(pair.pc2))
     if most < (points or least):
         raise ShapeError(f"{pair.name}: {most} points, {points or least} are needed; give a denser pair")
@@ -105,6 +105,12 @@ def export(
             raise CheckpointError(f"{printable(path)}: not written: its flow differs by {by} on {pair.name}")
     write_atomic(path, content)
     return found
+
+
+def check_points(points: int, model: BiPointFlowNet) -> None:
+    """Raises: UsageError: an exported file cannot have so few or so many."""
+    if not (least := model.variant.least_points) <= points <= MOST_POINTS:
+        raise UsageError(f"--points {points}: use {least} to {MOST_POINTS}; larger clouds are predicted in parts")
 
 
 def compare(model: BiPointFlowNet, runner: Runner, pair: Pair, points: int) -> Comparison:

@@ -11,6 +11,7 @@ from bpfn_cli.models.checkpoint import (
     SUFFIX,
     build_from,
     checkpoint_bytes,
+    follows_from_shapes,
     parse_checkpoint,
     published_bytes,
 )
@@ -45,6 +46,10 @@ class Published(_Weights):
     name = "pth"
     suffix = PUBLISHED_SUFFIX
     title = "weights of the published code"
+
+    def can_hold(self, model: BiPointFlowNet) -> bool:
+        """Whether all sizes follow from the shapes of the tensors."""
+        return follows_from_shapes(model)
 
     def write(self, model: BiPointFlowNet, request: Request) -> bytes:
         """As `save_published`."""

@@ -47,11 +47,11 @@ def named_slices(teacher: BiPointFlowNet) -> list[Variant]:
     own, found = teacher.variant, []
     for variant in (VARIANTS[name] for name in NAMED):
         kinds = [(one.separable, one.residual, one.bottleneck, one.reductions) for one in (variant, own)]
-        if kinds[0] != kinds[1] or has_sizes_of(variant, own) or (own.bn and not variant.bn):
+        if kinds[0] != kinds[1] or has_sizes_of(variant, own):
             continue
         try:
             sliced(teacher, variant)
-        except UsageError:  # wider than the teacher
+        except UsageError:  # wider than the teacher, or without its batch norms
             continue
         found.append(variant)
     return found

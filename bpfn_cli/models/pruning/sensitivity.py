@@ -45,7 +45,8 @@ class Sensitivity:
 
 def sliced(teacher: BiPointFlowNet, variant: Variant) -> BiPointFlowNet:
     """A network with these sizes and the first channels of the teacher, in evaluation mode."""
-    model = type(teacher)(variant, teacher.num_points)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        model = type(teacher)(variant, teacher.num_points)
     initialize_from(model, teacher)
     return model.to(next(teacher.parameters()).device).eval()
 

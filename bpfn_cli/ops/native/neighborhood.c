@@ -177,7 +177,8 @@ VECTORIZED static void maximum_row(const Maximum *of, int64_t i, REAL *restrict 
         int64_t count = of->outputs - start < WIDE ? of->outputs - start : WIDE;
         memcpy(largest + start, best, (size_t)count * sizeof *largest);
         if (argmax)
-            for (int64_t c = 0; c < count; c++) argmax[start + c] = (uint8_t)where[c];
+            for (int64_t c = 0; c < count; c++) /* after NaN, the last row of the padding has won */
+                argmax[start + c] = (uint8_t)(where[c] < of->k ? where[c] : of->k - 1);
     }
 }
 

@@ -74,6 +74,29 @@ def test_dataset_is_its_test_scenes_and_a_split_folder_its_own(tmp_path: Path) -
     assert search(root).frame == "flyingthings3d"
 
 
+@pytest.mark.parametrize(("inside", "path"), [("val", "0000001"), ("val", "."), ("val/0000001", "."), ("", "val")])
+def test_scene_is_found_from_inside_its_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, path: str
+) -> None:
+    root = tmp_path / "things"
+    for split, name in (("train", "0000000"), ("val", "0000001")):
+        flyingthings3d(root, split, name)
+    monkeypatch.chdir(root / inside)
+    source = search(Path(path))
+    assert (source.frame, [pair.name for pair in source.pairs]) == ("flyingthings3d", ["0000001"])
+
+
+def test_name_without_its_split_must_belong_to_one(tmp_path: Path) -> None:
+    root = tmp_path / "things"
+    for split, name in (("train", "0000000"), ("train", "0000001"), ("val", "0000000")):
+        flyingthings3d(root, split, name)
+    assert str(search(root / "0000001").pairs[0]) == str(root / "train" / "0000001")
+    with pytest.raises(
+        DataError, match=r"0000000: a scene of train and of val; give the split, such as .*train/0000000"
+    ):
+        search(root / "0000000")
+
+
 def test_scene_is_in_the_axes_of_its_file(tmp_path: Path) -> None:
     pc1 = flyingthings3d(tmp_path / "things", "val", "0000001")
     flyingthings3d(tmp_path / "things", "train", "0000000")

@@ -216,6 +216,7 @@ def test_frames_of_both_cameras_are_a_sequence() -> None:
         ({"flow_is_valid": np.zeros(3, bool)}, r"\(3,\) found"),
         ({"lidar": np.full((20, 4), np.inf, np.float32)}, "NaN or infinity"),
         ({"lidar": np.array([b"text"] * 20)}, "numbers of up to"),
+        ({"lidar": np.zeros((20, 65), np.float32)}, "numbers of up to"),
         ({"flow_is_valid": np.zeros(20, bool)}, "no point with known flow"),
     ],
 )

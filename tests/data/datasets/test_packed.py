@@ -158,6 +158,17 @@ def test_repeating_does_nothing_and_verify_finds_a_changed_byte(source: Path) ->
     verify_subset(out)
 
 
+def test_packed_file_is_verified_without_reading_it_whole(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be larger than what `read_file` accepts, and than the memory."""
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(path)
+
+    packed(source)
+    monkeypatch.setattr("bpfn_cli.data.subset.transfer.read_file", refuse)
+    verify_subset(source.parent / "packed")
+
+
 def test_damaged_scenes_are_all_named_and_nothing_is_left(source: Path) -> None:
     for name in ("train/0000001", "train/0000003", "val/0000001"):
         (source / name / "pc1.npy").write_bytes(b"nothing")

@@ -11,9 +11,11 @@ from raw_downloads import (
     cloud,
     flyingthings3d_scene,
     prepare_flyingthings3d,
+    prepare_occluded_flyingthings3d,
     tree,
 )
 
+from bpfn_cli.data.datasets import find_dataset
 from bpfn_cli.data.prepare.flyingthings3d import plan_flyingthings3d
 from bpfn_cli.data.prepare.runner import PrepareSummary
 from bpfn_cli.errors import DataError, UsageError
@@ -100,8 +102,16 @@ def test_flyingthings3d_splits_limit_and_record(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["0000004"]
     assert sorted(p.name for p in (tmp_path / "out" / "val").iterdir()) == ["0000001"]
     assert summary.scenes == 2
+    broken = tmp_path / "raw" / "train" / "disparity" / "left" / "0000009.pfm"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 5 scenes"):
+        prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out")
+    with pytest.raises(DataError, match="unfinished"):  # though it was finished with a limit
+        find_dataset(tmp_path / "out")
+    broken.write_bytes(whole)
     again = prepare_flyingthings3d(tmp_path / "raw", tmp_path / "out")
-    assert (again.scenes, again.skipped, again.points) == (5, 2, 20)
+    assert (again.scenes, again.skipped, again.points) == (5, 4, 20)
     record = json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert record == {
         "kind": "flyingthings3d",
@@ -112,6 +122,17 @@ def test_flyingthings3d_splits_limit_and_record(tmp_path):
         "scenes": 5,
         "points": 20,
     }
+
+
+def test_occluded_scene_has_a_visible_point(tmp_path, monkeypatch):
+    monkeypatch.setattr("bpfn_cli.data.prepare.flyingthings3d.OCCLUDED_POINTS", 2)
+    for number in range(9):
+        hidden = np.array([[0, 1, 1, 1]])
+        flyingthings3d_scene(tmp_path / "raw" / "train", f"{number:07d}", disparity_occluded=hidden)
+    (tmp_path / "raw" / "train" / "flow" / "left" / "into_future" / "0000008.flo").unlink()  # ends its sequence
+    assert prepare_occluded_flyingthings3d(tmp_path / "raw", tmp_path / "out").scenes == 8
+    masks = [np.load(path)["valid_mask1"] for path in (tmp_path / "out").glob("*.npz")]
+    assert {mask.sum() for mask in masks} == {1}  # half of the draws have none
 
 
 def test_flyingthings3d_missing_map_is_named(tmp_path):

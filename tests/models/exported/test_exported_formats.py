@@ -16,11 +16,13 @@ from tiny_world import LEAST, Scenes, tiny_network
 from torch import nn
 
 from bpfn_cli.choices import Storage
+from bpfn_cli.cli.results.networks import read_network
 from bpfn_cli.errors import CheckpointError, DiskError, OutOfMemoryError, ShapeError, UsageError
 from bpfn_cli.models import VARIANTS, BiPointFlowNet, build_model, export, slim
 from bpfn_cli.models.exported import FORMATS, OnnxNetwork, Pair, format_of, onnx_file
 from bpfn_cli.models.exported.base import Request, Runner
 from bpfn_cli.models.predict import FlowPredictor
+from bpfn_cli.models.reference import ReferenceNetwork
 
 ONNX = FORMATS["onnx"]
 
@@ -105,6 +107,34 @@ def test_export_reports_the_difference_on_the_pair(name: str, tmp_path: Path) ->
         assert one.median_m <= one.largest_m < 1e-4
         assert one.exported_epe3d_m == pytest.approx(one.epe3d_m, abs=1e-5)
     assert path.is_file()
+
+
+def test_export_changes_nothing_of_the_caller(tmp_path: Path) -> None:
+    model = tiny_network().train()
+    before = torch.get_rng_state()
+    export(model, tmp_path / "f.pt2", pair())
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_plain_network_is_exported_as_the_usual_one(tmp_path: Path) -> None:
+    usual = tiny_network()
+    plain = ReferenceNetwork(usual.variant, usual.num_points)
+    plain.load_state_dict(usual.state_dict())
+    export(plain.eval(), tmp_path / "f.pt2", pair())
+    program = torch.export.load(tmp_path / "f.pt2")
+    assert not any("bpfn" in str(node.target) for node in program.graph.nodes)
+
+
+def test_onnx_runs_on_the_cpu_whatever_the_device_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve_device(name: str) -> torch.device:
+        return torch.device("cpu" if name == "cpu" else "meta")  # as on a machine with a GPU
+
+    export(tiny_network(), tmp_path / "f.onnx", pair())
+    monkeypatch.setattr("bpfn_cli.device.resolve_device", resolve_device)
+    assert read_network(tmp_path / "f.onnx", points=None, device="auto").device.type == "cpu"
 
 
 class Wrong(type(ONNX)):  # type: ignore[misc]
