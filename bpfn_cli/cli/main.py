@@ -61,7 +61,7 @@ app = command_group(
     Examples, in an empty folder:
       $ bpfn subset                              # render synthetic scenes and keep a fifth
       $ bpfn profile --variant weightnet48       # parameters and MACs of a small network
-      $ bpfn distill --loss bihint               # teach it, with the trained network that comes with bpfn
+      $ bpfn distill --loss bihint               # distill the trained `baseline` into it
       $ bpfn report                              # tables of accuracy and cost
     """,
     name="bpfn",

@@ -87,7 +87,7 @@ VARIANT = "Named variant, or sizes from a checkpoint or YAML file"
 TRAIN = "train"  # in place of a teacher: train one
 OWN_LOSS = "Loss listed by `bpfn losses`, or your own as module:Class; repeat to sum several."
 TIME_LIMIT = "Time limit, such as 90m, 23h or 1-12:00:00; saves and stops in time."
-PRECISION = typer.Option("--precision", help="Bits of the large matrix products; fewer are faster and less exact.")
+PRECISION = typer.Option("--precision", help="Precision of the large matrix products; lower is faster and less exact.")
 
 Source = Annotated[Path | None, path("--source", help="Folder to read.", metavar="DIR")]
 Data = Annotated[
@@ -123,7 +123,7 @@ ProfiledPoints = Annotated[
     int | None, _number("--points", "Points of each cloud that MACs are counted for; default: 8192.", 10**6)
 ]
 BudgetPoints = Annotated[
-    int | None, _number("--points", "Points of each cloud that MACs and latency are counted for.", 10**6)
+    int | None, _number("--points", "Points per cloud for counting MACs and measuring latency.", 10**6)
 ]
 TrainingPoints = Annotated[int | None, _number("--points", "Points drawn from each cloud.", 10**6, smallest=1024)]
 Epochs = Annotated[int | None, _number("--epochs", "Passes over the training scenes.", 10**9)]
@@ -155,7 +155,7 @@ Losses = Annotated[list[str] | None, typer.Option("--loss", help=OWN_LOSS, metav
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Set a key of the recipe; repeatable.", metavar="KEY=VALUE")
 ]
-StrategyName = Annotated[choices.Strategy | None, typer.Option(help="What else is trained besides the student.")]
+StrategyName = Annotated[choices.Strategy | None, typer.Option(help="What is trained besides the student.")]
 EarlyStopName = Annotated[choices.EarlyStop | None, typer.Option(help="When to stop learning from the teacher.")]
 CalendarName = Annotated[
     choices.ValidationCalendar | None,

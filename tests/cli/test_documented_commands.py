@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import bpfn_cli.errors
 from bpfn_cli.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+CHAPTERS = ("Exit codes", "Environment variables")
 GROUPS = ("prepare", "data", "config")
 BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(bpfn [^`]+)`")
@@ -42,6 +44,15 @@ def test_documented_command_exists_with_its_options(
         shown = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out))
         missing = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} - shown
         assert not missing, (page.name, words, missing)
+
+
+def test_exit_codes_and_variables_are_documented() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    codes, variables = (page.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in CHAPTERS)
+    errors = {one.exit_code for one in vars(bpfn_cli.errors).values() if hasattr(one, "exit_code")}
+    assert {int(code) for code in re.findall(r"^\| (\d) \|", codes, re.MULTILINE)} == errors | {0}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "bpfn_cli").rglob("*.py"))
+    assert set(re.findall(r"`(BPFN_\w+)", variables)) == set(re.findall(r'"(BPFN_\w+)"', sources)) - {"BPFN_LAUNCHED"}
 
 
 def test_readme_documents_the_main_commands() -> None:

@@ -55,7 +55,7 @@ class SynthFlags:
 
 @options.takes(SynthFlags)
 def synth(flags: SynthFlags) -> None:
-    """Render synthetic scenes in the FlyingThings3D layout.
+    """Render synthetic scenes.
 
     \b
     Examples:

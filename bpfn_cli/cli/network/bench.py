@@ -59,7 +59,7 @@ class BenchFlags:
     )
     first: Annotated[bool, options.switch("--first", "Measure the first pass of new processes instead.")] = False
     default_allocator: Annotated[
-        bool, options.switch("--default-allocator", "Return freed memory to the system, unlike other commands.")
+        bool, options.switch("--default-allocator", "Return freed memory to the system; other commands keep it.")
     ] = False
     out: Annotated[Path | None, options.out("all times, as JSON")] = None
     plot: Annotated[
@@ -75,7 +75,7 @@ def bench(flags: BenchFlags) -> None:
 
     By default, they are compared with the plain path (the published network in plain PyTorch) in the same process.
     Passes of the fast path, the plain path and matrix products take turns, so other load on the machine slows all of
-    them alike. Of a checkpoint, only the layer sizes are used.
+    them alike. Only the layer sizes of a checkpoint are used.
 
     \b
     Examples:

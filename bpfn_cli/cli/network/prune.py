@@ -14,17 +14,16 @@ from typer import Option
 
 from bpfn_cli import choices
 from bpfn_cli.cli import options
-from bpfn_cli.cli.console import ConsoleProgress, say
+from bpfn_cli.cli.console import ConsoleProgress
 from bpfn_cli.cli.places import default_dataset
 
 if TYPE_CHECKING:
     from bpfn_cli.history import Step
     from bpfn_cli.models import BiPointFlowNet, Variant
-    from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes
+    from bpfn_cli.models.pruning.prune import ErrorAboveLimit, Goal
 
 BUDGETS = ("target_macs", "target_params", "target_latency")
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-PRUNED = "pruned"  # the name of a network without another
 SCENES, STEPS = 128, 100  # to prune with, and of the training that follows
 SCENES_HELP = f"Training scenes to prune and train with, by default {SCENES}; up to 32 others measure the result."
 
@@ -131,76 +130,38 @@ def pruned(
     before: steps that made the teacher, whose file has this `sha256`.
     """
     from bpfn_cli.device import keep_freed_memory
-    from bpfn_cli.models.pruning.prune import Pruner, mean_epe3d
+    from bpfn_cli.errors import UsageError
+    from bpfn_cli.models.pruning.prune import ErrorAboveLimit, Pruner
     from bpfn_cli.profiling.pruning import pruning_scenes
 
     keep_freed_memory()  # as `bpfn bench`, whose times a budget is about
-    keep = None if flags.keep_within is None else share("--keep-within", flags.keep_within)
-    fit = _fitting(flags, teacher.variant) if flags.budgets else None
+    goal = _goal(flags, teacher.variant, sizes)
     progress, importance = ConsoleProgress(), flags.importance or "taylor"
     data, count = flags.data or default_dataset(), flags.scenes or SCENES
     scenes, _ = pruning_scenes(data, teacher, count, flags.seed, progress)
-    pruner, teacher_m = Pruner(teacher, _name(flags)), mean_epe3d(teacher, scenes.held_out)
-    pruner.prepare(importance, scenes, progress, sizes=sizes is None)
-    if fit is not None:
-        sizes = fit(pruner)
-    made = pruner.make(sizes, scenes, flags.steps, progress) if sizes else None
-    kept: dict[str, Any] = {}
-    if keep is not None:
-        within = _Within(flags, keep, teacher_m)
-        made = within.smallest(pruner, scenes) if made is None else within.checked(made, pruner, scenes)
-        kept = {"keep_within": {"share": keep, "limit_m": within.limit_m}}
-    assert made is not None
-    report = pruner.report(importance, made, scenes, flags.pair_points, teacher_m, before, sha256)
-    return made.model, {**report.as_dict(), **kept}
+    pruner = Pruner(teacher, _name(flags))
+    try:
+        made, limit = pruner.reach(goal, scenes, importance, flags.steps, progress)
+    except ErrorAboveLimit as error:
+        raise UsageError(f"--keep-within: {_problem(flags, error)}") from None
+    about = {"before": before, "sha256": sha256, "limit": limit}
+    return made.model, pruner.report(importance, made, scenes, flags.pair_points, **about).as_dict()  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class _Within:
-    """The error that is allowed: a share above the teacher's."""
+def _problem(flags: PruneFlags, error: ErrorAboveLimit) -> str:
+    """What the error is, and the nearest budget that keeps the limit, as a user gives it."""
+    from bpfn_cli.profiling.pruning import latency_ms
 
-    flags: PruneFlags
-    share: float
-    teacher_m: float
-
-    @property
-    def limit_m(self) -> float:
-        return (1 + self.share) * self.teacher_m
-
-    @property
-    def what(self) -> str:
-        return f"{100 * self.share:.3g} % of the teacher's ({self.limit_m:.4f} m)"
-
-    def smallest(self, pruner: Pruner, scenes: Scenes, above: float | None = None) -> Pruned:
-        """The network of least cost within the error. above: a cost that is known to be too small."""
-        from bpfn_cli.errors import UsageError
-
-        cost, progress = _cost(self.flags), ConsoleProgress()
-        found = pruner.smallest_within(cost, self.limit_m, scenes, self.flags.steps, progress, above)
-        if found is None:
-            advice = "allow more, or raise --recover or --scenes"
-            raise UsageError(f"--keep-within: no smaller network was found with an error within {self.what}; {advice}")
-        say(f"EPE3D {found.epe3d_m:.4f} m, within {self.what}")
-        return found
-
-    def checked(self, made: Pruned, pruner: Pruner, scenes: Scenes) -> Pruned:
-        """The same network. Raises: UsageError: its error is larger; names the nearest budget that would do."""
-        from bpfn_cli.errors import UsageError
-        from bpfn_cli.profiling.pruning import latency_ms
-
-        if made.epe3d_m <= self.limit_m:
-            say(f"EPE3D {made.epe3d_m:.4f} m, within {self.what}")
-            return made
-        say(f"EPE3D {made.epe3d_m:.4f} m, above {self.what}: searching for the nearest budget")
-        cost = _cost(self.flags)
-        variant = self.smallest(pruner, scenes, above=cost(made.model.variant)).model.variant
-        if self.flags.target_latency is not None:
-            nearest = f"--target-latency {latency_ms(variant, self.flags.pair_points):.3g}ms"
-        else:
-            flag = "--target-macs" if self.flags.target_macs is not None else "--target-params"
-            nearest = f"{flag} {rounded_up(cost(variant))}"
-        problem = f"the EPE3D within this budget is {made.epe3d_m:.4f} m, above {self.what}"
-        raise UsageError(f"--keep-within: {problem}; the nearest budget that keeps it is {nearest}")
+    if error.nearest is None:
+        advice = "allow more, or raise --recover or --scenes"
+        return f"no smaller network was found with an error within {error.limit}; {advice}"
+    if flags.target_latency is not None:
+        nearest = f"--target-latency {latency_ms(error.nearest, flags.pair_points):.3g}ms"
+    else:
+        flag = "--target-macs" if flags.target_macs is not None else "--target-params"
+        nearest = f"{flag} {rounded_up(_cost(flags)(error.nearest))}"
+    problem = f"the EPE3D within this budget is {error.made_m:.4f} m, above {error.limit}"
+    return f"{problem}; the nearest budget that keeps it is {nearest}"
 
 
 def rounded_up(value: float) -> str:
@@ -217,23 +178,30 @@ def _cost(flags: PruneFlags) -> Callable[[Variant], float]:
     return cost_function("macs" if flags.target_params is None else "parameters", flags.pair_points)
 
 
-def _fitting(flags: PruneFlags, teacher: Variant) -> Callable[[Pruner], Variant]:
-    """What chooses sizes within the budget. Raises: UsageError: no sizes can meet it."""
+def _goal(flags: PruneFlags, teacher: Variant, sizes: Variant | None) -> Goal:
+    """These sizes, or what the flags ask for. Raises: UsageError: no sizes can meet the budget."""
     from bpfn_cli.models.pruning.budget import check_budget
+    from bpfn_cli.models.pruning.prune import Goal
     from bpfn_cli.profiling.pruning import latency_ms
 
-    cost = _cost(flags)
+    cost, points = _cost(flags), flags.pair_points
+    if sizes is not None:
+        return Goal(cost, lambda _: sizes, measures_sizes=False)
+    keep = None if flags.keep_within is None else share("--keep-within", flags.keep_within)
+    if not flags.budgets:
+        return Goal(cost, keep_within=keep)
     if flags.target_latency is not None:
-        wanted, points = quantity("--target-latency", flags.target_latency, "ms"), flags.pair_points
-        return lambda pruner: pruner.fit_latency(lambda variant: latency_ms(variant, points), wanted, cost)
+        wanted = quantity("--target-latency", flags.target_latency, "ms")
+        return Goal(cost, lambda pruner: pruner.fit_latency(lambda one: latency_ms(one, points), wanted, cost), keep)
     flag = "--target-macs" if flags.target_macs is not None else "--target-params"
     target = quantity(flag, flags.target_macs or flags.target_params or "")
     check_budget(teacher, cost, target, flag)
-    return lambda pruner: pruner.fit(cost, target)
+    return Goal(cost, lambda pruner: pruner.fit(cost, target), keep)
 
 
 def _name(flags: PruneFlags) -> str:
     """Of the pruned network: that of its file, unless a variant of other sizes has it."""
+    from bpfn_cli.history import PRUNED
     from bpfn_cli.models.variants import VARIANTS, file_name
 
     name = file_name(flags.out) if flags.out else PRUNED

@@ -36,7 +36,7 @@ class SearchFlags:
     budgets: Annotated[int, Option(min=2, max=1000, help="Budgets of MACs.", metavar="N")] = 8
     tries: Annotated[int, Option(min=1, max=1000, help="Networks that are measured per budget.", metavar="N")] = 4
     keep: Annotated[
-        int, Option(min=1, max=100, help="Networks of the Pareto front to train and write.", metavar="N")
+        int, Option(min=1, max=100, help="Networks of the Pareto front to train and save.", metavar="N")
     ] = 4
     recover: Annotated[int, Option(min=0, max=10**6, help="Training steps of each.", metavar="N")] = 100
     scenes: Annotated[int, Option(min=4, max=10**6, help=SCENES_HELP, metavar="N")] = SCENES

@@ -13,7 +13,7 @@ from bpfn_cli import choices
 from bpfn_cli.choices import PUBLISHED_POINTS
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import echo, finish, print_json, say
-from bpfn_cli.cli.network.prune import BUDGETS, PRUNED, PruneFlags, distill_command, print_pruned, pruned
+from bpfn_cli.cli.network.prune import BUDGETS, PruneFlags, distill_command, print_pruned, pruned
 
 if TYPE_CHECKING:
     from bpfn_cli.models import BiPointFlowNet, Checkpoint, Variant
@@ -40,7 +40,7 @@ class SlimFlags(PruneFlags):
         None
     )
     separable_encoder: Annotated[
-        str | None, Option(help="Levels (1 to 4) where the encoder's are separable.", metavar="L,...")
+        str | None, Option(help="Encoder levels (1 to 4) with separable PointConvs.", metavar="L,...")
     ] = None
     separable_estimators: Annotated[
         str | None, Option(help="Levels (0 to 3) where the estimators' are separable.", metavar="L,...")
@@ -120,7 +120,7 @@ def slim(flags: SlimFlags) -> None:
     """Write a small network, or copy one to another format.
 
     Without --teacher, its weights are random; with it, they are sliced from the teacher. With a budget, channels of
-    --teacher are ranked on training scenes, each size is cut alone to see what it is worth, and sizes are chosen that
+    --teacher are ranked on training scenes, the sensitivity to each size is measured, and sizes are chosen that
     meet the budget. A short training on the teacher's flow follows.
     A .pth file is a state dict with the parameter names of the published network.
 
@@ -138,6 +138,7 @@ def slim(flags: SlimFlags) -> None:
       $ bpfn slim --checkpoint s.safetensors --out s.pth        # the same network for the published code
     """
     from bpfn_cli.files import claim_output, made_folder
+    from bpfn_cli.history import PRUNED
     from bpfn_cli.models import read_checkpoint, save_checkpoint, save_published
     from bpfn_cli.models.checkpoint import PUBLISHED_SUFFIX
     from bpfn_cli.models.slicing import check_slice

@@ -35,7 +35,7 @@ PARTS = typer.Option(
 )
 
 
-REGION = typer.Option("--region", help="Of LiDAR logs: radius (default), within 35 m; or square, 70 x 70 m.")
+REGION = typer.Option("--region", help="For LiDAR logs: radius (default), within 35 m; or square, 70 x 70 m.")
 
 
 def evaluate(

@@ -105,7 +105,7 @@ def predict(flags: PredictFlags) -> None:
     scenes. The flow has one row for each row of PC1, in metres, in the frame of the clouds. Rows without a point are
     left out: their flow is zero, or NaN with --invalid nan. The flow contains the motion of the sensor; --pose takes it
     out. If PC1 is an .npz with both clouds and their flow, or a scene of a dataset, the prediction is also compared
-    with that flow; where `dynamic` is given, by motion too.
+    with that flow; by motion too if the file has `dynamic`.
 
     The flow is written to `flow.npy` unless --out is given. A .ply or .pcd has the points, their flow (flow_x, flow_y,
     flow_z) and a color for it; an .npz has pc1 and flow.

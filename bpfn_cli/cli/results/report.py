@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bpfn_cli.runs.listing import Traces
     from bpfn_cli.runs.results import RunResults
 
-PLANNED = options.path("--planned", help="Study whose trainings without a run are added.", metavar="FILE")
+PLANNED = options.path("--planned", help="Study file; adds its trainings that have no run yet.", metavar="FILE")
 HTML = options.path("--html", help="Also write a page for the browser, DIR/index.html.", metavar="DIR")
 FIGURES = options.path("--figures", help="Also write all figures, as PNG and SVG.", metavar="DIR")
 BENCH = options.path("--bench", help="Times for the figures, from `bpfn bench --out FILE`.", metavar="FILE")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -81,18 +81,59 @@ class PrunedErrors:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The allowed EPE3D: a share above the teacher's, and in metres."""
+
+    share: float
+    limit_m: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.3g} % of the teacher's ({self.limit_m:.4f} m)"
+
+
+@dataclass(frozen=True)
 class PruneReport:
-    """What is known about a pruned network. history: see `bpfn_cli.history`."""
+    """What is known about a pruned network. history: see `bpfn_cli.history`. keep_within: the limit that it keeps."""
 
     importance: Importance
     recovery_steps: int
     epe3d: PrunedErrors
     history: tuple[Step, ...]
+    keep_within: Limit | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As the metadata of a checkpoint."""
         plain = {"importance": self.importance, "recovery_steps": self.recovery_steps, "epe3d": asdict(self.epe3d)}
-        return {**plain, KEY: plain_steps(self.history)}
+        limit = {"keep_within": asdict(self.keep_within)} if self.keep_within else {}
+        return {**plain, KEY: plain_steps(self.history), **limit}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a network is pruned to.
+
+    cost_of: what a budget counts. choose: gives the sizes; None: those of least cost within the error.
+    keep_within: the error that is allowed, as a share above the teacher's; None: any.
+    measures_sizes: whether `choose` needs to know what each size is worth.
+    """
+
+    cost_of: CostOf
+    choose: Callable[[Pruner], Variant] | None = None
+    keep_within: float | None = None
+    measures_sizes: bool = True
+
+
+class ErrorAboveLimit(UsageError):
+    """No network was found within the error that is allowed.
+
+    limit: that error. made_m: EPE3D of the network that the goal chose, in metres; None: it left the sizes open.
+    nearest: sizes of the least cost above the chosen ones that keep the limit; None: none were found.
+    """
+
+    def __init__(self, limit: Limit, made_m: float | None = None, nearest: Variant | None = None):
+        found = "no smaller network was found" if made_m is None else f"the EPE3D of this budget is {made_m:.4f} m"
+        super().__init__(f"{found}; allowed is {limit}")
+        self.limit, self.made_m, self.nearest = limit, made_m, nearest
 
 
 def prune(
@@ -105,6 +146,7 @@ def prune(
     points: int = PUBLISHED_POINTS,
     importance: Importance = "taylor",
     recovery_steps: int = 100,
+    keep_within: float | None = None,
     name: str = PRUNED,
     progress: Progress | None = None,
 ) -> tuple[BiPointFlowNet, PruneReport]:
@@ -115,20 +157,22 @@ def prune(
         batches: scenes with their true flow, to rank channels and to train on; `evaluation_batches` makes them.
         held_out: other scenes, to measure errors on; without them, the errors are those on `batches`.
         importance: what ranks the channels. recovery_steps: of training on the teacher's flow; 0: none.
-        name: of the sizes.
+        keep_within: the error that is allowed, as a share above the teacher's, such as 0.1; None: any. name: of the
+            sizes.
     Returns: the network, in evaluation mode, and a report on it.
-    Raises: UsageError: no batches, or no network meets the budget. NonFiniteError: the training fails.
+    Raises: UsageError: no batches, or no network meets the budget; ErrorAboveLimit: its error is larger than allowed.
+        NonFiniteError: the training fails.
     """
     if not batches:
         raise UsageError("no scenes to prune with: give at least one batch")
 
     cost_of = cost_function(cost, points)
     check_budget(teacher.variant, cost_of, budget)
-    progress, scenes = progress or NoProgress(), Scenes([*batches], [*(held_out or batches)])
+    goal = Goal(cost_of, lambda pruner: pruner.fit(cost_of, budget), keep_within)
+    scenes = Scenes([*batches], [*(held_out or batches)])
     pruner = Pruner(teacher, name)
-    pruner.prepare(importance, scenes, progress)
-    made = pruner.make(pruner.fit(cost_of, budget), scenes, recovery_steps, progress)
-    return made.model, pruner.report(importance, made, scenes, points)
+    made, limit = pruner.reach(goal, scenes, importance, recovery_steps, progress or NoProgress())
+    return made.model, pruner.report(importance, made, scenes, points, limit=limit)
 
 
 class Pruner:
@@ -161,6 +205,33 @@ class Pruner:
     def measure(self, batches: Sequence[FlowBatch], progress: OnProgress = None) -> None:
         """Measure what each size is worth."""
         self.sensitivities = measure(self.teacher, sizes_of(self.teacher.variant), batches, progress)
+
+    def reach(
+        self, goal: Goal, scenes: Scenes, importance: Importance, steps: int, progress: Progress
+    ) -> tuple[Pruned, Limit | None]:
+        """Prune to a goal, and train for some steps; the second result is the limit that the error keeps.
+
+        Raises: ErrorAboveLimit; as `goal.choose`.
+        """
+        limit = None
+        if goal.keep_within is not None:
+            teacher_m = mean_epe3d(self.teacher, scenes.held_out)
+            limit = Limit(goal.keep_within, (1 + goal.keep_within) * teacher_m)
+        self.prepare(importance, scenes, progress, sizes=goal.measures_sizes)
+        made = self.make(goal.choose(self), scenes, steps, progress) if goal.choose else None
+        if limit is not None and (made is None or made.epe3d_m > limit.limit_m):
+            if made is not None:
+                progress.line(f"EPE3D {made.epe3d_m:.4f} m, above {limit}: searching for the nearest budget")
+            above = None if made is None else goal.cost_of(made.model.variant)
+            found = self.smallest_within(goal.cost_of, limit.limit_m, scenes, steps, progress, above)
+            if found is None or made is not None:
+                nearest = None if found is None else found.model.variant
+                raise ErrorAboveLimit(limit, None if made is None else made.epe3d_m, nearest)
+            made = found
+        assert made is not None
+        if limit is not None:
+            progress.line(f"EPE3D {made.epe3d_m:.4f} m, within {limit}")
+        return made, limit
 
     def fit(self, cost_of: CostOf, budget: float) -> Variant:
         """Sizes within the budget. Raises: UsageError: there are none, or the teacher is within it."""
@@ -246,10 +317,12 @@ class Pruner:
         teacher_m: float | None = None,
         before: Sequence[Step] = (),
         sha256: str | None = None,
+        limit: Limit | None = None,
     ) -> PruneReport:
         """The report on a pruned network.
 
         teacher_m: the teacher's EPE3D, if known. before: steps that made the teacher, whose file has this `sha256`.
+        limit: that its error keeps.
         """
         count = count_of(scenes.held_out)
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
@@ -258,7 +331,7 @@ class Pruner:
         first = known or [step_of(TEACHER, self.teacher, points, **measured)]
         last = step_of(PRUNED, made.model, points, epe3d_m=made.epe3d_m, on=scenes.title)
         errors = PrunedErrors(count, teacher_m, made.cut_m, made.recovered_m)
-        return PruneReport(importance, made.recovery_steps, errors, (*first, last))
+        return PruneReport(importance, made.recovery_steps, errors, (*first, last), limit)
 
 
 def recover(
