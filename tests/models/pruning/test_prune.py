@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from bpfn_cli.errors import NonFiniteError, UsageError
 from bpfn_cli.models import BiPointFlowNet, Variant, prune
 from bpfn_cli.models.cost import cost_of
 from bpfn_cli.models.pruning import sensitivity
-from bpfn_cli.models.pruning.prune import Pruned, Pruner, Scenes, mean_epe3d, recover
+from bpfn_cli.models.pruning.prune import ErrorAboveLimit, Goal, Pruned, Pruner, Scenes, mean_epe3d, recover
 from bpfn_cli.progress import NoProgress
 from bpfn_cli.structures import FlowBatch
 
@@ -129,6 +130,31 @@ def test_smaller_costs_than_the_least_are_not_tried(pruner: Pruner) -> None:
     imagined = Imagined(pruner)
     assert imagined.smallest(1.2, 5, least=0.7 * macs(BIG)) > 0.7  # type: ignore[operator]
     assert min(share for share, _ in imagined.made) > 0.7
+
+
+def test_goal_with_an_error_that_is_allowed(pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is 1.0 of the whole network, and 1.5 of half of it."""
+    monkeypatch.setattr("bpfn_cli.models.pruning.prune.mean_epe3d", lambda *_: 1.0)
+    imagined, scenes = Imagined(pruner), Scenes([], [])
+    monkeypatch.setattr(imagined, "prepare", lambda *_, **__: None)
+
+    def reached(share: float, choose: Callable[[Pruner], Variant] | None) -> tuple[float, float]:
+        made, limit = imagined.reach(Goal(macs, choose, share), scenes, "l1", 0, NoProgress())
+        assert limit is not None
+        return made.epe3d_m, limit.limit_m
+
+    def half(one: Pruner) -> Variant:
+        return one.fit(macs, 0.5 * macs(BIG))
+
+    assert reached(0.6, half) == pytest.approx((1.5, 1.6), abs=0.02)
+    assert reached(0.2, None) == pytest.approx((1.2, 1.2), abs=0.02)
+    with pytest.raises(ErrorAboveLimit, match=r"this budget is 1\.5\d* m; allowed is 20 % of the teacher's") as refused:
+        reached(0.2, half)
+    assert refused.value.nearest is not None
+    assert macs(refused.value.nearest) == pytest.approx(0.8 * macs(BIG), rel=0.05)
+    with pytest.raises(ErrorAboveLimit, match="no smaller network was found") as refused:
+        reached(0.0, None)
+    assert refused.value.nearest is None
 
 
 def test_prune_from_python(pruner: Pruner, monkeypatch: pytest.MonkeyPatch) -> None:
