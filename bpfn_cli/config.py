@@ -210,7 +210,7 @@ def _load(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
         raise UsageError(f"{name}: {where}{kind}{printable(error.problem)}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not YAML: {printable(str(error).splitlines()[0])}") from None
-    except (ValueError, KeyError) as error:  # of a number or a bool
+    except (ValueError, KeyError, IndexError) as error:  # of a number or a bool, or of one that is empty
         raise UsageError(f"{name}: not a valid value: {printable(error)[:80]}") from None
 
 

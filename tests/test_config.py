@@ -237,3 +237,8 @@ def test_override_refuses_what_it_cannot_do(text: str) -> None:
     with pytest.raises(UsageError, match="--set") as error:
         override(parse_yaml("train:\n  lr: 0.5\n", "r.yaml"), [text])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tag", ["!!int", "!!float"])
+def test_number_without_digits_is_one_line(tag: str) -> None:
+    assert "not a valid value" in refused(f"train: {{epochs: {tag} ''}}")

@@ -85,9 +85,16 @@ def _rich_bar(what: str) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[figures]}"
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    # Off a terminal, stdout is a file or a pipe, which must get what is printed meanwhile.
+    progress = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+    with contextlib.suppress(OSError):  # of a terminal that was closed; it must not end the work
+        progress.start()
+    try:
         task = progress.add_task(what, total=None, figures="")
         yield lambda done, total, figures="": progress.update(task, completed=done, total=total, figures=figures)
+    finally:
+        with contextlib.suppress(OSError):
+            progress.stop()
 
 
 def _plain_bar(what: str, pace: _Pace) -> Bar:

@@ -56,6 +56,12 @@ class CellState:
     state: State
 
 
+def untrained(study: Study, shard: Shard) -> list[CellState]:
+    """The cells of a shard before any of them is trained."""
+    cells = shard.of(cells_of(study))
+    return [CellState(cell, "waiting" if cell.control == "equal_time" else "to do") for cell in cells]
+
+
 @dataclass(frozen=True)
 class StudyRunner:
     """Carries out a study in a folder of runs. shard: the cells that this process trains."""

@@ -18,7 +18,7 @@ import torch
 import bpfn_cli
 from bpfn_cli.config import to_yaml
 from bpfn_cli.distributed import from_main, size
-from bpfn_cli.errors import printable
+from bpfn_cli.errors import UsageError, printable
 from bpfn_cli.files import sha256_of
 from bpfn_cli.models import read_checkpoint
 from bpfn_cli.recipes.identity import decisive_tree, recipe_tree
@@ -72,6 +72,11 @@ def paths_of(job: Job) -> record.Paths:
     """What the recipe does not say and resuming needs."""
     given = {"data": job.data.path, "test": job.data.test_path, "teacher": job.teacher, "initial": job.initial}
     paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
+    for path in paths.values():
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{printable(path)}: not UTF-8, so run.json cannot hold this name; rename it") from None
     return record.Paths(device=str(job.device), **paths)
 
 

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command import bpfn, launched, refused, succeeded
+from run_folders import record
 from tiny_world import tiny_network, write_things
 
 from bpfn_cli.cli import main
+from bpfn_cli.cli.help import doctor
+from bpfn_cli.cli.results import predict
 from bpfn_cli.models import save_checkpoint
 
 
@@ -253,3 +257,50 @@ def test_error_log_never_follows_a_link(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(main, "app", lambda *_, **__: 1 / 0)
     refused(bpfn("profile", cwd=tmp_path), 1, "bpfn-error-free.log")
     assert victim.read_text() == "mine" and "ZeroDivisionError" in (tmp_path / "bpfn-error-free.log").read_text()
+
+
+def test_doctor_lists_extras_and_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["numpy>=1", 'h5py>=3.10; extra == "logs"', 'no-such-thing[a]>=2; extra == "io"', "ruff; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: lines)
+    assert doctor._extras() == "logs; missing: io (no-such-thing)"
+
+
+def test_next_command_keeps_arguments_behind_two_dashes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bpfn", "predict", "--", "-a.ply", "b.ply"])
+    predict._finish(SimpleNamespace(pose=None, force=False), Path("flow.npy"))  # type: ignore[arg-type]
+    assert "next: bpfn predict --pose estimate --force -- -a.ply b.ply" in capsys.readouterr().err
+
+
+def test_evaluation_that_cannot_be_saved_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_network())
+    (tmp_path / "runs").touch()
+    monkeypatch.setattr("bpfn_cli.metrics.evaluation.evaluate_checkpoint", None)
+    words = [
+        "eval",
+        "--checkpoint",
+        str(tmp_path / "tiny.safetensors"),
+        "--data",
+        str(write_things(tmp_path / "d", val=1)),
+    ]
+    assert main.run([*words, "--runs", str(tmp_path / "runs")]) == 5
+    assert "runs" in capsys.readouterr().err
+
+
+def test_run_of_several_cpu_processes_is_resumed_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Processes:
+        def __init__(self, *words: object):
+            asked.extend(words)
+            raise KeyboardInterrupt
+
+    content = record(state="interrupted", versions={"processes": 2}, paths={"data": "d", "device": "cpu"})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.json").write_text(json.dumps(content))
+    monkeypatch.setattr("bpfn_cli.cli.training.runs.Processes", Processes)
+    main.run(["resume", str(tmp_path / "a")])
+    assert asked == ["cpu", 2, 1]

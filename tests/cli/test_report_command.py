@@ -45,7 +45,7 @@ def test_page_and_figures_are_written_and_not_overwritten_unasked(
     log(make_run("one", evaluation()), 2)
     words = ["report", "--runs", str(runs), "--html", str(tmp_path / "page"), "--figures", str(tmp_path / "figures")]
     assert run(words) == 0
-    assert f"next: open {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().err
+    assert f"to see it, open {tmp_path / 'page' / 'index.html'} in a browser" in capsys.readouterr().err
     stems = ["learning_weightnet48-bihint", "validation_weightnet48"]
     names = [path.name for path in sorted((tmp_path / "figures").iterdir())]
     assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]

@@ -113,6 +113,10 @@ def test_unknown_variant_is_named_with_its_line() -> None:
             "rename a met",
         ),
         ({"methods": {"a": {"loss": ["none", "hint"]}}}, r"methods\.a: --loss none means no distillation"),
+        (
+            {"methods": {"a": {"data": {"path": "b"}}}},
+            r"methods\.a\.data\.path: all trainings of a study read the same data",
+        ),
         ({"teacher": "baseline", "methods": {"a": {"teacher": "half"}}}, r"methods\.a\.teacher: the study names"),
     ],
 )

@@ -3,17 +3,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from small_runs import CPU
 from tiny_world import LEAST, Scenes, tiny_network
 
+from bpfn_cli.errors import UsageError
 from bpfn_cli.metrics.evaluation import evaluate, network_flow
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.job import Job, OpenedDataset, split_scenes
 from bpfn_cli.training.loop.batches import epoch_batches
 from bpfn_cli.training.loop.validate import Validator
+from bpfn_cli.training.start import paths_of
 
 
 def job_on(recipe: Recipe, train: Scenes, test: Any = None) -> Job:
@@ -120,3 +123,11 @@ def test_published_practice_learns_from_all_scenes_and_selects_on_the_test_split
     held_out = job_on(replace(recipe, train=TrainSettings()), Scenes(numbered(5)), test)
     other = Validator.create(held_out)
     assert other is not None and other.dataset is held_out.data.train
+
+
+def test_name_that_no_record_can_hold_is_refused() -> None:
+    job = SimpleNamespace(
+        data=SimpleNamespace(path=Path("/data/caf\udce9"), test_path=None), teacher=None, initial=None
+    )
+    with pytest.raises(UsageError, match=r"/data/caf\\udce9: not UTF-8, so run\.json cannot hold this name; rename it"):
+        paths_of(job)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,9 @@ def check(
         write_fix_list(fix_list, found.damage)
         say(f"written: {fix_list}")
     if found.damage:
-        how = f"bpfn subset --leave-out {fix_list}" if fix_list else "list them with --fix-list FILE"
+        how = "list them with --fix-list FILE"
+        if fix_list:
+            how = shlex.join(["bpfn", "subset", "--source", str(path), "--leave-out", str(fix_list)])
         raise DataError(f"{path}: {len(found.damage)} scenes are damaged; make them again, or leave them out ({how})")
 
 

@@ -65,6 +65,8 @@ def subset(
     chosen = chosen.as_reported() if fifth else chosen
     place = source or full_dataset(make=not dry_run)
     if place is None:
+        if json:
+            print_json({"data": None, "fraction": fraction})
         return say(f"data: {synthetic_first()}; a share of {fraction:g} of them would be kept")
     folder = out or subset_place(place)
     if dry_run:

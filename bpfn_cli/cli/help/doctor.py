@@ -4,6 +4,7 @@
 import importlib
 import os
 import platform
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ def doctor(json: options.Json = False) -> None:
         "bpfn": bpfn_cli.__version__,
         "python": platform.python_version(),
         **{module: _version(module, distribution) for module, distribution in LIBRARIES.items()},
+        "extras": _or_unknown(_extras),
         "C loops": _or_unknown(_native),
         "devices": _or_unknown(_devices),
         "cores": usable_cores(),
@@ -50,6 +52,25 @@ def doctor(json: options.Json = False) -> None:
         return
     for name, value in found.items():
         echo(f"{name + ':':<14}{value}")
+
+
+def _extras() -> str:
+    """The extras by whether their libraries are installed, such as "viz; missing: io (laspy)"."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    lacking: dict[str, list[str]] = {}
+    for line in requires("bpfn") or []:
+        found = re.match(r"""([\w.-]+).*;.*\bextra == ["']([\w-]+)""", line)
+        if found is None or found[2] == "dev":
+            continue
+        missing = lacking.setdefault(found[2], [])
+        try:
+            version(found[1])
+        except PackageNotFoundError:
+            missing.append(found[1])
+    present = ", ".join(name for name, missing in lacking.items() if not missing) or "none"
+    absent = ", ".join(f"{name} ({', '.join(missing)})" for name, missing in lacking.items() if missing)
+    return present + (f"; missing: {absent}" if absent else "")
 
 
 def _version(module: str, distribution: str) -> str:

@@ -92,24 +92,23 @@ def evaluate(
 
     if parts is not None and precision is not Precision.float32:
         raise UsageError("--parts and --precision: use only one of them")
-    with made_folder(out and out.parent):
+    path, read = read_weights(checkpoint, runs)
+    folder = out.parent if out else (_run_of(path) or runs) / EVALUATIONS
+    with made_folder(folder):  # before hours of work
         if out is not None:
             claim_output(out, force=force, inputs=[checkpoint])
         chosen = resolve_device(device)
-        path, read = read_weights(checkpoint, runs)
         keep_freed_memory()
         dataset = open_dataset(data or default_dataset(), split, region)
         say(f"data: {describe(dataset)}; weights: {weights_title(path)}")
         points = points or read.num_points
         how: dict[str, Any] = {"points": points, "parts": parts, "seed": seed, "precision": precision}
         result = evaluate_checkpoint(path, dataset, device=chosen, progress=ConsoleProgress(), **how)
-        run = _run_of(path)
-        target = out or (run or runs) / EVALUATIONS / result.file_name
+        target = out or folder / result.file_name
         if target.is_file():  # the end of the training may have measured the teacher too
             with contextlib.suppress(DataError):
                 result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
-        with made_folder(target.parent):
-            write_json(target, result.as_dict())
+        write_json(target, result.as_dict())
     if json:
         print_json(result.as_dict())
     else:
@@ -123,7 +122,7 @@ def evaluate(
     for note in (*protocol_notes(result), *missing_categories(result)):
         say(f"note: {note}")
     if out is None:
-        finish(target, *report_command(run.parent if run else runs))
+        finish(target, *report_command(folder.parent.parent if _run_of(path) else runs))
     else:
         advice = "`bpfn report` reads only results in `runs/`, so leave out --out to have it listed there"
         say(f"written: {target}; {advice}")

@@ -335,5 +335,7 @@ def _show_many(flags: PredictFlags, folder: Path, done: Predictions, frame: str)
 
 def _finish(flags: PredictFlags, *written: Path) -> None:
     """Print what is written and, if that was not done, how to take out the motion of the sensor."""
-    again = ["bpfn", *sys.argv[1:], "--pose", str(ESTIMATE), *([] if flags.force else ["--force"])]
+    words, more = sys.argv[1:], ["--pose", str(ESTIMATE), *([] if flags.force else ["--force"])]
+    at = words.index("--") if "--" in words else len(words)
+    again = ["bpfn", *words[:at], *more, *words[at:]]
     finish(", ".join(map(str, written)), *([] if flags.pose else again))

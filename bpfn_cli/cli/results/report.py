@@ -107,7 +107,9 @@ def report(flags: ReportFlags) -> None:
     if flags.watch and written.pages is not None:
         _watch(flags, runs, written.pages, seen)
     elif written.last is not None:
-        finish(written.last, "open", written.last)
+        finish(written.last)
+        if flags.html:
+            say(f"to see it, open {written.last} in a browser")
     elif written.results.runs:
         say("next: bpfn report --html page (figures and scenes), bpfn report --out results, or bpfn eval on other data")
 

@@ -14,11 +14,12 @@ import typer
 from bpfn_cli.choices import PartitionName
 from bpfn_cli.cli import options
 from bpfn_cli.cli.console import ConsoleProgress, console, echo, finish, print_json, say
-from bpfn_cli.cli.places import RUNS, default_dataset, report_command
+from bpfn_cli.cli.places import RUNS, default_dataset, report_command, synthetic_first
 from bpfn_cli.parallel import Shard
 
 if TYPE_CHECKING:
     from bpfn_cli.studies.runner import CellState, StudyRunner
+    from bpfn_cli.studies.study import Study
 
 
 BY = typer.Option("--by", help="Also compare over each class of points, such as moving and static ones.")
@@ -62,7 +63,10 @@ def compare(flags: CompareFlags) -> None:
       $ bpfn compare study.yaml --table --plot                   # tables and plots of what is finished
       $ bpfn compare study.yaml --table --by motion              # does a method help moving points, or static ones?
     """
+    from bpfn_cli.errors import UsageError
     from bpfn_cli.runs.folder import check_run_name
+    from bpfn_cli.studies.runner import untrained
+    from bpfn_cli.studies.study import read_study
 
     name = flags.name or flags.study.stem
     check_run_name(name)
@@ -72,28 +76,36 @@ def compare(flags: CompareFlags) -> None:
 
         need_viz("matplotlib")  # before hours of training
     if flags.table:
+        if flags.dry_run or flags.retry:
+            raise UsageError(f"--table and {'--dry-run' if flags.dry_run else '--retry'}: use only one of them")
         _print_tables(folder, flags)
         return
-    runner = _runner(flags, folder)
+    study = read_study(flags.study)
+    named = flags.data or (None if study.data.path is None else Path(study.data.path))
+    data = named or default_dataset(make=not flags.dry_run)
+    if data is None:
+        _print_states(untrained(study, Shard.parse(flags.shard)), flags.json)
+        say(f"data: {synthetic_first()}")
+        return
+    runner = _runner(flags, study, data, folder)
     if flags.dry_run:
         _print_states(runner.planned(), flags.json)
     else:
         _run(runner, flags)
 
 
-def _runner(flags: CompareFlags, folder: Path) -> StudyRunner:
+def _runner(flags: CompareFlags, study: Study, data: Path, folder: Path) -> StudyRunner:
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.stop import Interruption, parse_duration
     from bpfn_cli.studies.runner import StudyRunner
-    from bpfn_cli.studies.study import read_study
     from bpfn_cli.training import OpenedDataset
     from bpfn_cli.training.trainer import Trainer
 
     stop = Interruption(None if flags.max_time is None else parse_duration(flags.max_time))
-    study, part, device = read_study(flags.study), Shard.parse(flags.shard), resolve_device(flags.device)
+    part, device = Shard.parse(flags.shard), resolve_device(flags.device)
     keep_freed_memory()
     command = shlex.join(["bpfn", *sys.argv[1:]])
-    opened = OpenedDataset.open(flags.data or default_dataset(), study.test_path, study.split, study.data)
+    opened = OpenedDataset.open(data, study.test_path, study.split, study.data)
     trainer = Trainer(opened, folder, device, command, stop, ConsoleProgress(), flags.allow_code)
     return StudyRunner(study, folder, trainer, part)
 
@@ -128,7 +140,7 @@ def _print_states(found: list[CellState], json: bool) -> None:
 
 
 def _print_tables(folder: Path, flags: CompareFlags) -> None:
-    from bpfn_cli.errors import DataError, printable
+    from bpfn_cli.errors import DataError, DiskError, printable
     from bpfn_cli.reporting import print_console, read_runs, to_json, write_tables
     from bpfn_cli.reporting.comparison import comparison_report
 
@@ -136,13 +148,18 @@ def _print_tables(folder: Path, flags: CompareFlags) -> None:
         raise DataError(f"{printable(folder)}: no such study; `bpfn compare FILE` trains one")
     results = read_runs(folder)
     report = comparison_report(results, flags.by)
-    write_tables(report, folder, "compare", csv_prefix="compare_")
+    if flags.json:
+        print_json(to_json(report))
+    else:
+        print_console(report, console())
+    try:
+        write_tables(report, folder, "compare", csv_prefix="compare_")
+    except DiskError as error:
+        if not flags.table:
+            raise
+        say(f"note: the tables are not written: {error}")
     if flags.plot:
         from bpfn_cli.reporting.drawings import study_drawings, write_drawings
 
         for path in write_drawings(list(study_drawings(results)), folder):
             say(f"written: {path}")
-    if flags.json:
-        print_json(to_json(report))
-    else:
-        print_console(report, console())

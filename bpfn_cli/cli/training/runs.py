@@ -127,9 +127,12 @@ def _resume(flags: ResumeFlags) -> None:
     keep_freed_memory()
     run, devices = flags.run, flags.devices
     folder = run if run.is_dir() or len(run.parts) > 1 else flags.runs / run
+    record = RunFolder.open(folder).record
     if devices is None and flags.nodes == 1:
-        devices = RunFolder.open(folder).record.versions.processes
-    with Processes(flags.device or "auto", devices, flags.nodes).joined() as own:
+        devices = record.versions.processes
+    several = flags.nodes > 1 or (devices or 1) > 1
+    before = record.paths.device.partition(":")[0] if several and record.paths else "auto"
+    with Processes(flags.device or before, devices, flags.nodes).joined() as own:
         chosen = None if flags.device is None and distributed.size() == 1 else str(own)
         changes = Changes(flags.data, flags.teacher, chosen, flags.allow, flags.allow_code)
         conclude(resume_run(folder, process_progress(), stop, changes), folder.parent, flags.json)
