@@ -167,6 +167,7 @@ class AttentiveLoss(DistillationLoss):
     def __init__(self, options: ImitabilitySettings, student: Variant, teacher: Variant):
         super().__init__(options, student, teacher)
         self.imitability = Imitability(options, getattr(options, "target", "level"))
+        self.needs_whole_batches = options.granularity == "batch"
 
     def prepare(self, passes: TeacherPasses) -> None:
         self.imitability.prepare(passes)

@@ -23,6 +23,7 @@ from bpfn_cli.structures import FlowBatch, FlowPyramid
 
 SUPERVISED = "supervised"
 LARGEST_CHANGE = 4.0  # of kappa when it is set again
+GRADIENT_SCALE = 2.0**10  # of values whose gradients are measured
 
 TermCheck = Callable[[str, Tensor], None]
 
@@ -195,7 +196,7 @@ class Objective(nn.Module):
     def weight(self, name: str) -> float:
         """The current weight of a term."""
         options, share = self.options, self._share(name)
-        if self.hints_alone and self.needs_teacher:
+        if self.hints_alone and self._active_hints():
             return 1.0 / len(self.hints) if name in self.hints else 0.0
         gamma, output_terms = self.gamma * share, len(self.names) - len(self.hints)
         of_hints = 0.0 if options.beta is None else (1 - options.beta) * share
@@ -326,13 +327,18 @@ def _checked_scalar(name: str, value: object) -> Measured:
 
 
 def gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
-    """The norm of the gradient of a scalar over all processes that share a batch; the graph is kept."""
+    """The norm of the gradient of a scalar over all processes that share a batch; the graph is kept.
+
+    The value is scaled for the backward pass, so that products in float16 do not round small gradients to zero. As the
+    scale is a power of two, norms in float32 are the same as without.
+    """
     if not value.requires_grad:
         return 0.0
-    own = torch.autograd.grad(value * distributed.share(), parameters, retain_graph=True, allow_unused=True)
+    scaled = value * (GRADIENT_SCALE * distributed.share())
+    own = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
     gradients = distributed.summed_gradients(own)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    return float(torch.stack(squares).sum().sqrt()) / GRADIENT_SCALE if squares else 0.0
 
 
 @contextlib.contextmanager

@@ -115,6 +115,7 @@ class DistillationLoss(nn.Module):
         exact_gradient_options: options for which the gradient is that of the value; the gradient check uses them.
         needs_truth: whether it uses the true flow of the batch. An instance may set it, by its options.
         needs_teacher: whether it uses the teacher; a loss that needs neither determines the flow by itself.
+        needs_whole_batches: whether a part of a batch gives other values than the whole one. An instance may set it.
         uses: the fields of the teacher's output that the loss uses, beside the features that its modules compare.
     """
 
@@ -124,6 +125,7 @@ class DistillationLoss(nn.Module):
     exact_gradient_options: ClassVar[Mapping[str, Any]] = {}
     needs_truth: bool = False
     needs_teacher: ClassVar[bool] = True
+    needs_whole_batches: bool = False
     uses: ClassVar[tuple[str, ...]] = USUAL_FIELDS
 
     def __init__(self, options: Any, student: Variant, teacher: Variant):

@@ -34,7 +34,7 @@ class EarlyStop:
 
     def share(self, epoch: int, epochs: int) -> float:
         """The factor on gamma in an epoch, counted from 0."""
-        kind, stop = self.options.kind, self.options.at * epochs
+        kind, stop = self.options.kind, round(self.options.at * epochs, 6)  # 0.55 * 100 is above 55
         if kind == "hard":
             return 1.0 if epoch < stop else 0.0
         if kind == "linear":

@@ -118,10 +118,10 @@ class TrainSettings:
     """How a network is optimized.
 
     epochs: passes over the training scenes. batch_size: scenes of a step, over all processes. lr: the highest learning
-    rate. lr_floor: the lowest learning rate. schedule: `step`: lr times `decay` every `step_epochs`, never below
-    `lr_floor`, as published; `cosine`: from lr, after `warmup_steps`, down to `lr_floor` at the end. step_epochs:
-    epochs between decays of lr in the schedule `step`. decay: factor on lr every `step_epochs`, in the schedule
-    `step`. warmup_steps: steps in which lr rises in the schedule `cosine`.
+    rate. lr_floor: the lowest learning rate, if lr is not lower. schedule: `step`: lr times `decay` every
+    `step_epochs`, never below `lr_floor`, as published; `cosine`: from lr, after `warmup_steps`, down to `lr_floor` at
+    the end. step_epochs: epochs between decays of lr in the schedule `step`. decay: factor on lr every `step_epochs`,
+    in the schedule `step`. warmup_steps: steps in which lr rises in the schedule `cosine`.
     optimizer: `adam`, as published, or `muon`, which orthogonalizes the steps of weight matrices; docs/training.md
     compares them. weight_decay: L2 penalty of Adam.
     clip_norm: largest norm of the gradient; null: no clipping. accumulate: number of parts a batch is computed in, to
@@ -168,13 +168,14 @@ class TrainSettings:
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0 over the whole training."""
+        floor = min(self.lr_floor, self.lr)
         if self.schedule == "step":
-            return max(self.lr * self.decay ** (step // steps_per_epoch // self.step_epochs), self.lr_floor)
+            return max(self.lr * self.decay ** (step // steps_per_epoch // self.step_epochs), floor)
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         total = max(1, self.epochs * steps_per_epoch - self.warmup_steps)
         falling = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / total)))
-        return self.lr_floor + (self.lr - self.lr_floor) * falling
+        return floor + (self.lr - floor) * falling
 
 
 if TYPE_CHECKING:

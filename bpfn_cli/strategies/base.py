@@ -224,7 +224,8 @@ class Strategy:
         is_scaled = self.scaler.get_scale() > SMALLEST_SCALE
         self.scaler.unscale_(self.optimizer)
         limit = torch.inf if self.clip_norm is None else self.clip_norm
-        norm = torch.stack([nn.utils.clip_grad_norm_(group, limit) for group in self.parameter_groups()]).sum()
+        norms = [nn.utils.clip_grad_norm_(group, limit) for group in self.parameter_groups()]
+        norm = torch.stack([one.to(batch.pc1.device) for one in norms]).sum()  # without a gradient, it is on the CPU
         try:
             if is_scaled and distributed.any_of(not bool(norm.isfinite())):
                 return False

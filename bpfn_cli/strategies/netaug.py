@@ -39,7 +39,10 @@ def widened(student: Variant, largest: Variant, share: float) -> Variant:
     for index, (own, other) in enumerate(zip(student.levels, largest.levels, strict=True)):
         grown = ["width", "expanded", "embedding", *([] if student.separable.at(index) else ["c_mid"])]
         gaps = {name: max(0, getattr(other, name) - getattr(own, name)) for name in grown}
-        levels.append(replace(own, **{name: getattr(own, name) + round(share * gap) for name, gap in gaps.items()}))
+        sizes = {name: getattr(own, name) + round(share * gap) for name, gap in gaps.items()}
+        if student.separable.at(index):  # its maps have a group for each WeightNet output
+            sizes = {name: size - (size - getattr(own, name)) % own.c_mid for name, size in sizes.items()}
+        levels.append(replace(own, **sizes))
     first, second, third, fourth, fifth = levels
     return replace(student, name=f"{student.name}+{share:g}", levels=(first, second, third, fourth, fifth))
 
@@ -108,7 +111,7 @@ class NetaugStrategy(Strategy):
 
     def terms(self, batch: FlowBatch) -> Terms:
         output, terms = self.student_terms(batch)
-        if self.epoch >= self.options.until * self.epochs or self.options.alpha == 0:
+        if self.epoch >= round(self.options.until * self.epochs, 6) or self.options.alpha == 0:
             return terms
         wider = self.wider[int(keyed_generator("netaug", self.seed, self.steps).integers(len(self.wider)))]
         structure, weights = wider.structure.train(), self.weights_of(wider)

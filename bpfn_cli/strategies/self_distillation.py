@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bpfn_cli.config import settings
+from bpfn_cli.errors import UsageError
 from bpfn_cli.losses.features import total
 from bpfn_cli.losses.objective import SUPERVISED, gradient_norm, limited_change
 from bpfn_cli.losses.supervised import SupervisedNorm, at_levels, errors_to_truth, finest_epe3d, measured
@@ -93,6 +94,10 @@ class SelfStrategy(Strategy):
     stateful = (*Strategy.stateful, "scale")
 
     def set_up(self) -> None:
+        widths = {level.estimator_features for level in self.student.variant.levels[:LEVELS]}
+        if len(widths) > 1:
+            problem = "its features are compared between levels, but widths.estimator_features differ"
+            raise UsageError(f"strategy self: {problem} ({', '.join(map(str, sorted(widths)))}); make them equal")
         self.scale = FeatureScale().to(self.device)
 
     def modules(self) -> list[nn.Module]:
@@ -113,7 +118,7 @@ class SelfStrategy(Strategy):
 
     def terms(self, batch: FlowBatch) -> Terms:
         output, terms = self.student_terms(batch)
-        if self.epoch < self.options.start * self.epochs:
+        if self.epoch < round(self.options.start * self.epochs, 6):
             return terms
         weight = terms[SUPERVISED].weight
         norm = self.objective.options.supervised_norm

@@ -122,6 +122,10 @@ def _build_strategy(job: Job, student: BiPointFlowNet, teacher: TeacherNetwork |
     network = None if teacher is None else teacher.network.to(device)
     other, has_truth = network.variant if network else None, job.data.train.has_flow
     objective = build_losses(recipe.loss, student.variant, other, recipe.objective, has_truth)
+    whole = [name for name, term in objective.items() if term.needs_whole_batches]
+    if whole and (options.accumulate > 1 or distributed.size() > 1):
+        problem = f"loss {whole[0]} with granularity batch needs whole batches"
+        raise UsageError(f"{problem}: leave train.accumulate at 1, and use one process")
     meta_val = partial(epoch_batches, job, job.split.meta_val, in_process=True)
     return STRATEGIES[recipe.strategy.kind](
         student.to(device),
@@ -155,6 +159,8 @@ def _teacher_cache(job: Job, teacher_sha256: str, objective: Objective) -> Teach
     drawn = {"dataset": job.data.identity.sha256, "points": data.points, "augment": to_tree(data.augment)}
     if data.split != "train":  # scenes of different splits may have the same names
         drawn["split"] = data.split
+    if not job.data.train.has_flow:  # crops of the second cloud differ
+        drawn["labels"] = False
     key = cache_key(teacher_sha256, {**drawn, "precision": precision.value}, reads)
     return TeacherCache(folder / key, reads, TOLERANCE[precision])
 

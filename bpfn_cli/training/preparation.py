@@ -61,6 +61,8 @@ def _key(job: Job, teacher: TeacherNetwork, name: str, term: DistillationLoss) -
     decisive: dict[str, Any] = {"teacher": teacher.sha256, "control": recipe.control}
     decisive |= {"dataset": job.data.identity.sha256, "names": [names[index] for index in job.split.learn]}
     decisive["recipe"] = [recipe.seed, recipe.data.points, to_tree(recipe.data.augment), recipe.train.batch_size]
+    if recipe.data.split != "train":  # scenes of different splits may have the same names
+        decisive["split"] = recipe.data.split
     decisive |= {"precision": recipe.train.teacher_precision.value, "loss": name, "options": to_tree(term.options)}
     return json_hash({**decisive, "code": _code_of(term), "bpfn": bpfn_cli.__version__})
 

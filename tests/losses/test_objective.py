@@ -10,6 +10,7 @@ from toys import SMALLER, TINY, TOY_BATCH, G, S, T, batch_of, gradient_norm, net
 
 from bpfn_cli.errors import ShapeError, UsageError
 from bpfn_cli.losses import LOSSES, Card, DistillationLoss, Measured, build_losses, supervised_loss
+from bpfn_cli.losses.objective import gradient_norm as measured_norm
 from bpfn_cli.losses.objective import used_options
 from bpfn_cli.models import BASELINE, slim
 from bpfn_cli.strategies import PlainStrategy, Teacher
@@ -248,6 +249,19 @@ def test_first_stage_is_of_hints_alone_and_kappa_waits_for_its_end() -> None:
     objective.begin_epoch(2, 5)
     assert objective.weight("supervised") == pytest.approx(0.7)
     assert objective.is_due(10)
+
+
+def test_first_stage_is_of_hints_that_need_no_teacher_too() -> None:
+    objective = build_losses(["chamfer"], TINY, None, {"stage1_epochs": 2, "calibration_step": 0})
+    objective.begin_epoch(0, 5)
+    assert [objective.weight(name) for name in ("supervised", "chamfer")] == [0, 1]
+
+
+def test_small_gradients_in_float16_are_measured() -> None:
+    parameter = nn.Parameter(torch.tensor([2.0]))
+    value = parameter.half().float().sum() * 1e-8  # below the smallest number in float16, 6e-8
+    assert measured_norm(value, [parameter]) == pytest.approx(1e-8, rel=1e-2)
+    assert measured_norm(3 * parameter.square().sum(), [parameter]) == 12
 
 
 def test_several_output_losses_share_gamma() -> None:

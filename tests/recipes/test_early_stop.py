@@ -18,6 +18,8 @@ def test_shares_by_hand() -> None:
     assert shares("linear", at=1) == [1 - epoch / 8 for epoch in range(8)]
     assert shares("hard", at=0) == shares("linear", at=0) == [0] * 8
     assert shares("hard", at=1) == [1] * 8
+    assert sum(shares("hard", at=0.55, epochs=100)) == 55  # in floating point, 0.55 * 100 is above 55
+    assert sum(shares("hard", at=0.6428, epochs=560)) == 360
 
 
 def test_auto_stops_after_three_good_checks_in_a_row_and_stays_so() -> None:

@@ -36,6 +36,12 @@ def test_cosine_schedule_by_hand_with_its_floor(step: int, expected: float) -> N
     assert options.learning_rate(step, 5) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_rate_below_the_floor_stays(schedule: str) -> None:
+    options = TrainSettings(schedule=schedule, lr=1e-6, lr_floor=1e-5, warmup_steps=0, epochs=4)  # type: ignore[arg-type]
+    assert [options.learning_rate(step, 5) for step in (0, 10, 19)] == pytest.approx([1e-6] * 3)
+
+
 def test_cosine_with_more_warm_up_than_steps_is_finite() -> None:
     options = TrainSettings(schedule="cosine", lr=1e-3, warmup_steps=100, epochs=1)
     assert options.learning_rate(4, 5) == pytest.approx(5e-5)

@@ -139,6 +139,13 @@ def test_c_mid_grows_where_no_map_is_separable() -> None:
     assert [level.c_mid for level in widened(own, BASELINE, 1.0).levels] == [4, 16, 16, 4, 16]
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 1.0])
+def test_widths_of_separable_networks_are_multiples_of_c_mid(share: float) -> None:
+    own = slim(VARIANTS["declinear"], "own", width=0.5)
+    for level in widened(own, BASELINE, share).levels[1:]:
+        assert level.width % level.c_mid == 0
+
+
 def test_wider_networks_hold_the_students_weights_where_slicing_finds_them() -> None:
     strategy = augmented(choices=3)
     own = dict(strategy.student.named_parameters())

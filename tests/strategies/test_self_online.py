@@ -12,6 +12,7 @@ from test_every_strategy import made, same
 from torch import Tensor
 from toys import SMALLER, TINY, batch_of, network, outputs
 
+from bpfn_cli.errors import UsageError
 from bpfn_cli.losses import build_losses, supervised_loss
 from bpfn_cli.losses.supervised import LEVEL_WEIGHTS, at_levels, errors_to_truth
 from bpfn_cli.strategies import STRATEGIES, PlainStrategy
@@ -89,6 +90,14 @@ def test_features_get_rho_of_the_supervised_gradient_and_keep_it_when_resumed() 
     other = made("self", losses=("none",), start=0.0)
     other.load_state_dict(strategy.state_dict())
     assert other.step(batch, 1e-4)["self_features"].weight == weights[3]
+
+
+def test_features_of_different_widths_are_refused() -> None:
+    levels = tuple(replace(level, estimator_features=8 + number) for number, level in enumerate(TINY.levels))
+    wide = replace(TINY, levels=levels)  # type: ignore[arg-type]
+    objective, options = build_losses(("none",), wide), STRATEGIES["self"].settings()
+    with pytest.raises(UsageError, match=r"strategy self: .*differ \(8, 9, 10, 11\); make them equal"):
+        STRATEGIES["self"](network(wide), None, objective, weight_decay=0, clip_norm=None, options=options, seed=0)
 
 
 def test_feature_weight_of_the_paper_is_used_as_it_is() -> None:

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_runs import CPU
-from tiny_world import LEAST, Scenes, tiny_network
+from small_runs import CPU, small_recipe, train_run
+from tiny_world import BIG, LEAST, Scenes, tiny_network, write_things
 
 from bpfn_cli.errors import UsageError
 from bpfn_cli.metrics.evaluation import evaluate, network_flow
+from bpfn_cli.models import save_checkpoint
 from bpfn_cli.recipes.recipe import DataSettings, Recipe, TrainSettings
 from bpfn_cli.training.job import Job, OpenedDataset, split_scenes
 from bpfn_cli.training.loop.batches import epoch_batches
@@ -131,3 +132,14 @@ def test_name_that_no_record_can_hold_is_refused() -> None:
     )
     with pytest.raises(UsageError, match=r"/data/caf\\udce9: not UTF-8, so run\.json cannot hold this name; rename it"):
         paths_of(job)  # type: ignore[arg-type]
+
+
+def test_loss_of_whole_batches_takes_no_parts(tmp_path: Path) -> None:
+    save_checkpoint(teacher := tmp_path / "big.safetensors", tiny_network(0, BIG))
+    recipe = small_recipe(
+        loss=["ail"], objective={"ail": {"granularity": "batch"}}, train={"batch_size": 2, "accumulate": 2}
+    )
+    with pytest.raises(
+        UsageError, match=r"loss ail with granularity batch needs whole batches: leave train\.accumulate"
+    ):
+        train_run(write_things(tmp_path / "things", train=6, val=1), tmp_path / "runs", recipe, teacher=teacher)

@@ -202,7 +202,10 @@ class LocalizationLoss(DistillationLoss):
         """Mean error of the expectation of the finest head, metres."""
         finest = min(self.options.levels)
         expected = expectation(self.own_heads.logits(student, finest), reaches[finest])
-        return torch.linalg.vector_norm(expected - residual_truth(student, batch)[finest], dim=-1).mean()
+        errors = torch.linalg.vector_norm(expected - residual_truth(student, batch)[finest], dim=-1)
+        known = known_points(student, batch)
+        counted = torch.ones_like(errors) if known is None else known[finest].to(errors)
+        return (errors * counted).sum() / counted.sum().clamp_min(1)
 
     def _focal(self, heads: Heads, output: FlowPyramid, batch: FlowBatch, reaches: Tensor) -> dict[int, Tensor]:
         truth, known = residual_truth(output, batch), known_points(output, batch)
