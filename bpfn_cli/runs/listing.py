@@ -95,7 +95,7 @@ class RunStatus:
     """How far a run is.
 
     Attributes: state: of the record; or killed: marked as running, but no process works on it; or damaged: run.json is.
-        seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
+        can_resume: whether `bpfn resume` can continue it. seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
     name: str
@@ -111,6 +111,7 @@ class RunStatus:
     epe3d: float | None = None
     validation_epe3d: float | None = None
     started: str = ""
+    can_resume: bool = False
 
 
 def run_statuses(folder: Path) -> list[RunStatus]:
@@ -132,6 +133,7 @@ def _status(run: FoundRun) -> RunStatus:
         seconds_left=None if record.is_finished else _seconds_left(record),
         validation_epe3d=record.best_validation_epe3d,
         started=record.started.isoformat(),
+        can_resume=record.can_resume and (killed or record.state != "running"),
         **{key: getattr(record, key) for key in same},
     )
 

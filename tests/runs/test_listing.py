@@ -42,7 +42,8 @@ def test_seconds_left_before_the_first_epoch_come_from_the_plan(tmp_path: Path) 
 def test_running_run_without_a_process_is_killed(tmp_path: Path) -> None:
     killed, running = run(tmp_path, "a"), run(tmp_path, "b")
     with only_holder(running / LOCK):
-        assert [one.state for one in run_statuses(tmp_path)] == ["killed", "running"]
+        found = run_statuses(tmp_path)
+        assert [(one.state, one.can_resume) for one in found] == [("killed", True), ("running", False)]
     assert json.loads((killed / "run.json").read_text())["state"] == "running"  # looking changes nothing
     assert [path.name for path in killed.iterdir()] == ["run.json"]
 

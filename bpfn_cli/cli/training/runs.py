@@ -28,7 +28,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 def runs(
     runs: options.Runs = RUNS,
     watch: Annotated[bool, options.switch("--watch", "Keep the list up to date until Ctrl-C.")] = False,
-    unfinished: Annotated[bool, options.switch("--unfinished", "Only runs that can be resumed.")] = False,
+    unfinished: Annotated[bool, options.switch("--unfinished", "Only runs that are not finished.")] = False,
     json: options.Json = False,
 ) -> None:
     """List runs: their state, progress and time left.
@@ -41,7 +41,7 @@ def runs(
     Examples:
       $ bpfn runs                                  # all runs in runs/
       $ bpfn runs --watch                          # follow trainings
-      $ bpfn runs --unfinished                     # what can be resumed
+      $ bpfn runs --unfinished                     # what runs, or has stopped
       $ bpfn runs --runs /scratch/me/runs --json   # for a script
     """
     from bpfn_cli.reporting.statuses import status_table
@@ -59,7 +59,7 @@ def runs(
         say(f"no {'unfinished ' if unfinished else ''}runs in {printable(runs)}; `bpfn distill` makes one")
     else:
         print_table(status_table(runs, found), console())
-        stopped = [one for one in found if one.state in ("killed", "interrupted", "failed")]
+        stopped = [one for one in found if one.can_resume]
         if stopped:
             say(f"next: bpfn resume {shlex.quote(printable(stopped[-1].folder))}")
 
