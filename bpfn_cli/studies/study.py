@@ -104,7 +104,7 @@ class Cell:
 
 def read_study(path: Path) -> Study:
     """Read a study file. Raises: UsageError: all mistakes in one line."""
-    tree = read_yaml(path, "no such study file; docs/losses.md shows one")
+    tree = read_yaml(path, "no such study file; docs/studies.md shows one")
     own, of_recipes = ({one.name for one in fields(kind)} for kind in (Study, Recipe))
     if not tree.values.keys() <= own and tree.values.keys() <= of_recipes:
         raise UsageError(f"{printable(path)}: this is a recipe, not a study; train it with `bpfn distill -c`")
