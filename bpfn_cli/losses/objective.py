@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -329,16 +330,20 @@ def _checked_scalar(name: str, value: object) -> Measured:
 def gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
     """The norm of the gradient of a scalar over all processes that share a batch; the graph is kept.
 
-    The value is scaled for the backward pass, so that products in float16 do not round small gradients to zero. As the
-    scale is a power of two, norms in float32 are the same as without.
+    The value is scaled for the backward pass, so that products in float16 do not round small gradients to zero; if they
+    overflow, it is measured again without. As the scale is a power of two, norms in float32 are the same.
     """
     if not value.requires_grad:
         return 0.0
-    scaled = value * (GRADIENT_SCALE * distributed.share())
-    own = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
-    gradients = distributed.summed_gradients(own)
-    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-    return float(torch.stack(squares).sum().sqrt()) / GRADIENT_SCALE if squares else 0.0
+    for scale in (GRADIENT_SCALE, 1.0):
+        scaled = value * (scale * distributed.share())
+        own = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
+        gradients = distributed.summed_gradients(own)
+        squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+        norm = float(torch.stack(squares).sum().sqrt()) / scale if squares else 0.0
+        if math.isfinite(norm):  # equal in all processes
+            break
+    return norm
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ class RunStatus:
     """How far a run is.
 
     Attributes: state: of the record; or killed: marked as running, but no process works on it; or damaged: run.json is.
-        can_resume: whether `bpfn resume` can continue it. seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
+        can_resume: whether `bpfn resume` can continue it.
+        seconds_left: estimate; None: unknown. epe3d: on the test split, validation_epe3d: the best; metres.
     """
 
     name: str

@@ -78,8 +78,8 @@ def resume(folder: Path, progress: Progress, stop: Interruption | None = None, c
             progress.line(note)
         again = Resumption(epochs_done=found.record.epochs_done, differences=tuple(changed))
         now = present_entries(found, job) if changed else {}  # earlier values are in `resumed`
-        if recipe_differences(found, job.recipe):
-            now["cell_key"] = None  # not the training that its study describes
+        if found.record.recipe and recipe_differences(found, job.recipe):
+            now |= {"cell": None, "cell_key": None}  # not the training that its study describes
         found.update(paths=paths_of(job), resumed=(*found.record.resumed, again), **now)
         parts = build(job, progress, use_initial=not from_main(found.checkpoints.numbers))
         return carry_out(job, parts, found, progress)

@@ -145,7 +145,9 @@ def test_outputs_are_checked_before_the_work(work: Path) -> None:
     refused(bpfn("predict", "pairs.txt", cwd=work), 3, "would both be written to 8.npy")
     (work / "pairs.txt").write_text("frames/8.npy frames/9.npy\n")
     refused(bpfn("predict", "pairs.txt", "--out", "frames", "--force", cwd=work), 2, "frames/8.npy is also an input")
-    refused(bpfn("predict", ".", cwd=work / "frames"), 2, "--out flow: inside ., which would then hold other files")
+    refused(
+        bpfn("predict", ".", cwd=work / "frames"), 2, "--out flow: the flows of . would lie inside it; give another"
+    )
     assert names(work / "flows") == ["9.npy"]
     assert names(work / "frames") == ["10.npy", "11.npy", "8.npy", "9.npy"]
 

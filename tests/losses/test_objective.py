@@ -261,6 +261,7 @@ def test_small_gradients_in_float16_are_measured() -> None:
     parameter = nn.Parameter(torch.tensor([2.0]))
     value = parameter.half().float().sum() * 1e-8  # below the smallest number in float16, 6e-8
     assert measured_norm(value, [parameter]) == pytest.approx(1e-8, rel=1e-2)
+    assert measured_norm(parameter.half().float().sum() * 1e3, [parameter]) == 1e3  # scaled, it overflows
     assert measured_norm(3 * parameter.square().sum(), [parameter]) == 12
 
 

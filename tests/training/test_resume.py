@@ -454,7 +454,7 @@ def test_changed_recipe_data_and_versions_are_refused_unless_allowed(finished: P
     resume_run(finished, allow=True)
     assert record_of(finished)["epochs_done"] == 4
     assert len(record_of(finished)["resumed"][-1]["differences"]) == 2  # on the old data again
-    assert record_of(finished)["cell_key"] is None  # a study sees that it is another training
+    assert record_of(finished)["cell"] is None  # it is no longer the training of its study
 
 
 def test_rewritten_scenes_of_equal_names_and_sizes_are_other_data(things: Path, finished: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def evaluate(
     from bpfn_cli.data.datasets import describe, open_dataset
     from bpfn_cli.device import keep_freed_memory, resolve_device
     from bpfn_cli.errors import DataError, UsageError
-    from bpfn_cli.files import claim_output, made_folder, write_json
+    from bpfn_cli.files import claim_output, made_folder, make_folder, write_json
     from bpfn_cli.metrics.evaluation import evaluate_checkpoint
     from bpfn_cli.metrics.result import EvaluationResult
     from bpfn_cli.reporting.accuracy import evaluation_table
@@ -108,6 +108,7 @@ def evaluate(
         if target.is_file():  # the end of the training may have measured the teacher too
             with contextlib.suppress(DataError):
                 result = result.with_teacher_of(read_schema(target, EvaluationResult, ""))
+        make_folder(target.parent)  # another command that failed meanwhile may have removed it
         write_json(target, result.as_dict())
     if json:
         print_json(result.as_dict())

@@ -178,8 +178,8 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
         fault = f"the flows of many pairs need a folder; leave out {folder.suffix}"
         raise UsageError(f"--out {printable(folder)}: {fault}")
     if flags.pc1.is_dir() and Path(os.path.realpath(flags.pc1)) in Path(os.path.realpath(folder)).parents:
-        fault = f"inside {printable(flags.pc1)}, which would then hold other files than clouds"
-        raise UsageError(f"--out {printable(folder)}: {fault}; choose another folder")
+        fault = f"the flows of {printable(flags.pc1)} would lie inside it"
+        raise UsageError(f"--out {printable(folder)}: {fault}; give another folder, such as --out ../{MANY}")
     outputs = [Outputs.beside(folder / f"{pair.name}.npy", **extra) for pair in source.pairs]
     names = [path.name for output in outputs for path in output.paths]
     if len(set(names)) != len(names):

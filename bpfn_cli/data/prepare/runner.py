@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -167,16 +167,26 @@ def _claim(job: Preparation, sweep: bool) -> None:
     # Look for records only now: another shard may have started meanwhile, and it writes its record before its scenes.
     records = [path for path in (record.finished, record.partial) if path.exists()]
     for path in records:
-        if different := differences(job.settings, read_record(path, _FIX)):
+        if different := differences(job.settings, _settings_in(path, job)):
             where = f"{printable(job.out)}: prepared with other settings ({different[0]})"
             raise UsageError(f"{where}; choose another --out")
     if foreign and not records:
         raise UsageError(f"{printable(job.out)}: not empty, and not written by bpfn prepare; choose another --out")
     record.start(job.settings)
     if record.finished.exists():
-        count = read_record(record.finished, _FIX).get("scenes")
+        count = _settings_in(record.finished, job).get("scenes")
         if count != len(job.scenes) or not all(scene.target.exists() for scene in job.scenes):
             record.reopen()
+
+
+def _settings_in(path: Path, job: Preparation) -> Mapping[str, Any]:
+    """What a record holds; the settings of the job if another shard has just removed it."""
+    try:
+        return read_record(path, _FIX)
+    except DataError:
+        if path.exists():
+            raise
+        return job.settings
 
 
 def _prepare_scenes(scenes: Sequence[RawScene], processes: int, progress: OnProgress) -> list[_Outcome]:
