@@ -120,7 +120,8 @@ def test_command_lists_damage_and_the_subset_leaves_it_out(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["damage"][0]["scene"] == "0000001"
     assert captured.err.splitlines()[-1] == (
-        "bpfn: set: 1 scenes are damaged; make them again, or leave them out (bpfn subset --leave-out bad.txt)"
+        "bpfn: set: 1 scenes are damaged; make them again, or leave them out "
+        "(bpfn subset --source set --leave-out bad.txt)"
     )
     assert (tmp_path / "bad.txt").read_text() == "train/0000001\n"
     assert run(["data", "check", "set", "--fix-list", "bad.txt"]) == 5
