@@ -30,7 +30,7 @@ RECIPE_CONTROLS = {"random_teacher": "random", "shuffled_teacher": "shuffled", "
 OTHER_SEED = 1_000_003  # added to the first seed for a teacher of the student's own size
 METHOD_NAME = re.compile(r"\w[\w+.-]{0,63}", re.ASCII)
 SET_BY_STUDY = ("variant", "seed", "control")
-OF_ALL = ("path", "test", "split", "kind", "frame", "remove_ground")  # of `data`: the dataset, which is opened once
+DATASET_KEYS = ("path", "test", "split", "kind", "frame", "remove_ground")  # opened once
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=1000)]
@@ -175,7 +175,7 @@ def _mistakes_of_method(study: Study, name: str) -> Iterator[str]:
         yield f"{place}: also one of the losses; choose another name"
     yield from (f"{place}.{key}: the study sets this key; remove it" for key in SET_BY_STUDY if key in keys)
     data = keys.get("data")
-    for key in OF_ALL:
+    for key in DATASET_KEYS:
         if isinstance(data, dict) and key in data:
             yield f"{place}.data.{key}: all trainings of a study read the same data; move it to recipe.data"
     if "teacher" in keys and study.teacher is not None:

@@ -144,8 +144,8 @@ def pruned(
         made, limit = pruner.reach(goal, scenes, importance, flags.steps, progress)
     except ErrorAboveLimit as error:
         raise UsageError(f"--keep-within: {_problem(flags, error)}") from None
-    about = {"before": before, "sha256": sha256, "limit": limit}
-    return made.model, pruner.report(importance, made, scenes, flags.pair_points, **about).as_dict()  # type: ignore[arg-type]
+    report = pruner.report(importance, made, scenes, flags.pair_points, before=before, sha256=sha256, limit=limit)
+    return made.model, report.as_dict()
 
 
 def _problem(flags: PruneFlags, error: ErrorAboveLimit) -> str:

@@ -93,7 +93,8 @@ def evaluate(
     if parts is not None and precision is not Precision.float32:
         raise UsageError("--parts and --precision: use only one of them")
     path, read = read_weights(checkpoint, runs)
-    folder = out.parent if out else (_run_of(path) or runs) / EVALUATIONS
+    run = _run_of(path)
+    folder = out.parent if out else (run or runs) / EVALUATIONS
     with made_folder(folder):  # before hours of work
         if out is not None:
             claim_output(out, force=force, inputs=[checkpoint])
@@ -123,7 +124,7 @@ def evaluate(
     for note in (*protocol_notes(result), *missing_categories(result)):
         say(f"note: {note}")
     if out is None:
-        finish(target, *report_command(folder.parent.parent if _run_of(path) else runs))
+        finish(target, *report_command(run.parent if run else runs))
     else:
         advice = "`bpfn report` reads only results in `runs/`, so leave out --out to have it listed there"
         say(f"written: {target}; {advice}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +176,7 @@ def _claim_outputs(flags: PredictFlags, source: Source) -> list[Outputs]:
     if folder.suffix in FLOW_FORMATS:
         fault = f"the flows of many pairs need a folder; leave out {folder.suffix}"
         raise UsageError(f"--out {printable(folder)}: {fault}")
-    if flags.pc1.is_dir() and Path(os.path.realpath(flags.pc1)) in Path(os.path.realpath(folder)).parents:
+    if flags.pc1.is_dir() and flags.pc1.resolve() in folder.resolve().parents:
         fault = f"the flows of {printable(flags.pc1)} would lie inside it"
         raise UsageError(f"--out {printable(folder)}: {fault}; give another folder, such as --out ../{MANY}")
     outputs = [Outputs.beside(folder / f"{pair.name}.npy", **extra) for pair in source.pairs]

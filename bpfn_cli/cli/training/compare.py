@@ -85,7 +85,7 @@ def compare(flags: CompareFlags) -> None:
     data = named or default_dataset(make=not flags.dry_run)
     if data is None:
         _print_states(untrained(study, Shard.parse(flags.shard)), flags.json)
-        say(f"data: {synthetic_first()}; what was trained before is not listed without them")
+        say(f"data: {synthetic_first()}; only with data are finished trainings listed as such")
         return
     runner = _runner(flags, study, data, folder)
     if flags.dry_run:

@@ -82,10 +82,14 @@ class PrunedErrors:
 
 @dataclass(frozen=True)
 class Limit:
-    """The allowed EPE3D: a share above the teacher's, and in metres."""
+    """The allowed EPE3D: a share above that of the teacher, metres."""
 
     share: float
-    limit_m: float
+    teacher_m: float
+
+    @property
+    def limit_m(self) -> float:
+        return (1 + self.share) * self.teacher_m
 
     def __str__(self) -> str:
         return f"{100 * self.share:.3g} % of the teacher's ({self.limit_m:.4f} m)"
@@ -103,9 +107,14 @@ class PruneReport:
 
     def as_dict(self) -> dict[str, Any]:
         """As the metadata of a checkpoint."""
-        plain = {"importance": self.importance, "recovery_steps": self.recovery_steps, "epe3d": asdict(self.epe3d)}
-        limit = {"keep_within": asdict(self.keep_within)} if self.keep_within else {}
-        return {**plain, KEY: plain_steps(self.history), **limit}
+        plain: dict[str, Any] = {
+            "importance": self.importance,
+            "recovery_steps": self.recovery_steps,
+            "epe3d": asdict(self.epe3d),
+        }
+        if (kept := self.keep_within) is not None:
+            plain["keep_within"] = {"share": kept.share, "limit_m": kept.limit_m}
+        return {**plain, KEY: plain_steps(self.history)}
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class ErrorAboveLimit(UsageError):
 
     def __init__(self, limit: Limit, made_m: float | None = None, nearest: Variant | None = None):
         found = "no smaller network was found" if made_m is None else f"the EPE3D of this budget is {made_m:.4f} m"
-        super().__init__(f"{found}; allowed is {limit}")
+        super().__init__(f"{found}; it must stay within {limit}")
         self.limit, self.made_m, self.nearest = limit, made_m, nearest
 
 
@@ -215,8 +224,7 @@ class Pruner:
         """
         limit = None
         if goal.keep_within is not None:
-            teacher_m = mean_epe3d(self.teacher, scenes.held_out)
-            limit = Limit(goal.keep_within, (1 + goal.keep_within) * teacher_m)
+            limit = Limit(goal.keep_within, mean_epe3d(self.teacher, scenes.held_out))
         self.prepare(importance, scenes, progress, sizes=goal.measures_sizes)
         made = self.make(goal.choose(self), scenes, steps, progress) if goal.choose else None
         if limit is not None and (made is None or made.epe3d_m > limit.limit_m):
@@ -325,6 +333,7 @@ class Pruner:
         limit: that its error keeps.
         """
         count = count_of(scenes.held_out)
+        teacher_m = limit.teacher_m if limit is not None else teacher_m
         teacher_m = mean_epe3d(self.teacher, scenes.held_out) if teacher_m is None else teacher_m
         measured: dict[str, Any] = {"epe3d_m": teacher_m, "on": scenes.title, "sha256": sha256}
         known = [*before[:-1], before[-1].model_copy(update=measured)] if before else []

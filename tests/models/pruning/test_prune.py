@@ -148,7 +148,7 @@ def test_goal_with_an_error_that_is_allowed(pruner: Pruner, monkeypatch: pytest.
 
     assert reached(0.6, half) == pytest.approx((1.5, 1.6), abs=0.02)
     assert reached(0.2, None) == pytest.approx((1.2, 1.2), abs=0.02)
-    with pytest.raises(ErrorAboveLimit, match=r"this budget is 1\.5\d* m; allowed is 20 % of the teacher's") as refused:
+    with pytest.raises(ErrorAboveLimit, match=r"is 1\.5\d* m; it must stay within 20 % of the teacher's") as refused:
         reached(0.2, half)
     assert refused.value.nearest is not None
     assert macs(refused.value.nearest) == pytest.approx(0.8 * macs(BIG), rel=0.05)
